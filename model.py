@@ -1,0 +1,192 @@
+"""
+GPT-2 with layer-stage hooks: grow() adds blocks, freeze() says what trains.
+
+The model is GPT-2 exactly: learned positions, pre-norm blocks with biases, LayerNorm epsilon 1e-5, tanh GELU, head tied to
+the token embedding. Parameters have nanoGPT's names (transformer.h.0.attn.c_attn.weight, ...). A block that has not grown
+yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has 124,439,808 parameters.
+"""
+
+import contextlib
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from config import UserError
+from growth import layout
+
+
+def pick_device(name: str) -> torch.device:
+    """The torch device called `name`; 'auto': cuda, else mps, else cpu. Raises UserError if it isn't there."""
+    if name == 'auto':
+        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f'device {name!r} is not there ({str(error).splitlines()[0]})') from None
+    return torch.device(name)
+
+
+def autocast(device: torch.device, dtype: str):
+    """A context for every forward pass: autocast to bfloat16, or nothing for float32. Never float16.
+
+    'auto' is bfloat16 where the hardware multiplies it: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX.
+    """
+    if dtype == 'auto':
+        if device.type == 'cuda':
+            native = torch.cuda.get_device_capability(device) >= (8, 0)
+        else:
+            native = device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        dtype = 'bfloat16' if native else 'float32'
+    return torch.autocast(device.type, torch.bfloat16) if dtype == 'bfloat16' else contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Shape of the model. n_layer is the final depth, by which residual projections are scaled at initialisation."""
+
+    block_size: int = 1024
+    vocab_size: int = 50257
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    dropout: float = 0.0
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.n_head, self.dropout = config.n_head, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values of all heads at once
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, mask=None):
+        B, T, C = x.shape
+        q, k, v = (t.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,  # (B, n_head, T, C / n_head)
+                                           dropout_p=self.dropout if self.training else 0.0)
+        return F.dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)), self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return F.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate='tanh')), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = SelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def forward(self, x, mask=None):  # x (B, T, C); mask (B, 1, T, T), True where attention may look; None: causal
+        x = x + self.attn(self.ln_1(x), mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """A GPT-2 of `depth` blocks (default: all n_layer), initialised from `generator` (default: torch's global one)."""
+
+    def __init__(self, config: GPTConfig, depth: int | None = None, generator: torch.Generator | None = None):
+        super().__init__()
+        self.config = config
+        self.transformer = nn.ModuleDict({
+            'wte': nn.Embedding(config.vocab_size, config.n_embd),
+            'wpe': nn.Embedding(config.block_size, config.n_embd),
+            'h': nn.ModuleList(),
+            'ln_f': nn.LayerNorm(config.n_embd),
+        })
+        for embedding in (self.transformer.wte, self.transformer.wpe):
+            nn.init.normal_(embedding.weight, std=0.02, generator=generator)
+        self.grow(config.n_layer if depth is None else depth, 'random', generator)
+        self.freeze((), 'train')
+
+    @property
+    def depth(self) -> int:
+        return len(self.transformer.h)
+
+    def grow(self, depth: int, init: str, generator: torch.Generator | None = None):
+        """Add blocks until there are `depth`: which goes where, and starts as a copy of which, is growth.layout's to say.
+
+        Existing blocks stay the same objects with the same weights. New ones are drawn on the CPU from `generator`, so that
+        the same seed gives the same layers on every rank, device and resume. `freeze` must be called afterwards.
+        """
+        old = list(self.transformer.h)
+        blocks = []
+        for source, is_new in layout(init, len(old), depth):
+            if not is_new:
+                blocks.append(old[source])
+                continue
+            block = self.new_block(generator)
+            if source is not None:
+                block.load_state_dict(old[source].state_dict())
+            elif init == 'zero':
+                for projection in (block.attn.c_proj, block.mlp.c_proj):
+                    nn.init.zeros_(projection.weight)
+            blocks.append(block.to(self.transformer.wte.weight.device).train(self.training))
+        self.transformer.h = nn.ModuleList(blocks)
+
+    def new_block(self, generator: torch.Generator | None) -> Block:
+        """A block as GPT-2 initialises it: normal with std 0.02, residual projections by 1/sqrt(2 n_layer) less."""
+        with torch.device('cpu'):
+            block = Block(self.config)
+        for name, p in block.named_parameters():
+            if name.endswith('c_proj.weight'):
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * self.config.n_layer), generator=generator)
+            elif p.dim() == 2:
+                nn.init.normal_(p, std=0.02, generator=generator)
+            elif name.endswith('.bias'):
+                nn.init.zeros_(p)
+        return block
+
+    def freeze(self, blocks, embeddings: str):
+        """Set requires_grad on every parameter: `blocks` (indices, or n for the n lowest) don't train, the others do.
+
+        embeddings: 'train' trains both embeddings (and so the tied head); 'input_frozen' cuts the graph behind the
+        embeddings: the token embedding moves through the head alone, positions don't; 'frozen' trains neither. The
+        final norm always trains.
+        """
+        blocks = range(blocks) if isinstance(blocks, int) else blocks
+        self.requires_grad_(True)
+        for i in blocks:
+            self.transformer.h[i].requires_grad_(False)
+        self.transformer.wte.requires_grad_(embeddings != 'frozen')
+        self.transformer.wpe.requires_grad_(embeddings == 'train')
+        self.cut_input = embeddings != 'train'
+
+    def hidden(self, idx, positions=None, mask=None):
+        """idx (B, T) -> (B, T, C) behind the final norm. In training mode blocks run compiled where they are."""
+        assert idx.shape[1] <= self.config.block_size or positions is not None, 'sequence longer than block_size'
+        if positions is None:
+            positions = torch.arange(idx.shape[1], device=idx.device)
+        x = self.transformer.wte(idx) + self.transformer.wpe(positions)
+        if self.cut_input:
+            x = x.detach()  # from here up to the first layer that trains, autograd keeps nothing
+        x = F.dropout(x, self.config.dropout, self.training)
+        for block in self.transformer.h:
+            x = block(x) if self.training else block.forward(x, mask)  # block.forward: never the compiled one
+        return self.transformer.ln_f(x)
+
+    def forward(self, idx, targets):
+        """idx, targets (B, T) int64 -> mean cross-entropy in nats, without ever holding the logits of all B * T rows."""
+        x = self.hidden(idx).flatten(0, 1)
+        return F.linear_cross_entropy(x, self.transformer.wte.weight, targets.flatten())
+
+    def logits(self, idx, at=None, positions=None, mask=None):
+        """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,), columns (N,)).
+
+        positions (T,) or (B, T): where each token stands, default 0 to T-1. mask (B, 1, T, T) or (1, 1, T, T): True where
+        a token may look; default: at itself and all before it.
+        """
+        x = self.hidden(idx, positions, mask)
+        return F.linear(x if at is None else x[at], self.transformer.wte.weight)
