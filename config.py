@@ -10,6 +10,7 @@ must be a field of TrainConfig and of its type; whatever is wrong is reported in
 import ast
 import dataclasses
 import difflib
+import itertools
 import json
 import os
 import sys
@@ -75,7 +76,7 @@ class TrainConfig:
     continual_steps: int | str = setting(10_000, "steps of all layers after the last stage, or 'equal_compute': as "
                                          'many as bring the total to the compute of baseline_steps at full depth',
                                          choices=('equal_compute',))
-    baseline_steps: int = setting(20_000, "full-depth steps whose compute 'equal_compute' aims at")
+    baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at")
     ledger: str = setting('flops', "the ledger that counts for 'equal_compute' and match", choices=('flops', 'paper'))
     match: str = setting('', "run directory or configs (joined by +) whose total compute this run's steps are set to")
     grow_init: str = setting('random', 'how new layers start: ' + '; '.join(f'{k}: {v}' for k, v in GROW_INITS.items()),
@@ -230,6 +231,7 @@ def check(c: TrainConfig) -> list[str]:
                  if getattr(c, name) >= 1]
     problems += [f'{name} must be at most 1, not {getattr(c, name)}' for name in ('phase1_fraction', 'decay_fraction')
                  if getattr(c, name) > 1]
+    problems += [f'seed must be below 2**32, not {c.seed}'] if c.seed >= 2**32 else []
     problems += [f'{name} must be a finite number' for name, kind in TYPES.items()
                  if kind is float and getattr(c, name) in (float('inf'), float('-inf'))]
 
@@ -248,7 +250,7 @@ def check(c: TrainConfig) -> list[str]:
     need(c.n_stages <= c.n_layer or depths, f'{c.n_stages} stages need at least as many layers; n_layer is {c.n_layer}')
     need(not depths or len(depths) == c.n_stages, f'stage_depths has {len(depths)} depths, n_stages is {c.n_stages}')
     need(not depths or depths[-1] == c.n_layer, f'stage_depths must end with n_layer {c.n_layer}: {depths}')
-    need(all(a < b for a, b in zip((0, *depths), depths)), f'stage_depths must grow: {depths}')
+    need(all(a < b for a, b in itertools.pairwise((0, *depths))), f'stage_depths must grow: {depths}')
     need(not c.stage_steps or len(c.stage_steps) == c.n_stages,
          f'stage_steps has {len(c.stage_steps)} entries, n_stages is {c.n_stages}')
     need(all(s >= 1 for s in c.stage_steps), f'every one of stage_steps must be at least 1: {c.stage_steps}')

