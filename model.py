@@ -133,8 +133,8 @@ class GPT(nn.Module):
             elif init == 'zero':
                 for projection in (block.attn.c_proj, block.mlp.c_proj):
                     nn.init.zeros_(projection.weight)
-            blocks.append(block.to(self.transformer.wte.weight.device).train(self.training))
-        self.transformer.h = nn.ModuleList(blocks)
+            blocks.append(block.to(self.transformer.wte.weight.device))
+        self.transformer.h = nn.ModuleList(blocks).train(self.training)
 
     def new_block(self, generator: torch.Generator | None) -> Block:
         """A block as GPT-2 initialises it: normal with std 0.02, residual projections by 1/sqrt(2 n_layer) less."""

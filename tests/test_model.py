@@ -1,0 +1,232 @@
+"""GPT-2, growing and freezing. Run: python -m pytest tests/test_model.py"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from growth import GROW_INITS, layout
+from model import GPT, GPTConfig, UserError, autocast, pick_device
+
+SMALL = GPTConfig(block_size=32, vocab_size=300, n_layer=6, n_head=4, n_embd=32)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def tokens(config, rows=2, seed=0):
+    return torch.randint(config.vocab_size, (rows, config.block_size), generator=seeded(seed))
+
+
+def test_gpt2_124m_has_its_known_number_of_parameters():
+    assert sum(p.numel() for p in GPT(GPTConfig()).parameters()) == 124_439_808
+
+
+@pytest.mark.parametrize('depth', [1, 5, 12])
+def test_logits_equal_transformers_gpt2(depth):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPTConfig(block_size=64, vocab_size=500, n_layer=12, n_head=4, n_embd=64)
+    model = GPT(config, depth, seeded(1)).eval()
+    reference = GPT2LMHeadModel(GPT2Config(vocab_size=500, n_positions=64, n_embd=64, n_layer=depth, n_head=4)).eval()
+    linear = ('c_attn.weight', 'c_proj.weight', 'c_fc.weight')  # Hugging Face keeps these transposed
+    with torch.no_grad():
+        for p in model.parameters():  # also biases and norms, so that each takes part
+            p.add_(torch.randn(p.shape, generator=seeded(p.numel())) * 0.1)
+    state = {k: v.t() if k.endswith(linear) else v for k, v in model.state_dict().items()}
+    missing, unexpected = reference.load_state_dict(state, strict=False)
+    assert not unexpected and set(missing) <= {'lm_head.weight'}
+    reference.tie_weights()
+    x = tokens(config)
+    with torch.no_grad():
+        assert torch.allclose(model.logits(x), reference(x).logits, atol=1e-4)
+
+
+def test_initialisation_is_gpt2s_scaled_by_the_final_depth():
+    config = GPTConfig(block_size=8, vocab_size=64, n_layer=12, n_head=4, n_embd=256)
+    model = GPT(config, 2, seeded(0))
+    for name, p in model.named_parameters():
+        if name.endswith('.bias') or 'ln_' in name:
+            assert torch.equal(p, torch.ones_like(p) if 'ln_' in name and name.endswith('weight') else torch.zeros_like(p))
+        else:
+            assert p.std().item() == pytest.approx(0.02 / 24**0.5 if name.endswith('c_proj.weight') else 0.02, rel=0.05)
+
+
+@pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
+def test_loss_and_its_gradients_equal_cross_entropy_of_the_logits(embeddings):
+    config = GPTConfig(block_size=600, vocab_size=1000, n_layer=2, n_head=2, n_embd=32)  # more rows than one chunk
+    model = GPT(config, generator=seeded(0))
+    model.freeze(1, embeddings)
+    x, y = tokens(config), tokens(config, seed=1)
+    loss = model(x, y)
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    reference = F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
+    reference.backward()
+    assert loss.item() == pytest.approx(reference.item(), abs=1e-5)
+    for name, p in model.named_parameters():
+        assert (p.grad is None) == (gradients[name] is None), name
+        if p.grad is not None:
+            assert torch.allclose(p.grad, gradients[name], atol=1e-6), name
+    with torch.no_grad():
+        assert model.eval()(x, y).item() == pytest.approx(reference.item(), abs=1e-5)
+
+
+def test_logits_at_places_and_under_a_mask_equal_the_plain_ones():
+    model = GPT(SMALL, generator=seeded(0)).eval()
+    x = tokens(SMALL)
+    full = model.logits(x)
+    at = (torch.tensor([0, 1, 1]), torch.tensor([5, 0, 31]))
+    assert torch.allclose(model.logits(x, at=at), full[at], atol=1e-6)
+    causal = torch.ones(32, 32, dtype=torch.bool).tril()[None, None]
+    assert torch.allclose(model.logits(x, mask=causal, positions=torch.arange(32).expand(2, 32)), full, atol=1e-5)
+
+
+@pytest.mark.parametrize('init', GROW_INITS)
+def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
+    model = GPT(SMALL, 3, seeded(0)).eval()
+    old = list(model.transformer.h)
+    before = [{k: v.clone() for k, v in block.state_dict().items()} for block in old]
+    model.grow(5, init, seeded(1))
+    assert model.depth == 5
+    for (source, is_new), block in zip(layout(init, 3, 5), model.transformer.h):
+        assert (block in old) != is_new
+        if source is not None:
+            assert all(torch.equal(before[source][k], v) for k, v in block.state_dict().items())
+        if is_new:  # a copy shares no memory with its source
+            assert all(p.data_ptr() not in {q.data_ptr() for o in old for q in o.parameters()} for p in block.parameters())
+
+
+def test_growing_on_top_leaves_existing_layers_outputs_bit_identical():
+    model = GPT(SMALL, 2, seeded(0)).eval()
+    seen = []
+    hook = lambda block, inputs: seen.append(inputs[0].clone())
+    x = tokens(SMALL)
+    handle = model.transformer.ln_f.register_forward_pre_hook(hook)
+    with torch.no_grad():
+        model.logits(x)
+        handle.remove()
+        model.grow(4, 'random', seeded(1))
+        outputs = model.transformer.wte(x) + model.transformer.wpe(torch.arange(32))
+        for block in model.transformer.h[:2]:
+            outputs = block(outputs)
+    assert torch.equal(seen[0], outputs)
+
+
+def test_zero_keeps_the_function():
+    model = GPT(SMALL, 2, seeded(0)).eval()
+    x = tokens(SMALL)
+    before = model.logits(x)
+    model.grow(6, 'zero', seeded(1))
+    assert torch.equal(model.logits(x), before)
+
+
+def test_the_same_seed_gives_the_same_new_layers_whatever_was_drawn_before():
+    grown = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        model = GPT(SMALL, 2, seeded(0))
+        torch.randn(noise)
+        model.grow(4, 'random', seeded(5))
+        grown.append(model.state_dict())
+    assert all(torch.equal(grown[0][k], grown[1][k]) for k in grown[0])
+    other = GPT(SMALL, 2, seeded(0))
+    other.grow(4, 'random', seeded(6))
+    assert not torch.equal(other.state_dict()['transformer.h.3.mlp.c_fc.weight'], grown[0]['transformer.h.3.mlp.c_fc.weight'])
+
+
+def test_new_layers_come_in_the_models_mode_and_on_its_device():
+    model = GPT(SMALL, 2).eval()
+    model.grow(3, 'random')
+    assert not any(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
+@pytest.mark.parametrize('frozen', [0, 2, (0, 2), ()])
+def test_freeze_sets_every_parameter_every_time(frozen, embeddings):
+    model = GPT(SMALL, 4)
+    model.freeze(3, 'frozen')
+    model.freeze(frozen, embeddings)
+    blocks = range(frozen) if isinstance(frozen, int) else frozen
+    for name, p in model.named_parameters():
+        if '.h.' in name:
+            expected = int(name.split('.')[2]) not in blocks
+        else:
+            expected = {'wte': embeddings != 'frozen', 'wpe': embeddings == 'train', 'ln_f': True}[name.split('.')[1]]
+        assert p.requires_grad == expected, name
+
+
+def saved_bytes(model, x):
+    """Bytes of activations that autograd keeps for backward, weights left out."""
+    weights, kept = {p.data_ptr() for p in model.parameters()}, {}
+
+    def pack(t):
+        if t.untyped_storage().data_ptr() not in weights:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = model(x, x)
+    return sum(kept.values()), loss
+
+
+@pytest.mark.parametrize('embeddings', ['input_frozen', 'frozen'])
+def test_a_frozen_prefix_has_no_gradient_and_saves_no_activations(embeddings):
+    x = tokens(SMALL)
+    alone = GPT(SMALL, 1, seeded(0))
+    alone.freeze((), 'train')
+    alone.freeze(0, embeddings)
+    deep = GPT(SMALL, 6, seeded(0))
+    deep.freeze(5, embeddings)
+    saved, loss = saved_bytes(deep, x)
+    assert saved == saved_bytes(alone, x)[0]  # one layer trains: as much as a model of one layer keeps
+    deep.freeze(5, 'train')
+    assert saved_bytes(deep, x)[0] > 2 * saved
+    deep.freeze(5, embeddings)
+    loss.backward()
+    assert all((p.grad is not None) == p.requires_grad for p in deep.parameters())
+
+
+@pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
+def test_frozen_is_bit_identical_after_steps_with_weight_decay_and_the_rest_moves(embeddings):
+    model = GPT(SMALL, 4, seeded(0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.5, fused=True)
+    x = tokens(SMALL)
+
+    def steps(n):
+        for _ in range(n):
+            model(x, x).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    model.freeze((), 'train')
+    steps(2)  # moments exist, so that AdamW would move a parameter with a gradient of zeros
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.freeze((0, 2), embeddings)
+    steps(5)
+    for name, p in model.named_parameters():
+        assert torch.equal(before[name], p) == (not p.requires_grad), name
+
+
+def test_dropout_is_on_in_training_only():
+    model = GPT(GPTConfig(32, 300, 2, 4, 32, dropout=0.5), generator=seeded(0))
+    x = tokens(SMALL)
+    assert model(x, x).item() != model(x, x).item()
+    model.eval()
+    assert model(x, x).item() == model(x, x).item()
+
+
+def test_a_device_that_is_not_there_is_the_users_mistake():
+    assert pick_device('auto').type in ('cuda', 'mps', 'cpu')
+    with pytest.raises(UserError, match="device 'nowhere' is not there"):
+        pick_device('nowhere')
+
+
+def test_autocast_is_bfloat16_only_where_asked_for_or_native():
+    cpu = torch.device('cpu')
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    for dtype, expected in [('float32', torch.float32), ('bfloat16', torch.bfloat16),
+                            ('auto', torch.bfloat16 if native else torch.float32)]:
+        with autocast(cpu, dtype):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
