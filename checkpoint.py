@@ -13,9 +13,13 @@ A checkpoint is a dict of plain types and tensors (read with weights_only=True, 
     totals      seconds spent so far: {'seconds': ..., 'eval_seconds': ..., 'checkpoint_seconds': ...}
 
 ckpt_NNNNNN.pt is the state after NNNNNN updates; stage_NN.pt holds the weights at the end of stage NN.
+
+load() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
 """
 
+import dataclasses
 import glob
+import json
 import os
 import sys
 import zipfile
@@ -27,6 +31,7 @@ from model import GPT, GPTConfig
 
 FORMAT = 1
 KEYS = {'format', 'config', 'tokenizer', 'depth', 'step', 'model', 'optimizer', 'totals'}
+HUB_NAMES = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
 
 
 def save(path: str, state: dict):
@@ -94,11 +99,17 @@ def gpt_config(config: dict) -> GPTConfig:
 
 
 def load(path: str, device='cpu') -> tuple[GPT, dict]:
-    """(model in eval mode on `device`, info) from a checkpoint file or a run directory (its newest valid checkpoint).
+    """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid checkpoint), a
+    Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
 
-    info is the checkpoint without its tensors, and 'path'. Raises UserError if there is none or it is damaged.
+    info is the checkpoint without its tensors, and 'path'; from Hugging Face it has config (the model's part), tokenizer,
+    depth, step and path. Raises UserError if there is none, it is damaged, or it isn't GPT-2.
     """
-    if os.path.isdir(path):
+    if path.removeprefix('openai-community/') in HUB_NAMES and not os.path.exists(path):
+        state = read_hugging_face(download_gpt2(path.removeprefix('openai-community/')))
+    elif hugging_face_config(path) is not None:
+        state = read_hugging_face(path)
+    elif os.path.isdir(path):
         found = newest(path)
         if found is None:
             raise UserError(f'{path}: holds no checkpoint (ckpt_*.pt)')
@@ -112,3 +123,57 @@ def load(path: str, device='cpu') -> tuple[GPT, dict]:
         raise UserError(f"{path}: its weights don't fit the shape that its config gives") from None
     info = {k: v for k, v in state.items() if k not in ('model', 'optimizer')} | {'path': path}
     return model.to(device).eval(), info
+
+
+def hugging_face_config(folder: str) -> dict | None:
+    """What its config.json says, if it is Hugging Face's; None if it isn't there, or is a run's."""
+    try:
+        with open(os.path.join(folder, 'config.json'), encoding='utf-8') as f:
+            config = json.load(f)
+        return config if 'model_type' in config else None
+    except (OSError, ValueError):
+        return None
+
+
+def download_gpt2(name: str) -> str:
+    """The folder with the published weights of 'gpt2', ... in the Hub's cache, fetched if they aren't there yet."""
+    import huggingface_hub  # here, since nothing else needs it
+
+    repo = f'openai-community/{name}'
+    try:
+        return huggingface_hub.snapshot_download(repo, allow_patterns=['config.json', 'model.safetensors'])
+    except Exception as error:  # whatever the Hub's client, the network or the disk raise
+        raise UserError(f'{repo} could not be fetched from the Hub ({type(error).__name__}); on a machine without network, '
+                        'name a folder that holds a copy of its config.json and model.safetensors') from None
+
+
+def read_hugging_face(folder: str) -> dict:
+    """config, tokenizer, depth, step and model of a Hugging Face folder. Raises UserError if it isn't GPT-2 exactly."""
+    from safetensors.torch import load_file
+
+    theirs = hugging_face_config(folder) or {}
+    gpt2 = {'model_type': ('gpt2',), 'activation_function': ('gelu_new', 'gelu_pytorch_tanh'), 'layer_norm_epsilon': (1e-5,),
+            'n_inner': (None, 4 * theirs.get('n_embd', 0)), 'tie_word_embeddings': (True,), 'add_cross_attention': (False,),
+            'scale_attn_weights': (True,), 'scale_attn_by_inverse_layer_idx': (False,)}
+    for name, allowed in gpt2.items():
+        if theirs.get(name, allowed[0]) not in allowed:
+            raise UserError(f'{folder}: not GPT-2: its config.json has {name} {theirs[name]!r}, not {allowed[0]!r}')
+    try:
+        config = GPTConfig(*(theirs[name] for name in ('n_positions', 'vocab_size', 'n_layer', 'n_head', 'n_embd')))
+        files, index = {'model.safetensors'}, os.path.join(folder, 'model.safetensors.index.json')
+        if os.path.exists(index):
+            with open(index, encoding='utf-8') as f:
+                files = set(json.load(f)['weight_map'].values())
+        tensors = {name: t for file in sorted(files) for name, t in load_file(os.path.join(folder, file)).items()}
+    except Exception as error:  # a damaged file can fail anywhere in json and safetensors
+        raise UserError(f'{folder}: not a whole GPT-2, config.json and model.safetensors: {error!r}') from None
+
+    state = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix('transformer.')
+        if name == 'lm_head.weight' or name.endswith(('.attn.bias', '.attn.masked_bias')):
+            continue  # the head is tied; the other two are masks, not weights
+        if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')):
+            tensor = tensor.T  # theirs are (in, out)
+        state['transformer.' + name] = tensor.float()
+    return {'config': dataclasses.asdict(config), 'tokenizer': 'gpt2', 'depth': config.n_layer, 'step': 0, 'model': state}
