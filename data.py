@@ -140,7 +140,7 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.RandomState([seed & 0xFFFFFFFF, epoch]).permutation(n).astype(np.uint32)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tokenizer(name: str):
     """The tiktoken.Encoding called 'gpt2' or 'bytes' (256 bytes and end-of-text: no download).
 

@@ -94,6 +94,49 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class HeadLoss(torch.autograd.Function):
+    """Mean cross-entropy of F.linear(x, weight), a chunk of rows at a time, with the gradients computed on the spot.
+
+    So the logits of all rows never exist, forward or backward, and no product is done twice. (torch's own
+    F.linear_cross_entropy with options works alike, but stays in float32 under autocast.)
+    """
+
+    CHUNK = 2**25  # logits at a time: 128 MB in float32, 667 rows of GPT-2's vocabulary
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, train: bool):  # x (N, C), weight (V, C), targets (N,)
+        device, dtype = x.device.type, x.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        rows, w = max(1, HeadLoss.CHUNK // len(weight)), weight.to(dtype)
+        ctx.dx = torch.empty_like(x) if train and ctx.needs_input_grad[0] else None
+        ctx.dw = torch.zeros_like(weight) if train and ctx.needs_input_grad[1] else None
+        losses = []
+        for i in range(0, len(x), rows):
+            x_chunk, y = x[i : i + rows].to(dtype), targets[i : i + rows, None]
+            logits = (x_chunk @ w.t()).float()
+            log_z = logits.logsumexp(1, keepdim=True)
+            losses.append((log_z - logits.gather(1, y)).sum())
+            if ctx.dx is None and ctx.dw is None:
+                continue
+            p = logits.sub_(log_z).exp_()  # (rows, V): the softmax, in the memory of the logits
+            p.scatter_add_(1, y, torch.full_like(log_z, -1.0))
+            p = p.div_(len(x)).to(dtype)  # d loss / d logits
+            if ctx.dx is not None:
+                ctx.dx[i : i + rows] = p @ w
+            if ctx.dw is not None and dtype == weight.dtype:
+                torch.addmm(ctx.dw, p.t(), x_chunk, out=ctx.dw)
+            elif ctx.dw is not None:
+                ctx.dw += p.t() @ x_chunk
+        return torch.stack(losses).sum() / len(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        dx, dw = ctx.dx, ctx.dw
+        del ctx.dx, ctx.dw
+        return None if dx is None else dx.mul_(grad), None if dw is None else dw.mul_(grad), None, None
+
+
 class GPT(nn.Module):
     """A GPT-2 of `depth` blocks (default: all n_layer), initialised from `generator` (default: torch's global one)."""
 
@@ -180,7 +223,7 @@ class GPT(nn.Module):
     def forward(self, idx, targets):
         """idx, targets (B, T) int64 -> mean cross-entropy in nats, without ever holding the logits of all B * T rows."""
         x = self.hidden(idx).flatten(0, 1)
-        return F.linear_cross_entropy(x, self.transformer.wte.weight, targets.flatten())
+        return HeadLoss.apply(x, self.transformer.wte.weight, targets.flatten(), torch.is_grad_enabled())
 
     def logits(self, idx, at=None, positions=None, mask=None):
         """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,), columns (N,)).
