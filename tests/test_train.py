@@ -1,0 +1,290 @@
+"""The training loop on one process. Run: python -m pytest tests/test_train.py"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import checkpoint
+import config as configuration
+import schedule
+import train
+from config import UserError
+
+TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
+
+
+def run(monkeypatch, tiny, out_dir, *flags):
+    """train.py in this process; as torch's global state matters to no run, runs may follow each other."""
+    monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--out_dir={out_dir}', *flags])
+    torch.manual_seed(len(flags) + 99)
+    train.main()
+
+
+def metrics(out_dir, timing=False):
+    lines = [json.loads(line) for line in Path(out_dir, 'metrics.jsonl').read_text().splitlines()]
+    return lines if timing else [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
+
+
+def assert_same_run(a, b):
+    """Same checkpoints at the end, bit for bit, and the same metrics but for the clock."""
+    newest = [checkpoint.newest(str(d)) for d in (a, b)]
+    assert Path(newest[0][0]).name == Path(newest[1][0]).name
+    one, other = (state for _, state in newest)
+    assert one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
+    for name, tensor in one['model'].items():
+        assert torch.equal(tensor, other['model'][name]), name
+    for name, moments in one['optimizer'].items():
+        assert moments.keys() == other['optimizer'][name].keys()
+        assert all(torch.equal(moments[k], other['optimizer'][name][k]) for k in moments), name
+    assert metrics(a) == metrics(b)
+
+
+def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a')
+    lines = metrics(tmp_path / 'a', timing=True)
+    phases = [(m['step'], m['stage'], m['phase'], m['depth'], m['n_frozen']) for m in lines if m['kind'] == 'phase']
+    assert phases == [(0, 1, 'phase2', 2, 0), (6, 2, 'phase1', 3, 2), (9, 2, 'phase2', 3, 0), (12, 3, 'phase1', 4, 3),
+                      (15, 3, 'phase2', 4, 0), (18, 3, 'continual', 4, 0)]
+    train_lines = [m for m in lines if m['kind'] == 'train']
+    assert [m['step'] for m in train_lines] == list(range(1, 25))
+    evals = [m for m in lines if m['kind'] == 'eval']
+    assert [m['step'] for m in evals] == [0, 4, 8, 12, 16, 20, 24]
+    assert [m['step'] for m in evals if 'hellaswag_acc' in m] == [0, 8, 16, 24]
+    assert evals[-1]['val_loss'] < evals[0]['val_loss'] - 1 and evals[-1]['hellaswag_n'] == 12
+    config = configuration.load([*tiny, f'--out_dir={tmp_path}/a'], '')
+    for m in lines:
+        assert {'step', 'tokens', 'flops', 'flops_paper', 'seconds', 'stage', 'phase', 'depth', 'eval_seconds',
+                'checkpoint_seconds'} <= m.keys()
+        assert m['tokens'] == 256 * m['step']
+        assert m['flops'] == schedule.compute(config, schedule.plan(config), 'flops', m['step'])
+    assert {'loss', 'lr', 'grad_norm', 'tok_per_sec'} <= train_lines[0].keys()
+    assert sorted(p.name for p in (tmp_path / 'a').glob('stage_*')) == ['stage_01.pt', 'stage_02.pt', 'stage_03.pt']
+    assert [checkpoint.load(str(tmp_path / 'a' / f'stage_0{s}.pt'))[0].depth for s in (1, 2, 3)] == [2, 3, 4]
+    assert configuration.from_dict(json.loads((tmp_path / 'a' / 'config.json').read_text()), '') == config
+
+
+@pytest.mark.parametrize('flags', [
+    (), ('--phase1_embeddings=train',), ('--phase1_embeddings=frozen', '--shuffle=True'), ('--dropout=0.2',),
+    ('--optimizer=muon', '--lr_schedule=wsd', '--decay_fraction=0.3'),
+    ('--grow_init=interleave', '--grow_optimizer=copy', '--grad_clip=0.5', '--lr_schedule=cosine', '--rewarm_steps=3'),
+    ('--grow_init=stack', '--grow_optimizer=reset', '--phase1_fraction=0'),
+    ('--grow_init=middle', '--grow_optimizer=copy', '--optimizer=muon'), ('--grow_init=zero',), ('--grow_init=copy_last',),
+])
+def test_stopping_anywhere_and_resuming_is_the_same_run(monkeypatch, tiny, tmp_path, flags):
+    straight, resumed = tmp_path / 'straight', tmp_path / 'resumed'
+    run(monkeypatch, tiny, straight, *flags)
+    run(monkeypatch, tiny, resumed, *flags)
+    for step in (12, 3) if flags else (21, 18, 15, 12, 9, 6, 3):  # growth, and the middle of a phase; lose all after `step`
+        for path in resumed.glob('ckpt_*.pt'):
+            if int(path.stem[5:]) > step:
+                path.unlink()
+        run(monkeypatch, tiny, resumed, *flags, '--resume')
+        assert_same_run(straight, resumed)
+
+
+def stop_after(monkeypatch, n_steps):
+    """Send this process SIGTERM while the n-th update is under way."""
+    counted = []
+
+    def lr_at(*args):
+        counted.append(1)
+        if len(counted) == n_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real_lr(*args)
+
+    real_lr = schedule.lr_at
+    monkeypatch.setattr(schedule, 'lr_at', lr_at)
+
+
+@pytest.mark.parametrize('split', [1, 5, 6, 7, 17, 23])
+def test_sigterm_finishes_the_step_saves_and_the_run_goes_on_bit_for_bit(monkeypatch, tiny, tmp_path, split):
+    straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
+    run(monkeypatch, tiny, straight)
+    with monkeypatch.context() as patch:
+        stop_after(patch, split)
+        run(patch, tiny, stopped)
+    assert checkpoint.newest(str(stopped))[1]['step'] == split
+    run(monkeypatch, tiny, stopped, '--resume=auto')
+    assert_same_run(straight, stopped)
+
+
+def test_every_parameter_that_should_train_changes_in_each_phase_and_no_other(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a', '--weight_decay=0.5')
+    states = {s: checkpoint.read(str(tmp_path / 'a' / f'ckpt_{s:06d}.pt'))['model'] for s in (3, 6, 9, 12, 15, 18, 24)}
+    for a, b, frozen in ((3, 6, ()), (6, 9, (0, 1)), (9, 12, ()), (12, 15, (0, 1, 2)), (15, 18, ()), (18, 24, ())):
+        for name, tensor in states[a].items():
+            fixed = any(f'.h.{i}.' in name for i in frozen) or (frozen and 'wpe' in name)
+            assert torch.equal(tensor, states[b][name]) == bool(fixed), (name, a, b)
+
+
+@pytest.mark.parametrize('policy', ['keep', 'copy', 'reset'])
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
+    config = configuration.load([*tiny, f'--grow_optimizer={policy}', '--grow_init=interleave', '--n_stages=2', '--n_layer=4',
+                                 f'--optimizer={optimizer}'], '')
+    phases = schedule.plan(config)
+    model = train.GPT(checkpoint.gpt_config(configuration.as_dict(config)), 2, train.generator(config, 1))
+    optimizers = train.make_optimizers(config, model)
+    x = torch.randint(320, (2, 32))
+    for _ in range(2):
+        model(x, x).backward()
+        [o.step() for o in optimizers]
+        model.zero_grad(set_to_none=True)
+    before = {n: {k: v.clone() for k, v in m.items()} for n, m in train.moments_by_name(model, optimizers).items()}
+    assert len(before) == len(list(model.parameters()))
+    grown = train.grow(config, model, optimizers, phases[1])
+    after = train.moments_by_name(model, grown)
+    old_of = {0: 0, 2: 1} if policy == 'keep' else {0: 0, 1: 0, 2: 1, 3: 1} if policy == 'copy' else {}
+    expected = {n: m for n, m in before.items() if '.h.' not in n} if policy != 'reset' else {}
+    for new, old in old_of.items():
+        expected |= {n.replace(f'.h.{old}.', f'.h.{new}.'): m for n, m in before.items() if f'.h.{old}.' in n}
+    assert after.keys() == expected.keys()
+    for name, moments in expected.items():
+        assert all(torch.equal(after[name][k], v) for k, v in moments.items()), name
+    for o in grown:  # and they cover every parameter once
+        model(x, x).backward()
+        o.step()
+    assert sum(len(g['params']) for o in grown for g in o.param_groups) == len(list(model.parameters()))
+
+
+def test_muon_takes_the_blocks_matrices_and_adamw_the_rest(tiny):
+    config = configuration.load([*tiny, '--optimizer=muon'], '')
+    model = train.GPT(checkpoint.gpt_config(configuration.as_dict(config)), 2)
+    adamw, muon = train.make_optimizers(config, model)
+    matrices = {p for p in model.transformer.h.parameters() if p.dim() == 2}
+    assert {p for g in muon.param_groups for p in g['params']} == matrices and type(muon) is torch.optim.Muon
+    decayed, plain = (set(g['params']) for g in adamw.param_groups)
+    assert decayed == {model.transformer.wte.weight, model.transformer.wpe.weight}
+    assert plain == {p for p in model.parameters() if p.dim() < 2}
+
+
+def test_a_wrong_set_of_gradients_stops_the_phases_first_step(monkeypatch, tiny, tmp_path):
+    real = train.GPT.freeze
+
+    def forget_one(self, blocks, embeddings):
+        real(self, blocks, embeddings)
+        self.transformer.h[0].attn.c_attn.weight.register_post_accumulate_grad_hook(lambda p: setattr(p, 'grad', None))
+
+    monkeypatch.setattr(train.GPT, 'freeze', forget_one)
+    with pytest.raises(AssertionError, match=r'transformer.h.0.attn.c_attn.weight should train'):
+        run(monkeypatch, tiny, tmp_path / 'a')
+
+
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_a_non_finite_loss_stops_before_the_update(monkeypatch, tiny, tmp_path, capsys, bad):
+    real = train.GPT.forward
+
+    def poisoned(self, idx, targets):
+        loss = real(self, idx, targets)
+        calls.append(1)
+        return loss * bad if self.training and len(calls) == 45 else loss  # in the first third of the run
+
+    calls = []
+    monkeypatch.setattr(train.GPT, 'forward', poisoned)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, tiny, tmp_path / 'a')
+    assert stop.value.code == 1
+    steps = [m['step'] for m in metrics(tmp_path / 'a') if m['kind'] == 'train']
+    message = capsys.readouterr().err
+    path, state = checkpoint.newest(str(tmp_path / 'a'))
+    assert f'step {steps[-1]}: loss' in message and 'stopped before the update' in message and path in message
+    assert all(t.isfinite().all() for t in state['model'].values())
+
+
+def test_a_run_is_never_overwritten(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a')
+    before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+    with pytest.raises(UserError, match=r'already holds a run: go on with --resume'):
+        run(monkeypatch, tiny, tmp_path / 'a')
+    with pytest.raises(UserError, match=r"n_embd: was 16, now 32\n  seed: was|seed: was 1337, now 7"):
+        run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--n_embd=32', '--seed=7')
+    assert before == {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+
+
+def test_a_finished_run_says_so_and_changes_nothing(monkeypatch, tiny, tmp_path, capsys):
+    run(monkeypatch, tiny, tmp_path / 'a')
+    before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+    run(monkeypatch, tiny, tmp_path / 'a', '--resume=auto')
+    assert 'finished, 24 steps' in capsys.readouterr().out
+    assert before == {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+
+
+def test_settings_that_change_nothing_may_change_on_resume(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
+    run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--batch_size=4', '--log_interval=2', '--eval_interval=8', '--continual_steps=9')
+    assert metrics(tmp_path / 'a')[-1]['step'] == 27
+    with pytest.raises(UserError, match='continual_steps: was 9, now 12'):
+        run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--lr_schedule=cosine', '--continual_steps=12')
+
+
+def test_resume_needs_something_to_resume(monkeypatch, tiny, tmp_path):
+    with pytest.raises(UserError, match='holds no checkpoint to resume from'):
+        run(monkeypatch, tiny, tmp_path / 'a', '--resume')
+    run(monkeypatch, tiny, tmp_path / 'a', '--resume=auto')
+    assert metrics(tmp_path / 'a')[-1]['step'] == 24
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--data_dir=nowhere'], 'data_dir nowhere does not exist'),
+    (['--val_tokens=100000'], r'val_tokens 100000 asks for 3125 sequences of 32 tokens; .* holds'),
+    (['--total_batch_size=8192', '--batch_size=256'], 'training sequences, one step takes 256'),
+    (['--vocab_size=200'], 'vocab_size 200 is less than the 257'),
+    (['--hellaswag_data=nowhere.jsonl'], 'nowhere.jsonl'),
+    (['--device=cuda:7'], 'device'),
+    (['--init_from=nowhere', '--init_depth=1'], 'nowhere'),
+])
+def test_mistakes_come_to_light_before_step_0(monkeypatch, tiny, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, tiny, tmp_path / 'a', *flags)
+    assert not (tmp_path / 'a').exists()
+
+
+def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_path):
+    code = ("import resource, sys, train; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)); "
+            "import config; config.run(train.main)")
+    flags = ['--n_embd=512', '--n_layer=12', '--batch_size=4096', '--total_batch_size=131072', '--block_size=32',
+             '--growth_steps=3', '--val_tokens=32', '--hellaswag_interval=0', '--vocab_size=50304']
+    big = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
+    import numpy as np
+
+    import data
+    data.write_shard(str(tmp_path / 'x_train_1.bin'), np.zeros(140_000, np.uint16))
+    data.write_shard(str(tmp_path / 'x_val_0.bin'), np.zeros(100, np.uint16))
+    done = subprocess.run([sys.executable, '-c', code, *big, *flags, f'--data_dir={tmp_path}', f'--out_dir={tmp_path}/a'],
+                          capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith('error: out of memory at full depth (12 layers) with batch_size 4096: lower --batch_size')
+    assert not (tmp_path / 'a').exists()
+
+
+def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a')
+    last = metrics(tmp_path / 'a')[-1]['val_loss']
+    run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/a', '--init_depth=4', '--n_layer=6', '--n_stages=1',
+        '--grow_init=zero', '--learning_rate=0', '--weight_decay=0', '--growth_steps=8')
+    evals = [m for m in metrics(tmp_path / 'b') if m['kind'] == 'eval']
+    assert {m['val_loss'] for m in evals} == {last}
+    assert [m['depth'] for m in evals] == [4, 6, 6, 6, 6]  # steps 0, 4, 8, 12, 14
+    with pytest.raises(UserError, match='its depth is 4, the config says 3'):
+        run(monkeypatch, tiny, tmp_path / 'c', f'--init_from={tmp_path}/a', '--init_depth=3')
+
+
+def test_val_loss_does_not_depend_on_the_batch_size(monkeypatch, tiny, tmp_path):
+    for n in (1, 2, 8):
+        run(monkeypatch, tiny, tmp_path / str(n), f'--batch_size={n}')
+    losses = [[m['val_loss'] for m in metrics(tmp_path / str(n)) if m['kind'] == 'eval'] for n in (1, 2, 8)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5) and losses[0] == pytest.approx(losses[2], abs=1e-5)
+
+
+def test_help_and_a_typo_on_the_command_line():
+    done = subprocess.run([sys.executable, 'train.py', '--help'], capture_output=True, text=True)
+    assert done.returncode == 0 and '--phase1_embeddings=' in done.stdout
+    done = subprocess.run([sys.executable, 'train.py', 'configs/baseline.py', '--n_layers=3'], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
+    assert "no setting is called 'n_layers'; did you mean 'n_layer'?" in done.stderr
