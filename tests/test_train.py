@@ -248,18 +248,18 @@ def test_mistakes_come_to_light_before_step_0(monkeypatch, tiny, tmp_path, flags
 def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_path):
     code = ("import resource, sys, train; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)); "
             "import config; config.run(train.main)")
-    flags = ['--n_embd=512', '--n_layer=12', '--batch_size=4096', '--total_batch_size=131072', '--block_size=32',
+    flags = ['--n_embd=512', '--n_layer=12', '--batch_size=16384', '--total_batch_size=524288', '--block_size=32',
              '--growth_steps=3', '--val_tokens=32', '--hellaswag_interval=0', '--vocab_size=50304']
     big = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
     import numpy as np
 
     import data
-    data.write_shard(str(tmp_path / 'x_train_1.bin'), np.zeros(140_000, np.uint16))
+    data.write_shard(str(tmp_path / 'x_train_1.bin'), np.zeros(530_000, np.uint16))
     data.write_shard(str(tmp_path / 'x_val_0.bin'), np.zeros(100, np.uint16))
     done = subprocess.run([sys.executable, '-c', code, *big, *flags, f'--data_dir={tmp_path}', f'--out_dir={tmp_path}/a'],
                           capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith('error: out of memory at full depth (12 layers) with batch_size 4096: lower --batch_size')
+    assert done.stderr.startswith('error: out of memory at full depth (12 layers) with batch_size 16384: lower --batch_size')
     assert not (tmp_path / 'a').exists()
 
 
