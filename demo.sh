@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Grow a GPT from 2 to 12 layers on two CPU cores, beside one trained at full depth for the same compute.
+# Typed again, it goes on where it was, or says that it is done.
+set -euo pipefail
+cd "$(dirname "$0")"
+[ -x .venv/bin/python ] || python3 -m venv .venv
+if ! cmp -s requirements.txt .venv/installed.txt; then
+    .venv/bin/python -m pip install --quiet -r requirements.txt
+    cp requirements.txt .venv/installed.txt
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+PATH="$PWD/.venv/bin:$PATH"
+
+python prepare_demo.py
+for schedule in baseline incremental_8stage; do
+    python schedule.py "configs/$schedule.py" configs/cpu.py
+    torchrun --standalone --nproc_per_node=1 train.py "configs/$schedule.py" configs/cpu.py --resume=auto
+done
+for schedule in baseline incremental_8stage; do
+    python hellaswag.py "out/${schedule}_cpu" --data=data/demo/hellaswag.jsonl
+done
+python compare.py out/baseline_cpu out/incremental_8stage_cpu --figure=out/demo.png
