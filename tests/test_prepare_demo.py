@@ -1,0 +1,238 @@
+"""python -m pytest tests/test_prepare_demo.py: the embedded corpus, built once for real (about 40 s in all on one core)."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import data
+import prepare_demo
+from config import UserError
+
+SCRIPT = Path(prepare_demo.__file__)
+
+
+@pytest.fixture(scope='module')
+def corpus(tmp_path_factory):
+    """The real corpus, made by the command line."""
+    out = tmp_path_factory.mktemp('corpus') / 'demo'
+    done = subprocess.run([sys.executable, SCRIPT, f'--out={out}'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope='module')
+def documents(corpus):
+    """{split: texts}, read back from the shards."""
+    found = {}
+    for split in ('train', 'val'):
+        tokens = np.concatenate([np.fromfile(path, np.uint16, offset=data.shard_layout(str(path))[0])
+                                 for path in sorted(corpus.glob(f'*{split}*.bin'))])
+        assert tokens[0] == 256
+        text = ''.join(map(chr, tokens))
+        found[split] = text.split(chr(256))[1:]
+    return found
+
+
+@pytest.fixture(scope='module')
+def examples(corpus):
+    return [json.loads(line) for line in (corpus / 'hellaswag.jsonl').read_text().splitlines()]
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A corpus of one package, for what doesn't depend on the text: made in a second."""
+    monkeypatch.setattr(prepare_demo, 'PACKAGES', ('datasets',))
+    monkeypatch.setattr(prepare_demo, 'SHARD_TOKENS', 60_000)
+    monkeypatch.setattr(prepare_demo, 'installed_versions', lambda: {'datasets': '1.0'})
+    out = tmp_path / 'demo'
+    prepare_demo.build(str(out))
+    return out
+
+
+def letters(text):
+    return re.sub('[^a-z0-9]', '', text.lower())
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_it_is_ten_megabytes_of_english_with_five_percent_held_out(corpus, documents):
+    meta = json.loads((corpus / 'meta.json').read_text())
+    assert meta['tokens']['train'] > 9_000_000
+    share = meta['documents']['val'] / sum(meta['documents'].values())
+    assert share == pytest.approx(0.05, abs=1e-4)
+    words = Counter(' '.join(documents['train']).lower().split())
+    assert [word for word, _ in words.most_common(5)] == ['the', 'to', 'a', 'is', 'of']
+    assert all(meta['bytes'][package] > 150_000 for package in ('python', 'torch', 'numpy', 'pandas', 'datasets'))
+
+
+def test_meta_json_tells_what_the_shards_hold(corpus, documents):
+    meta = data.read_meta(str(corpus))
+    assert (meta['tokenizer'], meta['vocab_size'], meta['eot']) == ('bytes', 257, 256)
+    for split, texts in documents.items():
+        assert meta['documents'][split] == len(texts)
+        assert meta['tokens'][split] == sum(map(len, texts)) + len(texts)
+    assert sum(meta['bytes'].values()) == sum(map(len, documents['train'])) + sum(map(len, documents['val']))
+    assert set(meta['files']) | {'meta.json'} == {path.name for path in corpus.iterdir()}
+    assert data.Split(str(corpus), 'val', 128, 257).n_tokens == meta['tokens']['val']
+
+
+def test_the_tokens_are_the_bytes_of_the_text(documents):
+    tokenizer = data.tokenizer('bytes')
+    for text in documents['val'][:50]:
+        assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
+        assert tokenizer.encode_ordinary(text) == list(map(ord, text))
+
+
+def test_no_held_out_document_shares_32_letters_in_a_row_with_a_training_document(documents):
+    def windows(text):
+        return (text[i : i + 32] for i in range(len(text) - 31))
+
+    # paragraph by paragraph, as sets of strings: an independent way, without hashes
+    held_out = {w for text in documents['val'] for line in text.split('\n') for w in windows(letters(line))}
+    assert len(held_out) > 200_000
+    shared = sum(w in held_out for text in documents['train'] for line in text.split('\n') for w in windows(letters(line)))
+    assert shared == 0
+
+
+def test_no_context_or_ending_of_the_multiple_choice_set_stands_in_the_training_text(documents, examples):
+    train, val = '\n'.join(documents['train']), '\n'.join(documents['val'])
+    for e in examples[::7]:  # a substring search each
+        whole = e['ctx'] + ' ' + e['endings'][e['label']]
+        assert whole in val
+        assert not any(part in train for part in (whole[:56], whole[-56:], whole))
+
+
+def test_deduplicate_drops_what_an_earlier_document_has_whatever_its_case_and_spacing():
+    copied = 'Return the number of samples that the loader has seen so far.'
+    documents = [('a', f'{copied}\nA first paragraph that nobody else in this test has.'),
+                 ('b', 'RETURN the `number` of samples,\tthat the loader has seen in this epoch.'),
+                 ('b', f'Something of its own comes first here, then a copy.\n{copied}'),
+                 ('c', 'Too short to tell.'),
+                 ('c', 'The same words, and the same words, and the same words, and the same words.')]
+    assert prepare_demo.deduplicate(documents) == [
+        documents[0], ('b', 'Something of its own comes first here, then a copy.'), documents[4]]
+
+
+def test_code_tables_and_messages_go_and_prose_stays(tmp_path):
+    source = tmp_path / 'module.py'
+    source.write_text('''
+# A comment of two lines that tells
+# why this is done.
+def f(x, axis=None):
+    """Return the mean of x over one axis.
+
+    Parameters
+    ----------
+    x : array_like
+        The values whose mean is wanted, of any shape.
+
+    >>> f([1, 2, 3], axis=0)
+    2.0
+
+    ====  ====
+    1     2
+    ====  ====
+    """
+    raise ValueError('a message that is no docstring')
+''')
+    assert sorted(prepare_demo.read_documents(source)) == [
+        'A comment of two lines that tells why this is done.',
+        'Return the mean of x over one axis.\nx : array_like\nThe values whose mean is wanted, of any shape.']
+
+
+def test_examples_have_hellaswags_shape_and_fit_the_demo_models_context(examples):
+    assert len(examples) > 1_500
+    for i, e in enumerate(examples):
+        assert e['ind'] == i and len(set(e['endings'])) == 4 and e['label'] in range(4)
+        assert all(50 <= len(e['ctx']) <= 72 and 36 <= len(ending) <= 48 for ending in e['endings'])
+    counts = Counter(e['label'] for e in examples)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_an_ending_alone_tells_nothing_since_each_is_right_once_and_wrong_three_times(examples):
+    right = Counter(e['endings'][e['label']] for e in examples)
+    every = Counter(ending for e in examples for ending in e['endings'])
+    assert all(every[ending] == 4 * n for ending, n in right.items()) and set(every) == set(right)
+
+
+def test_all_endings_are_cut_in_the_middle_of_a_sentence(examples):
+    for e in examples:
+        assert e['ctx'][-1].islower() and e['ctx'] == e['ctx'].strip()
+        assert all(ending[0].islower() and ending[-1].islower() for ending in e['endings'])
+
+
+def test_wrong_endings_come_from_other_documents(documents, examples):
+    home = {e['endings'][e['label']]: next(i for i, text in enumerate(documents['val']) if
+            f'{e["ctx"]} {e["endings"][e["label"]]}' in ' '.join(text.split('\n'))) for e in examples}
+    for e in examples:
+        right = e['endings'][e['label']]
+        assert all(home[ending] != home[right] for ending in e['endings'] if ending != right)
+
+
+def test_typed_twice_it_checks_and_writes_nothing(corpus):
+    before = {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()}
+    done = subprocess.run([sys.executable, SCRIPT, f'--out={corpus}'], capture_output=True, text=True)
+    assert done.returncode == 0 and 'done already' in done.stdout and done.stdout.count('\n') == 1
+    assert before == {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()}
+
+
+def test_the_order_of_files_on_disk_and_the_hash_seed_change_nothing(small, tmp_path, monkeypatch):
+    walk = os.walk
+    monkeypatch.setattr(os, 'walk', lambda root: reversed([(a, b, c[::-1]) for a, b, c in walk(root)
+                                                           if not {'__pycache__', 'tests'} & set(Path(a).parts)]))
+    prepare_demo.build(str(tmp_path / 'again'))
+    assert content(tmp_path / 'again') == content(small)
+    command = ("import sys, prepare_demo as p; p.PACKAGES, p.SHARD_TOKENS = ('datasets',), 60_000; "
+               "p.installed_versions = lambda: {'datasets': '1.0'}; p.build(sys.argv[1])")
+    subprocess.run([sys.executable, '-c', command, tmp_path / 'hash'], check=True, cwd=SCRIPT.parent,
+                   env={**os.environ, 'PYTHONHASHSEED': '7'})
+    assert content(tmp_path / 'hash') == content(small)
+
+
+def test_another_version_or_a_damaged_file_is_named_and_the_corpus_made_again(small, monkeypatch, capsys):
+    good = content(small)
+    assert sum('train' in name for name in good) > 2
+    (small / 'demo_train_000001.bin').write_bytes(b'torn')
+    (small / 'hellaswag.jsonl').unlink()
+    (small / 'new.tmp').mkdir()  # what a killed run leaves
+    prepare_demo.build(str(small))
+    text = capsys.readouterr().out
+    assert 'demo_train_000001.bin is missing or damaged' in text and 'hellaswag.jsonl is missing' in text
+    assert content(small) == good
+    monkeypatch.setattr(prepare_demo, 'installed_versions', lambda: {'datasets': '2.0'})
+    monkeypatch.setattr(prepare_demo, 'SHARD_TOKENS', 1_000_000)  # fewer shards: none of the old ones may stay
+    prepare_demo.build(str(small))
+    assert 'datasets was 1.0, is 2.0' in capsys.readouterr().out
+    assert sorted(content(small)) == ['demo_train_000001.bin', 'demo_val_000000.bin', 'hellaswag.jsonl', 'meta.json']
+
+
+def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / 'fineweb_train_000001.bin').write_bytes(b'x')
+    (tmp_path / 'b').mkdir()
+    (tmp_path / 'b' / 'meta.json').write_text('{"tokenizer": "gpt2", "vocab_size": 50257, "eot": 50256}')
+    (tmp_path / 'c').write_text('a file')
+    for name, text in (('a', 'fineweb_train_000001.bin'), ('b', 'another data set'), ('c', 'is a file')):
+        with pytest.raises(UserError, match=text):
+            prepare_demo.build(str(tmp_path / name))
+    monkeypatch.setattr(prepare_demo, 'PACKAGES', ('python', 'no_such_package'))
+    with pytest.raises(UserError, match=r'not installed: no_such_package; pip install -r requirements\.txt'):
+        prepare_demo.build(str(tmp_path / 'd'))
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'b', 'c', 'fineweb_train_000001.bin', 'meta.json']
+
+
+def test_none_of_the_packages_is_imported_to_read_it():
+    packages = ('torch', 'pandas', 'datasets', 'tiktoken')
+    command = ("import sys, prepare_demo as p; [p.source_files(x) for x in p.PACKAGES]; p.installed_versions(); "
+               f"print([x for x in {packages} if x in sys.modules])")
+    done = subprocess.run([sys.executable, '-c', command], capture_output=True, text=True, cwd=SCRIPT.parent)
+    assert done.stdout.strip() == '[]', done.stderr
