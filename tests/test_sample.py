@@ -1,0 +1,135 @@
+"""Text from a checkpoint. Run: python -m pytest tests/test_sample.py"""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import checkpoint
+import config as configuration
+import sample
+from config import TrainConfig
+from model import GPT, GPTConfig
+from sample import generate
+
+SHAPE = {'n_layer': 2, 'n_head': 2, 'n_embd': 16, 'block_size': 16, 'vocab_size': 320}
+
+
+@pytest.fixture(scope='module')
+def model():
+    model = GPT(GPTConfig(**SHAPE), generator=torch.Generator().manual_seed(0)).eval()
+    torch.nn.init.normal_(model.transformer.wte.weight, std=0.5, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+@pytest.fixture(scope='module')
+def run_dir(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp('run')
+    c = TrainConfig(**SHAPE, growth_steps=5, total_batch_size=16, batch_size=1)
+    checkpoint.save(str(path / 'ckpt_000005.pt'), {
+        'config': configuration.as_dict(c), 'tokenizer': 'bytes', 'depth': 2, 'step': 5, 'model': model.state_dict(),
+        'optimizer': {}, 'totals': {}})
+    return path
+
+
+@pytest.fixture
+def say(monkeypatch, capsys):
+    """sample.py on some arguments, in this process -> its standard output."""
+    def call(*args):
+        monkeypatch.setattr(sys, 'argv', ['sample.py', *map(str, args), '--device=cpu'])
+        sample.main()
+        return capsys.readouterr().out
+    return call
+
+
+def all_logits(model, context):
+    """Logits behind the last token, by the plain way: all positions, no generator around."""
+    with torch.no_grad():
+        return model.logits(torch.tensor([context]))[0, -1]
+
+
+def test_padding_rows_are_never_drawn_however_likely(model):
+    model = GPT(model.config).eval()
+    with torch.no_grad():
+        model.transformer.ln_f.bias.copy_(torch.ones(16))
+        model.transformer.wte.weight[257:] = 5.0  # each padding row beats every real one by far
+    assert all_logits(model, [256]).argmax() >= 257
+    for temperature, top_k in ((0, 0), (1.0, 0), (5.0, 3)):
+        assert max(generate(model, [256], 40, 257, temperature, top_k, 0)) < 257
+
+
+def test_temperature_0_takes_the_likeliest_token_of_the_cropped_context(model):
+    tokens = list(b'A prompt that is longer than the sixteen tokens of context.')
+    assert len(tokens) > 2 * SHAPE['block_size']
+    for token in generate(model, tokens, 30, 257, 0, 0, 0):
+        assert token == all_logits(model, tokens[-16:])[:257].argmax()
+        tokens.append(token)
+    short = [256]
+    for token in generate(model, short, 5, 257, 0, 0, 0):
+        assert token == all_logits(model, short)[:257].argmax()
+        short.append(token)
+
+
+def test_tokens_are_drawn_with_the_probabilities_of_the_temperature(model):
+    wanted = (all_logits(model, [65])[:257] / 1.5).softmax(0)
+    n = 3000
+    drawn = torch.tensor([next(generate(model, [65], 1, 257, 1.5, 0, seed)) for seed in range(n)])
+    counts = torch.bincount(drawn, minlength=257)
+    likely = wanted * n >= 8
+    chi2 = ((counts - wanted * n)**2 / (wanted * n))[likely].sum()
+    freedom = int(likely.sum())
+    assert freedom > 20 and chi2 < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def test_top_k_draws_from_the_k_likeliest_alone_and_from_each(model):
+    likeliest = all_logits(model, [65])[:257].topk(4).indices.tolist()
+
+    def drawn(temperature, top_k, seeds):
+        return {next(generate(model, [65], 1, 257, temperature, top_k, seed)) for seed in seeds}
+
+    assert drawn(3.0, 4, range(200)) == set(likeliest)
+    assert drawn(3.0, 1, range(20)) == {likeliest[0]}
+    assert drawn(1.0, 10_000, [3]) == drawn(1.0, 0, [3])
+    assert drawn(1e-44, 0, range(5)) == {likeliest[0]}  # no overflow
+
+
+def test_the_same_seed_gives_the_same_text_and_n_does_not_change_a_sample(run_dir, say):
+    args = (run_dir, '--prompt=Once ü', '--tokens=30', '--temperature=1.5')
+    first, second = say(*args, '--seed=3'), say(*args, '--seed=4')
+    assert first.startswith('Once ü') and len(first) > 10
+    assert say(*args, '--seed=3') == first != second
+    both = say(*args, '--seed=3', '--n=2')
+    assert both == first[:-1] + '\n---\n' + second
+    assert say(run_dir / 'ckpt_000005.pt', *args[1:], '--seed=3') == first
+
+
+def test_the_text_is_the_decoded_tokens_and_ends_at_end_of_text(run_dir, say, monkeypatch):
+    def fake(model, tokens, n, *rest):
+        prompts.append(tokens)
+        yield from [*'naïve €'.encode(), 0xff, ord('!'), 256, *b'not shown']
+
+    prompts = []
+    monkeypatch.setattr(sample, 'generate', fake)
+    assert say(run_dir) == 'naïve €\ufffd!\n'  # characters of several tokens whole, a broken one marked
+    assert say(run_dir, '--prompt=ab') == 'abnaïve €\ufffd!\n'
+    assert prompts == [[256], list(b'ab')]  # without a prompt a document begins
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--tokens=0'], '--tokens must be at least 1, not 0'), (['--temperature=-1'], '--temperature must be at least 0'),
+    (['--temperature=nan'], '--temperature must be at least 0'), (['--n=0'], '--n must be at least 1'),
+    (['--top_k=-1'], '--top_k must be'), (['--seed=-1'], '--seed must be'), (['--seed=4294967296'], '--seed must be below'),
+    (['--device=abacus'], 'abacus')])
+def test_mistakes_are_one_line(run_dir, monkeypatch, args, message):
+    monkeypatch.setattr(sys, 'argv', ['sample.py', str(run_dir), *args])
+    with pytest.raises(configuration.UserError, match=message) as error:
+        sample.main()
+    assert '\n' not in str(error.value)
+
+
+def test_a_missing_checkpoint_is_one_line_and_exit_code_2(tmp_path):
+    done = subprocess.run([sys.executable, 'sample.py', tmp_path / 'nowhere'], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ''
+    assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1 and 'nowhere' in done.stderr
