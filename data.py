@@ -30,7 +30,7 @@ def write_shard(path: str, tokens: np.ndarray):
     header[:3] = MAGIC, VERSION, len(tokens)
     with open(path + '.tmp', 'wb') as f:
         f.write(header.tobytes())
-        f.write(tokens.tobytes())
+        f.write(tokens.data)  # not tobytes(): a shard is 200 MB
         f.flush()
         os.fsync(f.fileno())
     os.replace(path + '.tmp', path)
@@ -80,6 +80,16 @@ def read_meta(data_dir: str) -> dict:
     return meta
 
 
+def write_meta(data_dir: str, meta: dict):
+    """Write meta.json, through a temporary name as a shard is."""
+    path = os.path.join(data_dir, 'meta.json')
+    with open(path + '.tmp', 'w', encoding='utf-8') as f:
+        json.dump(meta, f, indent=1)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(path + '.tmp', path)
+
+
 class Split:
     """The 'train' or 'val' shards of a data directory, as sequences of block_size + 1 tokens.
 
@@ -92,7 +102,8 @@ class Split:
         self.block_size, self.vocab_size = block_size, vocab_size
         if not os.path.isdir(data_dir):
             raise UserError(f'data_dir {data_dir} does not exist: make it with prepare_fineweb.py or prepare_demo.py')
-        self.paths = sorted(p for ext in ('bin', 'npy') for p in glob.glob(os.path.join(glob.escape(data_dir), f'*{split}*.{ext}')))
+        pattern = os.path.join(glob.escape(data_dir), f'*{split}*.')
+        self.paths = sorted(glob.glob(pattern + 'bin') + glob.glob(pattern + 'npy'))
         if not self.paths:
             raise UserError(f'data_dir {data_dir} has no {split} shards (*{split}*.bin or *{split}*.npy)')
         layouts = [shard_layout(path) for path in self.paths]
@@ -113,8 +124,11 @@ class Split:
         for first, last in zip([0, *breaks], [*breaks, len(indices)]):
             shard, n = shards[first], last - first
             position = int(indices[first] - self.starts[shard]) * self.block_size
-            tokens = np.fromfile(self.paths[shard], np.uint16, n * self.block_size + 1, offset=self.offsets[shard] + 2 * position)
-            if tokens.size and tokens.max() >= self.vocab_size:
+            offset, count = self.offsets[shard] + 2 * position, n * self.block_size + 1
+            tokens = np.fromfile(self.paths[shard], np.uint16, count, offset=offset)
+            if len(tokens) < count:
+                raise UserError(f'{self.paths[shard]} has become shorter since this run began')
+            if tokens.max() >= self.vocab_size:
                 raise UserError(f'{self.paths[shard]}: token {tokens.max()} in a vocabulary of {self.vocab_size}; '
                                 'this shard belongs to another tokenizer, or is damaged')
             out[first:last] = np.lib.stride_tricks.sliding_window_view(tokens, self.block_size + 1)[:: self.block_size]
