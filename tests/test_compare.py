@@ -1,0 +1,408 @@
+"""Runs side by side. Run: python -m pytest tests/test_compare.py"""
+
+import csv
+import itertools
+import json
+import math
+import os
+import re
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import compare
+import config as configuration
+import schedule
+from config import TrainConfig, UserError
+from data import write_shard
+
+RATES = {'tokens': 2048, 'flops': 3e10, 'flops_paper': 2e10, 'seconds': 0.25}  # per step
+
+
+def power_law(step):
+    return 2.0 + 4.0 * (step + 20)**-0.4
+
+
+def fields(step, rates):
+    return {'step': step, **{k: step * v for k, v in rates.items()}, 'eval_seconds': 9.0, 'checkpoint_seconds': 9.0}
+
+
+def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=None, tail=b'', **settings):
+    """A run directory of 1000 steps (by default) whose evaluations are loss(step) and whose costs are rates * step."""
+    c = TrainConfig(**{'run_name': path.name, 'growth_steps': 1000, 'continual_steps': 0, **settings})
+    phases = schedule.plan(c)
+    total = schedule.total_steps(phases)
+    path.mkdir(parents=True)
+    (path / 'config.json').write_text(json.dumps(configuration.as_dict(c)))
+    lines = []
+    for step in range(1 + (total if until is None else until)):
+        at = {**fields(step, RATES | rates), 'stage': 1, 'phase': 'phase2', 'depth': c.n_layer}
+        if step % every == 0 or step == total:
+            scores = {} if acc_norm is None else {'hellaswag_acc': 0.5, 'hellaswag_acc_norm': acc_norm, 'hellaswag_n': 400}
+            lines.append({'kind': 'eval', **at, 'val_loss': loss(step), **scores})
+        lines += [{'kind': 'phase', **at, 'stage': p.stage, 'phase': p.phase, 'depth': p.depth, 'n_frozen': p.n_frozen}
+                  for p in phases if p.start == step]
+        if step and step % 20 == 0:
+            lines.append({'kind': 'train', **at, 'loss': 9.0, 'lr': 1e-3, 'grad_norm': 1.0, 'tok_per_sec': 1})
+    (path / 'metrics.jsonl').write_bytes(''.join(json.dumps(line) + '\n' for line in lines).encode() + tail)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """compare.py on some arguments, in this process -> (its standard output, the rows of its CSV by run)."""
+    def call(*args):
+        monkeypatch.setattr(sys, 'argv', ['compare.py', *map(str, args)])
+        compare.main()
+        rows = {}
+        for arg in map(str, args):
+            if arg.startswith('--csv='):
+                with open(arg[6:], newline='') as f:
+                    rows = {row['run']: row for row in csv.DictReader(f)}
+        return capsys.readouterr().out, rows
+    return call
+
+
+def lines_of(out, name):
+    return [line for line in out.splitlines() if line.startswith(name)]
+
+
+# ---- equal compute
+
+
+@pytest.mark.parametrize('speed', [0.5, 0.76, 0.95, 1.05, 1.3, 2.0])
+@pytest.mark.parametrize('every', [10, 100])
+def test_a_run_that_learns_at_another_speed_costs_what_it_must(tmp_path, run, speed, every):
+    """The run's loss is the baseline's at `speed` times as many steps, its steps cost other amounts on every axis: then on
+    each axis the ratio for the same loss is (its cost per step / the baseline's) / speed, exactly."""
+    rates = {'flops': 2.4e10, 'flops_paper': 1.1e10, 'seconds': 0.22}
+    base = write_run(tmp_path / 'base', every=every)
+    write_run(tmp_path / 'other', lambda step: power_law(speed * step), rates, every=every, n_stages=4)
+    out, rows = run(base, tmp_path / 'other', f'--csv={tmp_path}/c.csv')
+    row = rows['other']
+    for axis in compare.AXES:
+        wanted = rates[axis] / RATES[axis] / speed
+        assert float(row[f'{axis}:cost']) == pytest.approx(wanted, rel=0.01)
+        if speed < 1:
+            assert float(row[f'{axis}:baseline_needs']) == pytest.approx(1000 * speed * RATES[axis], rel=0.01)
+            assert float(row[f'{axis}:saving']) == pytest.approx(1 - wanted, abs=0.01 * wanted)
+            assert row[f'{axis}:needs'] == row[f'{axis}:saving_at_baseline_loss'] == ''
+        else:
+            assert float(row[f'{axis}:needs']) == pytest.approx(1000 / speed * rates[axis], rel=0.01)
+            assert float(row[f'{axis}:saving_at_baseline_loss']) == pytest.approx(1 - wanted, abs=0.01 * wanted)
+            assert row[f'{axis}:baseline_needs'] == row[f'{axis}:saving'] == ''
+        # same compute: where the shorter ends, here always the run
+        at = 1000 * rates[axis]
+        assert float(row[f'{axis}:at']) == pytest.approx(at)
+        assert float(row[f'{axis}:baseline_loss']) == pytest.approx(power_law(at / RATES[axis]), rel=1e-3)
+        assert float(row[f'{axis}:loss']) == pytest.approx(power_law(1000 * speed))
+        difference = power_law(1000 * speed) - power_law(at / RATES[axis])
+        assert float(row[f'{axis}:difference']) == pytest.approx(difference, abs=2e-3)
+    printed = re.search(r'other: costs (\S+)x the baseline for the same loss \((\S+)x by .*, (\S+)x in seconds\)', out)
+    assert [float(x) for x in printed.groups()] == pytest.approx([float(row[f'{a}:cost']) for a in compare.AXES], abs=0.0051)
+    assert ("the baseline's final loss" if speed < 1 else 'its own final loss') in lines_of(out, 'other: ')[0]
+    assert 'not reached' in lines_of(out, 'other: ')[0]
+
+
+def test_the_run_may_also_be_the_longer_one(tmp_path, run):
+    write_run(tmp_path / 'base')
+    write_run(tmp_path / 'other', lambda step: power_law(0.8 * step), growth_steps=2000, n_stages=4)
+    _, rows = run(tmp_path / 'base', tmp_path / 'other', f'--csv={tmp_path}/c.csv')
+    row = rows['other']
+    assert float(row['flops:at']) == 1000 * RATES['flops']
+    assert float(row['flops:loss']) == pytest.approx(power_law(800)) and float(row['flops:baseline_loss']) == power_law(1000)
+    assert row['flops:baseline_needs'] == ''
+    assert float(row['flops:cost']) == pytest.approx(1.25, rel=0.01)  # it got there, later
+
+
+def test_a_loss_is_first_reached_where_the_curve_first_falls_to_it():
+    curve = [{'flops': x, 'val_loss': y} for x, y in [(0, 9.0), (10, 5.0), (1000, 4.0), (2000, 4.5), (3000, 3.0)]]
+    assert compare.reached(curve, 'flops', 7.0) == (5.0, False)  # linear from 0
+    assert compare.reached(curve, 'flops', 4.5) == (pytest.approx(100), False)  # logarithmic: half of two decades
+    assert compare.reached(curve, 'flops', 4.0) == (1000, False)
+    assert compare.reached(curve, 'flops', 2.9) == (None, False)
+    assert compare.reached(curve, 'flops', 9.0) == (0, True)
+    assert compare.loss_at(curve, 'flops', 100) == pytest.approx(4.5)
+    assert compare.loss_at(curve, 'flops', 2.5) == 8.0
+    assert compare.loss_at(curve, 'flops', 3000) == 3.0 and compare.loss_at(curve, 'flops', 3001) is None
+    assert compare.loss_at(curve[1:], 'flops', 9) is None
+
+
+def test_a_run_with_one_evaluation_has_bounds_and_no_inventions(tmp_path, run):
+    write_run(tmp_path / 'base')
+    other = write_run(tmp_path / 'other', lambda step: 2.1, n_stages=4)
+    lines = [line for line in (other / 'metrics.jsonl').read_text().splitlines() if '"step": 1000' in line]
+    (other / 'metrics.jsonl').write_text('\n'.join(lines) + '\n')
+    out, _ = run(tmp_path / 'base', other)
+    assert 'costs at most 1.00x the baseline' in out
+
+
+def test_a_run_that_ends_where_the_baseline_began_is_called_so(tmp_path, run):
+    write_run(tmp_path / 'base')
+    write_run(tmp_path / 'other', lambda step: 10.0 - step / 1000, n_stages=4)
+    out, _ = run(tmp_path / 'base', tmp_path / 'other')
+    assert 'other: ends no better than the baseline started' in out
+
+
+# ---- seeds
+
+
+def test_runs_that_differ_in_the_seed_alone_are_a_mean_and_a_sample_deviation(tmp_path, run):
+    offsets = {1: 0.03, 2: -0.01, 7: 0.01}
+    for seed, offset in offsets.items():
+        write_run(tmp_path / f'base_seed{seed}', lambda s, o=offset: power_law(s) + o, {'seconds': 0.2 + 0.01 * seed},
+                  acc_norm=0.3 + offset, seed=seed, device='cpu', out_dir=f'anywhere{seed}')
+        write_run(tmp_path / f'grown_seed{seed}', lambda s, o=offset: power_law(s) + 2 * o + 0.05, seed=seed, n_stages=4)
+    out, rows = run(*sorted(tmp_path.iterdir()), f'--csv={tmp_path}/c.csv')
+    losses = [power_law(1000) + o for o in offsets.values()]
+    row = rows['base']
+    assert row['seeds'] == '3' and row['baseline'] == '1' and len(row['directories'].split()) == 3
+    assert float(row['val_loss']) == pytest.approx(statistics.mean(losses))
+    assert float(row['val_loss_sd']) == pytest.approx(0.02)  # sample deviation of .03 -.01 .01
+    assert float(row['seconds']) == pytest.approx(1000 * (0.2 + 0.01 * 10 / 3))
+    assert float(row['acc_norm']) == pytest.approx(0.31) and float(row['acc_norm_sd']) == pytest.approx(0.02)
+    assert float(row['acc_norm_se']) == pytest.approx(math.sqrt(0.31 * 0.69 / 400))
+    assert '± 0.0200' in lines_of(out, 'base')[0] and '0.3100 ± 0.0231 (seeds ± 0.0200)' in lines_of(out, 'base')[0]
+    # the difference's error: sqrt(.02^2 / 3 + .04^2 / 3)
+    assert float(rows['grown']['flops:error']) == pytest.approx(math.sqrt((0.02**2 + 0.04**2) / 3), rel=1e-6)
+    assert float(rows['grown']['flops:difference']) == pytest.approx(0.06, abs=1e-6)
+    assert 'at equal compute +0.0600 ± 0.0258' in out and 'beyond the noise' not in out
+
+
+def test_a_difference_within_the_noise_of_the_seeds_is_called_so(tmp_path, run):
+    for seed, offset in ((1, 0.02), (2, -0.02)):
+        write_run(tmp_path / f'base_seed{seed}', lambda s, o=offset: power_law(s) + o, seed=seed)
+        write_run(tmp_path / f'grown_seed{seed}', lambda s, o=offset: power_law(s) + 0.01 + o, seed=seed, n_stages=4)
+    write_run(tmp_path / 'single', n_stages=3)
+    out, _ = run(*sorted(tmp_path.iterdir()))
+    assert 'no difference beyond the noise of the seeds' in lines_of(out, 'grown: ')[0]
+    assert 'too few seeds to know the noise' in lines_of(out, 'single: ')[0]
+
+
+def test_other_settings_make_another_group_and_a_repeated_seed_is_left_out(tmp_path, run):
+    write_run(tmp_path / 'base')
+    write_run(tmp_path / 'a' / 'grown', n_stages=4)
+    write_run(tmp_path / 'b' / 'grown', lambda s: 9.0 - s / 1000, n_stages=4)  # the same seed again
+    write_run(tmp_path / 'c' / 'grown', n_stages=4, learning_rate=1e-3, seed=5)
+    out, rows = run(tmp_path / 'base', *(tmp_path / d / 'grown' for d in 'abc'), f'--csv={tmp_path}/c.csv')
+    assert [row['seeds'] for row in rows.values()] == ['1', '1', '1']
+    assert set(rows) == {'base', str(tmp_path / 'a' / 'grown'), str(tmp_path / 'c' / 'grown')}  # names made unique
+    assert float(rows[str(tmp_path / 'a' / 'grown')]['val_loss']) == power_law(1000)
+    assert re.search('note: .*/b/grown repeats seed 1337 of .*/a/grown', out)
+
+
+def test_seeds_with_other_intervals_meet_at_the_steps_that_both_have(tmp_path, run):
+    for seed, every in ((1, 30), (2, 50)):
+        write_run(tmp_path / f'base_seed{seed}', every=every, seed=seed, eval_interval=every)
+    groups = compare.make_groups(compare.read_runs([str(p) for p in sorted(tmp_path.iterdir())]), [])
+    assert len(groups) == 1 and [e['step'] for e in groups[0].curve] == [*range(0, 901, 150), 1000]
+
+
+# ---- flagged, not mixed
+
+
+def test_an_unfinished_run_is_shown_but_neither_averaged_nor_judged(tmp_path, run):
+    write_run(tmp_path / 'base')
+    write_run(tmp_path / 'grown_seed1', n_stages=4, seed=1)
+    write_run(tmp_path / 'grown_seed2', lambda s: 99.0, n_stages=4, seed=2, until=500)
+    write_run(tmp_path / 'grown_seed3', n_stages=4, seed=3, until=900, tail=b'{"kind": "train", "step": 920, "tok')
+    (tmp_path / 'started').mkdir()
+    (tmp_path / 'started' / 'config.json').write_text(json.dumps(configuration.as_dict(TrainConfig(n_stages=2))))
+    out, rows = run(*sorted(tmp_path.iterdir()), f'--csv={tmp_path}/c.csv', f'--figure={tmp_path}/f.png')
+    assert float(rows['grown_seed1']['val_loss']) == power_law(1000) and rows['grown_seed1']['seeds'] == '1'
+    assert rows['grown_seed2']['flags'] == 'unfinished: step 500 of 1000' and rows['grown_seed2']['flops:cost'] == ''
+    assert rows['grown_seed3']['flags'] == 'unfinished: step 900 of 1000, last line torn'
+    assert rows['started']['val_loss'] == '' and rows['started']['flags'] == 'unfinished: step 0 of 20000'
+    assert 'flagged: grown_seed2: unfinished: step 500 of 1000' in out
+    assert lines_of(out, 'grown_seed2: ') == ['grown_seed2: not judged (unfinished: step 500 of 1000)']
+
+
+def test_a_last_line_without_its_line_break_counts_if_it_is_whole(tmp_path):
+    path = write_run(tmp_path / 'base')
+    text = (path / 'metrics.jsonl').read_bytes()
+    (path / 'metrics.jsonl').write_bytes(text[:-1])
+    whole = compare.read_run(str(path))
+    (path / 'metrics.jsonl').write_bytes(text[:-2])
+    torn = compare.read_run(str(path))
+    assert not whole.torn and torn.torn and len(whole.curve) == 21
+
+
+@pytest.mark.parametrize('field, value', [('data_dir', 'data/other'), ('vocab_size', 320), ('block_size', 512),
+                                          ('val_tokens', 99)])
+def test_a_run_on_other_data_is_flagged_and_not_judged(tmp_path, run, field, value):
+    write_run(tmp_path / 'base')
+    write_run(tmp_path / 'same', n_stages=4, data_dir='/elsewhere/edu_fineweb10B/')
+    write_run(tmp_path / 'other', n_stages=4, **{field: value})
+    out, _ = run(*sorted(tmp_path.iterdir()))
+    shown = 'other' if field == 'data_dir' else value
+    assert f'flagged: other: other data: {field} {shown}, not' in out
+    assert lines_of(out, 'other: ')[0].startswith('other: not judged (other data')
+    assert lines_of(out, 'same: ')[0].startswith('same: costs 1.00x')
+
+
+def test_what_compares_only_with_a_caution_is_said(tmp_path, run):
+    write_run(tmp_path / 'base', device='cuda')
+    write_run(tmp_path / 'deeper', n_layer=16, init_from='out/checkpoint', init_depth=12, device='cpu', hellaswag_limit=10)
+    out, _ = run(*sorted(tmp_path.iterdir()))
+    assert 'note: deeper ends as another model: n_layer 16, not 12' in out
+    assert 'note: deeper starts from out/checkpoint; the compute that made it is not counted' in out
+    assert 'note: the runs differ in device: their seconds may not compare' in out
+    assert 'note: the runs differ in hellaswag_limit: their HellaSwag scores may not compare' in out
+
+
+@pytest.mark.parametrize('lr, grow_lr, steps, speed, notes', [
+    ('constant', 'constant', 2000, 0.9, []),
+    ('cosine', 'constant', 2000, 0.9, ['flatter growing']),  # longer baseline: compared in its middle
+    ('cosine', 'cosine', 1000, 0.9, ['flatter growing']),  # same budget, but its cost for this loss is read off its middle
+    ('wsd', 'wsd', 1000, 1.1, ['flatter the baseline']),  # the run overtakes in its middle
+    ('wsd', 'wsd', 1000, 1.0, []),  # both at their own ends
+    ('constant', 'cosine', 500, 0.9, ['flatter the baseline']),
+])
+def test_a_decaying_schedule_that_is_compared_in_its_middle_is_said(tmp_path, run, lr, grow_lr, steps, speed, notes):
+    write_run(tmp_path / 'base', growth_steps=steps, lr_schedule=lr)
+    write_run(tmp_path / 'grown', lambda s: power_law(speed * s), n_stages=4, lr_schedule=grow_lr)
+    out, _ = run(*sorted(tmp_path.iterdir()))
+    assert [n for n in ('flatter growing', 'flatter the baseline') if n in out] == notes
+
+
+# ---- the baseline
+
+
+def test_the_baseline_is_the_run_of_one_stage_or_the_one_that_is_named(tmp_path, run):
+    for seed in (1, 2):
+        write_run(tmp_path / f'base_seed{seed}', seed=seed)
+    write_run(tmp_path / 'grown', n_stages=4)
+    out, _ = run(*sorted(tmp_path.iterdir()))
+    assert len(lines_of(out, 'base (baseline)')) == 1 and lines_of(out, 'grown: costs 1.00x')
+    cosine = write_run(tmp_path / 'cosine', lr_schedule='cosine')
+    with pytest.raises(UserError, match=r'--baseline=RUN: .*base_seed1, .*cosine'):
+        run(*sorted(tmp_path.iterdir()))
+    out, _ = run(*sorted(tmp_path.iterdir()), f'--baseline={cosine}')
+    assert lines_of(out, 'cosine (baseline)') and lines_of(out, 'base: costs 1.00x')
+    out, _ = run(tmp_path / 'grown', f'--baseline={tmp_path}/base_seed2')  # named, and not among the runs
+    assert lines_of(out, 'base_seed2 (baseline)')
+    with pytest.raises(UserError, match='nowhere: no such run directory'):
+        run(tmp_path / 'grown', f'--baseline={tmp_path}/nowhere')
+
+
+def test_without_a_finished_baseline_the_table_stands_alone(tmp_path, run):
+    write_run(tmp_path / 'grown', n_stages=4)
+    out, _ = run(tmp_path / 'grown')
+    assert lines_of(out, 'grown  ') and 'costs' not in out
+    assert 'nothing is judged: none of these is a run of one stage' in out
+    write_run(tmp_path / 'base', until=500)
+    out, _ = run(tmp_path / 'grown', tmp_path / 'base')
+    assert 'nothing is judged: the baseline base is not finished' in out and 'costs' not in out
+
+
+# ---- what the user gets wrong
+
+
+GOOD = {'kind': 'eval', **fields(1000, RATES), 'val_loss': 3.0}
+
+
+@pytest.mark.parametrize('line, what', [
+    (b'garbage', 'not a line of metrics'), (b'\xff\xfe\x00', 'not a line of metrics'), (b'', 'not a line of metrics'),
+    (b'[1, 2]', 'not a line of metrics'), (b'7', 'not a line of metrics'), (b'[' * 100_000, 'not a line of metrics'),
+    ({**GOOD, 'kind': 'test'}, 'not a line of metrics'), ({**GOOD, 'val_loss': math.nan}, 'not a line of metrics'),
+    ({**GOOD, 'flops': 10**400}, 'not a line of metrics'), ({**GOOD, 'step': 10.5}, 'not a line of metrics'),
+    ({**GOOD, 'seconds': True}, 'not a line of metrics'), ({**GOOD, 'tokens': '7'}, 'not a line of metrics'),
+    ({**GOOD, 'hellaswag_acc_norm': 2.0, 'hellaswag_n': 5}, 'not a line of metrics'),
+    ({**GOOD, 'hellaswag_acc_norm': 0.3}, 'not a line of metrics'), ({**GOOD, 'kind': 'phase'}, 'not a line of metrics'),
+    ({k: v for k, v in GOOD.items() if k != 'flops_paper'}, 'not a line of metrics'),
+    ({**GOOD, 'step': 990}, 'step goes back from 1000 to 990'), ({**GOOD, 'seconds': 1}, 'seconds goes back'),
+    (GOOD, 'step 1000 is evaluated twice')])
+def test_a_bad_line_is_named_with_its_file_and_number(tmp_path, run, line, what):
+    path = write_run(tmp_path / 'base')
+    metrics = path / 'metrics.jsonl'
+    number = len(metrics.read_bytes().splitlines()) + 1
+    with open(metrics, 'ab') as f:
+        f.write((line if type(line) is bytes else json.dumps(line).encode()) + b'\n' + json.dumps(GOOD).encode() + b'\n')
+    with pytest.raises(UserError, match=f'base/metrics.jsonl, line {number}: .*{what}'):
+        run(path)
+
+
+def test_other_mistakes_are_one_line_and_exit_code_2(tmp_path):
+    base = write_run(tmp_path / 'base')
+    (tmp_path / 'broken').mkdir()
+    (tmp_path / 'broken' / 'config.json').write_text('{"n_layer": ')
+    (tmp_path / 'file.png').write_text('')
+    for args, message in [([tmp_path / 'nowhere'], 'nowhere: no such run directory'),
+                          ([tmp_path / 'file.png'], 'none of these is a run directory'),
+                          ([base, tmp_path / 'broken'], 'broken/config.json: not a readable config'),
+                          ([base, '--figure=x.jpg'], 'must end in .png'),
+                          ([base, f'--csv={tmp_path}/no/x.csv'], 'there is no folder')]:
+        done = subprocess.run([sys.executable, 'compare.py', *map(str, args)], capture_output=True, text=True)
+        assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr
+        assert not done.stdout
+    done = subprocess.run([sys.executable, 'compare.py', str(base), f'{tmp_path}/file.png'], capture_output=True, text=True)
+    assert done.returncode == 0 and 'file.png is passed over' in done.stderr  # as with compare.py out/*
+
+
+def test_without_matplotlib_there_is_the_table_and_a_clear_error(tmp_path):
+    base = write_run(tmp_path / 'base')
+    hidden = tmp_path / 'hidden'
+    hidden.mkdir()
+    (hidden / 'matplotlib.py').write_text("raise ImportError('hidden')")
+    done = subprocess.run([sys.executable, 'compare.py', str(base), f'--figure={tmp_path}/f.png'], capture_output=True,
+                          text=True, env={**os.environ, 'PYTHONPATH': str(hidden)})
+    assert done.returncode == 2 and done.stderr.startswith('error: --figure needs matplotlib')
+    assert 'base (baseline)' in done.stdout
+    assert not (tmp_path / 'f.png').exists()
+
+
+# ---- the figure, and a run of train.py
+
+
+def test_the_figure_draws_the_numbers_of_the_metrics(tmp_path, run, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, 'savefig', lambda self, *a, **k: (figures.append(self), savefig(self, *a, **k)))
+    write_run(tmp_path / 'base', acc_norm=0.3)
+    grown = write_run(tmp_path / 'grown', lambda s: power_law(s) + 0.1, n_stages=4, acc_norm=0.4)
+    write_run(tmp_path / 'other', vocab_size=320)
+    run(*sorted(tmp_path.iterdir()), f'--baseline={tmp_path}/base', f'--figure={tmp_path}/f.png')
+    assert (tmp_path / 'f.png').read_bytes().startswith(b'\x89PNG') and not (tmp_path / 'f.png.tmp').exists()
+    axes = figures[0].axes
+    evals = [r for r in map(json.loads, open(grown / 'metrics.jsonl')) if r['kind'] == 'eval']
+    starts = [r for r in map(json.loads, open(grown / 'metrics.jsonl')) if r['kind'] == 'phase']
+    panels = [('tokens', 1, 'val_loss'), ('flops', 1, 'val_loss'), ('seconds', 60, 'val_loss'),
+              ('flops', 1, 'hellaswag_acc_norm')]
+    assert len(axes) == 4
+    for ax, (x, scale, y) in zip(axes, panels):
+        curves = {line.get_label(): line for line in ax.lines if not line.get_label().startswith('_')}
+        assert set(curves) == {'base: 12 layers', 'grown: 3-6-9-12'}  # on other data: not in it
+        line = curves['grown: 3-6-9-12']
+        assert list(line.get_xdata()) == [e[x] / scale for e in evals] and list(line.get_ydata()) == [e[y] for e in evals]
+        assert len({(c.get_color(), c.get_linestyle(), c.get_marker()) for c in curves.values()}) == 2
+        assert len({c.get_linestyle() for c in curves.values()}) == 2  # also without colour
+        colour = line.get_color()
+        ticks = [c.get_xdata()[0] for c in ax.lines if c.get_marker() == '|' and c.get_color() == colour]
+        assert ticks == [p[x] / scale for p in starts if p['step'] in (250, 500, 750)]
+        shadows = [c.get_xdata() for c in ax.lines if c.get_linewidth() == 8 and c.get_color() == colour]
+        assert [(s[0], s[-1]) for s in shadows] == [(a[x] / scale, b[x] / scale) for a, b in itertools.pairwise(starts)
+                                                    if a['phase'] == 'phase1'] and len(shadows) == 3
+
+
+def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tmp_path, run):
+    rng = np.random.default_rng(0)
+    for split in ('train', 'val'):
+        write_shard(str(tmp_path / f'{split}.bin'), rng.integers(0, 60, 4000).astype(np.uint16))
+    (tmp_path / 'meta.json').write_text('{"tokenizer": "bytes", "vocab_size": 60, "eot": 0}')
+    small = ['--vocab_size=64', '--n_layer=2', '--n_head=1', '--n_embd=8', '--block_size=16', '--total_batch_size=64',
+             '--batch_size=4', '--val_tokens=64', '--hellaswag_interval=0', '--eval_interval=4', '--growth_steps=8',
+             '--continual_steps=4', '--device=cpu', f'--data_dir={tmp_path}']
+    for name, n_stages in (('base', 1), ('grown', 2)):
+        subprocess.run([sys.executable, 'train.py', *small, f'--n_stages={n_stages}', f'--out_dir={tmp_path}/out/{name}'],
+                       check=True, capture_output=True)
+    _, rows = run(*(tmp_path / 'out').iterdir(), f'--csv={tmp_path}/c.csv', f'--figure={tmp_path}/f.svg')
+    for name in ('base', 'grown'):
+        last = json.loads((tmp_path / 'out' / name / 'metrics.jsonl').read_text().splitlines()[-1])
+        assert last['kind'] == 'eval' and last['step'] == 12 and rows[name]['flags'] == ''
+        assert {k: float(rows[name][k]) for k in ('tokens', 'flops', 'flops_paper', 'seconds', 'val_loss')} == \
+            {k: last[k] for k in ('tokens', 'flops', 'flops_paper', 'seconds', 'val_loss')}
+    assert float(rows['grown']['flops:at']) == float(rows['grown']['flops']) < float(rows['base']['flops'])
