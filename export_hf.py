@@ -77,6 +77,7 @@ def export(model, tokenizer: str, enc, folder: str):
         save_file({name: w.contiguous() for name, w in weights.items()}, os.path.join(temporary, 'model.safetensors'),
                   {'format': 'pt'})
         write_json(config, os.path.join(temporary, 'config.json'))
+        shutil.copymode(os.path.join(temporary, 'config.json'), os.path.join(temporary, 'model.safetensors'))  # it had 600
         if enc:
             write_tokenizer(enc, c.block_size, temporary)
         os.rename(temporary, folder)

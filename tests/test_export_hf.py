@@ -65,6 +65,7 @@ def test_the_head_is_tied_and_the_layers_are_those_that_had_grown(exported):
 
     _, _, folder = exported
     theirs = transformers.GPT2LMHeadModel.from_pretrained(folder)
+    assert len({os.stat(file).st_mode for file in folder.iterdir()}) == 1  # readable by whoever may read one of them
     assert theirs.lm_head.weight is theirs.transformer.wte.weight
     assert theirs.config.n_layer == 2 and theirs.config.n_positions == 24 and theirs.dtype == torch.float32
 
