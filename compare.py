@@ -339,7 +339,7 @@ def cautions(groups: list[Group], baseline: Group, comparisons: dict) -> list[st
     if early_baseline:
         notes.append(f"the baseline's learning rate ({baseline.config.lr_schedule}) decays towards its own end, and the "
                      f'numbers of {", ".join(early_baseline)} rest on a point before it, where a baseline that is scheduled '
-                     'to end there has a lower loss: they flatter growing. A fair baseline is trained with match=RUN')
+                     'to end there has a lower loss: they flatter the run. A fair baseline is trained with match=RUN')
     if early_runs:
         notes.append(f'{", ".join(early_runs)}: the learning rate decays, and some numbers rest on a point before its end, '
                      'where a run that is scheduled to end there has a lower loss: they flatter the baseline')
@@ -493,6 +493,7 @@ def draw(path: str, groups: list[Group], baseline: Group | None):
     shown.sort(key=lambda g: g is not baseline)  # the baseline first: black and solid
     if not shown:
         raise UserError('--figure: none of these runs has an evaluation yet')
+    small = {'loc': 'right', 'fontsize': 8, 'color': '0.4'}
     shade = min(0.15, 0.4 / len(shown))  # of a band; many of them lie on each other
     longest = max(g.curve[-1]['seconds'] for g in shown)
     clock, unit = ('hours', 3600) if longest >= 3600 else ('minutes', 60)
@@ -516,8 +517,7 @@ def draw(path: str, groups: list[Group], baseline: Group | None):
                 ax.axhline(0.25, color='0.5', linewidth=0.8, linestyle=(0, (1, 3)))
                 ax.annotate('chance', (1, 0.25), xycoords=('axes fraction', 'data'), xytext=(0, 2), ha='right',
                             textcoords='offset points', fontsize=8, color='0.4')
-                ax.annotate('band: ± 1 standard error of one scoring', (0.99, 0.02), xycoords='axes fraction', ha='right',
-                            fontsize=8, color='0.4')
+                ax.set_title('band: ± 1 standard error of one scoring', **small)
             else:
                 ax.annotate('not scored', (0.5, 0.5), xycoords='axes fraction', ha='center', color='0.4')
         handles, labels = axes[0].get_legend_handles_labels()
@@ -526,8 +526,7 @@ def draw(path: str, groups: list[Group], baseline: Group | None):
             handles += axes[0].plot([], [], color='0.35', **SHADOW)
             labels += ['growth: a stage begins', 'phase 1: earlier layers frozen']
         if any(len(g.runs) > 1 for g in shown):
-            axes[0].annotate('band: ± 1 standard deviation over the seeds', (0.99, 0.97), xycoords='axes fraction',
-                             ha='right', va='top', fontsize=8, color='0.4')
+            axes[0].set_title('band: ± 1 standard deviation over the seeds', **small)
         figure.legend(handles, labels, loc='outside upper center', ncols=2 if max(map(len, labels)) <= 70 else 1,
                       frameon=False, handlelength=3.5)
         temporary = path + '.tmp'
@@ -582,8 +581,8 @@ def draw_curve(ax, group: Group, x: str, scale: float, y: str, style: dict, shad
 
 
 def loss_limits(groups: list[Group], x: str) -> tuple[float, float]:
-    """The part of the loss that is worth ink: what the curves do after the first twentieth of the axis x, and their ends."""
-    start = max(g.curve[-1][x] for g in groups) / 20
+    """The part of the loss that is worth ink: what the curves do after the first tenth of the axis x, and their ends."""
+    start = max(g.curve[-1][x] for g in groups) / 10
     kept = [e['val_loss'] for g in groups for e in g.curve if e[x] >= start or e is g.curve[-1]]
     margin = 0.03 * (max(kept) - min(kept)) or 0.05
     return min(kept) - margin, max(kept) + margin

@@ -255,8 +255,8 @@ def test_what_compares_only_with_a_caution_is_said(tmp_path, run):
 
 @pytest.mark.parametrize('lr, grow_lr, steps, speed, notes', [
     ('constant', 'constant', 2000, 0.9, []),
-    ('cosine', 'constant', 2000, 0.9, ['flatter growing']),  # longer baseline: compared in its middle
-    ('cosine', 'cosine', 1000, 0.9, ['flatter growing']),  # same budget, but its cost for this loss is read off its middle
+    ('cosine', 'constant', 2000, 0.9, ['flatter the run']),  # longer baseline: compared in its middle
+    ('cosine', 'cosine', 1000, 0.9, ['flatter the run']),  # same budget, but its cost for this loss is read off its middle
     ('wsd', 'wsd', 1000, 1.1, ['flatter the baseline']),  # the run overtakes in its middle
     ('wsd', 'wsd', 1000, 1.0, []),  # both at their own ends
     ('constant', 'cosine', 500, 0.9, ['flatter the baseline']),
@@ -265,7 +265,7 @@ def test_a_decaying_schedule_that_is_compared_in_its_middle_is_said(tmp_path, ru
     write_run(tmp_path / 'base', growth_steps=steps, lr_schedule=lr)
     write_run(tmp_path / 'grown', lambda s: power_law(speed * s), n_stages=4, lr_schedule=grow_lr)
     out, _ = run(*sorted(tmp_path.iterdir()))
-    assert [n for n in ('flatter growing', 'flatter the baseline') if n in out] == notes
+    assert [n for n in ('flatter the run', 'flatter the baseline') if n in out] == notes
 
 
 # ---- the baseline
