@@ -268,7 +268,7 @@ def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_pe
     uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in.
     """
     device = model.transformer.wte.weight.device
-    tokens_per_batch = tokens_per_batch or (2048 if device.type == 'cpu' else 32768)
+    tokens_per_batch = tokens_per_batch or (512 if device.type == 'cpu' else 32768)  # on a CPU, what its cache holds
     rows = sorted(((i, row) for i, e in enumerate(encoded) for row in e.rows), key=lambda x: -len(x[1].tokens))
     batches, count = [], 0
     while count < len(rows):  # the longest first: if memory doesn't suffice, it shows at once
@@ -316,11 +316,10 @@ def batch_losses(model, rows: list[Row], device) -> np.ndarray:
     mask = (i <= i[:, None]) & (i[:, None] < ends[:, None, :])  # (B, T, T): node i sees node j if it is at or below j
     x = model.hidden(tokens, positions, mask[:, None]).flatten(0, 1)[nodes]  # (head positions, C)
     losses = torch.empty(len(targets), device=device)
-    chunk = 256 if device.type == 'cpu' else 4096  # of logits at a time: memory, and on a CPU the cache
-    for first in range(0, len(nodes), chunk):
-        logits = F.linear(x[first:first + chunk], model.transformer.wte.weight).float()
-        here = ((which >= first) & (which < first + chunk)).nonzero().squeeze(1)
-        losses[here] = logits.logsumexp(1)[which[here] - first] - logits[which[here] - first, targets[here]]
+    for first in range(0, len(nodes), 2048):  # the logits of so many at a time: 1 GB
+        log_p = F.linear(x[first:first + 2048], model.transformer.wte.weight).float().log_softmax(1)
+        here = ((which >= first) & (which < first + 2048)).nonzero().squeeze(1)
+        losses[here] = -log_p[which[here] - first, targets[here]]
     return losses.cpu().numpy()
 
 
