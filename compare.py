@@ -38,6 +38,9 @@ from config import FIELDS, TrainConfig, UserError, run
 
 AXES = {'flops': 'FLOPs', 'flops_paper': "paper's", 'seconds': 'seconds'}
 COUNTERS = ('step', 'tokens', *AXES)
+SHAPE = ('n_layer', 'n_head', 'n_embd')
+TRAINING = ('shuffle', 'total_batch_size', 'dropout', 'optimizer', 'learning_rate', 'min_lr', 'lr_schedule', 'warmup_steps',
+            'weight_decay', 'beta1', 'beta2', 'grad_clip')  # what a fair comparison of growth holds fixed, or owns up to
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
 
 
@@ -248,10 +251,11 @@ def flag_other_data(groups: list[Group], baseline: Group | None, notes: list[str
                  if v != data_identity(first)[k]]
         if other:
             g.flags.append('other data: ' + ', '.join(other))
-        shape = [f'{k} {getattr(g.config, k)}, not {getattr(first, k)}' for k in ('n_layer', 'n_head', 'n_embd')
-                 if getattr(g.config, k) != getattr(first, k)]
-        if shape and not other:
-            notes.append(f'{g.name} ends as another model: ' + ', '.join(shape))
+        for what, fields in (('ends as another model', SHAPE), ('is trained otherwise, whatever it grows', TRAINING)):
+            differ = [f'{k} {getattr(g.config, k)}, not {getattr(first, k)}' for k in fields
+                      if getattr(g.config, k) != getattr(first, k)]
+            if differ and not other:
+                notes.append(f'{g.name} {what}: ' + ', '.join(differ))
         if g.config.init_from != 'scratch':
             notes.append(f'{g.name} starts from {g.config.init_from}; the compute that made it is not counted')
     alike = [r.config for g in groups if not g.flags for r in g.runs]

@@ -245,9 +245,12 @@ def test_a_run_on_other_data_is_flagged_and_not_judged(tmp_path, run, field, val
 
 def test_what_compares_only_with_a_caution_is_said(tmp_path, run):
     write_run(tmp_path / 'base', device='cuda')
-    write_run(tmp_path / 'deeper', n_layer=16, init_from='out/checkpoint', init_depth=12, device='cpu', hellaswag_limit=10)
+    write_run(tmp_path / 'deeper', n_layer=16, init_from='out/checkpoint', init_depth=12, device='cpu', hellaswag_limit=10,
+              warmup_steps=50, grad_clip=1.0)
     out, _ = run(*sorted(tmp_path.iterdir()))
     assert 'note: deeper ends as another model: n_layer 16, not 12' in out
+    assert 'note: deeper is trained otherwise, whatever it grows: warmup_steps 50, not 0, grad_clip 1.0, not 0.0' in out
+    assert out.count('note: ') == 5
     assert 'note: deeper starts from out/checkpoint; the compute that made it is not counted' in out
     assert 'note: the runs differ in device: their seconds may not compare' in out
     assert 'note: the runs differ in hellaswag_limit: their HellaSwag scores may not compare' in out
