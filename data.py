@@ -118,20 +118,23 @@ class Split:
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Sequences by number -> int64 (len(indices), block_size + 1). Neighbours are read in one go."""
-        out = np.empty((len(indices), self.block_size + 1), dtype=np.int64)
+        size = self.block_size
+        out = np.empty((len(indices), size + 1), dtype=np.int64)
         shards = np.searchsorted(self.starts, indices, side='right') - 1
         breaks = np.flatnonzero((np.diff(indices) != 1) | (np.diff(shards) != 0)) + 1
-        for first, last in zip([0, *breaks], [*breaks, len(indices)]):
-            shard, n = shards[first], last - first
-            position = int(indices[first] - self.starts[shard]) * self.block_size
-            offset, count = self.offsets[shard] + 2 * position, n * self.block_size + 1
-            tokens = np.fromfile(self.paths[shard], np.uint16, count, offset=offset)
-            if len(tokens) < count:
-                raise UserError(f'{self.paths[shard]} has become shorter since this run began')
-            if tokens.max() >= self.vocab_size:
-                raise UserError(f'{self.paths[shard]}: token {tokens.max()} in a vocabulary of {self.vocab_size}; '
-                                'this shard belongs to another tokenizer, or is damaged')
-            out[first:last] = np.lib.stride_tricks.sliding_window_view(tokens, self.block_size + 1)[:: self.block_size]
+        for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(indices)]):
+            shard, n = int(shards[first]), last - first
+            tokens = np.empty(n * size + 1, dtype=np.uint16)
+            with open(self.paths[shard], 'rb', buffering=0) as f:
+                f.seek(self.offsets[shard] + 2 * size * int(indices[first] - self.starts[shard]))
+                if f.readinto(tokens) < tokens.nbytes:
+                    raise UserError(f'{self.paths[shard]} has become shorter since this run began')
+            out[first:last, :-1] = tokens[:-1].reshape(n, size)
+            out[first:last, -1] = tokens[size::size]
+        if out.max(initial=0) >= self.vocab_size:
+            row = int(out.max(axis=1).argmax())
+            raise UserError(f'{self.paths[shards[row]]}: token {out[row].max()} in a vocabulary of {self.vocab_size}; '
+                            'this shard belongs to another tokenizer, or is damaged')
         return out
 
     def batch_at(self, step: int, per_step: int, rows: range, shuffle: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:

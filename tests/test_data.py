@@ -1,7 +1,278 @@
 """The shard format, Split and the tokenizers. Run: python -m pytest tests/test_data.py"""
 
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
 import data
+from config import UserError
+
+ROOT = Path(__file__).parent.parent
+OPENED = []  # what this process opens while a test listens
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == 'open' else None)
+
+
+def bin_shard(path, tokens, magic=20240520, version=1, n=None):
+    """A .bin shard as llm.c's writer lays it out, written without data.py."""
+    header = struct.pack('<3i', magic, version, len(tokens) if n is None else n).ljust(1024, b'\0')
+    Path(path).write_bytes(header + struct.pack(f'<{len(tokens)}H', *tokens))
+
+
+def folder_of(tmp_path, lengths, vocab=1000):
+    """Train shards of these lengths, random tokens, and the tokens of each."""
+    draw = np.random.default_rng(0)
+    shards = [draw.integers(0, vocab, n).tolist() for n in lengths]
+    for i, tokens in enumerate(shards):
+        bin_shard(tmp_path / f'x_train_{i:06d}.bin', tokens)
+    return shards
+
+
+def sequences_of(shards, block_size):
+    """The reference: every sequence, by slicing lists."""
+    return [tokens[i : i + block_size + 1] for tokens in shards for i in range(0, len(tokens) - block_size, block_size)]
+
+
+# the format
+
+
+def test_a_shard_is_laid_out_as_llm_c_reads_it(tmp_path):
+    path = str(tmp_path / 'a.bin')
+    data.write_shard(path, np.array([5, 0, 65535], dtype=np.uint16))
+    raw = Path(path).read_bytes()
+    assert struct.unpack('<256i', raw[:1024]) == (20240520, 1, 3) + (0,) * 253
+    assert struct.unpack('<3H', raw[1024:]) == (5, 0, 65535)
+    assert data.shard_layout(path) == (1024, 3)
+    assert os.listdir(tmp_path) == ['a.bin']  # no temporary file stays
+
+
+def test_a_shard_is_written_from_a_part_of_an_array(tmp_path):
+    data.write_shard(str(tmp_path / 'a.bin'), np.arange(10, dtype=np.uint16)[2:5])
+    assert np.fromfile(tmp_path / 'a.bin', np.uint16, offset=1024).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda p: bin_shard(p, [1, 2], magic=20240801), 'not a token shard .magic number 20240801, expected 20240520'),
+    (lambda p: bin_shard(p, [1, 2], version=7), 'version 7, expected 1'),
+    (lambda p: bin_shard(p, [1, 2], n=3), 'promises 3 tokens'),
+    (lambda p: bin_shard(p, [1, 2], n=1), 'promises 1 tokens'),
+    (lambda p: bin_shard(p, [1, 2], n=-1), 'promises -1 tokens'),
+    (lambda p: p.write_bytes(b''), 'not a token shard'),
+    (lambda p: p.write_bytes(struct.pack('<3i', 20240520, 1, 2)), 'promises 2 tokens'),
+    (lambda p: p.write_bytes(p.read_bytes()[:-1]), 'promises 50 tokens'),
+    (lambda p: p.write_bytes(b'<html>404: Not Found</html>'), 'not a token shard'),
+])
+def test_a_bad_bin_shard_is_refused_by_name(tmp_path, spoil, message):
+    folder_of(tmp_path, [50, 50])
+    spoil(tmp_path / 'x_train_000001.bin')
+    with pytest.raises(UserError, match=f'x_train_000001.bin.*{message}'):
+        data.Split(str(tmp_path), 'train', 4, 1000)
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda p: p.write_bytes(b'nothing'), 'not a .npy file'),
+    (lambda p: p.write_bytes(b''), 'not a .npy file'),
+    (lambda p: np.save(p, np.zeros(9, np.int64)), 'int64'),
+    (lambda p: np.save(p, np.zeros((3, 3), np.uint16)), 'shape .3, 3.'),
+    (lambda p: p.write_bytes(p.read_bytes()[:-2]), 'the file is torn'),
+])
+def test_a_bad_npy_shard_is_refused_by_name(tmp_path, spoil, message):
+    path = tmp_path / 'x_train_000000.npy'
+    np.save(path, np.arange(40, dtype=np.uint16))
+    spoil(path)
+    with pytest.raises(UserError, match=f'x_train_000000.npy.*{message}'):
+        data.Split(str(tmp_path), 'train', 4, 1000)
+
+
+def test_npy_shards_of_build_nanogpt_are_read(tmp_path):
+    tokens = list(range(100, 141))
+    for name in ('edufineweb_train_000001.npy', 'edufineweb_val_000000.npy'):
+        np.save(tmp_path / name, np.array(tokens, dtype=np.uint16))
+    for split in ('train', 'val'):
+        found = data.Split(str(tmp_path), split, 8, 50257)
+        assert found.read(np.arange(found.n_sequences)).tolist() == sequences_of([tokens], 8)
+
+
+def test_shards_without_meta_json_are_gpt2s(tmp_path):
+    folder_of(tmp_path, [50])
+    assert data.read_meta(str(tmp_path)) == {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
+
+
+def test_meta_json_comes_back_as_written(tmp_path):
+    meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256, 'shards': [{'file': 'é'}]}
+    data.write_meta(str(tmp_path), meta)
+    assert data.read_meta(str(tmp_path)) == meta == json.loads((tmp_path / 'meta.json').read_text('utf-8'))
+    assert os.listdir(tmp_path) == ['meta.json']
+
+
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"tokenizer": "gpt2"}', '{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}'])
+def test_a_bad_meta_json_is_refused_by_name(tmp_path, text):
+    (tmp_path / 'meta.json').write_text(text)
+    with pytest.raises(UserError, match=r'meta\.json: not a meta\.json'):
+        data.read_meta(str(tmp_path))
+
+
+# reading
+
+
+def test_sequences_overlap_by_one_and_never_cross_shards(tmp_path):
+    shards = folder_of(tmp_path, [41, 40, 8, 9, 3, 100])
+    split, wanted = data.Split(str(tmp_path), 'train', 8, 1000), sequences_of(shards, 8)
+    assert split.n_sequences == len(wanted) == 5 + 4 + 0 + 1 + 0 + 12
+    assert split.n_tokens == 201
+    for indices in (np.arange(22), np.array([21, 0, 5, 4, 9, 10, 11, 3, 3]), np.array([8, 9, 10])):
+        assert split.read(indices).tolist() == [wanted[i] for i in indices]
+
+
+def test_inputs_and_targets_are_shifted_by_one(tmp_path):
+    wanted = sequences_of(folder_of(tmp_path, [100, 100]), 8)
+    split = data.Split(str(tmp_path), 'train', 8, 1000)
+    x, y = split.batch_at(2, 4, range(1, 4), False, 1)
+    assert x.dtype == y.dtype == np.int64 and x.shape == y.shape == (3, 8)
+    assert x.tolist() == [s[:-1] for s in wanted[9:12]] and y.tolist() == [s[1:] for s in wanted[9:12]]
+
+
+@pytest.mark.parametrize('shuffle', [False, True])
+def test_step_to_tokens_is_the_same_on_any_number_of_ranks_and_micro_steps(tmp_path, shuffle):
+    folder_of(tmp_path, [500, 300, 777])
+    split = data.Split(str(tmp_path), 'train', 8, 1000)
+    for step in (0, 3, 11, 12, 30):  # 12 steps are an epoch
+        whole = split.batch_at(step, 16, range(16), shuffle, 7)
+        for ranks in (2, 4, 8):
+            for rows in (16 // ranks, 1):  # one micro-step a rank, or one row at a time
+                parts = [split.batch_at(step, 16, range(i, i + rows), shuffle, 7) for i in range(0, 16, rows)]
+                for k in (0, 1):
+                    assert np.array_equal(np.concatenate([p[k] for p in parts]), whole[k])
+
+
+def test_a_shuffled_epoch_visits_every_sequence_exactly_once(tmp_path):
+    for i in range(4):  # each token says which sequence it belongs to
+        bin_shard(tmp_path / f'train_{i}.bin', [i * 60 + k // 8 for k in range(60 * 8)] + [0])
+    split = data.Split(str(tmp_path), 'train', 8, 1000)
+    orders = {}
+    for seed in (1, 2, -1):
+        for epoch in (0, 1):
+            steps = range(epoch * 24, epoch * 24 + 24)
+            orders[seed, epoch] = [int(row[0]) for step in steps for row in split.batch_at(step, 10, range(10), True, seed)[0]]
+    assert all(sorted(order) == list(range(240)) for order in orders.values())
+    assert len({tuple(order) for order in orders.values()}) == 6  # every seed and epoch has an order of its own
+    assert orders[1, 0] != list(range(240))
+
+
+def test_the_shuffled_order_never_changes():
+    """Runs are resumed with other versions of numpy: this is what RandomState gave when this test was written."""
+    assert data.permutation(10, 1337, 0).tolist() == [3, 4, 5, 9, 7, 1, 6, 0, 8, 2]
+
+
+def test_what_falls_off_an_epoch_is_less_than_one_step(tmp_path):
+    folder_of(tmp_path, [8 * 25 + 1])
+    split = data.Split(str(tmp_path), 'train', 8, 1000)
+    seen = [split.batch_at(step, 10, range(10), False, 1)[0] for step in range(4)]
+    assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], seen[3])  # 2 whole steps of 10 among 25
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_a_step_opens_only_the_shards_it_needs_and_keeps_none(tmp_path):
+    folder_of(tmp_path, [8 * 10 + 1] * 100)
+    split = data.Split(str(tmp_path), 'train', 8, 1000)
+    open_files = len(os.listdir('/proc/self/fd')) if os.path.isdir('/proc/self/fd') else 0
+    for step, rows, wanted in ((0, range(8), 1), (30, range(8), 1), (31, range(8), 2), (100, range(2), 1)):
+        OPENED.clear()
+        split.batch_at(step, 8, rows, False, 1)
+        assert len([name for name in OPENED if name.endswith('.bin')]) == wanted
+    OPENED.clear()
+    split.batch_at(3, 8, range(8), True, 1)
+    assert len({name for name in OPENED if name.endswith('.bin')}) <= 8
+    if open_files:
+        assert len(os.listdir('/proc/self/fd')) == open_files
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.parametrize('shuffle', [False, True])
+def test_memory_stays_flat_over_an_epoch(tmp_path, shuffle):
+    for i in range(40):
+        data.write_shard(str(tmp_path / f'train_{i}.bin'), np.zeros(1_000_001, dtype=np.uint16))  # 80 MB in all
+    script = f'''
+import data, re
+def resident(): return int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1000
+split = data.Split({str(tmp_path)!r}, 'train', 1000, 50257)
+held = [split.batch_at(step, 100, range(100), {shuffle}, 1)[0].sum() * 0 + resident() for step in range(400)]
+print(max(held) - held[0])
+'''
+    grown = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert float(grown) < 8  # MB
+
+
+def test_a_token_outside_the_vocabulary_is_refused_by_name(tmp_path):
+    folder_of(tmp_path, [80])
+    bin_shard(tmp_path / 'x_train_000001.bin', [1] * 30 + [50257] + [1] * 30)
+    split = data.Split(str(tmp_path), 'train', 8, 50257)
+    with pytest.raises(UserError, match=r'x_train_000001\.bin: token 50257 in a vocabulary of 50257'):
+        split.read(np.arange(split.n_sequences))
+
+
+def test_a_shard_that_shrinks_under_a_run_is_named(tmp_path):
+    folder_of(tmp_path, [80])
+    split = data.Split(str(tmp_path), 'train', 8, 1000)
+    path = tmp_path / 'x_train_000000.bin'
+    path.write_bytes(path.read_bytes()[:1100])
+    with pytest.raises(UserError, match=r'x_train_000000\.bin has become shorter'):
+        split.read(np.arange(split.n_sequences))
+
+
+@pytest.mark.parametrize('lengths, split, message', [
+    (None, 'train', 'does not exist'), ([], 'train', 'has no train shards'), ([50], 'val', 'has no val shards'),
+    ([8, 8], 'train', 'hold 16 tokens, fewer than one sequence of block_size . 1 = 9'), ([0], 'train', 'hold 0 tokens'),
+])
+def test_a_folder_without_data_is_refused(tmp_path, lengths, split, message):
+    folder = tmp_path / 'none' if lengths is None else tmp_path
+    folder_of(tmp_path, lengths or [])
+    with pytest.raises(UserError, match=message):
+        data.Split(str(folder), split, 8, 1000)
+
+
+def test_a_folder_name_with_glob_characters_and_train_in_it_works(tmp_path):
+    folder = tmp_path / 'train[1] *val*'
+    folder.mkdir()
+    bin_shard(folder / 'a_train_0.bin', list(range(20)))
+    assert data.Split(str(folder), 'train', 8, 1000).n_sequences == 2
+    with pytest.raises(UserError, match='no val shards'):
+        data.Split(str(folder), 'val', 8, 1000)
+
+
+# tokenizers
 
 
 def test_gpt2_encodes_the_known_ids():
     assert data.tokenizer('gpt2').encode_ordinary('Hello, world') == [15496, 11, 995]
+    assert data.tokenizer('gpt2').eot_token == 50256 and data.tokenizer('gpt2').n_vocab == 50257
+
+
+def test_bytes_are_their_own_tokens():
+    enc, text = data.tokenizer('bytes'), 'a\0 é\n\n🙂<|endoftext|>'
+    assert enc.encode_ordinary(text) == list(text.encode())
+    assert enc.decode(list(text.encode())) == text
+    assert enc.eot_token == 256 and enc.n_vocab == 257
+
+
+def test_an_unknown_tokenizer_is_refused():
+    with pytest.raises(UserError, match="'gpt2' or 'bytes'"):
+        data.tokenizer('gpt3')
+
+
+def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):
+    script = "import data, config; config.run(lambda: data.tokenizer('gpt2'))"
+    env = {**os.environ, 'TIKTOKEN_CACHE_DIR': str(tmp_path), 'HTTPS_PROXY': 'http://127.0.0.1:9'}
+    found = subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert found.returncode == 2 and found.stderr.startswith('error: ') and found.stderr.count('\n') == 1
+    assert 'TIKTOKEN_CACHE_DIR' in found.stderr
+
+
+def test_reading_needs_neither_torch_nor_tiktoken():
+    script = "import data, sys; print([m for m in ('torch', 'tiktoken', 'pyarrow') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True).stdout == '[]\n'
