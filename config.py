@@ -65,9 +65,11 @@ class TrainConfig:
     init_depth: int = setting(0, 'layers that init_from has (0 for scratch)')
     # what grows when
     n_stages: int = setting(1, 'stages; 1 trains the full depth from the start')
-    stage_depths: tuple = setting((), 'depth of each stage; default ceil(n_layer * k / n_stages) for stage k')
+    stage_depths: tuple[int, ...] = setting((), 'depth of each stage; default ceil(n_layer * k / n_stages) for stage k')
     growth_steps: int = setting(10_000, 'steps of all stages together, split as evenly as whole steps allow')
-    stage_steps: tuple = setting((), 'steps of each stage, instead of an even split of growth_steps')
+    stage_steps: tuple[int, ...] = setting((), 'steps of each stage, instead of an even split of growth_steps')
+    stage_fractions: tuple[float, ...] = setting((), "each stage's share of the whole run (growth_steps + continual_steps), "
+                                                 'instead of stage_steps; what they leave is continual')
     phase1_fraction: float = setting(0.5, "share of each stage, from stage 2 on, that trains only the new layers; "
                                      '0: never freeze')
     phase1_embeddings: str = setting('input_frozen', "what trains beside the new layers in phase 1; 'train': both "
@@ -202,17 +204,21 @@ def assign(where: str, name: str, value, values: dict, problems: list[str]):
     if value is None:
         return
     kind, choices = TYPES[name], FIELDS[name].metadata['choices']
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if float in kinds and type(value) is int:
-        value = float(value)
-    if tuple in kinds and type(value) in (list, int):
-        value = tuple(value) if type(value) is list else (value,)
-    if str in kinds and len(kinds) == 1 and type(value) in (int, float):
-        value = str(value)  # --run_name=7
-    wrong_type = type(value) not in kinds or (type(value) is tuple and any(type(v) is not int for v in value))
+    if typing.get_origin(kind) is tuple:
+        value = tuple(value) if type(value) in (list, tuple) else (value,)
+        (item, _), kinds = typing.get_args(kind), (tuple,)
+        value = tuple(float(v) if item is float and type(v) is int else v for v in value)
+        wrong_type = any(type(v) is not item for v in value)
+    else:
+        kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        if float in kinds and type(value) is int:
+            value = float(value)
+        if kinds == (str,) and type(value) in (int, float):
+            value = str(value)  # --run_name=7
+        wrong_type = type(value) not in kinds
     if wrong_type or (choices and type(value) is str and value not in choices):
         wanted = [k.__name__ for k in kinds if k is not str or not choices] + [repr(c) for c in choices]
-        wanted = 'a tuple of int' if kind is tuple else ' or '.join(wanted)
+        wanted = f'a tuple of {item.__name__}' if tuple in kinds else ' or '.join(wanted)
         problems.append(f'{where}: {name} must be {wanted}, not {value!r}')
         return
     values[name] = value
@@ -254,7 +260,12 @@ def check(c: TrainConfig) -> list[str]:
     need(not c.stage_steps or len(c.stage_steps) == c.n_stages,
          f'stage_steps has {len(c.stage_steps)} entries, n_stages is {c.n_stages}')
     need(all(s >= 1 for s in c.stage_steps), f'every one of stage_steps must be at least 1: {c.stage_steps}')
-    need(bool(c.stage_steps) or c.growth_steps >= c.n_stages or (c.growth_steps == 0 and c.n_stages == 1),
+    need(not c.stage_fractions or len(c.stage_fractions) == c.n_stages,
+         f'stage_fractions has {len(c.stage_fractions)} entries, n_stages is {c.n_stages}')
+    need(all(0 <= f <= 1 for f in c.stage_fractions) and sum(c.stage_fractions) <= 1 + 1e-9,
+         f'stage_fractions must be shares of 1: {c.stage_fractions}')
+    need(not (c.stage_fractions and c.stage_steps), 'stage_fractions and stage_steps exclude each other')
+    need(bool(c.stage_steps or c.stage_fractions) or c.growth_steps >= c.n_stages or (c.growth_steps == 0 and c.n_stages == 1),
          f'growth_steps {c.growth_steps} is less than one step for each of {c.n_stages} stages')
     need(type(c.continual_steps) is str or c.continual_steps >= 0,
          f'continual_steps must be at least 0, not {c.continual_steps}')

@@ -233,3 +233,33 @@ class GPT(nn.Module):
         """
         x = self.hidden(idx, positions, mask)
         return F.linear(x if at is None else x[at], self.transformer.wte.weight)
+
+
+def compile_blocks(model: GPT):
+    """torch.compile for training, block by block, for the blocks that aren't compiled yet.
+
+    All blocks share the same few graphs, so growth compiles next to nothing and never meets dynamo's recompile limit.
+    """
+    for block in model.transformer.h:
+        if block._compiled_call_impl is None:
+            block.compile()
+
+
+def make_optimizers(model: GPT, config) -> list[torch.optim.Optimizer]:
+    """AdamW over all parameters that exist, decay on matrices only; or Muon for the blocks' matrices beside it.
+
+    `config`: a TrainConfig. Frozen parameters are covered too: they have no gradient, so nothing moves them, and their
+    moments wait for them. A group's lr_scale is its peak learning rate relative to config.learning_rate.
+    """
+    muon = [p for p in model.transformer.h.parameters() if p.dim() == 2] if config.optimizer == 'muon' else []
+    others = [p for p in model.parameters() if not any(p is m for m in muon)]
+    optimizers = [torch.optim.AdamW(
+        [{'params': [p for p in others if p.dim() >= 2], 'weight_decay': config.weight_decay},
+         {'params': [p for p in others if p.dim() < 2], 'weight_decay': 0.0}],
+        lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)]
+    if muon:
+        optimizers.append(torch.optim.Muon(muon, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group['lr_scale'] = group['lr'] / config.learning_rate if config.learning_rate else 0.0
+    return optimizers

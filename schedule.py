@@ -16,13 +16,13 @@ Two ledgers count the compute, both in FLOPs:
           counts as full T x T products (the convention of PaLM and nanoGPT). The head is included.
 """
 
+import argparse
 import dataclasses
 import functools
 import itertools
 import json
 import math
 import os
-import sys
 from dataclasses import dataclass
 
 import config as configuration
@@ -58,8 +58,38 @@ def plan(config: TrainConfig) -> list[Phase]:
     Raises UserError if 'equal_compute' leaves no steps, or if the whole plan has none.
     """
     assert not config.match, 'resolve() comes first'
+    budget = config.baseline_steps * step_cost(config, config.ledger) if config.continual_steps == 'equal_compute' else None
+    phases = phases_of(config, *stages_and_continual(config, budget))
+    if not phases:
+        raise UserError('there is nothing to do: growth_steps and continual_steps are both 0')
+    return phases
+
+
+def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple, int]:
+    """(steps of each stage, continual steps); with a budget in FLOPs, as many as bring the whole run to it.
+
+    Raises UserError if the stages alone cost more than the budget.
+    """
+    full = step_cost(config, config.ledger)
+    if config.stage_fractions:
+        total = config.growth_steps + (0 if budget else config.continual_steps)
+        if budget:
+            trial = shares(config, 10_000)
+            total = round(budget / (compute(config, phases_of(config, *trial), config.ledger) / 10_000))
+        return shares(config, total)
+    steps = stage_steps(config)
+    if budget is None:
+        return steps, config.continual_steps
+    spent = compute(config, phases_of(config, steps, 0), config.ledger)
+    if spent > budget:
+        raise UserError(f'the stages alone cost as much as {spent / full:.0f} full-depth steps, more than the '
+                        f'{budget / full:.0f} that are to be matched (baseline_steps, or match): lower growth_steps')
+    return steps, round((budget - spent) / full)
+
+
+def phases_of(config: TrainConfig, steps_of_stages: tuple, continual: int) -> list[Phase]:
     phases, step, depth = [], 0, config.init_depth
-    for stage, (steps, new_depth) in enumerate(zip(stage_steps(config), stage_depths(config)), 1):
+    for stage, (steps, new_depth) in enumerate(zip(steps_of_stages, stage_depths(config)), 1):
         frozen = tuple(i for i, (_, new) in enumerate(layout(config.grow_init, depth, new_depth)) if not new) \
             if 0 < depth < new_depth else ()
         phase1 = int(steps * config.phase1_fraction) if frozen else 0
@@ -68,17 +98,8 @@ def plan(config: TrainConfig) -> list[Phase]:
         if steps > phase1:
             phases.append(Phase(stage, 'phase2', step + phase1, step + steps, new_depth, (), 'train'))
         step, depth = step + steps, new_depth
-    continual = config.continual_steps
-    if continual == 'equal_compute':
-        full, spent = step_cost(config, config.ledger), compute(config, phases, config.ledger)
-        continual = round((config.baseline_steps * full - spent) / full)
-        if continual < 0:
-            raise UserError(f'equal_compute: the stages alone cost {spent / full:.0f} full-depth steps, more than '
-                            f'baseline_steps {config.baseline_steps}: raise it or lower growth_steps')
     if continual:
         phases.append(Phase(config.n_stages, 'continual', step, step + continual, config.n_layer, (), 'train'))
-    if not phases:
-        raise UserError('there is nothing to do: growth_steps and continual_steps are both 0')
     return phases
 
 
@@ -93,6 +114,12 @@ def stage_steps(config: TrainConfig) -> tuple:
     """Steps of each stage; without stage_steps an even split of growth_steps that adds up to it exactly."""
     cuts = [config.growth_steps * k // config.n_stages for k in range(config.n_stages + 1)]
     return config.stage_steps or tuple(b - a for a, b in itertools.pairwise(cuts))
+
+
+def shares(config: TrainConfig, total: int) -> tuple[tuple, int]:
+    """(steps of each stage, continual steps) of a run of `total` steps split by stage_fractions."""
+    cuts = [0, *(round(total * f) for f in itertools.accumulate(config.stage_fractions))]
+    return tuple(b - a for a, b in itertools.pairwise(cuts)), total - cuts[-1]
 
 
 def total_steps(phases: list[Phase]) -> int:
@@ -198,16 +225,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
         other = load_run(config.match)
     else:
         other = resolve(configuration.load(config.match.split('+'), __doc__))
-    budget, full = compute(other, plan(other), config.ledger), step_cost(config, config.ledger)
+    budget = compute(other, plan(other), config.ledger)
     config = dataclasses.replace(config, match='')
-    if config.n_stages == 1 and not config.init_depth:
-        total = max(1, round(budget / full))
+    if config.n_stages == 1 and not config.init_depth:  # a baseline: its one stage is no more than a first part
+        total = max(1, round(budget / step_cost(config, config.ledger)))
         first = min(config.growth_steps, total)
         return dataclasses.replace(config, growth_steps=first, stage_steps=(), continual_steps=total - first)
-    spent = compute(config, plan(dataclasses.replace(config, continual_steps=0)), config.ledger)
-    if spent > budget:
-        raise UserError(f'match: the stages of this run alone cost {spent:.3e} FLOPs, the other {budget:.3e}')
-    return dataclasses.replace(config, continual_steps=round((budget - spent) / full))
+    steps, continual = stages_and_continual(config, budget)
+    growth = 0 if config.stage_fractions else config.growth_steps
+    return dataclasses.replace(config, growth_steps=growth,
+                               continual_steps=continual + (sum(steps) if config.stage_fractions else 0))
 
 
 def load_run(run_dir: str) -> TrainConfig:
@@ -272,25 +299,17 @@ def print_plan(config: TrainConfig, phases: list[Phase], tflops: float):
 
 
 def main():
-    argv, as_one_json, tflops = [], False, 0.0
-    for arg in sys.argv[1:]:
-        if arg == '--json':
-            as_one_json = True
-        elif arg.startswith('--tflops'):
-            try:
-                tflops = float(arg.partition('=')[2])
-            except ValueError:
-                tflops = 0.0
-            if not 0 < tflops < math.inf:
-                raise UserError(f'{arg}: --tflops=X takes a positive number')
-        else:
-            argv.append(arg)
-    config = resolve(configuration.load(argv, __doc__))
-    phases = plan(config)
-    if as_one_json:
-        print(json.dumps(as_json(config, phases)))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--json', action='store_true')
+    parser.add_argument('--tflops', type=float, default=0.0)
+    own, rest = parser.parse_known_args()
+    if not 0 <= own.tflops < math.inf:
+        raise UserError(f'--tflops={own.tflops}: must be a positive number')
+    config = resolve(configuration.load(rest, __doc__))
+    if own.json:
+        print(json.dumps(as_json(config, plan(config))))
     else:
-        print_plan(config, phases, tflops)
+        print_plan(config, plan(config), own.tflops)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,6 @@ import signal
 import sys
 import time
 
-import hellaswag
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -29,10 +28,11 @@ from torch.nn.parallel import DistributedDataParallel
 import checkpoint
 import config as configuration
 import data
+import hellaswag
 import schedule
 from config import TrainConfig, UserError
 from growth import layout
-from model import GPT, autocast, pick_device
+from model import GPT, autocast, compile_blocks, make_optimizers, pick_device
 
 
 def main():
@@ -103,7 +103,7 @@ def main():
         model.load_state_dict(state['model'])
     elif config.init_from != 'scratch':
         load_initial_weights(model, config)
-    optimizers = make_optimizers(config, model)
+    optimizers = make_optimizers(model, config)
     if state:
         load_moments(model, optimizers, state['optimizer'])
         del state
@@ -183,7 +183,7 @@ def main():
             if world > 1:  # gradients meet in the last micro-step only
                 wrapped.require_backward_grad_sync = micro_step == micro_steps - 1
             if config.dropout:
-                seed_dropout(config, step, micro_step * world + rank)
+                seed_dropout(config, step, rank * micro_steps + micro_step)
             with amp:
                 loss = wrapped(*batch)
             (loss / micro_steps).backward()
@@ -270,7 +270,7 @@ def check_same_run(config: TrainConfig, state: dict, data_tokens: dict, total: i
     old = schedule.resolve(configuration.from_dict(state['config'], config.out_dir))
     changed = [name for name, field in configuration.FIELDS.items()
                if not field.metadata['free'] and getattr(old, name) != getattr(config, name)]
-    if config.lr_schedule == 'constant' and state['step'] <= total:
+    if config.lr_schedule == 'constant' and not config.stage_fractions and state['step'] <= total:
         changed = [name for name in changed if name not in ('continual_steps', 'baseline_steps', 'ledger')]
     if state['depth'] != schedule.phase_at(schedule.plan(config), max(0, state['step'] - 1)).depth and not changed:
         changed = ['depth']
@@ -291,7 +291,7 @@ def rehearse(config: TrainConfig, device, amp, compiled: bool):
         with amp:
             loss = model(tokens, tokens)
         loss.backward()
-        for optimizer in make_optimizers(config, model):
+        for optimizer in make_optimizers(model, config):
             optimizer.step()
     except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
@@ -332,7 +332,7 @@ def grow(config: TrainConfig, model: GPT, optimizers: list, phase: schedule.Phas
     old_blocks = set(model.transformer.h)
     model.grow(phase.depth, config.grow_init, generator(config, phase.stage))
     old_state = {p: s for optimizer in optimizers for p, s in optimizer.state.items()}
-    new_optimizers = make_optimizers(config, model)
+    new_optimizers = make_optimizers(model, config)
     if config.grow_optimizer == 'reset':
         return new_optimizers
     if config.grow_optimizer == 'copy':
@@ -351,33 +351,11 @@ def grow(config: TrainConfig, model: GPT, optimizers: list, phase: schedule.Phas
 def wrap(model: GPT, compiled: bool, world: int):
     """The model as this phase trains it: blocks compiled one by one, and DDP over exactly the parameters that train.
 
-    DDP fixes its hooks when it wraps, so it wraps anew in each phase. Compiling block by block gives the same few graphs
-    for all blocks, so that growth compiles next to nothing and never meets dynamo's recompile limit.
+    DDP fixes its hooks when it wraps, so it wraps anew in each phase.
     """
     if compiled:
-        for block in model.transformer.h:
-            if block._compiled_call_impl is None:
-                block.compile()
+        compile_blocks(model)
     return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True) if world > 1 else model
-
-
-def make_optimizers(config: TrainConfig, model: GPT) -> list:
-    """AdamW over all parameters that exist, decay on matrices only; or Muon for the blocks' matrices beside it.
-
-    Frozen parameters are covered too: they have no gradient, so nothing moves them, and their moments wait for them.
-    """
-    muon = [p for p in model.transformer.h.parameters() if p.dim() == 2] if config.optimizer == 'muon' else []
-    others = [p for p in model.parameters() if not any(p is m for m in muon)]
-    optimizers = [torch.optim.AdamW(
-        [{'params': [p for p in others if p.dim() >= 2], 'weight_decay': config.weight_decay},
-         {'params': [p for p in others if p.dim() < 2], 'weight_decay': 0.0}],
-        lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)]
-    if muon:
-        optimizers.append(torch.optim.Muon(muon, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group['lr_scale'] = group['lr'] / config.learning_rate if config.learning_rate else 0.0
-    return optimizers
 
 
 def moments_by_name(model: GPT, optimizers: list) -> dict:

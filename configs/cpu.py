@@ -1,20 +1,25 @@
 # Overlay: any schedule on the embedded corpus (python prepare_demo.py), a few minutes on two CPU cores.
 #   python train.py configs/incremental_8stage.py configs/cpu.py
+# 12 layers of width 64, 16 sequences * 128 bytes = 2,048 tokens a step; every schedule goes on until it has spent the
+# compute of 1,500 steps at full depth (3.1M bytes), so that what differs in the end is what growing did.
 data_dir = 'data/demo'
-vocab_size = 320
+hellaswag_data = 'data/demo/hellaswag.jsonl'
+vocab_size = 320  # 256 bytes and end-of-text, rounded up to a multiple of 64
 n_layer = 12
 n_head = 4
 n_embd = 64
 block_size = 128
 total_batch_size = 2048
 batch_size = 16
-growth_steps = 600
+shuffle = True
+growth_steps = 800
 continual_steps = 'equal_compute'
-baseline_steps = 1000
+baseline_steps = 1500
 learning_rate = 2e-3
+warmup_steps = 50
+grad_clip = 1.0
 eval_interval = 100
 val_tokens = 65_536
 hellaswag_interval = 500
-hellaswag_data = 'data/demo/hellaswag.jsonl'
 log_interval = 20
 checkpoint_interval = 250

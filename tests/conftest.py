@@ -43,8 +43,9 @@ def tiny(tmp_path_factory):
             f.write(json.dumps({'ind': i, 'ctx': 'the quick brown', 'label': -i % 4,
                                 'endings': ['fox jumps', 'hen sits', 'dog and the', 'oak tree'][i % 4:] +
                                            ['fox jumps', 'hen sits', 'dog and the', 'oak tree'][:i % 4]}) + '\n')
-    settings = dict(data_dir=folder, vocab_size=320, n_layer=4, n_head=2, n_embd=16, block_size=32, total_batch_size=256,
-                    batch_size=2, n_stages=3, growth_steps=18, continual_steps=6, val_tokens=640, eval_interval=4,
-                    hellaswag_interval=8, hellaswag_data=folder / 'hellaswag.jsonl', log_interval=1, checkpoint_interval=3,
-                    learning_rate=1e-2, dtype='float32', device='cpu', keep_checkpoints=100)
+    settings = {'data_dir': folder, 'vocab_size': 320, 'n_layer': 4, 'n_head': 2, 'n_embd': 16, 'block_size': 32,
+                'total_batch_size': 256, 'batch_size': 2, 'n_stages': 3, 'growth_steps': 18, 'continual_steps': 6,
+                'val_tokens': 640, 'eval_interval': 4, 'hellaswag_interval': 8,
+                'hellaswag_data': folder / 'hellaswag.jsonl', 'log_interval': 1, 'checkpoint_interval': 3,
+                'learning_rate': 1e-2, 'dtype': 'float32', 'device': 'cpu', 'keep_checkpoints': 100}
     return [f'--{k}={v}' for k, v in settings.items()]

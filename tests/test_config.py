@@ -42,8 +42,8 @@ def test_all_mistakes_come_in_one_message(tmp_path):
     broken = write(tmp_path, 'broken.py', 'n_layer = 12\nn_stages = = 4\n')
     raises = write(tmp_path, 'raises.py', 'n_layer = 12\n\nn_stages = undefined\n')
     with pytest.raises(UserError) as error:
-        load([bad, broken, raises, 'missing.py', '--lr=3', '--optimizer=sgd', '--seed', '--continual_steps=equal', '--n_embd=770'],
-             '')
+        load([bad, broken, raises, 'missing.py', '--lr=3', '--optimizer=sgd', '--seed', '--continual_steps=equal',
+              '--n_embd=770'], '')
     message = str(error.value)
     for piece in [f"{bad}: no setting is called 'os'", f"{bad}: no setting is called 'n_layers'; did you mean 'n_layer'?",
                   f"{bad}: learning_rate must be float, not 'fast'", f'{bad}: stage_depths must be a tuple of int',

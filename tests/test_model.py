@@ -106,9 +106,8 @@ def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
 def test_growing_on_top_leaves_existing_layers_outputs_bit_identical():
     model = GPT(SMALL, 2, seeded(0)).eval()
     seen = []
-    hook = lambda block, inputs: seen.append(inputs[0].clone())
     x = tokens(SMALL)
-    handle = model.transformer.ln_f.register_forward_pre_hook(hook)
+    handle = model.transformer.ln_f.register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0].clone()))
     with torch.no_grad():
         model.logits(x)
         handle.remove()

@@ -1,6 +1,7 @@
 """Plan, learning rate and ledgers. Run: python -m pytest tests/test_schedule.py"""
 
 import dataclasses
+import itertools
 import json
 import math
 import subprocess
@@ -33,7 +34,7 @@ def test_steps_add_up_exactly_for_awkward_numbers(n_stages):
         for fraction in (0.0, 0.3, 0.5, 1.0):
             c = TrainConfig(n_stages=n_stages, growth_steps=growth_steps, phase1_fraction=fraction, continual_steps=17)
             phases = plan(c)
-            assert phases[0].start == 0 and all(a.stop == b.start for a, b in zip(phases, phases[1:]))
+            assert phases[0].start == 0 and all(a.stop == b.start for a, b in itertools.pairwise(phases))
             assert all(p.steps > 0 for p in phases) and phases[-1].stop == growth_steps + 17
             assert phases[-1].depth == 12 and [p.depth for p in phases] == sorted(p.depth for p in phases)
             per_stage = [sum(p.steps for p in phases if p.stage == s and p.phase != 'continual')
@@ -88,7 +89,7 @@ def test_equal_compute_lands_within_one_step_of_the_target(ledger, n_stages):
 
 
 def test_equal_compute_that_leaves_nothing_is_told():
-    with pytest.raises(UserError, match='equal_compute: the stages alone cost .* more than baseline_steps 100'):
+    with pytest.raises(UserError, match=r'the stages alone cost .* more than the 100 that are to be matched \(baseline_steps'):
         plan(TrainConfig(n_stages=8, growth_steps=1000, continual_steps='equal_compute', baseline_steps=100))
 
 
@@ -114,7 +115,7 @@ def test_compute_up_to_a_step_grows_to_the_total():
     c = TrainConfig(n_stages=3, growth_steps=100, continual_steps=10)
     at = [schedule.compute(c, plan(c), 'flops', s) for s in range(111)]
     assert at[0] == 0 and at[-1] == schedule.compute(c, plan(c), 'flops')
-    costs = [b - a for a, b in zip(at, at[1:])]
+    costs = [b - a for a, b in itertools.pairwise(at)]
     for phase in plan(c):
         assert set(costs[phase.start:phase.stop]) == {sum(schedule.token_flops(c, phase)) * c.total_batch_size}
 
@@ -168,6 +169,24 @@ def test_match_gives_a_baseline_the_others_compute():
     assert abs(schedule.compute(resolved, plan(resolved), 'flops') - schedule.compute(other, plan(other), 'flops')) <= full
 
 
+def test_stage_fractions_are_shares_of_the_whole_run_also_at_equal_compute():
+    c = TrainConfig(n_stages=2, stage_depths=(1, 12), stage_fractions=(0.8, 0.0), grow_init='copy_last', phase1_fraction=0.0,
+                    growth_steps=0, continual_steps=1000, baseline_steps=1000)
+    assert [(p.stage, p.phase, p.start, p.stop, p.depth) for p in plan(c)] == [
+        (1, 'phase2', 0, 800, 1), (2, 'continual', 800, 1000, 12)]
+    full = schedule.step_cost(c, 'flops')
+    assert schedule.compute(c, plan(c), 'flops') / (1000 * full) == pytest.approx(.466, abs=.001)  # known at 124M
+    at_6 = dataclasses.replace(c, stage_fractions=(0.6, 0.0))
+    assert schedule.compute(at_6, plan(at_6), 'flops') / (1000 * full) == pytest.approx(.599, abs=.001)
+    equal = dataclasses.replace(c, continual_steps='equal_compute')
+    assert abs(schedule.compute(equal, plan(equal), 'flops') - 1000 * full) <= full
+    total = schedule.total_steps(plan(equal))
+    assert plan(equal)[0].stop == pytest.approx(0.8 * total, abs=1)
+    matched = schedule.resolve(load(['--n_stages=2', '--stage_depths=1,12', '--stage_fractions=0.8,0', '--phase1_fraction=0',
+                                     '--match=configs/baseline.py'], ''))
+    assert abs(schedule.compute(matched, plan(matched), 'flops') - 20_000 * full) <= full
+
+
 def test_match_of_a_run_directory_reads_its_config(tmp_path):
     from config import as_dict
     other = load(['configs/incremental_4stage.py'], '')
@@ -196,7 +215,8 @@ def test_json_plan_adds_up():
     done = run('schedule.py', 'configs/incremental_8stage.py', '--json')
     printed = json.loads(done.stdout)
     assert len(printed['phases']) == 16
-    assert {'stage', 'phase', 'start', 'stop', 'depth', 'n_frozen', 'tokens', 'flops', 'flops_paper'} <= printed['phases'][0].keys()
+    for row in printed['phases']:
+        assert {'stage', 'phase', 'start', 'stop', 'depth', 'n_frozen', 'tokens', 'flops', 'flops_paper'} <= row.keys()
     for key in ('tokens', 'flops', 'flops_paper'):
         assert sum(p[key] for p in printed['phases']) == printed['totals'][key]
     assert printed['totals']['tokens'] == 20_000 * 524_288

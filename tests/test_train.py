@@ -130,7 +130,7 @@ def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
                                  f'--optimizer={optimizer}'], '')
     phases = schedule.plan(config)
     model = train.GPT(checkpoint.gpt_config(configuration.as_dict(config)), 2, train.generator(config, 1))
-    optimizers = train.make_optimizers(config, model)
+    optimizers = train.make_optimizers(model, config)
     x = torch.randint(320, (2, 32))
     for _ in range(2):
         model(x, x).backward()
@@ -156,7 +156,7 @@ def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest(tiny):
     config = configuration.load([*tiny, '--optimizer=muon'], '')
     model = train.GPT(checkpoint.gpt_config(configuration.as_dict(config)), 2)
-    adamw, muon = train.make_optimizers(config, model)
+    adamw, muon = train.make_optimizers(model, config)
     matrices = {p for p in model.transformer.h.parameters() if p.dim() == 2}
     assert {p for g in muon.param_groups for p in g['params']} == matrices and type(muon) is torch.optim.Muon
     decayed, plain = (set(g['params']) for g in adamw.param_groups)
@@ -217,7 +217,8 @@ def test_a_finished_run_says_so_and_changes_nothing(monkeypatch, tiny, tmp_path,
 
 def test_settings_that_change_nothing_may_change_on_resume(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
-    run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--batch_size=4', '--log_interval=2', '--eval_interval=8', '--continual_steps=9')
+    run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--batch_size=4', '--log_interval=2', '--eval_interval=8',
+        '--continual_steps=9')
     assert metrics(tmp_path / 'a')[-1]['step'] == 27
     with pytest.raises(UserError, match='continual_steps: was 9, now 12'):
         run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--lr_schedule=cosine', '--continual_steps=12')
@@ -246,8 +247,8 @@ def test_mistakes_come_to_light_before_step_0(monkeypatch, tiny, tmp_path, flags
 
 
 def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_path):
-    code = ("import resource, sys, train; resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)); "
-            "import config; config.run(train.main)")
+    code = ("import config, resource, train; size = 4096 * int(open('/proc/self/statm').read().split()[0]) + 2**29; "
+            "resource.setrlimit(resource.RLIMIT_AS, (size, size)); config.run(train.main)")
     flags = ['--n_embd=512', '--n_layer=12', '--batch_size=16384', '--total_batch_size=524288', '--block_size=32',
              '--growth_steps=3', '--val_tokens=32', '--hellaswag_interval=0', '--vocab_size=50304']
     big = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]

@@ -1,0 +1,180 @@
+"""
+What each phase of a plan really costs on this machine, beside what the ledger predicts.
+
+    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3] [--phases=LIST] [--json]
+
+For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a micro-step's forward and
+backward and of an optimizer step, tokens/s, peak memory, the share of the matrix-product speed measured beside it, and the
+cost of a step relative to full depth, predicted (flops ledger) and measured. Then the whole plan beside its baseline, in
+hours. --phases=0,3 measures just these rows, and full depth. Phases take turns and medians are reported, so that a machine
+whose speed drifts doesn't favour one. At least 2 repeats; the machine should be otherwise idle.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import resource
+import statistics
+import sys
+import time
+
+import torch
+
+import config as configuration
+import schedule
+from config import TrainConfig, UserError, run
+from model import GPT, GPTConfig, autocast, compile_blocks, make_optimizers, pick_device
+
+
+def main():
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument('--json', action='store_true')
+    parser.add_argument('--repeats', type=int, default=3)
+    parser.add_argument('--phases', default='')
+    own, rest = parser.parse_known_args()
+    config = schedule.resolve(configuration.load(rest, __doc__))
+    phases = schedule.plan(config)
+    device = pick_device(config.device)
+    if device.type == 'cuda':
+        torch.backends.cuda.matmul.allow_tf32 = True
+
+    full = dataclasses.replace(schedule.full_depth(config, 1), phase='full')
+    kinds = {kind_of(full): full} | {kind_of(p): p for p in reversed(phases) if kind_of(p) != kind_of(full)}
+    rows = [full, *sorted((p for k, p in kinds.items() if k != kind_of(full)), key=lambda p: p.start)]
+    if own.phases:
+        try:
+            rows = [full] + [rows[1:][int(i)] for i in own.phases.split(',')]
+        except (ValueError, IndexError):
+            raise UserError(f'--phases={own.phases}: a list of numbers from 0 to {len(rows) - 2}, like 0,3') from None
+    if own.repeats < 1:
+        raise UserError(f'--repeats={own.repeats}: at least 1')
+
+    results = [[] for _ in rows]
+    for repeat in range(own.repeats):
+        for i, phase in enumerate(rows):
+            print(f'\rrepeat {repeat + 1}/{own.repeats}, phase {i + 1}/{len(rows)} ', end='', file=sys.stderr, flush=True)
+            results[i].append(measure(config, phase, device))
+    print(file=sys.stderr)
+    peak = statistics.median(matmul_speed(config, device) for _ in range(3))
+    report(config, phases, rows, results, peak, device, own.json, bool(own.phases))
+
+
+def kind_of(phase: schedule.Phase) -> tuple:
+    return phase.depth, phase.frozen, phase.embeddings if phase.frozen else 'train'
+
+
+def measure(config: TrainConfig, phase: schedule.Phase, device) -> dict:
+    """Seconds of forward, backward and optimizer step (the second of two: the first warms up), and the peak memory in bytes,
+    weights, gradients and moments included, of one micro-batch in a phase."""
+    model = GPT(GPTConfig(**{k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}), phase.depth).to(device)
+    model.freeze(phase.frozen, phase.embeddings)
+    if config.compile is True or (config.compile == 'auto' and device.type == 'cuda'):
+        compile_blocks(model)
+    optimizers, amp = make_optimizers(model, config), autocast(device, config.dtype)
+    x = torch.randint(config.vocab_size, (config.batch_size, config.block_size + 1)).to(device)
+    reset_peak(device)
+    for _ in range(2):
+        times = [now(device)]
+        with amp:
+            loss = model(x[:, :-1], x[:, 1:])
+        times.append(now(device))
+        loss.backward()
+        times.append(now(device))
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        times.append(now(device))
+    forward, backward, step = (b - a for a, b in itertools.pairwise(times))
+    return {'forward': forward, 'backward': backward, 'optimizer': step, 'memory': peak_memory(device)}
+
+
+def now(device) -> float:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    elif device.type == 'mps':
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def reset_peak(device):
+    """Start a new peak of memory. (Elsewhere than on CUDA and Linux the peak only ever rises.)"""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == 'linux':
+        with open('/proc/self/clear_refs', 'w') as f:
+            f.write('5')
+
+
+def peak_memory(device) -> int:
+    """Peak of the device's memory in bytes since reset_peak; on the CPU, of the whole process."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == 'linux':
+        with open('/proc/self/status') as f:
+            return next(int(line.split()[1]) * 1024 for line in f if line.startswith('VmHWM'))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def matmul_speed(config: TrainConfig, device) -> float:
+    """FLOP/s of the MLP's matrix product on a micro-batch, in the dtype that training multiplies in: the speed limit."""
+    with autocast(device, config.dtype):
+        dtype = (torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)).dtype
+    rows, width = config.batch_size * config.block_size, config.n_embd
+    a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, width), (width, 4 * width)))
+    repeats, times = max(1, int(2e10 / (8 * rows * width**2))), []
+    for _ in range(5):
+        began = now(device)
+        for _ in range(repeats):
+            a @ b
+        times.append((now(device) - began) / repeats)
+    return 8 * rows * width**2 / min(times)
+
+
+def report(config, phases, rows, results, peak, device, as_json, partial):
+    tokens = config.batch_size * config.block_size
+    micro_steps = config.total_batch_size // tokens
+    median = [{k: statistics.median(r[k] for r in many) for k in many[0]} for many in results]
+
+    def cost(times):  # seconds of one step of total_batch_size tokens on one device
+        return micro_steps * (times['forward'] + times['backward']) + times['optimizer']
+
+    table, full_flops = [], sum(schedule.token_flops(config, rows[0]))
+    for number, (phase, times, many) in enumerate(zip(rows, median, results), -1):
+        flops = sum(schedule.token_flops(config, phase))
+        # relative to full depth within each repeat, so that slow drifts cancel
+        relative = statistics.median(cost(one) / cost(full) for one, full in zip(many, results[0]))
+        table.append({'row': 'full' if number < 0 else number, 'depth': phase.depth, 'n_frozen': phase.n_frozen,
+                      'embeddings': phase.embeddings if phase.frozen else 'train', **times,
+                      'tok_per_sec': config.total_batch_size / cost(times),
+                      'of_peak': flops * tokens / (times['forward'] + times['backward']) / peak,
+                      'predicted': flops / full_flops, 'measured': relative})
+    summary = {'device': str(device), 'matmul_flops_per_second': peak, 'phases': table}
+    if not partial:
+        by_kind = {kind_of(p): row['measured'] for p, row in zip(rows, table)}
+        plan_steps = sum(p.steps * by_kind[kind_of(p)] for p in phases)  # in full-depth steps
+        predicted = schedule.compute(config, phases, 'flops') / schedule.step_cost(config, 'flops')
+        hour = cost(median[0]) / 3600
+        summary |= {'plan_hours': {'measured': plan_steps * hour, 'predicted': predicted * hour},
+                    'same_steps_at_full_depth_hours': schedule.total_steps(phases) * hour,
+                    'plan_cost': {'measured': plan_steps / schedule.total_steps(phases),
+                                  'predicted': predicted / schedule.total_steps(phases)}}
+    if as_json:
+        print(json.dumps(summary))
+        return
+    print(f'{device}: {peak / 1e9:,.0f} GFLOP/s in matrix products; micro-steps of {tokens} tokens, {micro_steps} to a step')
+    print(f'{"row":>4} {"depth":>5} {"frozen":>6} {"embeddings":>12} {"forward s":>10} {"backward s":>10} {"optim. s":>9} '
+          f'{"tok/s":>9} {"peak GB":>8} {"of peak":>8} {"predicted":>9} {"measured":>9}')
+    for r in table:
+        print(f'{r["row"]:>4} {r["depth"]:>5} {r["n_frozen"]:>6} {r["embeddings"]:>12} {r["forward"]:>10.4f} '
+              f'{r["backward"]:>10.4f} {r["optimizer"]:>9.4f} {r["tok_per_sec"]:>9.0f} {r["memory"] / 1e9:>8.2f} '
+              f'{r["of_peak"]:>8.1%} {r["predicted"]:>9.1%} {r["measured"]:>9.1%}')
+    if not partial:
+        print(f'the whole plan, {schedule.total_steps(phases)} steps on this one device: {summary["plan_hours"]["measured"]:.2f} h '
+              f'measured, {summary["plan_hours"]["predicted"]:.2f} h predicted; the same steps at full depth '
+              f'{summary["same_steps_at_full_depth_hours"]:.2f} h: {summary["plan_cost"]["measured"]:.1%} measured, '
+              f'{summary["plan_cost"]["predicted"]:.1%} predicted')
+
+
+if __name__ == '__main__':
+    run(main)
