@@ -4,7 +4,7 @@ The embedded corpus: real English with nothing to download, for cpu.py, demo.sh 
     python prepare_demo.py [--out=data/demo]
 
 Writes token shards (one token a byte), meta.json and hellaswag.jsonl, a 4-way multiple-choice set in HellaSwag's shape.
-With the pinned packages and Python 3.11.7: 9,566,071 training and 504,420 validation tokens, 1,727 examples, 20 s.
+With the pinned packages and Python 3.11.7: 9,566,071 training and 504,420 validation tokens, 1,727 examples, in 23 s.
 
 The text is what the programmers of Python's standard library and of the packages that requirements.txt pins wrote about
 their code: docstrings and blocks of comments, cut into paragraphs, of which prose stays and code, tables and signatures
