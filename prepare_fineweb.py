@@ -102,25 +102,24 @@ def begin(args) -> dict:
 
     Raises UserError if the folder was made with other options or from other files, or holds shards of someone else's.
     """
-    path, options = os.path.join(args.out, 'meta.json'), {name: getattr(args, name) for name in OPTIONS}
-    meta = read_meta(args.out) if os.path.exists(path) else {}
-    if meta.get('shards'):
+    options, folder = {name: getattr(args, name) for name in OPTIONS}, glob.escape(args.out)
+    if glob.glob(os.path.join(folder, '*.bin')) + glob.glob(os.path.join(folder, '*.npy')):
+        meta = read_meta(args.out)
+        if 'options' not in meta:
+            raise UserError(f"{args.out} holds shards that this script didn't make: choose another --out")
         for name, value in options.items():
-            if (old := meta.get('options', {}).get(name)) != value:
+            if (old := meta['options'][name]) != value:
                 raise UserError(f'{args.out} was made with --{name}={old}, not {value}: go on with the same options, or '
                                 'choose another --out')
-        if args.source and (files := local_files(args.source)) != meta['sources']:
-            changed = [f['file'] for f in files + meta['sources'] if f not in files or f not in meta['sources']]
-            raise UserError(f'{changed[0]} is not as it was when {args.out} was begun: choose another --out')
         for i, shard in enumerate(meta['shards']):
             if not shard_is(os.path.join(args.out, shard['file']), shard['tokens']):
                 print(f'{shard["file"]} is missing or torn: going on from there')
                 del meta['shards'][i:]
                 meta['complete'] = False
                 break
+        if args.source:
+            meta['sources'] = unchanged(args, meta)
         return meta
-    if glob.glob(os.path.join(glob.escape(args.out), '*.bin')) or glob.glob(os.path.join(glob.escape(args.out), '*.npy')):
-        raise UserError(f"{args.out} holds shards that this script didn't make: choose another --out")
     enc = tokenizer(args.tokenizer)
     sources, revision = (local_files(args.source), '') if args.source else hub_files(args)
     meta = {'tokenizer': args.tokenizer, 'vocab_size': enc.n_vocab, 'eot': enc.eot_token, 'complete': False,
@@ -128,6 +127,18 @@ def begin(args) -> dict:
     os.makedirs(args.out, exist_ok=True)
     save(args, meta)
     return meta
+
+
+def unchanged(args, meta: dict) -> list[dict]:
+    """The files of --source. Raises UserError if one that is in the finished shards has changed; later ones may."""
+    files = local_files(args.source)
+    source, document, offset = meta['shards'][-1]['next'] if meta['shards'] else (0, 0, 0)
+    for i in range(source + (document + offset > 0)):
+        if files[i : i + 1] != meta['sources'][i : i + 1]:
+            raise UserError(f'{meta["sources"][i]["file"]} has changed since {args.out} was begun: choose another --out')
+    if meta['complete'] and len(files) > len(meta['sources']):
+        raise UserError(f'{args.out} is complete without {files[len(meta["sources"])]["file"]}: choose another --out')
+    return files
 
 
 def shard_is(path: str, n: int) -> bool:
@@ -411,16 +422,16 @@ def read_text(binary, path: str):
     what is right of it. An empty file is one empty piece.
     """
     file = io.TextIOWrapper(binary, encoding='utf-8', newline='')
-    text, start = file.read(2 * CHUNK), CHUNK
-    while block := file.read(CHUNK):
+    text = ''
+    while block := file.read(2 * CHUNK):
+        first = max(CHUNK, len(text))  # of the places to cut at; there is none in what was read before
         text += block
         cut = len(text) - 1
-        while cut >= start and not (text[cut] in ' \n\r\t' and not text[cut - 1].isspace()):
+        while cut >= first and not (text[cut] in ' \n\r\t' and not text[cut - 1].isspace()):
             cut -= 1
-        start = len(text)  # nothing to cut at up to here
-        if cut >= CHUNK:
+        if cut >= first:
             yield text[:cut]
-            text, start = text[cut:], CHUNK
+            text = text[cut:]
     yield text
 
 
