@@ -34,6 +34,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from tqdm import tqdm
 
 import checkpoint
 import data
@@ -268,7 +269,8 @@ def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_pe
     uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in.
     """
     device = model.transformer.wte.weight.device
-    tokens_per_batch = tokens_per_batch or (512 if device.type == 'cpu' else 32768)  # on a CPU, what its cache holds
+    if not tokens_per_batch:  # on a CPU, what its cache holds: 512 at GPT-2's width
+        tokens_per_batch = max(512, 512 * 768 // model.config.n_embd) if device.type == 'cpu' else 32768
     rows = sorted(((i, row) for i, e in enumerate(encoded) for row in e.rows), key=lambda x: -len(x[1].tokens))
     batches, count = [], 0
     while count < len(rows):  # the longest first: if memory doesn't suffice, it shows at once
@@ -276,20 +278,13 @@ def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_pe
         batches.append(rows[count:count + n])
         count += n
     sums = np.zeros((len(encoded), len(encoded[0].norms)))
-    if progress:
-        from tqdm import tqdm
-        bar = tqdm(total=len(rows), unit='row', disable=rank != 0)
     was_training = model.training
     model.eval()
-    for batch in batches[rank::world_size]:
+    for batch in tqdm(batches[rank::world_size], unit='batch', disable=rank != 0 or not progress):
         losses = batch_losses(model, [row for _, row in batch], device)
         examples = np.concatenate([np.full(len(row.at), i) for i, row in batch])
         np.add.at(sums, (examples, np.concatenate([row.columns for _, row in batch])), losses)
-        if progress:
-            bar.update(len(batch) * world_size)
     model.train(was_training)
-    if progress:
-        bar.close()
     if world_size > 1:
         shared = torch.from_numpy(sums).to(device)
         dist.all_reduce(shared)  # each sum is one rank's and zero elsewhere, so the result is exact
