@@ -26,7 +26,7 @@ import zipfile
 
 import torch
 
-from config import UserError
+from config import UserError, replacing
 from model import GPT, GPTConfig
 
 FORMAT = 1
@@ -40,22 +40,16 @@ def save(path: str, state: dict):
     Raises UserError if the disk is full or not writable; what was there before stays.
     """
     assert state.keys() | {'format'} == KEYS
-    try:
-        with open(path + '.tmp', 'wb') as f:
-            torch.save({'format': FORMAT, **state}, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(path + '.tmp', path)
-    except (OSError, RuntimeError) as error:  # torch wraps a failed write in a RuntimeError
-        if os.path.exists(path + '.tmp'):
-            os.remove(path + '.tmp')
-        raise UserError(f'{path} could not be saved ({error}); what was saved before is untouched') from None
+    with replacing(path, 'wb') as f:
+        torch.save({'format': FORMAT, **state}, f)
 
 
 def read(path: str) -> dict:
     """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped bit."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                raise UserError(f'{path}: not a checkpoint (compressed, as torch never writes one)')
             damaged = archive.testzip()  # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
         if damaged is not None:
             raise UserError(f'{path}: damaged (checksum of {damaged} is wrong)')
@@ -68,6 +62,10 @@ def read(path: str) -> dict:
         raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
     if type(state) is not dict or state.keys() != KEYS or state['format'] != FORMAT:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
+    kinds = {'config': dict, 'tokenizer': str, 'depth': int, 'step': int, 'model': dict, 'optimizer': dict, 'totals': dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
+    if wrong or not 0 < state['depth'] <= len(state['model']) or state['step'] < 0:  # a layer has more than one tensor
+        raise UserError(f'{path}: damaged, or not made by this project ({(wrong or ["depth or step"])[0]} makes no sense)')
     return state
 
 
@@ -88,7 +86,9 @@ def newest(run_dir: str) -> tuple[str, dict] | None:
 
 
 def keep_last(run_dir: str, n: int):
-    """Remove all but the n newest ckpt_*.pt."""
+    """Remove all but the n newest ckpt_*.pt, and what killed saves have left over."""
+    for path in glob.glob(os.path.join(glob.escape(run_dir), '*.pt.tmp')):
+        os.remove(path)
     for path in sorted(glob.glob(os.path.join(glob.escape(run_dir), 'ckpt_*.pt')))[:-n]:
         os.remove(path)
 
@@ -116,10 +116,10 @@ def load(path: str, device='cpu') -> tuple[GPT, dict]:
         path, state = found
     else:
         state = read(path)
-    model = GPT(gpt_config(state['config']), state['depth'])
     try:
+        model = GPT(gpt_config(state['config']), state['depth'])
         model.load_state_dict(state['model'])
-    except RuntimeError:
+    except (RuntimeError, KeyError, TypeError, ValueError, AssertionError):
         raise UserError(f"{path}: its weights don't fit the shape that its config gives") from None
     info = {k: v for k, v in state.items() if k not in ('model', 'optimizer')} | {'path': path}
     return model.to(device).eval(), info

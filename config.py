@@ -8,12 +8,14 @@ must be a field of TrainConfig and of its type; whatever is wrong is reported in
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import itertools
 import json
 import os
 import sys
+import time
 import types
 import typing
 from dataclasses import dataclass
@@ -26,13 +28,51 @@ class UserError(Exception):
 
 
 def run(main):
-    """Run a script's main(); a UserError becomes one message on standard error and exit code 2, with no traceback."""
+    """Run a script's main(). A UserError, and a path that the system refuses (not there, read-only, a file where a folder
+    should be), becomes one message on standard error and exit code 2, with no traceback."""
     try:
         main()
+        return
     except UserError as error:
-        if int(os.environ.get('LOCAL_RANK', 0)) == 0:  # under torchrun all ranks make the same mistake: say it once
-            print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+        text = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        text = f'{error.filename}: {error.strerror}'
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        time.sleep(2)  # mostly all ranks make the same mistake: the first says it, and torchrun ends the others meanwhile
+    print(f'error: {text}', file=sys.stderr)
+    sys.exit(2)
+
+
+def ranks() -> tuple[int, int, int]:
+    """(rank, number of ranks, rank on this machine) from the environment that torchrun sets, (0, 1, 0) without it."""
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+    found = [os.environ.get(name, default) for name, default in zip(names, '010')]
+    rank, world, local = (int(text) if text.isdecimal() else -1 for text in found)
+    missing = [name for name in (*names, 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ] if world > 1 else []
+    if missing or not 0 <= local <= rank < world:
+        said = ', '.join(f'{name}={os.environ.get(name, "")}' for name in names)
+        raise UserError(f'the environment says {said}' + (f', and no {missing[0]}' if missing else '') +
+                        ': start several ranks with torchrun, or one without any of these')
+    return rank, world, local
+
+
+@contextlib.contextmanager
+def replacing(path: str, mode: str = 'w'):
+    """A file to write to that takes the name `path` once it is whole and on the disk: whenever a kill comes, what is
+    called `path` is the old file or the new one. Raises UserError if it can't be written."""
+    try:
+        with open(path + '.tmp', mode, encoding=None if 'b' in mode else 'utf-8') as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(path + '.tmp', path)
+    except (OSError, RuntimeError) as error:  # torch.save wraps a failed write in a RuntimeError
+        with contextlib.suppress(OSError):
+            os.remove(path + '.tmp')
+        reason = error if isinstance(error, OSError) else error.__context__ or error
+        raise UserError(f'{path} could not be saved ({reason}); what was saved before is untouched') from None
 
 
 def setting(default, help, choices=(), free=False):

@@ -13,12 +13,14 @@ The state of a run is (config, step, weights, optimizer moments). All else (the 
 step, new layers, dropout) is computed from the config and the step, so that a resumed run is the same run.
 """
 
+import importlib.util
 import json
 import math
 import os
 import signal
 import sys
 import time
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -42,10 +44,10 @@ def main():
 
     # -----------------------------------------------------------------------------------------------------------------
     # the ranks, and the work of one step: per_step sequences in micro-batches, the same ones however many ranks there are
-    rank, world = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    rank, world, local_rank = configuration.ranks()
     device = pick_device(config.device)
     if world > 1 and device.type == 'cuda':
-        device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
+        device = pick_device(f'cuda:{local_rank}')
         torch.cuda.set_device(device)
     per_step = config.total_batch_size // config.block_size
     if per_step % (config.batch_size * world):
@@ -63,6 +65,8 @@ def main():
     val = data.Split(config.data_dir, 'val', config.block_size, config.vocab_size)
     meta = data.read_meta(config.data_dir)
     val_sequences = config.val_tokens // config.block_size
+    if config.wandb_project and importlib.util.find_spec('wandb') is None:
+        raise UserError(f'wandb_project is {config.wandb_project!r}, but wandb is not installed: pip install wandb')
     if meta['vocab_size'] > config.vocab_size:
         raise UserError(f"vocab_size {config.vocab_size} is less than the {meta['vocab_size']} of {config.data_dir}")
     if train.n_sequences < per_step:
@@ -76,7 +80,8 @@ def main():
     state = find_state(config)
     step = state['step'] if state else 0
     if world > 1:
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+        # what hangs for longer is an error, which torchrun --max-restarts can mend; no eval or save takes as long
+        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=timedelta(minutes=20))
         steps = [None] * world
         dist.all_gather_object(steps, step)  # also: no rank writes before all have looked
         if len(set(steps)) > 1:
@@ -111,7 +116,8 @@ def main():
     log = None
     if rank == 0:
         os.makedirs(config.out_dir, exist_ok=True)
-        write_atomically(os.path.join(config.out_dir, 'config.json'), json.dumps(configuration.as_dict(config), indent=1))
+        with configuration.replacing(os.path.join(config.out_dir, 'config.json')) as f:
+            json.dump(configuration.as_dict(config), f, indent=1)
         log = Log(config, step, total)
         print(f'{config.out_dir}: {sum(p.numel() for p in model.parameters()):,} parameters in {model.depth} layers, {total} '
               f'steps of {config.total_batch_size:,} tokens = {world} ranks x {micro_steps} micro-steps x {config.batch_size} '
@@ -159,6 +165,7 @@ def main():
     # may come next, belong to what follows, so that a run resumed at s does them again.
     batches = batch_stream(config, train, step, total, per_step, micro_steps, rank, device)
     batch = next(batches, None)
+    stage_ends = {p.stage: p.stop for p in phases if p.phase != 'continual'}
     phase, window = None, (0.0, 0)  # (training seconds, step) at the last log line
     while True:
         evaluate()
@@ -219,12 +226,11 @@ def main():
                 log.progress(phase, step, loss, lr, float(norm), steps * config.total_batch_size / seconds,
                              (schedule.compute(config, phases, 'flops') - spent) / rate)
             window = (clock['seconds'], step)
-        stage_done = step == phase.stop and (step == total or schedule.phase_at(phases, step).stage > phase.stage
-                                             or schedule.phase_at(phases, step).phase == 'continual')
-        if stopping or step == total or (config.checkpoint_interval and step % config.checkpoint_interval == 0):
-            save(f'ckpt_{step:06d}.pt', moments=True)
-        if stage_done and phase.phase != 'continual':
+        stage_done = step == stage_ends.get(phase.stage)
+        if stage_done:  # before the checkpoint, behind which a run that is killed here would go on
             save(f'stage_{phase.stage:02d}.pt', moments=False)
+        if stopping or stage_done or step == total or (config.checkpoint_interval and step % config.checkpoint_interval == 0):
+            save(f'ckpt_{step:06d}.pt', moments=True)
         if stopping:
             if rank == 0:
                 print(f'stopped by a signal; saved at step {step}, go on with --resume', flush=True)
@@ -256,7 +262,10 @@ def find_state(config: TrainConfig) -> dict | None:
 
 def finished(config: TrainConfig, total: int) -> bool:
     """Whether the run in out_dir has its last evaluation."""
-    with open(os.path.join(config.out_dir, 'metrics.jsonl'), 'rb') as f:
+    path = os.path.join(config.out_dir, 'metrics.jsonl')
+    if not os.path.exists(path):
+        return False
+    with open(path, 'rb') as f:
         lines = f.read().splitlines()
     return bool(lines) and lines[-1].startswith(b'{"kind": "eval", "step": %d,' % total) and lines[-1].endswith(b'}')
 
@@ -440,14 +449,6 @@ def not_finite(config: TrainConfig, step: int, loss: float, norm: float, rank: i
 # the log
 
 
-def write_atomically(path: str, text: str):
-    with open(path + '.tmp', 'w', encoding='utf-8') as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(path + '.tmp', path)
-
-
 class Log:
     """metrics.jsonl, the console and, where asked for, wandb. Rank 0 has one."""
 
@@ -455,8 +456,9 @@ class Log:
         self.total, self.n_stages = total, config.n_stages
         path = os.path.join(config.out_dir, 'metrics.jsonl')
         kept = cut_metrics(path, step) if os.path.exists(path) else []
-        write_atomically(path, ''.join(kept))
-        self.file = open(path, 'a', encoding='utf-8')
+        with configuration.replacing(path) as f:
+            f.writelines(kept)
+        self.file = open(path, 'ab', buffering=0)
         self.wandb = None
         if config.wandb_project:
             import wandb
@@ -465,8 +467,13 @@ class Log:
                                     config=configuration.as_dict(config))
 
     def write(self, line: dict):
-        self.file.write(json.dumps(line) + '\n')
-        self.file.flush()
+        text = (json.dumps(line) + '\n').encode()
+        try:
+            while text:  # a disk that gets full takes a part, then refuses
+                text = text[self.file.write(text):]
+        except OSError as error:
+            raise UserError(f'{self.file.name} could not be written ({error.strerror}); the last checkpoint is untouched: make '
+                            'room, then go on with --resume') from None
         if line['kind'] == 'eval':
             scores = [f'{k} {line[k]:.4f}' for k in ('val_loss', 'hellaswag_acc', 'hellaswag_acc_norm') if k in line]
             print(f'step {line["step"]:05d}/{self.total} eval | {" | ".join(scores)}', flush=True)
