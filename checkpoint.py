@@ -130,8 +130,8 @@ def hugging_face_config(folder: str) -> dict | None:
     try:
         with open(os.path.join(folder, 'config.json'), encoding='utf-8') as f:
             config = json.load(f)
-        return config if 'model_type' in config else None
-    except (OSError, ValueError):
+        return config if type(config) is dict and 'model_type' in config else None
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -323,7 +323,7 @@ def vocab_from_meta(data_dir: str) -> int:
     try:
         with open(path, encoding='utf-8') as f:
             return -(-int(json.load(f)['vocab_size']) // 64) * 64
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"vocab_size is 0, and {path} doesn't say one: make the data first, or set vocab_size") from None
 
 

@@ -75,7 +75,7 @@ def read_meta(data_dir: str) -> dict:
         with open(path, encoding='utf-8') as f:
             meta = json.load(f)
         assert type(meta['tokenizer']) is str and type(meta['vocab_size']) is int and type(meta['eot']) is int
-    except (ValueError, KeyError, TypeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
         raise UserError(f'{path}: not a meta.json with tokenizer, vocab_size and eot; make the data again') from None
     return meta
 

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 import checkpoint
 import data
-from config import UserError, run
+from config import UserError, ranks, run
 from model import autocast, pick_device
 
 N_OFFICIAL = 10_042
@@ -368,20 +368,22 @@ def main():
     add('--per_example', default='', metavar='FILE', help='write predictions and losses, a JSON line per example')
     args = parser.parse_args()
 
-    rank, world_size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
+    rank, world_size, local_rank = ranks()
     if args.limit < 0:
         raise UserError(f'--limit={args.limit}: a number of examples, or 0 for all')
     if args.per_example and os.path.exists(args.per_example):
         raise UserError(f'--per_example={args.per_example} exists already: remove it or name another')
+    if not os.path.isdir(os.path.dirname(args.per_example) or '.'):
+        raise UserError(f'--per_example={args.per_example}: there is no folder {os.path.dirname(args.per_example)}')
     device = pick_device(args.device)
     if world_size > 1:
         if device.type == 'cuda' and device.index is None:
-            device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
+            device = pick_device(f'cuda:{local_rank}')
             torch.cuda.set_device(device)
         dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
 
-    examples = load_examples(args.data, args.limit)
     model, info = checkpoint.load(args.model, device)
+    examples = load_examples(args.data, args.limit)
     check_vocabulary(info['tokenizer'], model.config.vocab_size)
     encoded = encode(examples, info['tokenizer'], args.style, model.config.block_size)
     with autocast(device, args.dtype):

@@ -116,9 +116,9 @@ def main():
     log = None
     if rank == 0:
         os.makedirs(config.out_dir, exist_ok=True)
+        log = Log(config, step, total)
         with configuration.replacing(os.path.join(config.out_dir, 'config.json')) as f:
             json.dump(configuration.as_dict(config), f, indent=1)
-        log = Log(config, step, total)
         print(f'{config.out_dir}: {sum(p.numel() for p in model.parameters()):,} parameters in {model.depth} layers, {total} '
               f'steps of {config.total_batch_size:,} tokens = {world} ranks x {micro_steps} micro-steps x {config.batch_size} '
               f'sequences on {device}' + (f', resumed at step {step}' if step else ''), flush=True)

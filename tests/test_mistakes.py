@@ -1,0 +1,319 @@
+"""What a user can get wrong, over all scripts. Run: python -m pytest tests/test_mistakes.py
+
+Each mistake: exit code 2, one message on standard error that names the thing, no traceback, no file changed. The scripts
+run in this process, as `python SCRIPT ARGS` would run them, since starting 80 of them with torch would take minutes; those
+at the end of the file are started for real.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+REPO = Path(__file__).parent.parent
+EXAMPLE = {'ind': 0, 'ctx': 'the quick brown', 'label': 0, 'endings': ['fox', 'hen', 'dog', 'oak']}
+
+
+def script(monkeypatch, name: str, args: str):
+    """Run a script as __main__ with an argument string; its exit code."""
+    monkeypatch.setattr(sys, 'argv', [f'{name}.py', *args.split()])
+    try:
+        runpy.run_path(str(REPO / f'{name}.py'), run_name='__main__')
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def snapshot(folder: Path) -> dict:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob('*'))}
+
+
+@pytest.fixture(scope='module')
+def work(tiny, tmp_path_factory):
+    """A folder with data, a config, a finished run, and all kinds of damaged ones."""
+    folder = tmp_path_factory.mktemp('work')
+    settings = dict(flag[2:].split('=', 1) for flag in tiny) | {
+        'data_dir': 'data', 'hellaswag_data': 'data/hellaswag.jsonl', 'growth_steps': '6', 'continual_steps': '2'}
+    text = '\n'.join(f'{k} = {v if re.fullmatch("[0-9.e-]+", v) else repr(v)}' for k, v in settings.items()) + '\n'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        shutil.copytree(next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1], 'data')
+        Path('base.py').write_text(text)
+        assert script(patch, 'train', 'base.py --out_dir=run') == 0
+
+        # configs
+        Path('typo.py').write_text('n_layers = 3\nlearning_rat = 1\nn_head = "two"\n')
+        Path('syntax.py').write_text('n_layer = = 3\n')
+        Path('raises.py').write_text('n_layer = 3\nn_head = 1 // 0\n')
+        Path('latin.py').write_bytes('# caf\u00e9\nn_layer = 3\n'.encode('latin-1'))
+
+        # data: each folder is good but for one file
+        def spoiled(name, file, content):
+            shutil.copytree('data', name)
+            Path(name, file).write_bytes(content)
+
+        shard = Path('data/tiny_train_000001.bin').read_bytes()
+        header = np.frombuffer(shard[:1024], np.int32).copy()
+        spoiled('data_torn', 'tiny_train_000001.bin', shard[:-1])
+        spoiled('data_magic', 'tiny_train_000001.bin', b'<html>not found</html>' + bytes(3000))
+        spoiled('data_empty', 'tiny_val_000000.bin', b'')
+        header[1] = 7
+        spoiled('data_version', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
+        header[1:3] = 1, 2**31 - 1
+        spoiled('data_huge', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
+        header[2] = -2**31
+        spoiled('data_negative', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
+        spoiled('data_npy', 'x_train_2.npy', b'\x93NUMPY\x01\x00garbage')
+        spoiled('data_meta', 'meta.json', b'{"tokenizer": ')
+        spoiled('data_meta_list', 'meta.json', b'[1, 2]')
+        spoiled('data_deep', 'meta.json', b'[' * 100_000)
+        shutil.copytree('data', 'data_no_val', ignore=shutil.ignore_patterns('*val*'))
+        os.mkdir('data_nothing')
+
+        # checkpoints and run directories
+        whole = next(iter(sorted(Path('run').glob('ckpt_*.pt'), reverse=True))).read_bytes()
+        Path('torn.pt').write_bytes(whole[:-50])
+        Path('text.pt').write_text('not a checkpoint')
+        state = torch.load(sorted(Path('run').glob('ckpt_*.pt'))[-1], weights_only=True)
+        torch.save({'model': state['model']}, 'foreign.pt')
+        torch.save(state | {'depth': 10**9}, 'deep.pt')
+        torch.save(state | {'depth': 2}, 'shallow.pt')
+        torch.save(state | {'config': {'n_layer': 'many'}}, 'config.pt')
+        torch.save(state | {'tokenizer': 'klingon'}, 'klingon.pt')
+        for name in ('run_torn', 'run_metrics', 'run_config', 'run_config_list', 'run_deep', 'run_unfinished'):
+            shutil.copytree('run', name)
+        for path in Path('run_torn').glob('ckpt_*.pt'):
+            path.write_bytes(path.read_bytes()[:-50])
+        lines = Path('run/metrics.jsonl').read_text().splitlines()
+        Path('run_metrics/metrics.jsonl').write_text('\n'.join([*lines[:5], '\0\0\0', *lines[5:]]) + '\n')
+        Path('run_config/config.json').write_bytes(b'{"n_layer": 4')
+        Path('run_config_list/config.json').write_bytes(b'5')
+        Path('run_deep/config.json').write_bytes(b'[' * 100_000)
+        for path in sorted(Path('run_unfinished').glob('ckpt_*.pt'))[1:]:
+            path.unlink()
+        os.mkdir('run_empty')
+        config = json.loads(Path('run/config.json').read_text())
+        for name, n_stages, lr in (('run_baseline_1', 1, 0.01), ('run_baseline_2', 1, 0.02)):
+            os.mkdir(name)
+            Path(name, 'config.json').write_text(json.dumps(config | {'n_stages': n_stages, 'learning_rate': lr}))
+            shutil.copy('run/metrics.jsonl', name)
+
+        # what HellaSwag and prepare_fineweb read
+        Path('html.jsonl').write_text('<html>404</html>')
+        Path('empty.jsonl').write_text('')
+        Path('label.jsonl').write_text(json.dumps(EXAMPLE | {'label': ''}) + '\n')
+        Path('endings.jsonl').write_text(json.dumps(EXAMPLE | {'endings': ['a', 'b']}) + '\n')
+        Path('long.jsonl').write_text(json.dumps(EXAMPLE | {'endings': ['x' * 60] * 4}) + '\n')
+        Path('texts.jsonl').write_text('{"text": "a"}\n{"txt": "b"}\n')
+        Path('broken.parquet').write_bytes(b'PAR1 but no more')
+        Path('one.txt').write_text('a short text\n')
+        Path('file').write_text('not a folder\n')
+    return folder
+
+
+GOOD = 'base.py --out_dir=new'
+MISTAKES = [
+    # settings
+    ('train', 'typo.py base.py', r"typo.py: no setting is called 'n_layers'; did you mean 'n_layer'\?\n.*'learning_rat'; did you "
+                                 r"mean 'learning_rate'\?\n.*n_head must be int, not 'two'"),
+    ('train', 'nowhere.py', r'nowhere.py: no such config file'),
+    ('train', 'data', r'data: no such config file'),
+    ('train', 'syntax.py', r'syntax.py, line 1: SyntaxError'),
+    ('train', 'raises.py', r'raises.py, line 2: ZeroDivisionError'),
+    ('train', 'latin.py', r'latin.py.*utf-8'),
+    ('train', f'{GOOD} --n_layer', r'--n_layer: a flag needs a value'),
+    ('train', f'{GOOD} --n_layer=4.5', r'--n_layer: n_layer must be int, not 4.5'),
+    ('train', f'{GOOD} --n_layer=0', r'n_layer must be at least 1, not 0'),
+    ('train', f'{GOOD} --n_embd=17', r'n_embd 17 is not divisible by n_head 2'),
+    ('train', f'{GOOD} --dropout=1', r'dropout must be below 1'),
+    ('train', f'{GOOD} --learning_rate=nan', r"learning_rate must be float, not 'nan'"),
+    ('train', f'{GOOD} --learning_rate=1e999', r'learning_rate must be a finite number'),
+    ('train', f'{GOOD} --learning_rate=-1', r'learning_rate must be at least 0'),
+    ('train', f'{GOOD} --lr_schedule=linear', r"lr_schedule must be 'constant' or 'cosine' or 'wsd', not 'linear'"),
+    ('train', f'{GOOD} --grow_init=clone', r"grow_init must be 'random'.*not 'clone'"),
+    ('train', f'{GOOD} --n_stages=9', r'9 stages need at least as many layers; n_layer is 4'),
+    ('train', f'{GOOD} --stage_depths=1,2', r'stage_depths has 2 depths, n_stages is 3'),
+    ('train', f'{GOOD} --stage_depths=3,2,4', r'stage_depths must grow: \(3, 2, 4\)'),
+    ('train', f'{GOOD} --stage_steps=1,2', r'stage_steps has 2 entries'),
+    ('train', f'{GOOD} --growth_steps=2', r'growth_steps 2 is less than one step for each of 3 stages'),
+    ('train', f'{GOOD} --n_stages=1 --growth_steps=0 --continual_steps=0', r'there is nothing to do'),
+    ('train', f'{GOOD} --continual_steps=equal_compute --baseline_steps=1', r'lower growth_steps'),
+    ('train', f'{GOOD} --batch_size=3', r'total_batch_size 256 is not a multiple of batch_size x block_size = 3 x 32'),
+    ('train', f'{GOOD} --total_batch_size=1e3', r'total_batch_size must be int, not 1000.0'),
+    ('train', f'{GOOD} --seed=-1', r'seed must be at least 0'),
+    ('train', f'{GOOD} --device=gpu', r"device 'gpu' is not there"),
+    ('train', f'{GOOD} --dtype=float16', r"dtype must be .*not 'float16'"),
+    ('train', f'{GOOD} --wandb_project=mine', r"wandb_project is 'mine', but wandb is not installed"),
+    ('train', f'{GOOD} --n_embd=1000000 --n_head=1', r'out of memory at full depth \(4 layers\)'),
+    ('train', f'{GOOD} --vocab_size=200', r'vocab_size 200 is less than the 257 of data'),
+    ('train', f'{GOOD} --val_tokens=100000', r'val_tokens 100000 asks for 3125 sequences'),
+    ('train', f'{GOOD} --total_batch_size=8192', r'data holds 124 training sequences, one step takes 256'),
+    ('train', f'{GOOD} --match=nowhere', r'nowhere: no such config file'),
+    ('train', f'{GOOD} --match=run_config', r'run_config/config.json: not a readable config'),
+    # data
+    ('train', f'{GOOD} --data_dir=nowhere', r'data_dir nowhere does not exist'),
+    ('train', f'{GOOD} --data_dir=nowhere --vocab_size=0', r"vocab_size is 0, and nowhere/meta.json doesn't say one"),
+    ('train', f'{GOOD} --data_dir=data_nothing', r'data_dir data_nothing has no train shards'),
+    ('train', f'{GOOD} --data_dir=data_no_val', r'data_dir data_no_val has no val shards'),
+    ('train', f'{GOOD} --data_dir=data_torn', r'data_torn/tiny_train_000001.bin: 9023 bytes, but its header promises 4000'),
+    ('train', f'{GOOD} --data_dir=data_magic', r'data_magic/tiny_train_000001.bin: not a token shard'),
+    ('train', f'{GOOD} --data_dir=data_empty', r'data_empty/tiny_val_000000.bin: not a token shard'),
+    ('train', f'{GOOD} --data_dir=data_version', r'data_version/tiny_train_000001.bin: token shard of version 7'),
+    ('train', f'{GOOD} --data_dir=data_huge', r'data_huge/tiny_train_000001.bin: 9024 bytes, but its header promises 2147483647'),
+    ('train', f'{GOOD} --data_dir=data_negative', r'data_negative/tiny_train_000001.bin'),
+    ('train', f'{GOOD} --data_dir=data_npy', r'data_npy/x_train_2.npy: not a .npy file'),
+    ('train', f'{GOOD} --data_dir=data_meta', r'data_meta/meta.json: not a meta.json'),
+    ('train', f'{GOOD} --data_dir=data_meta_list', r'data_meta_list/meta.json: not a meta.json'),
+    ('train', f'{GOOD} --data_dir=data_deep', r'data_deep/meta.json: not a meta.json'),
+    ('train', f'{GOOD} --data_dir=data_meta --vocab_size=0', r'data_meta/meta.json'),
+    ('train', f'{GOOD} --data_dir=data_deep --vocab_size=0', r'data_deep/meta.json'),
+    ('train', f'{GOOD} --block_size=4096 --total_batch_size=8192', r'fewer than one sequence of block_size'),
+    ('train', f'{GOOD} --hellaswag_data=nowhere.jsonl', r'nowhere.jsonl: cannot be read'),
+    ('train', f'{GOOD} --hellaswag_data=html.jsonl', r'html.jsonl: a web page'),
+    # the run directory and checkpoints
+    ('train', 'base.py --out_dir=run', r'run already holds a run: go on with --resume'),
+    ('train', f'{GOOD} --resume', r'new holds no checkpoint to resume from'),
+    ('train', f'{GOOD} --resume=maybe', r"resume must be '' or 'yes' or 'auto', not 'maybe'"),
+    ('train', 'base.py --out_dir=run --resume --n_embd=32 --seed=7', 
+     r'run was made with other settings.*\n  seed: was 1337, now 7\n  n_embd: was 16, now 32'),
+    ('train', 'base.py --out_dir=run_unfinished --resume --growth_steps=9', r'growth_steps: was 6, now 9'),
+    ('train', 'base.py --out_dir=run_torn --resume=auto', r'run_torn: none of its 5 checkpoints can be read'),
+    ('train', 'base.py --out_dir=run_metrics --resume --continual_steps=3', r'run_metrics/metrics.jsonl, line 6: not a line of'),
+    ('train', 'base.py --out_dir=file/x', r'file/x: Not a directory'),
+    ('train', 'base.py --out_dir=file', r'file: File exists'),
+    ('train', 'base.py --out_dir=/proc/nowhere', r'/proc/nowhere: '),
+    ('train', f'{GOOD} --init_from=run', r'init_from and init_depth go together'),
+    ('train', f'{GOOD} --init_from=nowhere --init_depth=2', r'nowhere: cannot be read'),
+    ('train', f'{GOOD} --init_from=run --init_depth=3', r'init_from run: its depth is 4, the config says 3'),
+    ('train', f'{GOOD} --init_from=run_empty --init_depth=2', r'run_empty: holds no checkpoint'),
+    # the environment
+    ('train', GOOD, r'the environment says RANK=, WORLD_SIZE=two', {'WORLD_SIZE': 'two'}),
+    ('train', GOOD, r'RANK=, WORLD_SIZE=2.* no RANK: start several ranks with torchrun', {'WORLD_SIZE': '2'}),
+    ('train', GOOD, r'the environment says RANK=3, WORLD_SIZE=2', {'WORLD_SIZE': '2', 'RANK': '3', 'LOCAL_RANK': '0'}),
+    ('train', GOOD, r'the environment says RANK=0, WORLD_SIZE=0', {'WORLD_SIZE': '0', 'RANK': '0', 'LOCAL_RANK': '0'}),
+    ('train', GOOD, r'no MASTER_ADDR', {'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0', 'MASTER_PORT': '1'}),
+    ('train', f'{GOOD} --batch_size=4', r'not a multiple of ranks x batch_size x block_size = 3 x 4 x 32',
+     {'WORLD_SIZE': '3', 'RANK': '0', 'LOCAL_RANK': '0', 'MASTER_PORT': '1', 'MASTER_ADDR': 'localhost'}),
+    ('hellaswag', 'run --data=data/hellaswag.jsonl', r'the environment says RANK=, WORLD_SIZE=two', {'WORLD_SIZE': 'two'}),
+    # schedule.py and bench.py
+    ('schedule', 'nowhere.py', r'nowhere.py: no such config file'),
+    ('schedule', 'base.py --tflops=-1', r'--tflops=-1'),
+    ('schedule', 'base.py --tflops=fast', r"--tflops: invalid float value: 'fast'"),
+    ('schedule', 'base.py --jsn', r"--jsn: no setting is called 'jsn'"),
+    ('bench', 'base.py --repeats=0', r'--repeats=0'),
+    ('bench', 'base.py --phases=0,99', r'--phases=0,99: a list of numbers from 0 to'),
+    ('bench', 'base.py --device=gpu', r"device 'gpu' is not there"),
+    ('bench', 'base.py --n_head=0', r'n_head must be at least 1'),
+    # hellaswag.py
+    ('hellaswag', '', r'arguments are required: model'),
+    ('hellaswag', 'nowhere', r'nowhere'),
+    ('hellaswag', 'run --style=harness', r"argument --style: invalid choice: 'harness'"),
+    ('hellaswag', 'run --limit=-1', r'--limit=-1'),
+    ('hellaswag', 'run --data=empty.jsonl', r'empty.jsonl: holds no examples'),
+    ('hellaswag', 'run --data=html.jsonl', r'html.jsonl: a web page'),
+    ('hellaswag', 'run --data=label.jsonl', r"label.jsonl, line 1: 'label' must be 0, 1, 2 or 3"),
+    ('hellaswag', 'run --data=endings.jsonl', r"endings.jsonl, line 1: 'endings' must be four texts"),
+    ('hellaswag', 'run --data=long.jsonl', r'does not fit'),
+    ('hellaswag', 'run --data=data', r'data: cannot be read'),
+    ('hellaswag', 'run --data=data/hellaswag.jsonl --device=gpu', r"device 'gpu' is not there"),
+    ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=base.py', r'--per_example=base.py exists already'),
+    ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=nowhere/x.jsonl', r'nowhere/x.jsonl'),
+    ('hellaswag', 'klingon.pt --data=data/hellaswag.jsonl', r"no tokenizer is called 'klingon'"),
+    ('hellaswag', 'run_config_list --data=nowhere.jsonl', r'nowhere.jsonl'),
+    # sample.py and export_hf.py
+    ('sample', 'nowhere.pt', r'nowhere.pt: cannot be read'),
+    ('sample', 'torn.pt', r'torn.pt: not a whole checkpoint'),
+    ('sample', 'text.pt', r'text.pt: not a whole checkpoint'),
+    ('sample', 'foreign.pt', r'foreign.pt: not a checkpoint of this project'),
+    ('sample', 'deep.pt', r'deep.pt: damaged'),
+    ('sample', 'shallow.pt', r"shallow.pt: its weights don't fit"),
+    ('sample', 'config.pt', r"config.pt: its weights don't fit"),
+    ('sample', 'run_torn', r'run_torn: none of its 5 checkpoints can be read'),
+    ('sample', 'run --tokens=0', r'--tokens must be at least 1'),
+    ('sample', 'run --temperature=-1', r'--temperature must be at least 0'),
+    ('sample', 'run --temperature=nan', r'--temperature must be at least 0'),
+    ('export_hf', 'run', r'arguments are required: folder'),
+    ('export_hf', 'run data', r'data is there already'),
+    ('export_hf', 'run_empty new', r'run_empty: holds no checkpoint'),
+    ('export_hf', 'run file/new', r'file/new could not be written'),
+    ('export_hf', 'run_deep/nothing.pt new', r'run_deep/nothing.pt: cannot be read'),
+    # compare.py
+    ('compare', '', r'arguments are required: RUN'),
+    ('compare', 'nowhere', r'nowhere: no such run directory'),
+    ('compare', 'data run_empty', r'none of these is a run directory: data run_empty'),
+    ('compare', 'run_config', r'run_config/config.json: not a readable config'),
+    ('compare', 'run_config_list', r'run_config_list/config.json: not a saved config'),
+    ('compare', 'run_deep', r'run_deep/config.json: not a readable config'),
+    ('compare', 'run_metrics', r'run_metrics/metrics.jsonl, line 6'),
+    ('compare', 'run --figure=x.txt', r'--figure=x.txt: the name must end in'),
+    ('compare', 'run --csv=nowhere/x.csv', r'nowhere/x.csv: there is no folder nowhere'),
+    ('compare', 'run --baseline=nowhere', r'nowhere'),
+    ('compare', 'run run_baseline_1 run_baseline_2', r'several different runs could be the baseline'),
+    # prepare_fineweb.py and prepare_demo.py
+    ('prepare_fineweb', '--sample=5BT', r"argument --sample: invalid choice: '5BT'"),
+    ('prepare_fineweb', '--source one.txt', r'--source needs --out'),
+    ('prepare_fineweb', '--source nowhere/*.txt --out=new', r'--source: no file matches nowhere/\*.txt'),
+    ('prepare_fineweb', '--source base.py --out=new', r'base.py: not a source'),
+    ('prepare_fineweb', '--source one.txt --pretokenized --out=new', r'--source and --pretokenized exclude each other'),
+    ('prepare_fineweb', '--source one.txt --out=new --shard_tokens=1', r'--shard_tokens must be from 2'),
+    ('prepare_fineweb', '--source one.txt --out=new --workers=0', r'--workers at least 1'),
+    ('prepare_fineweb', '--source one.txt --out=new --max_tokens=10', r'--max_tokens=10 fit in the first shard'),
+    ('prepare_fineweb', '--source one.txt --out=data --tokenizer=bytes', r"data holds data that this script didn't make"),
+    ('prepare_fineweb', '--source one.txt --out=file --tokenizer=bytes', r'file'),
+    ('prepare_fineweb', '--source broken.parquet --out=new', r'broken.parquet'),
+    ('prepare_demo', '--out=data', r"data/meta.json is another data set's; choose another --out"),
+    ('prepare_demo', '--out=file', r'file is a file'),
+    ('prepare_demo', '--out=data_no_val --x', r'unrecognized arguments: --x'),
+    ('prepare_demo', '--out=data_meta', r'data_meta/meta.json: not a meta.json'),
+]
+
+
+@pytest.mark.parametrize('name, args, message, env', [(*m, {})[:4] for m in MISTAKES], ids=[f'{m[0]} {m[1]}' for m in MISTAKES])
+def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys, name, args, message, env):
+    monkeypatch.chdir(work)
+    for key, value in env.items():
+        monkeypatch.setenv(key, value)
+    find = importlib.util.find_spec  # wandb may be there or not
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *more: None if name == 'wandb' else find(name, *more))
+    before = snapshot(work)
+    code = script(monkeypatch, name, args)
+    err = capsys.readouterr().err
+    err = re.sub(r'^(warning: .*|usage: .*\n( .*\n)*)\n?', '', err, flags=re.M)
+    assert code == 2, err
+    assert re.search(message, err) and 'Traceback' not in err and err.count('error: ') == 1, err
+    assert re.match(rf'(error|{name}.py: error): ', err), err
+    assert snapshot(work) == before
+
+
+def test_the_table_is_long_enough_and_covers_every_script():
+    assert len(MISTAKES) >= 60
+    assert {m[0] for m in MISTAKES} == {p.stem for p in REPO.glob('*.py') if '__main__' in p.read_text()}
+
+
+NO_NETWORK = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9', 'HF_HUB_DOWNLOAD_TIMEOUT': '1'}
+
+
+@pytest.mark.parametrize('name, args, message, env', [
+    ('train', 'base.py --out_dir=run', r'run already holds a run', {}),
+    ('train', f'{GOOD} --hellaswag_data= --hellaswag_interval=1', r'HellaSwag could not be fetched from the Hub',
+     {'HF_HUB_OFFLINE': '1'}),
+    ('sample', 'gpt2', r'openai-community/gpt2 could not be fetched from the Hub', NO_NETWORK),
+    ('prepare_fineweb', '--source one.txt --out=new', r"GPT-2's vocabulary could not be downloaded.* TIKTOKEN_CACHE_DIR",
+     NO_NETWORK | {'TIKTOKEN_CACHE_DIR': '/nonexistent/cache'}),
+])
+def test_a_mistake_of_a_process_of_its_own(work, tmp_path, name, args, message, env):
+    before = snapshot(work)
+    done = subprocess.run([sys.executable, str(REPO / f'{name}.py'), *args.split()], cwd=work, capture_output=True, text=True,
+                          env={**os.environ, 'HF_HOME': str(tmp_path), 'OMP_NUM_THREADS': '1', **env}, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert re.match(rf'error: {message}', done.stderr) and done.stderr.count('\n') == 1, done.stderr
+    assert snapshot(work) == before
