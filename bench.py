@@ -170,10 +170,11 @@ def report(config, phases, rows, results, peak, device, as_json, partial):
               f'{r["backward"]:>10.4f} {r["optimizer"]:>9.4f} {r["tok_per_sec"]:>9.0f} {r["memory"] / 1e9:>8.2f} '
               f'{r["of_peak"]:>8.1%} {r["predicted"]:>9.1%} {r["measured"]:>9.1%}')
     if not partial:
-        print(f'the whole plan, {schedule.total_steps(phases)} steps on this one device: {summary["plan_hours"]["measured"]:.2f} h '
-              f'measured, {summary["plan_hours"]["predicted"]:.2f} h predicted; the same steps at full depth '
-              f'{summary["same_steps_at_full_depth_hours"]:.2f} h: {summary["plan_cost"]["measured"]:.1%} measured, '
-              f'{summary["plan_cost"]["predicted"]:.1%} predicted')
+        hours, share = summary['plan_hours'], summary['plan_cost']
+        print(f'the whole plan, {schedule.total_steps(phases)} steps on this one device: {hours["measured"]:.2f} h measured, '
+              f'{hours["predicted"]:.2f} h predicted; the same steps at full depth '
+              f'{summary["same_steps_at_full_depth_hours"]:.2f} h: {share["measured"]:.1%} measured, '
+              f'{share["predicted"]:.1%} predicted')
 
 
 if __name__ == '__main__':

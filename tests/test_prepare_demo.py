@@ -14,6 +14,7 @@ import pytest
 import data
 import prepare_demo
 from config import UserError
+from prepare_demo import FUNCTION_WORDS
 
 SCRIPT = Path(prepare_demo.__file__)
 
@@ -150,10 +151,10 @@ def f(x, axis=None):
 
 
 def test_examples_have_hellaswags_shape_and_fit_the_demo_models_context(examples):
-    assert len(examples) > 1_500
+    assert len(examples) == 3_000
     for i, e in enumerate(examples):
         assert e['ind'] == i and len(set(e['endings'])) == 4 and e['label'] in range(4)
-        assert all(50 <= len(e['ctx']) <= 72 and 36 <= len(ending) <= 48 for ending in e['endings'])
+        assert all(30 <= len(e['ctx']) <= 90 and 12 <= len(ending) <= 24 for ending in e['endings'])
     counts = Counter(e['label'] for e in examples)
     assert max(counts.values()) - min(counts.values()) <= 1
 
@@ -164,10 +165,15 @@ def test_an_ending_alone_tells_nothing_since_each_is_right_once_and_wrong_three_
     assert all(every[ending] == 4 * n for ending, n in right.items()) and set(every) == set(right)
 
 
-def test_all_endings_are_cut_in_the_middle_of_a_sentence(examples):
+def test_wrong_endings_followed_the_other_kind_of_word_and_both_kinds_are_as_many(examples):
+    kinds = Counter()
     for e in examples:
-        assert e['ctx'][-1].islower() and e['ctx'] == e['ctx'].strip()
-        assert all(ending[0].islower() and ending[-1].islower() for ending in e['endings'])
+        after_function = e['ctx'].split()[-1] in FUNCTION_WORDS
+        kinds[after_function] += 1
+        for i, ending in enumerate(e['endings']):
+            starts_with_function = ending.split()[0] in FUNCTION_WORDS
+            assert starts_with_function == (after_function if i != e['label'] else not after_function)
+    assert kinds[True] == kinds[False]
 
 
 def test_wrong_endings_come_from_other_documents(documents, examples):
