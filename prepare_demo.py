@@ -55,12 +55,12 @@ WINDOW = 32  # letters and digits in a row that no two documents share; a power 
 HELD_OUT, SHARD_TOKENS, EXAMPLES, EOT, SEED = 0.05, 4_000_000, 3_000, 256, 1337
 SOURCE = 'English docstrings and comments of installed Python packages'
 # Contexts have 30 to 90 bytes from the start of a sentence, endings 12 to 24: together within the 128 of cpu.py.
-FUNCTION_WORDS = frozenset("""
+FUNCTION_WORDS = frozenset(re.findall('[a-z]+', """
     a an the this that these those each every any all some no its their his her your our my it they you we he she i which who
     what when where how if then else and or but nor so as than because while whether since though although unless until
     of to in on at by for from with without into onto over under between through during before after about against within
     is are was were be been being am do does did has have had can could will would shall should may might must not also only
-    there here both either neither such same other more most just very too yet even still again already there""".split())
+    there here both either neither such same other more most just very too yet even still again already"""))
 
 
 def main():
