@@ -31,8 +31,11 @@ def pytest_configure():
 
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory):
-    """Flags for a run of train.py on a few thousand bytes: 3 stages to 4 layers, a second or two."""
-    folder = tmp_path_factory.mktemp('tiny')
+    return make_tiny(tmp_path_factory.mktemp('tiny'))
+
+
+def make_tiny(folder: Path) -> list[str]:
+    """Flags for a run of train.py on a few thousand bytes, made in `folder`: 3 stages to 4 layers, a second or two."""
     text = ('the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. ' * 60).encode()
     tokens = np.frombuffer(text, np.uint8).astype(np.uint16)
     data.write_shard(str(folder / 'tiny_train_000001.bin'), tokens[:4000])

@@ -183,7 +183,7 @@ MISTAKES = [
     ('train', 'base.py --out_dir=run', r'run already holds a run: go on with --resume'),
     ('train', f'{GOOD} --resume', r'new holds no checkpoint to resume from'),
     ('train', f'{GOOD} --resume=maybe', r"resume must be '' or 'yes' or 'auto', not 'maybe'"),
-    ('train', 'base.py --out_dir=run --resume --n_embd=32 --seed=7', 
+    ('train', 'base.py --out_dir=run --resume --n_embd=32 --seed=7',
      r'run was made with other settings.*\n  seed: was 1337, now 7\n  n_embd: was 16, now 32'),
     ('train', 'base.py --out_dir=run_unfinished --resume --growth_steps=9', r'growth_steps: was 6, now 9'),
     ('train', 'base.py --out_dir=run_torn --resume=auto', r'run_torn: none of its 5 checkpoints can be read'),

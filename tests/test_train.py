@@ -1,14 +1,19 @@
 """The training loop on one process. Run: python -m pytest tests/test_train.py"""
 
+import importlib.machinery
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from long_memory import resident_memory, slope
 
 import checkpoint
 import config as configuration
@@ -218,10 +223,162 @@ def test_a_finished_run_says_so_and_changes_nothing(monkeypatch, tiny, tmp_path,
 def test_settings_that_change_nothing_may_change_on_resume(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
     run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--batch_size=4', '--log_interval=2', '--eval_interval=8',
-        '--continual_steps=9')
+        '--continual_steps=9', '--baseline_steps=5', '--ledger=paper')
     assert metrics(tmp_path / 'a')[-1]['step'] == 27
     with pytest.raises(UserError, match='continual_steps: was 9, now 12'):
         run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--lr_schedule=cosine', '--continual_steps=12')
+
+
+REFUSED = {  # every setting that isn't free, and a value that no run may change to (beside what it needs to be valid)
+    'seed': 7, 'data_dir': '{data}', 'shuffle': True, 'n_layer': 5, 'n_head': 4, 'n_embd': 32, 'block_size': 16,
+    'vocab_size': 384, 'dropout': 0.1, 'init_from': '{run}', 'init_depth': '2 --init_from={run}', 'n_stages': 2,
+    'stage_depths': (1, 2, 4), 'growth_steps': 21, 'stage_steps': (6, 7, 5), 'stage_fractions': (0.2, 0.2, 0.2),
+    'phase1_fraction': 0.25, 'phase1_embeddings': 'train', 'continual_steps': 9, 'baseline_steps': 5, 'ledger': 'paper',
+    'match': '{long}', 'grow_init': 'stack', 'grow_optimizer': 'reset', 'total_batch_size': 512, 'optimizer': 'muon',
+    'learning_rate': 0.02, 'min_lr': 0.001, 'lr_schedule': 'wsd', 'warmup_steps': 2, 'rewarm_steps': 2,
+    'decay_fraction': 0.2, 'weight_decay': 0.2, 'beta1': 0.8, 'beta2': 0.99, 'muon_learning_rate': 0.1, 'grad_clip': 1.0}
+ACCEPTED = {
+    'out_dir': '{copy}', 'run_name': 'another', 'resume': 'auto', 'batch_size': 4, 'eval_interval': 3, 'val_tokens': 320,
+    'hellaswag_interval': 7, 'hellaswag_data': '{data}/hellaswag.jsonl', 'hellaswag_limit': 5, 'log_interval': 2,
+    'checkpoint_interval': 1, 'keep_checkpoints': 1, 'wandb_project': 'mine', 'device': 'cpu:0', 'dtype': 'bfloat16',
+    'compile': True}
+
+
+@pytest.fixture(scope='module')
+def cosine(tiny, tmp_path_factory):
+    """A finished run, the same one without its last checkpoint, a longer one's config, and a copy of the data."""
+    folder = tmp_path_factory.mktemp('cosine')
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, tiny, folder / 'run', '--lr_schedule=cosine')
+    shutil.copytree(folder / 'run', folder / 'copy')
+    (folder / 'copy' / 'ckpt_000024.pt').unlink()
+    shutil.copytree(next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1], folder / 'data')
+    (folder / 'long').mkdir()
+    config = json.loads((folder / 'run' / 'config.json').read_text())
+    (folder / 'long' / 'config.json').write_text(json.dumps(config | {'continual_steps': 60}))
+    return folder
+
+
+def filled(value, folder) -> list[str]:
+    places = {name: folder / name for name in ('run', 'copy', 'long', 'data')}
+    return str(value).format(**places).replace('(', '').replace(')', '').replace(', ', ',').split()
+
+
+def test_every_setting_is_in_one_of_the_tables():
+    free = {name for name, field in configuration.FIELDS.items() if field.metadata['free']}
+    assert free == ACCEPTED.keys() and configuration.FIELDS.keys() - free == REFUSED.keys()
+
+
+@pytest.mark.parametrize('name', REFUSED)
+def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monkeypatch, tiny, cosine, name):
+    needed = {'init_from': ['--init_depth=2'], 'n_stages': ['--growth_steps=20']}.get(name, [])
+    value, *more = filled(REFUSED[name], cosine)
+    before = {p: p.read_bytes() for p in (cosine / 'copy').iterdir()}
+    with pytest.raises(UserError) as error:
+        run(monkeypatch, tiny, cosine / 'copy', '--lr_schedule=cosine', f'--{name}={value}', '--resume', *more, *needed)
+    old = configuration.load([*tiny, '--lr_schedule=cosine'], '')
+    new = configuration.load([*tiny, '--lr_schedule=cosine', f'--{name}={value}', *more, *needed], '')
+    shown = 'continual_steps' if name == 'match' else name  # a match is the steps that it means
+    new = schedule.resolve(new)
+    assert f'\n  {shown}: was {getattr(old, shown)!r}, now {getattr(new, shown)!r}' in str(error.value)
+    assert before == {p: p.read_bytes() for p in (cosine / 'copy').iterdir()}
+
+
+@pytest.mark.parametrize('name', ACCEPTED)
+def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path, name):
+    wandb, logged, compiled = types.ModuleType('wandb'), [], []
+    wandb.__spec__ = importlib.machinery.ModuleSpec('wandb', None)
+    wandb.init = lambda **settings: logged.append(settings) or wandb
+    wandb.log = lambda values, step: logged.append((step, values))
+    wandb.finish = lambda: logged.append('finish')
+    monkeypatch.setitem(sys.modules, 'wandb', wandb)
+    monkeypatch.setattr(train, 'compile_blocks', compiled.append)
+    shutil.copytree(cosine / 'copy', tmp_path / 'copy')
+    run(monkeypatch, tiny, tmp_path / 'copy', '--lr_schedule=cosine', '--resume',
+        f'--{name}={filled(ACCEPTED[name], cosine if name != "out_dir" else tmp_path)[0]}')
+    assert metrics(tmp_path / 'copy')[-1]['step'] == 24
+    assert bool(compiled) == (name == 'compile')
+    if name == 'wandb_project':
+        assert logged[0]['project'] == 'mine' and logged[0]['resume'] == 'allow' and logged[-1] == 'finish'
+        assert [step for step, values in logged[1:-1] if 'train/loss' in values] == [22, 23, 24]
+    else:
+        assert not logged
+    if name not in ('batch_size', 'dtype', 'val_tokens') and not name.startswith(('hellaswag_', 'eval_', 'log_')):
+        assert_same_run(cosine / 'run', tmp_path / 'copy')
+
+
+def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny, tmp_path):
+    straight, full = tmp_path / 'straight', tmp_path / 'full'
+    run(monkeypatch, tiny, straight)
+    real = schedule.lr_at
+
+    def lr_at(config, phases, step):
+        if step == 14:
+            (full / 'ckpt_000015.pt.tmp').symlink_to('/dev/full')
+        return real(config, phases, step)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r'ckpt_000015.pt could not be saved .*No space left'):
+        patch.setattr(schedule, 'lr_at', lr_at)
+        run(patch, tiny, full)
+    assert checkpoint.newest(str(full))[1]['step'] == 12 and not list(full.glob('*.tmp'))
+    (full / 'ckpt_000099.pt.tmp').write_bytes(b'left over from a kill')
+    run(monkeypatch, tiny, full, '--resume')
+    assert_same_run(straight, full)
+    assert not list(full.glob('*.tmp'))
+
+
+def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypatch, tiny, tmp_path):
+    """A file-size limit stands in for the full disk: half a line fits."""
+    straight, full = tmp_path / 'straight', tmp_path / 'full'
+    run(monkeypatch, tiny, straight)
+    code = ('import os, resource, config, schedule, train\nreal = schedule.lr_at\n'
+            'def lr_at(c, phases, step):\n'
+            '    if step == 10:\n'
+            "        size = os.path.getsize(c.out_dir + '/metrics.jsonl') + 100\n"
+            '        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n'
+            '    return real(c, phases, step)\n'
+            'schedule.lr_at = lr_at\nconfig.run(train.main)')
+    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={full}'], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f'error: {full}/metrics.jsonl could not be written (File too large); the last checkpoint is')
+    assert done.stderr.count('\n') == 1 and not (full / 'metrics.jsonl').read_text().endswith('\n')
+    assert checkpoint.newest(str(full))[1]['step'] == 9
+    run(monkeypatch, tiny, full, '--resume')
+    assert_same_run(straight, full)
+
+
+def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, tmp_path, capsys):
+    run(monkeypatch, tiny, tmp_path / 'a')
+    (tmp_path / 'a' / 'ckpt_000024.pt').unlink()
+    before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+    real = open
+
+    def refuse(path, mode='r', *args, **kwargs):  # root may write anywhere: the system's answer to anybody else
+        if set(mode) & set('wax+') and str(path).startswith(str(tmp_path)):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return real(path, mode, *args, **kwargs)
+
+    monkeypatch.setattr('builtins.open', refuse)
+    monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--out_dir={tmp_path}/a', '--resume'])
+    with pytest.raises(SystemExit) as stop:
+        configuration.run(train.main)
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and message.startswith(f'error: {tmp_path}/a/metrics.jsonl could not be saved') and \
+        'Permission denied' in message and message.count('\n') == 1
+    assert before == {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
+
+
+@pytest.mark.slow
+def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
+    """On the first step, in a save, a growth, an evaluation, by the clock, in a line of the log; 40 by hand: long_kill.py."""
+    done = subprocess.run([sys.executable, 'tests/long_kill.py', '6'], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r'6 kills in \d runs, all ended bit for bit .* [1-9] in a save, [1-9] in a growth, [1-9] in an', done.stdout)
+
+
+@pytest.mark.slow
+def test_the_memory_of_the_process_stays_flat(tmp_path):
+    assert slope(resident_memory(800, tmp_path)) < 1000  # bytes a step; long_memory.py finds about 0 by hand
 
 
 def test_resume_needs_something_to_resume(monkeypatch, tiny, tmp_path):
