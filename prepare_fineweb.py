@@ -72,8 +72,8 @@ def arguments():
     add('--out', default='', metavar='DIR', help='folder of the shards; default: data/edu_fineweb10B, by the sample')
     add('--tokenizer', default='gpt2', choices=('gpt2', 'bytes'), help='default: gpt2')
     add('--shard_tokens', type=int, default=100_000_000, metavar='N', help='tokens per shard, 2 bytes each; default: 100M')
-    add('--max_tokens', type=int, default=0, metavar='N', help='stop after N tokens in all, validation included (whole '
-        'shards with --pretokenized); default 0: the whole source')
+    add('--max_tokens', type=int, default=0, metavar='N', help='stop after N tokens in all, validation included ('
+        'with --pretokenized: whole shards, at least two); default 0: the whole source')
     add('--workers', type=int, default=cores, metavar='N', help='threads that tokenize; default: all cores')
     add('--keep', action='store_true', help="keep the Hub's parquet files in DIR/hub; default: each is deleted once done")
     args = parser.parse_args()
@@ -102,11 +102,11 @@ def begin(args) -> dict:
 
     Raises UserError if the folder was made with other options or from other files, or holds shards of someone else's.
     """
-    options, folder = {name: getattr(args, name) for name in OPTIONS}, glob.escape(args.out)
-    if glob.glob(os.path.join(folder, '*.bin')) + glob.glob(os.path.join(folder, '*.npy')):
-        meta = read_meta(args.out)
-        if 'options' not in meta:
-            raise UserError(f"{args.out} holds shards that this script didn't make: choose another --out")
+    options, meta = {name: getattr(args, name) for name in OPTIONS}, read_meta(args.out)
+    there = [name for name in os.listdir(args.out) if name.endswith(('.bin', '.npy'))] if os.path.exists(args.out) else []
+    if 'options' not in meta and (there or os.path.exists(os.path.join(args.out, 'meta.json'))):
+        raise UserError(f"{args.out} holds data that this script didn't make: choose another --out")
+    if there:
         for name, value in options.items():
             if (old := meta['options'][name]) != value:
                 raise UserError(f'{args.out} was made with --{name}={old}, not {value}: go on with the same options, or '
@@ -185,7 +185,8 @@ def needs(args, meta: dict) -> str:
     elif args.pretokenized:
         where, passing, tokens = f'{len(sources)} shards of {args.pretokenized}', 0, size / 2
     else:
-        where, tokens = f'{len(sources)} files of {FINEWEB} sample-{args.sample}', float(args.sample[:-2]) * 1e9
+        where = f'{len(sources)} files of {FINEWEB} sample-{args.sample}'
+        tokens = float(args.sample[:-2]) * 1e9 * (1 if args.tokenizer == 'gpt2' else 4.7)
         passing = size if args.keep else 3 * max(f['bytes'] for f in sources)  # in hand, just done, one ahead
         passing *= min(1, args.max_tokens / tokens) if args.max_tokens and args.keep else 1
     done = total(meta)
@@ -236,7 +237,7 @@ def make_shards(args, meta: dict):
     paths = [f['file'] for f in sources[source:]] if args.source else one_ahead(args, meta, sources[source:])
     with ThreadPoolExecutor(args.workers) as pool, progress(done, None) as bar:
         work = chunks(enumerate(paths, source), document)
-        for chunk, tokens in in_order(pool, lambda chunk: encode(enc, chunk), work, 3 * args.workers):
+        for chunk, tokens in in_order(pool, lambda chunk: encode(enc, chunk), work, 4 * args.workers):
             at, offset = offset, 0  # the first chunk's first tokens are in a finished shard
             while at < len(tokens) and done + fill < limit:
                 n = min(args.shard_tokens - fill, limit - done - fill, len(tokens) - at)
@@ -252,7 +253,7 @@ def make_shards(args, meta: dict):
                 break
     if len(shards) + bool(fill) < 2:
         raise UserError(f'the source holds {done + fill:,} tokens, and the first {args.shard_tokens:,} are for validation: '
-                        'choose a smaller --shard_tokens (and another --out), so that there is something to train on')
+                        'choose a smaller --shard_tokens, so that there is something to train on')
     if fill:
         finish(args, meta, buffer[:fill], [len(sources), 0, 0])
     meta['complete'] = True
@@ -448,7 +449,7 @@ def local_files(patterns: list[str]) -> list[dict]:
             raise UserError(f'--source: no file matches {pattern}')
         paths += found
     for path in paths:
-        kind(path)
+        text_bytes(path)  # raises for what is no source
     return [{'file': path, 'bytes': os.path.getsize(path)} for path in dict.fromkeys(paths)]
 
 
@@ -472,7 +473,7 @@ def hub_errors(what: str):
 
     try:
         yield
-    except (OSError, RuntimeError, httpx.HTTPError) as error:
+    except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
         raise UserError(f'{what} could not be fetched from the Hub ({type(error).__name__}: {str(error).splitlines()[0]}). '
                         'Run the same command again once the network is there (with HF_TOKEN set if the Hub limits you), '
                         'or fetch the files elsewhere and name them with --source') from None
@@ -513,8 +514,9 @@ def one_ahead(args, meta: dict, files: list[dict]):
             wanted.acquire()
             try:
                 fetched.put((download(args, meta, file), None))
-            except UserError as error:
+            except BaseException as error:  # whatever it is, it is raised where the file is waited for
                 fetched.put((None, error))
+                return
 
     threading.Thread(target=work, daemon=True).start()  # daemon: no download holds up the exit
     for _ in files:
@@ -530,7 +532,7 @@ def fetch_shards(args, meta: dict):
     left = meta['sources'][len(meta['shards']) :]
     with progress(total(meta), args.max_tokens or sum(f['bytes'] for f in meta['sources']) // 2) as bar:
         for file in left:
-            if args.max_tokens and total(meta) >= args.max_tokens:
+            if args.max_tokens and total(meta) >= args.max_tokens and len(meta['shards']) > 1:
                 break
             path, name = download(args, meta, file), os.path.basename(file['file'])
             try:

@@ -318,6 +318,13 @@ def test_a_missing_or_torn_shard_is_made_again(tmp_path, source, monkeypatch, ca
         assert files_of(tmp_path / 'out') == whole
 
 
+def test_with_no_shard_made_yet_the_options_can_be_changed(tmp_path, source, monkeypatch):
+    with pytest.raises(UserError, match='choose a smaller --shard_tokens'):
+        prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out')
+    prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000')
+    assert tokens_of(tmp_path / 'out') == reference(texts())
+
+
 def test_a_finished_folder_is_left_alone(tmp_path, source, monkeypatch, capsys):
     flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000']
     prepare(monkeypatch, *flags)
@@ -355,9 +362,10 @@ def test_a_source_file_that_came_later_is_refused_by_name(tmp_path, source, monk
         prepare(monkeypatch, *flags)
 
 
-def test_shards_of_someone_elses_are_never_overwritten(tmp_path, source, monkeypatch):
+@pytest.mark.parametrize('name', ['shard_val_000000.bin', 'edufineweb_train_000001.npy', 'meta.json'])
+def test_data_of_someone_elses_is_never_overwritten(tmp_path, source, monkeypatch, name):
     (tmp_path / 'out').mkdir()
-    data.write_shard(str(tmp_path / 'out' / 'shard_val_000000.bin'), np.arange(9, dtype=np.uint16))
+    (tmp_path / 'out' / name).write_text('{"tokenizer": "bytes", "vocab_size": 257, "eot": 256}')
     before = files_of(tmp_path / 'out')
     with pytest.raises(UserError, match="didn't make"):
         prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000')
@@ -617,9 +625,10 @@ def test_ready_shards_are_fetched_as_they_are(tmp_path, hub, ready):
     assert '4 shards, 4 documents, 4,000 tokens' in found.stdout
 
 
-def test_max_tokens_takes_as_many_ready_shards_as_reach_it(tmp_path, hub, ready):
-    assert script('--pretokenized', f'--out={tmp_path}/out', '--max_tokens=1001', **hub.env).returncode == 0
-    assert shards_of(tmp_path / 'out') == ready[:2]
+@pytest.mark.parametrize('limit, n', [(500, 2), (1001, 2), (2001, 3)])
+def test_max_tokens_takes_as_many_ready_shards_as_reach_it(tmp_path, hub, ready, limit, n):
+    assert script('--pretokenized', f'--out={tmp_path}/out', f'--max_tokens={limit}', **hub.env).returncode == 0
+    assert shards_of(tmp_path / 'out') == ready[:n]
 
 
 @pytest.mark.parametrize('spoil, message', [
