@@ -8,15 +8,15 @@ if ! cmp -s requirements.txt .venv/installed.txt; then
     .venv/bin/python -m pip install --quiet -r requirements.txt
     cp requirements.txt .venv/installed.txt
 fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two ranks, one thread each
 PATH="$PWD/.venv/bin:$PATH"
 
 python prepare_demo.py
 for schedule in baseline incremental_8stage; do
     python schedule.py "configs/$schedule.py" configs/cpu.py
-    torchrun --standalone --nproc_per_node=1 train.py "configs/$schedule.py" configs/cpu.py --resume=auto
+    torchrun --standalone --nproc_per_node=2 train.py "configs/$schedule.py" configs/cpu.py --resume=auto
 done
 for schedule in baseline incremental_8stage; do
-    python hellaswag.py "out/${schedule}_cpu" --data=data/demo/hellaswag.jsonl
+    torchrun --standalone --nproc_per_node=2 hellaswag.py "out/${schedule}_cpu" --data=data/demo/hellaswag.jsonl
 done
 python compare.py out/baseline_cpu out/incremental_8stage_cpu --figure=out/demo.png
