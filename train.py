@@ -80,8 +80,7 @@ def main():
     state = find_state(config)
     step = state['step'] if state else 0
     if world > 1:
-        # what hangs for longer is an error, which torchrun --max-restarts can mend; no eval or save takes as long
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', timeout=timedelta(minutes=20))
+        join_ranks(device, rank, world)
         steps = [None] * world
         dist.all_gather_object(steps, step)  # also: no rank writes before all have looked
         if len(set(steps)) > 1:
@@ -247,6 +246,24 @@ def main():
 # before the first step
 
 
+def join_ranks(device, rank: int, world: int):
+    """init_process_group, such that it also works after a restart by torchrun --max-restarts.
+
+    torchrun lends the ranks its own store, in which a restarted rank finds the addresses of dead ones (pytorch#135712, still
+    so in torch 2.13) and hangs. So each attempt has names of its own there; over several nodes, that don't count restarts
+    alike, the ranks need a store of their own, which torchrun gives them if asked. Raises UserError if it wasn't.
+    """
+    timeout = timedelta(minutes=20)  # no eval or save takes as long: what hangs for longer is an error, and may restart
+    store = next(dist.rendezvous('env://', rank, world, timeout=timeout))[0]
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
+        if os.environ['TORCHELASTIC_MAX_RESTARTS'] != '0' and os.environ['LOCAL_WORLD_SIZE'] != os.environ['WORLD_SIZE']:
+            raise UserError('torchrun --max-restarts over several nodes works only with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 '
+                            'in the environment of every torchrun')
+        store = dist.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
+    dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo', store=store, rank=rank, world_size=world,
+                            timeout=timeout)
+
+
 def find_state(config: TrainConfig) -> dict | None:
     """The checkpoint to go on from, None to start. Raises UserError where out_dir and `resume` don't fit together."""
     holds_run = any(os.path.exists(os.path.join(config.out_dir, name)) for name in ('config.json', 'metrics.jsonl'))
@@ -364,7 +381,7 @@ def wrap(model: GPT, compiled: bool, world: int):
     """
     if compiled:
         compile_blocks(model)
-    return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True) if world > 1 else model
+    return DistributedDataParallel(model, gradient_as_bucket_view=True) if world > 1 else model
 
 
 def moments_by_name(model: GPT, optimizers: list) -> dict:
