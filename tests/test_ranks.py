@@ -1,7 +1,8 @@
-"""The same run on 1, 2 and 4 gloo ranks, and on two nodes. Run: python -m pytest tests/test_ranks.py"""
+"""The same run on 1, 2 and 4 gloo ranks, on two nodes, through kills and signals. Run: python -m pytest tests/test_ranks.py"""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -48,9 +49,13 @@ json.dump(seen, open(os.path.join(folder, 'rank_' + os.environ.get('RANK', '0') 
 '''
 
 
-def torchrun(ranks, script, *args, **kwargs):
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={ranks}', script, *args]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}, **kwargs)
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+
+def torchrun(ranks, script, *args, options=('--standalone',)):
+    """Run a script on some ranks (on one without torchrun, which is the same and starts sooner)."""
+    launcher = [] if ranks == 1 else ['-m', 'torch.distributed.run', *options, f'--nproc_per_node={ranks}']
+    return subprocess.run([sys.executable, *launcher, script, *args], capture_output=True, text=True, env=ENV, timeout=240)
 
 
 @pytest.fixture(scope='module')
@@ -61,18 +66,36 @@ def probe(tmp_path_factory):
     path.unlink()
 
 
+@pytest.fixture(scope='module')
+def straight(probe, tiny, tmp_path_factory):
+    """A folder with a run on 2 ranks from beginning to end: run/, and what the probe wrote down."""
+    folder = tmp_path_factory.mktemp('straight')
+    done = torchrun(2, probe, str(folder), *tiny, f'--out_dir={folder}/run')
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('flags', [
     (), ('--phase1_embeddings=train', '--shuffle=True', '--dropout=0.1'),
     ('--phase1_embeddings=frozen', '--grow_init=interleave', '--grow_optimizer=copy', '--grad_clip=0.5'),
 ])
-def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, tmp_path, flags):
+def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, straight, tmp_path, flags):
     per_rank = {}
     for ranks in (1, 2, 4):
         folder = tmp_path / str(ranks)
-        folder.mkdir()
-        done = torchrun(ranks, probe, str(folder), *tiny, f'--out_dir={folder}/run', *flags)
-        assert done.returncode == 0, done.stderr
+        if ranks == 2 and not flags:
+            shutil.copytree(straight, folder)
+        else:
+            folder.mkdir()
+            done = torchrun(ranks, probe, str(folder), *tiny, f'--out_dir={folder}/run', *flags)
+            assert done.returncode == 0, done.stderr
         per_rank[ranks] = [json.loads((folder / f'rank_{r}.json').read_text()) for r in range(ranks)]
     tokens = {ranks: sorted(t for seen in all_seen for t in seen['tokens']) for ranks, all_seen in per_rank.items()}
     assert tokens[1] == tokens[2] == tokens[4]  # each step's sequences, each exactly once
@@ -90,17 +113,16 @@ def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, tmp_path, flags):
 
 
 @pytest.mark.slow
-def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, tmp_path):
-    straight, moved = tmp_path / 'straight', tmp_path / 'moved'
-    assert torchrun(1, 'train.py', *tiny, f'--out_dir={straight}').returncode == 0
-    assert torchrun(2, 'train.py', *tiny, f'--out_dir={moved}').returncode == 0
+def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, straight, tmp_path):
+    moved = tmp_path / 'moved'
+    shutil.copytree(straight / 'run', moved)
     for ranks, batch_size, keep in ((4, 1, 15), (1, 8, 12)):
         for path in moved.glob('ckpt_*.pt'):
             if int(path.stem[5:]) > keep:
                 path.unlink()
         done = torchrun(ranks, 'train.py', *tiny, f'--out_dir={moved}', '--resume=auto', f'--batch_size={batch_size}')
         assert done.returncode == 0, done.stderr
-        for one, other in zip(metrics(straight), metrics(moved)):
+        for one, other in zip(metrics(straight / 'run'), metrics(moved), strict=True):
             assert one['step'] == other['step'] and one['kind'] == other['kind']
             assert one.get('loss', 0) == pytest.approx(other.get('loss', 0), rel=1e-3)
 
@@ -125,9 +147,7 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, tmp_path):
-    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
-    assert torchrun(2, 'train.py', *tiny, f'--out_dir={straight}').returncode == 0
+def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, straight, tmp_path):
     script = Path.cwd() / '.probe_kill.py'
     script.write_text('import os, signal, schedule, train\nfrom config import run\nreal = schedule.lr_at\n'
                       'def lr_at(config, phases, step):\n'
@@ -136,52 +156,85 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, tmp_p
                       '        os.kill(os.getpid(), signal.SIGKILL)\n'
                       '    return real(config, phases, step)\n'
                       'schedule.lr_at = lr_at\nrun(train.main)\n')
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', '--max-restarts=3',
-               str(script), *tiny, f'--out_dir={killed}', '--resume=auto']
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+        done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/killed', '--resume=auto',
+                        options=('--standalone', '--max-restarts=3'))
     finally:
         script.unlink()
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('resumed at step') == 2
-    assert_same_run(straight, killed)
+    assert_same_run(straight / 'run', tmp_path / 'killed')
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, tmp_path, signum):
+def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
+    script = Path.cwd() / '.probe_mistake.py'
+    script.write_text('import os, train\nfrom config import UserError, run\nreal = train.rehearse\n'
+                      'def rehearse(*args):\n'
+                      "    if os.environ['RANK'] == '1':\n"
+                      "        raise UserError('out of memory, here only')\n"
+                      '    real(*args)\n'
+                      'train.rehearse = rehearse\nrun(train.main)\n')
+    try:
+        done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
+    finally:
+        script.unlink()
+    assert done.returncode == 1 and done.stderr.count('error: out of memory, here only') == 1, done.stderr
+    done = torchrun(2, 'train.py', *tiny, f'--out_dir={tmp_path}/b', '--data_dir=nowhere')
+    assert done.returncode == 1 and done.stderr.count('error: data_dir nowhere does not exist') == 1, done.stderr
+    assert not (tmp_path / 'b').exists()
+
+
+@pytest.mark.slow
+def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, tmp_path):
     """Straight to the ranks: torchrun itself passes signals on, and reports them as its own failure."""
-    straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
-    assert torchrun(2, 'train.py', *tiny, f'--out_dir={straight}').returncode == 0
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
-    ranks = [subprocess.Popen([sys.executable, 'train.py', *tiny, f'--out_dir={stopped}'], stdout=subprocess.PIPE, text=True,
-                              env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}) for r in (0, 1)]
-    for line in ranks[0].stdout:
-        if 'step 00003/24' in line:
-            ranks[1].send_signal(signum)
-            break
-    out = ranks[0].stdout.read()
-    assert [r.wait(60) for r in ranks] == [0, 0]
-    step = checkpoint.newest(str(stopped))[1]['step']
-    assert 3 < step < 24 and f'saved at step {step}' in out
+    stopped, steps = tmp_path / 'stopped', []
+    for signum, rank, after in ((signal.SIGTERM, 1, 3), (signal.SIGINT, 0, 12)):
+        env = {**ENV, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
+        ranks = [subprocess.Popen([sys.executable, 'train.py', *tiny, f'--out_dir={stopped}', '--resume=auto'],
+                                  stdout=subprocess.PIPE, text=True, env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)})
+                 for r in (0, 1)]
+        for line in ranks[0].stdout:
+            if f'step {after:05d}/24' in line:
+                ranks[rank].send_signal(signum)
+                break
+        out = ranks[0].stdout.read()
+        assert [r.wait(240) for r in ranks] == [0, 0]
+        steps.append(checkpoint.newest(str(stopped))[1]['step'])
+        assert after < steps[-1] < 24 and f'saved at step {steps[-1]}' in out
     assert torchrun(2, 'train.py', *tiny, f'--out_dir={stopped}', '--resume').returncode == 0
-    assert_same_run(straight, stopped)
+    assert_same_run(straight / 'run', stopped)
+
+
+# What slurm.sh calls, on one machine: srun starts a task for each of two nodes and passes scancel's signal on to them.
+SLURM = {'srun': 'shift; echo $$ > "$STUBS/pid"; "$@" & a=$!; "$@" & b=$!; trap "kill -TERM $a $b" TERM\n'
+                 'wait $a; wait $a; x=$?; wait $b; y=$?; exit $((x > y ? x : y))',
+         'scancel': 'echo "scancel $@" >> "$STUBS/calls"; kill -TERM $(cat "$STUBS/pid")',
+         'scontrol': '[ "$1" = show ] && echo 127.0.0.1 || echo "scontrol $@" >> "$STUBS/calls"',
+         'torchrun': f'exec {sys.executable} -m torch.distributed.run "$@"'}
 
 
 @pytest.mark.slow
-def test_two_nodes_of_one_rank_end_with_the_weights_of_one_node_of_two(tiny, tmp_path):
-    one, two = tmp_path / 'one', tmp_path / 'two'
-    assert torchrun(2, 'train.py', *tiny, f'--out_dir={one}').returncode == 0
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nnodes=2', '--nproc_per_node=1', '--rdzv_backend=c10d',
-               f'--rdzv_endpoint=127.0.0.1:{port}', '--rdzv_id=test', 'train.py', *tiny, f'--out_dir={two}', '--resume=auto']
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    agents = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) for _ in range(2)]
-    outputs = [agent.communicate(timeout=120) for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], outputs
-    assert_same_run(one, two)
+def test_slurm_sh_stops_before_the_limit_queues_itself_and_two_nodes_end_as_one(tiny, straight, tmp_path):
+    for name, body in SLURM.items():
+        (tmp_path / name).write_text(f'#!/bin/bash\n{body}\n')
+        (tmp_path / name).chmod(0o755)
+    env = {**ENV, 'STUBS': str(tmp_path), 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'SLURM_JOB_ID': '17',
+           'SLURM_JOB_NODELIST': 'node[1-2]', 'SLURM_NNODES': '2', 'SLURM_GPUS_ON_NODE': '1'}
+    script = tmp_path / 'slurm.sh'
+    script.write_text(Path('slurm.sh').read_text().replace(':29500', f':{free_port()}'))
+    job = subprocess.Popen(['bash', str(script), *tiny, f'--out_dir={tmp_path}/run'], stdout=subprocess.PIPE,
+                           stderr=subprocess.DEVNULL, text=True, env=env)
+    for line in job.stdout:
+        if 'step 00005/24' in line:
+            job.send_signal(signal.SIGUSR1)
+            break
+    out = job.stdout.read()
+    assert job.wait(240) == 0 and 'stopped by a signal; saved at step' in out
+    assert (tmp_path / 'calls').read_text() == 'scancel --signal=TERM 17\nscontrol requeue 17\n'
+    again = subprocess.run(['bash', str(script), *tiny, f'--out_dir={tmp_path}/run'], env=env, timeout=240)
+    assert again.returncode == 0 and (tmp_path / 'calls').read_text().count('\n') == 2  # finished, and not queued again
+    assert_same_run(straight / 'run', tmp_path / 'run')
+    (tmp_path / 'srun').write_text('#!/bin/bash\nexit 2\n')  # a mistake in the settings
+    assert subprocess.run(['bash', str(script)], env=env, timeout=240).returncode == 2
+    assert (tmp_path / 'calls').read_text().count('\n') == 2
