@@ -176,4 +176,5 @@ def read_hugging_face(folder: str) -> dict:
         if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')):
             tensor = tensor.T  # theirs are (in, out)
         state['transformer.' + name] = tensor.float()
-    return {'config': dataclasses.asdict(config), 'tokenizer': 'gpt2', 'depth': config.n_layer, 'step': 0, 'model': state}
+    tokenizer = 'bytes' if config.vocab_size == 257 else 'gpt2'  # what export_hf.py makes of a run on bytes
+    return {'config': dataclasses.asdict(config), 'tokenizer': tokenizer, 'depth': config.n_layer, 'step': 0, 'model': state}

@@ -90,7 +90,10 @@ def main():
     if state:
         check_same_run(config, state, data_tokens, total)
     if step == total and finished(config, total):
-        print(f'{config.out_dir}: finished, {total} steps')
+        if rank == 0:
+            print(f'{config.out_dir}: finished, {total} steps')
+        if world > 1:
+            dist.destroy_process_group()
         return
     examples = []
     if config.hellaswag_interval:

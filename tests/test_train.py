@@ -17,6 +17,7 @@ from long_memory import resident_memory, slope
 
 import checkpoint
 import config as configuration
+import export_hf
 import schedule
 import train
 from config import UserError
@@ -431,6 +432,18 @@ def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypa
     assert [m['depth'] for m in evals] == [4, 6, 6, 6, 6]  # steps 0, 4, 8, 12, 14
     with pytest.raises(UserError, match='its depth is 4, the config says 3'):
         run(monkeypatch, tiny, tmp_path / 'c', f'--init_from={tmp_path}/a', '--init_depth=3')
+
+
+def test_growing_an_exported_and_reimported_checkpoint_from_12_to_16_layers_starts_at_its_loss(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a', '--n_layer=12', '--hellaswag_interval=0')
+    monkeypatch.setattr(sys, 'argv', ['export_hf.py', str(tmp_path / 'a'), str(tmp_path / 'exported')])
+    export_hf.main()
+    assert checkpoint.load(str(tmp_path / 'exported'))[1]['tokenizer'] == 'bytes'
+    run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/exported', '--init_depth=12', '--n_layer=16', '--n_stages=2',
+        '--vocab_size=257', '--grow_init=zero', '--learning_rate=0', '--weight_decay=0', '--hellaswag_interval=0')
+    evals = [m for m in metrics(tmp_path / 'b') if m['kind'] == 'eval']
+    assert [m['depth'] for m in evals] == [12, 14, 14, 16, 16, 16, 16]  # step 0 is the imported model itself
+    assert len({m['val_loss'] for m in evals}) == 1
 
 
 def test_val_loss_does_not_depend_on_the_batch_size(monkeypatch, tiny, tmp_path):
