@@ -423,8 +423,8 @@ def print_comparisons(groups: list[Group], baseline: Group, comparisons: dict):
                          text(c['difference'], '+.4f') + (f' ± {c["error"]:.4f}' if c['error'] is not None else ''),
                          text(c['baseline_needs'], form, never), text(c['saving'], '+.1%'),
                          text(c['needs'], form, never), text(c['saving_at_baseline_loss'], '+.1%')])
-    print(f'\nagainst {baseline.name}: at equal compute, where the shorter ends | for the loss that the run ends with |\n'
-          'for the loss that the baseline ends with (a saving below 0: it costs more)')
+    print(f'\nagainst {baseline.name}, in three parts: at equal compute, where the shorter of the two ends\n'
+          '| for the loss that the run ends with | for the loss that the baseline ends with (a saving below 0: it costs more)')
     print_table(['run', 'axis', 'compute', 'loss', "baseline's", 'difference', '| baseline needs', 'saving', '| run needs',
                  'saving'], rows, 2)
     print()

@@ -9,4 +9,5 @@ if ! cat requirements.txt requirements-dev.txt | cmp -s - .venv/installed-dev.tx
     cp requirements.txt .venv/installed.txt
 fi
 .venv/bin/ruff check .
-.venv/bin/python -m pytest "$@"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
