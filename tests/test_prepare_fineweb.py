@@ -451,7 +451,7 @@ def test_a_bad_source_is_named(tmp_path, monkeypatch, name, make, message):
 
 def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mended(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_fineweb, 'CHUNK', 1000)
-    (tmp_path / 'a.txt').write_text('word ' * 9000)
+    (tmp_path / 'a.txt').write_text('word ' * 60_000)
     (tmp_path / 'b.txt').write_bytes(b'abc\xff')
     flags = [f'--source={tmp_path}/*.txt', f'--out={tmp_path}/out', '--shard_tokens=1000', '--workers=1']
     with pytest.raises(UserError, match=r'b\.txt'):
@@ -459,7 +459,7 @@ def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mend
     assert len(shards_of(tmp_path / 'out')) > 5 and not data.read_meta(str(tmp_path / 'out'))['complete']
     (tmp_path / 'b.txt').write_text('mended')
     prepare(monkeypatch, *flags)
-    assert tokens_of(tmp_path / 'out') == reference(['word ' * 9000, 'mended'])
+    assert tokens_of(tmp_path / 'out') == reference(['word ' * 60_000, 'mended'])
 
 
 @pytest.mark.parametrize('flags, message', [
