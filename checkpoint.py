@@ -98,6 +98,16 @@ def gpt_config(config: dict) -> GPTConfig:
     return GPTConfig(**{k: config[k] for k in GPTConfig.__dataclass_fields__})
 
 
+def build(state: dict, where: str) -> GPT:
+    """The model that a checkpoint's state holds. Raises UserError, naming `where`, if its weights aren't of its shape."""
+    try:
+        model = GPT(gpt_config(state['config']), state['depth'])
+        model.load_state_dict(state['model'])
+    except (RuntimeError, KeyError, TypeError, ValueError, AssertionError):
+        raise UserError(f"{where}: its weights don't fit the shape that its config gives") from None
+    return model
+
+
 def load(path: str, device='cpu') -> tuple[GPT, dict]:
     """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid checkpoint), a
     Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
@@ -116,11 +126,7 @@ def load(path: str, device='cpu') -> tuple[GPT, dict]:
         path, state = found
     else:
         state = read(path)
-    try:
-        model = GPT(gpt_config(state['config']), state['depth'])
-        model.load_state_dict(state['model'])
-    except (RuntimeError, KeyError, TypeError, ValueError, AssertionError):
-        raise UserError(f"{path}: its weights don't fit the shape that its config gives") from None
+    model = build(state, path)
     info = {k: v for k, v in state.items() if k not in ('model', 'optimizer')} | {'path': path}
     return model.to(device).eval(), info
 

@@ -103,13 +103,13 @@ def main():
     clock.update({k: v for k, v in state['totals'].items() if k in clock} if state else {})
     rehearse(config, device, amp, compiled)
 
-    shape = checkpoint.gpt_config(configuration.as_dict(config))
-    depth = state['depth'] if state else config.init_depth or phases[0].depth
-    model = GPT(shape, depth, generator(config, 1)).to(device)
     if state:
-        model.load_state_dict(state['model'])
-    elif config.init_from != 'scratch':
-        load_initial_weights(model, config)
+        model = checkpoint.build(state, config.out_dir).to(device)
+    else:
+        shape = checkpoint.gpt_config(configuration.as_dict(config))
+        model = GPT(shape, config.init_depth or phases[0].depth, generator(config, 1)).to(device)
+        if config.init_from != 'scratch':
+            load_initial_weights(model, config)
     optimizers = make_optimizers(model, config)
     if state:
         load_moments(model, optimizers, state['optimizer'])

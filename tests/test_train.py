@@ -382,6 +382,15 @@ def test_the_memory_of_the_process_stays_flat(tmp_path):
     assert slope(resident_memory(800, tmp_path)) < 1000  # bytes a step; long_memory.py finds about 0 by hand
 
 
+def test_weights_that_do_not_fit_are_refused_on_resume(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a', '--hellaswag_interval=0')
+    state = torch.load(tmp_path / 'a' / 'ckpt_000021.pt', weights_only=True)
+    state['model']['transformer.wpe.weight'] = torch.zeros(3, 3)
+    torch.save(state, tmp_path / 'a' / 'ckpt_000024.pt')
+    with pytest.raises(UserError, match="its weights don't fit"):
+        run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--hellaswag_interval=0')
+
+
 def test_resume_needs_something_to_resume(monkeypatch, tiny, tmp_path):
     with pytest.raises(UserError, match='holds no checkpoint to resume from'):
         run(monkeypatch, tiny, tmp_path / 'a', '--resume')
