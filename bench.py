@@ -1,92 +1,132 @@
 """
 What each phase of a plan really costs on this machine, beside what the ledger predicts.
 
-    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3] [--phases=LIST] [--json]
+    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3] [--phases=LIST] [--plain]
+                                                  [--json]
 
 For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a micro-step's forward and
 backward and of an optimizer step, tokens/s, peak memory, the share of the matrix-product speed measured beside it, and the
 cost of a step relative to full depth, predicted (flops ledger) and measured. Then the whole plan beside its baseline, in
-hours. --phases=0,3 measures just these rows, and full depth. Phases take turns and medians are reported, so that a machine
-whose speed drifts doesn't favour one. At least 2 repeats; the machine should be otherwise idle.
+hours. --phases=0,3 measures just these rows, --phases=none none, and full depth. --plain adds the full-depth step as it is
+usually written (all logits at once, AdamW not fused), in float32 and under bfloat16 autocast. Each measurement has a process
+of its own, so that neither memory nor compiled code is left from another one; they take turns and medians are reported, so
+that a machine whose speed drifts doesn't favour one. The machine should be otherwise idle.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import resource
 import statistics
 import sys
 import time
 
 import torch
+import torch.nn.functional as F
 
 import config as configuration
 import schedule
 from config import TrainConfig, UserError, run
-from model import GPT, GPTConfig, autocast, compile_blocks, make_optimizers, pick_device
+from model import GPT, GPTConfig, autocast, compile_blocks, keep_freed_memory, make_optimizers, pick_device
 
 
 def main():
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
+    parser.add_argument('--plain', action='store_true')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--phases', default='')
     own, rest = parser.parse_known_args()
     config = schedule.resolve(configuration.load(rest, __doc__))
     phases = schedule.plan(config)
     device = pick_device(config.device)
-    if device.type == 'cuda':
-        torch.backends.cuda.matmul.allow_tf32 = True
 
     full = dataclasses.replace(schedule.full_depth(config, 1), phase='full')
     kinds = {kind_of(full): full} | {kind_of(p): p for p in reversed(phases) if kind_of(p) != kind_of(full)}
     rows = [full, *sorted((p for k, p in kinds.items() if k != kind_of(full)), key=lambda p: p.start)]
     if own.phases:
         try:
-            rows = [full] + [rows[1:][int(i)] for i in own.phases.split(',')]
+            rows = [full] + [rows[1:][int(i)] for i in own.phases.split(',') if own.phases != 'none']
         except (ValueError, IndexError):
             raise UserError(f'--phases={own.phases}: a list of numbers from 0 to {len(rows) - 2}, like 0,3') from None
     if own.repeats < 1:
         raise UserError(f'--repeats={own.repeats}: at least 1')
 
-    results = [[] for _ in rows]
+    jobs = [(phase, False, config.dtype) for phase in rows]
+    if own.plain:
+        jobs += [(full, True, 'float32'), (full, True, 'bfloat16')]
+    results = [[] for _ in jobs]
     for repeat in range(own.repeats):
-        for i, phase in enumerate(rows):
-            print(f'\rrepeat {repeat + 1}/{own.repeats}, phase {i + 1}/{len(rows)} ', end='', file=sys.stderr, flush=True)
-            results[i].append(measure(config, phase, device))
+        for i, job in enumerate(jobs):
+            print(f'\rrepeat {repeat + 1}/{own.repeats}, row {i + 1}/{len(jobs)} ', end='', file=sys.stderr, flush=True)
+            results[i].append(in_own_process(measure, config, *job))
     print(file=sys.stderr)
-    peak = statistics.median(matmul_speed(config, device) for _ in range(3))
+    peak = in_own_process(matmul_speed, config)
     report(config, phases, rows, results, peak, device, own.json, bool(own.phases))
+
+
+def in_own_process(function, config, *args):
+    """function(config, *args) in a fresh process. Raises UserError if the process is killed, as one without memory is."""
+    context = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        try:
+            return pool.submit(function, config, *args).result()
+        except concurrent.futures.process.BrokenProcessPool:
+            raise UserError(f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
+                            f'{config.batch_size}') from None
+        except torch.OutOfMemoryError:
+            raise UserError(f'out of memory: lower --batch_size, now {config.batch_size}') from None
 
 
 def kind_of(phase: schedule.Phase) -> tuple:
     return phase.depth, phase.frozen, phase.embeddings if phase.frozen else 'train'
 
 
-def measure(config: TrainConfig, phase: schedule.Phase, device) -> dict:
-    """Seconds of forward, backward and optimizer step (the second of two: the first warms up), and the peak memory in bytes,
-    weights, gradients and moments included, of one micro-batch in a phase."""
+def measure(config: TrainConfig, phase: schedule.Phase, plain: bool, dtype: str) -> dict:
+    """Seconds of one micro-step's forward and backward and of the optimizer's step, and the peak memory in bytes of all:
+    weights, gradients, moments, activations.
+
+    Two steps warm up, the mean of two counts. A step here has at most two micro-steps, and the last is timed: where there
+    are many, most add to gradients that exist. plain: full depth as scripts usually have it.
+    """
+    device = pick_device(config.device)
+    if device.type == 'cuda':
+        torch.backends.cuda.matmul.allow_tf32 = True
+    elif device.type == 'cpu' and not plain:
+        keep_freed_memory()
     model = GPT(GPTConfig(**{k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}), phase.depth).to(device)
     model.freeze(phase.frozen, phase.embeddings)
     if config.compile is True or (config.compile == 'auto' and device.type == 'cuda'):
         compile_blocks(model)
-    optimizers, amp = make_optimizers(model, config), autocast(device, config.dtype)
+    amp = autocast(device, dtype)
+    optimizers = [torch.optim.AdamW(model.parameters(), fused=False)] if plain else make_optimizers(model, config)
     x = torch.randint(config.vocab_size, (config.batch_size, config.block_size + 1)).to(device)
-    reset_peak(device)
-    for _ in range(2):
-        times = [now(device)]
-        with amp:
-            loss = model(x[:, :-1], x[:, 1:])
-        times.append(now(device))
-        loss.backward()
+    micro_steps = min(2, config.total_batch_size // (config.batch_size * config.block_size))
+    timed = []
+    for _ in range(4):
+        with torch.autocast(device.type, enabled=False):  # as train.py does, for the weights that autocast has cast
+            for _ in range(micro_steps):
+                times = [now(device)]
+                with amp:
+                    loss = plain_loss(model, x) if plain else model(x[:, :-1], x[:, 1:])
+                times.append(now(device))
+                loss.backward()
         times.append(now(device))
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         times.append(now(device))
-    forward, backward, step = (b - a for a, b in itertools.pairwise(times))
+        timed.append([b - a for a, b in itertools.pairwise(times)])
+    forward, backward, step = (statistics.mean(t) for t in zip(*timed[2:]))
     return {'forward': forward, 'backward': backward, 'optimizer': step, 'memory': peak_memory(device)}
+
+
+def plain_loss(model: GPT, x):
+    """The loss as it is usually written: the logits of every position at once. x (B, T + 1)"""
+    return F.cross_entropy(model.logits(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
 
 
 def now(device) -> float:
@@ -97,17 +137,8 @@ def now(device) -> float:
     return time.perf_counter()
 
 
-def reset_peak(device):
-    """Start a new peak of memory. (Elsewhere than on CUDA and Linux the peak only ever rises.)"""
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == 'linux':
-        with open('/proc/self/clear_refs', 'w') as f:
-            f.write('5')
-
-
 def peak_memory(device) -> int:
-    """Peak of the device's memory in bytes since reset_peak; on the CPU, of the whole process."""
+    """Peak of the device's memory in bytes; on the CPU, of the whole process."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == 'linux':
@@ -116,14 +147,15 @@ def peak_memory(device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def matmul_speed(config: TrainConfig, device) -> float:
+def matmul_speed(config: TrainConfig) -> float:
     """FLOP/s of the MLP's matrix product on a micro-batch, in the dtype that training multiplies in: the speed limit."""
+    device = pick_device(config.device)
     with autocast(device, config.dtype):
         dtype = (torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)).dtype
     rows, width = config.batch_size * config.block_size, config.n_embd
     a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, width), (width, 4 * width)))
     repeats, times = max(1, int(2e10 / (8 * rows * width**2))), []
-    for _ in range(5):
+    for _ in range(10):
         began = now(device)
         for _ in range(repeats):
             a @ b
@@ -159,6 +191,8 @@ def report(config, phases, rows, results, peak, device, as_json, partial):
                     'same_steps_at_full_depth_hours': schedule.total_steps(phases) * hour,
                     'plan_cost': {'measured': plan_steps / schedule.total_steps(phases),
                                   'predicted': predicted / schedule.total_steps(phases)}}
+    for name, times in zip(('float32', 'bfloat16'), median[len(rows):]):
+        summary.setdefault('plain', {})[name] = {**times, 'tok_per_sec': config.total_batch_size / cost(times)}
     if as_json:
         print(json.dumps(summary))
         return
@@ -175,6 +209,12 @@ def report(config, phases, rows, results, peak, device, as_json, partial):
               f'{hours["predicted"]:.2f} h predicted; the same steps at full depth '
               f'{summary["same_steps_at_full_depth_hours"]:.2f} h: {share["measured"]:.1%} measured, '
               f'{share["predicted"]:.1%} predicted')
+    for name, plain in summary.get('plain', {}).items():
+        ours = table[0]
+        print(f'full depth written the plain way in {name}: forward {plain["forward"]:.4f} s, backward '
+              f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, {plain["tok_per_sec"]:.0f} tok/s, peak '
+              f'{plain["memory"] / 1e9:.2f} GB: ours has {ours["tok_per_sec"] / plain["tok_per_sec"]:.2f}x its tokens/s, '
+              f'{ours["memory"] / plain["memory"]:.2f}x its memory')
 
 
 if __name__ == '__main__':

@@ -7,7 +7,9 @@ yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has 
 """
 
 import contextlib
+import ctypes
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +29,15 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f'device {name!r} is not there ({str(error).splitlines()[0]})') from None
     return torch.device(name)
+
+
+def keep_freed_memory():
+    """Have glibc keep what is freed: by default large blocks go back to the kernel, which clears them page by page when the
+    next step asks again. That is a quarter of a step of GPT-2 124M on the CPU. Elsewhere than on glibc this does nothing."""
+    if sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'mallopt'):
+        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # /usr/include/malloc.h
+        ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
+        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def autocast(device: torch.device, dtype: str):

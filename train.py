@@ -34,7 +34,7 @@ import hellaswag
 import schedule
 from config import TrainConfig, UserError
 from growth import layout
-from model import GPT, autocast, compile_blocks, make_optimizers, pick_device
+from model import GPT, autocast, compile_blocks, keep_freed_memory, make_optimizers, pick_device
 
 
 def main():
@@ -56,6 +56,8 @@ def main():
     micro_steps = per_step // (config.batch_size * world)
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True  # for what stays float32 under autocast
+    elif device.type == 'cpu':
+        keep_freed_memory()
     amp = autocast(device, config.dtype)
     compiled = device.type == 'cuda' if config.compile == 'auto' else config.compile
 
@@ -188,16 +190,17 @@ def main():
         model.train()
         lr = schedule.lr_at(config, phases, step)
         loss_sum = torch.zeros((), device=device)
-        for micro_step in range(micro_steps):
-            if world > 1:  # gradients meet in the last micro-step only
-                wrapped.require_backward_grad_sync = micro_step == micro_steps - 1
-            if config.dropout:
-                seed_dropout(config, step, rank * micro_steps + micro_step)
-            with amp:
-                loss = wrapped(*batch)
-            (loss / micro_steps).backward()
-            loss_sum += loss.detach()
-            batch = next(batches, None)  # read and sent while the device still computes
+        with torch.autocast(device.type, enabled=False):  # autocast keeps the weights it has cast until the outermost ends
+            for micro_step in range(micro_steps):
+                if world > 1:  # gradients meet in the last micro-step only
+                    wrapped.require_backward_grad_sync = micro_step == micro_steps - 1
+                if config.dropout:
+                    seed_dropout(config, step, rank * micro_steps + micro_step)
+                with amp:
+                    loss = wrapped(*batch)
+                (loss / micro_steps).backward()
+                loss_sum += loss.detach()
+                batch = next(batches, None)  # read and sent while the device still computes
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         stats = torch.stack([loss_sum / (micro_steps * world), torch.tensor(float(len(stop)), device=device)])
         if world > 1:
