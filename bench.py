@@ -61,7 +61,7 @@ def main():
     results = [[] for _ in jobs]
     for repeat in range(own.repeats):
         for i, job in enumerate(jobs):
-            print(f'\rrepeat {repeat + 1}/{own.repeats}, row {i + 1}/{len(jobs)} ', end='', file=sys.stderr, flush=True)
+            print(f'repeat {repeat + 1}/{own.repeats}, row {i + 1}/{len(jobs)}', end='\r', file=sys.stderr, flush=True)
             results[i].append(in_own_process(measure, config, *job))
     print(file=sys.stderr)
     peak = in_own_process(matmul_speed, config)
@@ -77,7 +77,9 @@ def in_own_process(function, config, *args):
         except concurrent.futures.process.BrokenProcessPool:
             raise UserError(f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
                             f'{config.batch_size}') from None
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
             raise UserError(f'out of memory: lower --batch_size, now {config.batch_size}') from None
 
 
