@@ -1,11 +1,13 @@
 """GPT-2, growing and freezing. Run: python -m pytest tests/test_model.py"""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from growth import GROW_INITS, layout
-from model import GPT, GPTConfig, HeadLoss, UserError, autocast, pick_device
+from model import GPT, GPTConfig, HeadLoss, UserError, autocast, compile_blocks, pick_device
 
 SMALL = GPTConfig(block_size=32, vocab_size=300, n_layer=6, n_head=4, n_embd=32)
 
@@ -234,3 +236,40 @@ def test_autocast_is_bfloat16_only_where_asked_for_or_native():
                             ('auto', torch.bfloat16 if native else torch.float32)]:
         with autocast(cpu, dtype):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+@pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler')
+def test_compile_across_growth():
+    """Three graphs serve a whole run that freezes and grows, all made in the first step of the phase that first needs them;
+    nothing falls back to eager; loss and gradients are those of eager."""
+    from torch._dynamo.utils import counters
+    torch._dynamo.reset()
+    counters.clear()
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(32, 320, 12, 2, 16), 2)
+    x = torch.randint(320, (2, 33))
+    graphs, previous = [], 2
+    for depth in (2, 3, 5, 6, 8, 9, 11, 12):  # incremental_8stage
+        for frozen in ([previous] if depth > previous else []) + [0]:
+            if depth > model.depth:
+                model.grow(depth, 'random')
+            model.freeze(frozen, 'input_frozen' if frozen else 'train')
+            model.train()
+            found = []
+            for compiled in (False, True, True):
+                if compiled:
+                    compile_blocks(model)
+                else:
+                    for block in model.transformer.h:
+                        block._compiled_call_impl = None
+                model.zero_grad()
+                loss = model(x[:, :-1], x[:, 1:])
+                loss.backward()
+                found.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+                graphs.append(counters['stats']['unique_graphs'])
+            for one in found[1:]:
+                torch.testing.assert_close(one, found[0], rtol=1e-4, atol=1e-6)
+        previous = depth
+    assert graphs == [0, 1, 1] + [1, 3, 3] + [3] * (len(graphs) - 6)
+    assert not counters['graph_break'] and not counters['unimplemented']
+    assert counters['frames']['total'] == counters['frames']['ok'] == 3
