@@ -239,10 +239,12 @@ def test_autocast_is_bfloat16_only_where_asked_for_or_native():
 
 
 @pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler')
-def test_compile_across_growth():
+def test_compile_across_growth(monkeypatch):
     """Three graphs serve a whole run that freezes and grows, all made in the first step of the phase that first needs them;
     nothing falls back to eager; loss and gradients are those of eager."""
     from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch._dynamo.config, 'fail_on_recompile_limit_hit', True)  # else eager would take over
     torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)
@@ -272,4 +274,3 @@ def test_compile_across_growth():
         previous = depth
     assert graphs == [0, 1, 1] + [1, 3, 3] + [3] * (len(graphs) - 6)
     assert not counters['graph_break'] and not counters['unimplemented']
-    assert counters['frames']['total'] == counters['frames']['ok'] == 3
