@@ -13,6 +13,7 @@ The state of a run is (config, step, weights, optimizer moments). All else (the 
 step, new layers, dropout) is computed from the config and the step, so that a resumed run is the same run.
 """
 
+import atexit
 import importlib.util
 import json
 import math
@@ -246,6 +247,10 @@ def main():
     if world > 1:
         dist.barrier()
         dist.destroy_process_group()
+        # DDP leaves gloo's threads running (torch 2.13), and now and then Python's teardown under them aborts the process
+        # after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end without teardown.
+        sys.stdout.flush()
+        atexit.register(os._exit, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
