@@ -12,6 +12,7 @@ n_embd = 64
 block_size = 128
 total_batch_size = 2048
 batch_size = 8
+dtype = 'float32'  # at this width bfloat16's casts cost more than its products save
 shuffle = True
 growth_steps = 1000
 continual_steps = 'equal_compute'
