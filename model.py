@@ -119,27 +119,35 @@ class HeadLoss(torch.autograd.Function):
         device, dtype = x.device.type, x.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        rows, w = max(1, HeadLoss.CHUNK // len(weight)), weight.to(dtype)
+        w = weight.to(dtype)
         ctx.dx = torch.empty_like(x) if train and ctx.needs_input_grad[0] else None
         ctx.dw = torch.zeros_like(weight) if train and ctx.needs_input_grad[1] else None
+        chunks = math.ceil(len(x) * len(weight) / HeadLoss.CHUNK)
+        rows = math.ceil(len(x) / chunks)
+        # one memory for the products of all chunks, one for what needs float32
+        products = torch.empty(rows, len(weight), dtype=dtype, device=x.device)
+        logits = products if dtype == torch.float32 else torch.empty_like(products, dtype=torch.float32)
+        dw = torch.empty_like(w) if ctx.dw is not None and dtype != weight.dtype else None
         losses = []
         for i in range(0, len(x), rows):
             x_chunk, y = x[i : i + rows].to(dtype), targets[i : i + rows, None]
-            logits = (x_chunk @ w.t()).float()
-            log_z = logits.logsumexp(1, keepdim=True)
-            losses.append((log_z - logits.gather(1, y)).sum())
+            product, p = products[: len(y)], logits[: len(y)]
+            torch.mm(x_chunk, w.t(), out=product)
+            p.copy_(product)
+            top, target = p.amax(1, keepdim=True), p.gather(1, y)
+            z = p.sub_(top).exp_().sum(1, keepdim=True)
+            losses.append(z.log() + top - target)
             if ctx.dx is None and ctx.dw is None:
                 continue
-            p = logits.sub_(log_z).exp_()  # (rows, V): the softmax, in the memory of the logits
-            p.scatter_add_(1, y, torch.full_like(log_z, -1.0))
-            p = p.div_(len(x)).to(dtype)  # d loss / d logits
+            p.mul_(1 / (len(x) * z)).scatter_add_(1, y, torch.full_like(z, -1 / len(x)))  # d loss / d logits
+            product.copy_(p)
             if ctx.dx is not None:
-                ctx.dx[i : i + rows] = p @ w
-            if ctx.dw is not None and dtype == weight.dtype:
-                torch.addmm(ctx.dw, p.t(), x_chunk, out=ctx.dw)
+                ctx.dx[i : i + rows] = product @ w
+            if dw is not None:
+                ctx.dw += torch.mm(product.t(), x_chunk, out=dw)
             elif ctx.dw is not None:
-                ctx.dw += p.t() @ x_chunk
-        return torch.stack(losses).sum() / len(x)
+                ctx.dw.addmm_(product.t(), x_chunk)
+        return torch.cat(losses).mean()
 
     @staticmethod
     def backward(ctx, grad):
