@@ -146,7 +146,7 @@ class HeadLoss(torch.autograd.Function):
             if dw is not None:
                 ctx.dw += torch.mm(product.t(), x_chunk, out=dw)
             elif ctx.dw is not None:
-                ctx.dw.addmm_(product.t(), x_chunk)
+                torch.addmm(ctx.dw, product.t(), x_chunk, out=ctx.dw)
         return torch.cat(losses).mean()
 
     @staticmethod
