@@ -112,7 +112,7 @@ class HeadLoss(torch.autograd.Function):
     F.linear_cross_entropy with options works alike, but stays in float32 under autocast.)
     """
 
-    CHUNK = 2**25  # logits at a time: 128 MB in float32, 667 rows of GPT-2's vocabulary
+    CHUNK = 2**25  # logits at a time: 128 MB in float32, 667 rows of GPT-2's vocabulary; in bfloat16 64 MB beside them
 
     @staticmethod
     def forward(ctx, x, weight, targets, train: bool):  # x (N, C), weight (V, C), targets (N,)
@@ -124,7 +124,7 @@ class HeadLoss(torch.autograd.Function):
         ctx.dw = torch.zeros_like(weight) if train and ctx.needs_input_grad[1] else None
         chunks = math.ceil(len(x) * len(weight) / HeadLoss.CHUNK)
         rows = math.ceil(len(x) / chunks)
-        # one memory for the products of all chunks, one for what needs float32
+        # all chunks share one memory for what the matrix products give and take, and one for what needs float32
         products = torch.empty(rows, len(weight), dtype=dtype, device=x.device)
         logits = products if dtype == torch.float32 else torch.empty_like(products, dtype=torch.float32)
         dw = torch.empty_like(w) if ctx.dw is not None and dtype != weight.dtype else None
@@ -133,7 +133,7 @@ class HeadLoss(torch.autograd.Function):
             x_chunk, y = x[i : i + rows].to(dtype), targets[i : i + rows, None]
             product, p = products[: len(y)], logits[: len(y)]
             torch.mm(x_chunk, w.t(), out=product)
-            p.copy_(product)
+            p.copy_(product)  # the logits in float32; in this memory they become the softmax and then the gradient
             top, target = p.amax(1, keepdim=True), p.gather(1, y)
             z = p.sub_(top).exp_().sum(1, keepdim=True)
             losses.append(z.log() + top - target)
@@ -146,7 +146,7 @@ class HeadLoss(torch.autograd.Function):
             if dw is not None:
                 ctx.dw += torch.mm(product.t(), x_chunk, out=dw)
             elif ctx.dw is not None:
-                torch.addmm(ctx.dw, product.t(), x_chunk, out=ctx.dw)
+                torch.addmm(ctx.dw, product.t(), x_chunk, out=ctx.dw)  # addmm_ is not in torch's flop counter
         return torch.cat(losses).mean()
 
     @staticmethod
