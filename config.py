@@ -146,7 +146,7 @@ class TrainConfig:
     grad_clip: float = setting(0.0, 'clip the gradient norm to this; 0: never')
     # evaluation
     eval_interval: int = setting(250, 'steps between evaluations of the validation loss; 0: only at the end', free=True)
-    val_tokens: int = setting(10_485_760, 'tokens of the validation set, always the same first ones', free=True)
+    val_tokens: int = setting(4_194_304, 'tokens of the validation set, always the same first ones', free=True)
     hellaswag_interval: int = setting(250, 'steps between HellaSwag scorings; 0: never', free=True)
     hellaswag_data: str = setting('', 'JSONL file or URL of HellaSwag-shaped examples; empty: the official validation '
                                   'set from the Hub', free=True)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from growth import GROW_INITS, layout
-from model import GPT, GPTConfig, HeadLoss, UserError, autocast, compile_blocks, pick_device
+from model import GPT, GPTConfig, HeadLoss, UserError, autocast, compile_blocks, linear_of_gelu, pick_device
 
 SMALL = GPTConfig(block_size=32, vocab_size=300, n_layer=6, n_head=4, n_embd=32)
 
@@ -274,3 +274,22 @@ def test_compile_across_growth(monkeypatch):
         previous = depth
     assert graphs == [0, 1, 1] + [1, 3, 3] + [3] * (len(graphs) - 6)
     assert not counters['graph_break'] and not counters['unimplemented']
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_linear_of_gelu(monkeypatch, dtype):
+    """The plain way's result and gradients, bit for bit, from a backward that computes GELU again instead of keeping it."""
+    def run(function):
+        torch.manual_seed(0)
+        linear, x = torch.nn.Linear(96, 32), torch.randn(2, 5, 96, requires_grad=True)
+        with autocast(torch.device('cpu'), dtype):
+            y = function(linear, x * 1.5 if dtype == 'float32' else (x * 1.5).bfloat16())
+        y.square().mean().backward()
+        return y, x.grad, linear.weight.grad, linear.bias.grad
+
+    plain = run(lambda linear, x: linear(F.gelu(x, approximate='tanh')))
+    calls, gelu = [], F.gelu
+    monkeypatch.setattr(F, 'gelu', lambda *args, **options: calls.append(torch.is_grad_enabled()) or gelu(*args, **options))
+    for ours, theirs in zip(run(linear_of_gelu), plain):
+        assert torch.equal(ours, theirs)
+    assert calls == [True, False]
