@@ -8,9 +8,10 @@ For each distinct (depth, frozen layers, embeddings) of the plan, and for full d
 backward and of an optimizer step, tokens/s, peak memory, the share of the matrix-product speed measured beside it, and the
 cost of a step relative to full depth, predicted (flops ledger) and measured. Then the whole plan beside its baseline, in
 hours. --phases=0,3 measures just these rows, --phases=none none, and full depth. --plain adds the full-depth step as it is
-usually written (all logits at once, AdamW not fused), in float32 and under bfloat16 autocast. Each measurement has a process
-of its own, so that neither memory nor compiled code is left from another one; they take turns and medians are reported, so
-that a machine whose speed drifts doesn't favour one. The machine should be otherwise idle.
+usually written (all logits at once, nothing computed again, AdamW not fused), in float32 and, where the hardware has it,
+under bfloat16 autocast. Each measurement has a process of its own, so that neither memory nor compiled code is left from
+another one; they take turns and medians are reported, so that a machine whose speed drifts doesn't favour one. The machine
+should be otherwise idle.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import concurrent.futures
 import dataclasses
 import itertools
 import json
+import math
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -28,9 +31,21 @@ import torch
 import torch.nn.functional as F
 
 import config as configuration
+import model as model_module
 import schedule
 from config import TrainConfig, UserError, run
-from model import GPT, GPTConfig, autocast, compile_blocks, keep_freed_memory, make_optimizers, pick_device
+from model import (
+    GPT,
+    JOIN_SLIVERS,
+    GPTConfig,
+    autocast,
+    compile_blocks,
+    has_bfloat16,
+    keep_freed_memory,
+    make_optimizers,
+    pick_device,
+    wants_slivers_joined,
+)
 
 
 def main():
@@ -57,15 +72,18 @@ def main():
 
     jobs = [(phase, False, config.dtype) for phase in rows]
     if own.plain:
-        jobs += [(full, True, 'float32'), (full, True, 'bfloat16')]
+        jobs += [(full, True, dtype) for dtype in ('float32', 'bfloat16') if dtype == 'float32' or has_bfloat16(device)]
     results = [[] for _ in jobs]
+    starts_again = device.type == 'cpu' and wants_slivers_joined(config)
     for repeat in range(own.repeats):
         for i, job in enumerate(jobs):
             print(f'repeat {repeat + 1}/{own.repeats}, row {i + 1}/{len(jobs)}', end='\r', file=sys.stderr, flush=True)
+            if starts_again:  # as train.py would
+                os.environ['GLIBC_TUNABLES'] = '' if job[1] else JOIN_SLIVERS
             results[i].append(in_own_process(measure, config, *job))
     print(file=sys.stderr)
     peak = in_own_process(matmul_speed, config)
-    report(config, phases, rows, results, peak, device, own.json, bool(own.phases))
+    report(config, phases, rows, [job[2] for job in jobs[len(rows):]], results, peak, device, own.json, bool(own.phases))
 
 
 def in_own_process(function, config, *args):
@@ -101,6 +119,8 @@ def measure(config: TrainConfig, phase: schedule.Phase, plain: bool, dtype: str)
         keep_freed_memory()
     model = GPT(GPTConfig(**{k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}), phase.depth).to(device)
     model.freeze(phase.frozen, phase.embeddings)
+    if plain:
+        model_module.LARGE = math.inf  # keep all that autograd keeps
     if config.compile is True or (config.compile == 'auto' and device.type == 'cuda'):
         compile_blocks(model)
     amp = autocast(device, dtype)
@@ -165,7 +185,7 @@ def matmul_speed(config: TrainConfig) -> float:
     return 8 * rows * width**2 / min(times)
 
 
-def report(config, phases, rows, results, peak, device, as_json, partial):
+def report(config, phases, rows, plain, results, peak, device, as_json, partial):
     tokens = config.batch_size * config.block_size
     micro_steps = config.total_batch_size // tokens
     median = [{k: statistics.median(r[k] for r in many) for k in many[0]} for many in results]
@@ -193,7 +213,7 @@ def report(config, phases, rows, results, peak, device, as_json, partial):
                     'same_steps_at_full_depth_hours': schedule.total_steps(phases) * hour,
                     'plan_cost': {'measured': plan_steps / schedule.total_steps(phases),
                                   'predicted': predicted / schedule.total_steps(phases)}}
-    for name, times in zip(('float32', 'bfloat16'), median[len(rows):]):
+    for name, times in zip(plain, median[len(rows):]):
         summary.setdefault('plain', {})[name] = {**times, 'tok_per_sec': config.total_batch_size / cost(times)}
     if as_json:
         print(json.dumps(summary))

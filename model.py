@@ -9,6 +9,8 @@ yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has 
 import contextlib
 import ctypes
 import math
+import os
+import platform
 import sys
 from dataclasses import dataclass
 
@@ -31,6 +33,10 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+LARGE = 2**20  # numbers in an activation; below, the time that Python takes to save memory is worth more than 4 MB
+JOIN_SLIVERS = 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'
+
+
 def keep_freed_memory():
     """Have glibc keep what is freed: by default large blocks go back to the kernel, which clears them page by page when the
     next step asks again. That is a quarter of a step of GPT-2 124M on the CPU. Elsewhere than on glibc this does nothing."""
@@ -40,17 +46,32 @@ def keep_freed_memory():
         ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, -1)
 
 
+def wants_slivers_joined(config) -> bool:
+    """Whether training `config`, a TrainConfig, on the CPU would take less memory if glibc had started with JOIN_SLIVERS.
+
+    Before 2.38 glibc cuts the aligned memory that torch asks for out of a larger piece, and can't use it for the same size
+    again until the slivers around it are joined to it: GPT-2 124M then takes a quarter more. Small objects would only get
+    slower.
+    """
+    libc, version = platform.libc_ver()
+    old = libc == 'glibc' and version < '2.38' and 'GLIBC_TUNABLES' not in os.environ
+    return old and config.batch_size * config.block_size * config.n_embd >= LARGE
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def autocast(device: torch.device, dtype: str):
     """A context for every forward pass: autocast to bfloat16, or nothing for float32. Never float16.
 
-    'auto' is bfloat16 where the hardware multiplies it: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX.
+    'auto' is bfloat16 where the hardware multiplies it.
     """
     if dtype == 'auto':
-        if device.type == 'cuda':
-            native = torch.cuda.get_device_capability(device) >= (8, 0)
-        else:
-            native = device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-        dtype = 'bfloat16' if native else 'float32'
+        dtype = 'bfloat16' if has_bfloat16(device) else 'float32'
     return torch.autocast(device.type, torch.bfloat16) if dtype == 'bfloat16' else contextlib.nullcontext()
 
 
@@ -71,13 +92,18 @@ class GPTConfig:
     dropout: float = 0.0
 
 
-def linear_of_gelu(linear: nn.Linear, x):
-    """linear(gelu(x)), whose backward computes gelu(x) again instead of keeping it: a fifth of what a block would keep.
+def gelu(x):
+    return F.gelu(x, approximate='tanh')
 
-    torch.utils.checkpoint does the same, but costs a small model twice as much time. Compiled blocks do so by themselves.
+
+def linear_of(function, linear: nn.Linear, x):
+    """linear(function(x)), whose backward computes function(x) again instead of keeping it, where it is large.
+
+    For GELU and the norms that is a third of what a block would keep. torch.utils.checkpoint does the same, but costs a small
+    model twice as much time. Compiled blocks choose by themselves what to compute again.
     """
-    y = F.gelu(x, approximate='tanh')
-    if torch.compiler.is_compiling():
+    y = function(x)
+    if torch.compiler.is_compiling() or y.numel() < LARGE:
         return linear(y)
     y = y.to(product_dtype(y))
     x, address, dtype = x.detach(), y.data_ptr(), y.dtype
@@ -86,7 +112,7 @@ def linear_of_gelu(linear: nn.Linear, x):
         return kept.shape if kept.data_ptr() == address else kept
 
     def unpack(kept):
-        return kept if isinstance(kept, torch.Tensor) else F.gelu(x, approximate='tanh').to(dtype).view(kept)
+        return kept if isinstance(kept, torch.Tensor) else function(x).to(dtype).view(kept)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return linear(y)
@@ -99,9 +125,10 @@ class SelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values of all heads at once
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, mask=None):
+    def forward(self, x, norm, mask=None):
         B, T, C = x.shape
-        q, k, v = (t.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2))
+        qkv = linear_of(norm, self.c_attn, x)
+        q, k, v = (t.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for t in qkv.split(C, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,  # (B, n_head, T, C / n_head)
                                            dropout_p=self.dropout if self.training else 0.0)
         return F.dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)), self.dropout, self.training)
@@ -114,8 +141,8 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
 
-    def forward(self, x):
-        return F.dropout(linear_of_gelu(self.c_proj, self.c_fc(x)), self.dropout, self.training)
+    def forward(self, x, norm):
+        return F.dropout(linear_of(gelu, self.c_proj, linear_of(norm, self.c_fc, x)), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -127,8 +154,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, mask=None):  # x (B, T, C); mask (B, 1, T, T), True where attention may look; None: causal
-        x = x + self.attn(self.ln_1(x), mask)
-        return x + self.mlp(self.ln_2(x))
+        x = x + self.attn(x, self.ln_1, mask)
+        return x + self.mlp(x, self.ln_2)
 
 
 class HeadLoss(torch.autograd.Function):

@@ -26,7 +26,8 @@ def test_rows_predictions_and_the_plain_way():
     assert [(r['row'], r['depth'], r['n_frozen']) for r in found['phases']] == [('full', 4, 0), (0, 1, 0), (1, 2, 1)]
     full, first, frozen = found['phases']
     assert full['measured'] == full['predicted'] == 1 and 0 < frozen['predicted'] < 1 and 0 < first['predicted'] < 1
-    assert set(found['plain']) == {'float32', 'bfloat16'} and 'plan_hours' not in found
+    dtypes = {'float32', 'bfloat16'} if model.has_bfloat16(torch.device('cpu')) else {'float32'}
+    assert set(found['plain']) == dtypes and 'plan_hours' not in found
     for row in (*found['phases'], *found['plain'].values()):
         assert row['memory'] > 1e7
         step = 4 * (row['forward'] + row['backward']) + row['optimizer']  # 512 tokens are four micro-steps of 2 x 64

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from growth import GROW_INITS, layout
-from model import GPT, GPTConfig, HeadLoss, UserError, autocast, compile_blocks, linear_of_gelu, pick_device
+from model import GPT, GPTConfig, HeadLoss, UserError, autocast, compile_blocks, gelu, linear_of, pick_device
 
 SMALL = GPTConfig(block_size=32, vocab_size=300, n_layer=6, n_head=4, n_embd=32)
 
@@ -277,19 +277,38 @@ def test_compile_across_growth(monkeypatch):
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_linear_of_gelu(monkeypatch, dtype):
-    """The plain way's result and gradients, bit for bit, from a backward that computes GELU again instead of keeping it."""
-    def run(function):
+@pytest.mark.parametrize('name', ['gelu', 'norm'])
+def test_linear_of(monkeypatch, name, dtype):
+    """The plain way's result and gradients, bit for bit, from a backward that computes y again where y is large."""
+    def run(of, limit):
+        monkeypatch.setattr('model.LARGE', limit)
         torch.manual_seed(0)
-        linear, x = torch.nn.Linear(96, 32), torch.randn(2, 5, 96, requires_grad=True)
-        with autocast(torch.device('cpu'), dtype):
-            y = function(linear, x * 1.5 if dtype == 'float32' else (x * 1.5).bfloat16())
-        y.square().mean().backward()
-        return y, x.grad, linear.weight.grad, linear.bias.grad
+        linear, norm, x = torch.nn.Linear(96, 32), torch.nn.LayerNorm(96), torch.randn(2, 5, 96, requires_grad=True)
+        calls = []
 
-    plain = run(lambda linear, x: linear(F.gelu(x, approximate='tanh')))
-    calls, gelu = [], F.gelu
-    monkeypatch.setattr(F, 'gelu', lambda *args, **options: calls.append(torch.is_grad_enabled()) or gelu(*args, **options))
-    for ours, theirs in zip(run(linear_of_gelu), plain):
-        assert torch.equal(ours, theirs)
-    assert calls == [True, False]
+        def function(x):
+            calls.append(torch.is_grad_enabled())
+            return gelu(x) if name == 'gelu' else norm(x)
+
+        with autocast(torch.device('cpu'), dtype):
+            y = of(function, linear, x * 1.5 if dtype == 'float32' or name == 'norm' else (x * 1.5).bfloat16())
+        y.square().mean().backward()
+        return calls, [y, *(p.grad for p in (x, linear.weight, linear.bias, *norm.parameters()) if p.grad is not None)]
+
+    _, plain = run(lambda function, linear, x: linear(function(x)), 0)
+    for limit, expected in ((2 * 5 * 96, [True, False]), (2 * 5 * 96 + 1, [True])):
+        calls, ours = run(linear_of, limit)
+        assert calls == expected and len(ours) == len(plain)
+        assert all(torch.equal(a, b) for a, b in zip(ours, plain))
+
+
+def test_a_block_keeps_neither_gelu_nor_norms(monkeypatch):
+    x, per_block = tokens(SMALL), []
+    for limit in (2**60, 0):
+        monkeypatch.setattr('model.LARGE', limit)
+        four, five = (saved_bytes(GPT(SMALL, depth, seeded(0)), x)[0] for depth in (4, 5))
+        per_block.append(five - four)
+    stream = x.numel() * SMALL.n_embd * 4  # bytes of the residual stream
+    assert per_block[0] - per_block[1] == (4 + 1 + 1) * stream  # GELU is four times as wide
+
+
