@@ -261,6 +261,20 @@ def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
 
 # ---- scores
 
+def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list[tuple[int, Row]]]:
+    """All rows, each with the number of its example, in batches of about so many tokens (0: what suits the device)."""
+    if not tokens_per_batch:  # on a CPU, what its cache holds: 512 at GPT-2's width
+        on_cpu = model.transformer.wte.weight.device.type == 'cpu'
+        tokens_per_batch = max(512, 512 * 768 // model.config.n_embd) if on_cpu else 32768
+    rows = sorted(((i, row) for i, e in enumerate(encoded) for row in e.rows), key=lambda x: -len(x[1].tokens))
+    batches, count = [], 0
+    while count < len(rows):  # the longest first: if memory doesn't suffice, it shows at once
+        n = max(1, tokens_per_batch // len(rows[count][1].tokens))
+        batches.append(rows[count:count + n])
+        count += n
+    return batches
+
+
 @torch.no_grad()
 def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False) -> np.ndarray:
     """Summed loss in nats of every ending, float64 (examples, endings), the same on every rank.
@@ -269,14 +283,7 @@ def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_pe
     uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in.
     """
     device = model.transformer.wte.weight.device
-    if not tokens_per_batch:  # on a CPU, what its cache holds: 512 at GPT-2's width
-        tokens_per_batch = max(512, 512 * 768 // model.config.n_embd) if device.type == 'cpu' else 32768
-    rows = sorted(((i, row) for i, e in enumerate(encoded) for row in e.rows), key=lambda x: -len(x[1].tokens))
-    batches, count = [], 0
-    while count < len(rows):  # the longest first: if memory doesn't suffice, it shows at once
-        n = max(1, tokens_per_batch // len(rows[count][1].tokens))
-        batches.append(rows[count:count + n])
-        count += n
+    batches = make_batches(model, encoded, tokens_per_batch)
     sums = np.zeros((len(encoded), len(encoded[0].norms)))
     was_training = model.training
     model.eval()

@@ -35,7 +35,16 @@ import hellaswag
 import schedule
 from config import TrainConfig, UserError
 from growth import layout
-from model import GPT, autocast, compile_blocks, keep_freed_memory, make_optimizers, pick_device
+from model import (
+    GPT,
+    JOIN_SLIVERS,
+    autocast,
+    compile_blocks,
+    keep_freed_memory,
+    make_optimizers,
+    pick_device,
+    wants_slivers_joined,
+)
 
 
 def main():
@@ -59,6 +68,9 @@ def main():
         torch.backends.cuda.matmul.allow_tf32 = True  # for what stays float32 under autocast
     elif device.type == 'cpu':
         keep_freed_memory()
+        if wants_slivers_joined(config) and sys.orig_argv[-len(sys.argv):] == sys.argv:  # not where another program runs this
+            os.environ['GLIBC_TUNABLES'] = JOIN_SLIVERS  # glibc reads this when a program starts: start again
+            os.execv(sys.executable, sys.orig_argv)
     amp = autocast(device, config.dtype)
     compiled = device.type == 'cuda' if config.compile == 'auto' else config.compile
 
@@ -104,7 +116,7 @@ def main():
                                     meta['tokenizer'], 'nanogpt', config.block_size)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}  # training, and what stops it, apart
     clock.update({k: v for k, v in state['totals'].items() if k in clock} if state else {})
-    rehearse(config, device, amp, compiled)
+    rehearse(config, device, amp, compiled, val, examples)
 
     if state:
         model = checkpoint.build(state, config.out_dir).to(device)
@@ -152,7 +164,12 @@ def main():
         clock['checkpoint_seconds'] += time.perf_counter() - began
 
     def evaluate():
-        """Validation loss and HellaSwag of the model as it is, all ranks together, uncompiled."""
+        """Validation loss and HellaSwag of the model as it is, all ranks together, uncompiled.
+
+        Not of an untrained model: its loss is the logarithm of vocab_size, its score chance.
+        """
+        if step == 0 and config.init_from == 'scratch':
+            return
         began = time.perf_counter()
         values = {}
         if step == total or (config.eval_interval and step % config.eval_interval == 0):
@@ -318,9 +335,10 @@ def check_same_run(config: TrainConfig, state: dict, data_tokens: dict, total: i
         raise UserError('\n  '.join([f"{config.out_dir} was made with other settings, which can't change on resume:", *lines]))
 
 
-def rehearse(config: TrainConfig, device, amp, compiled: bool):
-    """One micro-step and update of a throw-away model at full depth with everything training, the most that any phase
-    needs, so that running out of memory happens now and not at the last stage. Raises UserError if it does."""
+def rehearse(config: TrainConfig, device, amp, compiled: bool, val: data.Split, examples: list):
+    """One micro-step, update and batch of each evaluation of a throw-away model at full depth with everything training, the
+    most that any phase needs, so that running out of memory, and whatever breaks an evaluation, happens now and not at the
+    last stage. Raises UserError if memory does not suffice."""
     try:
         model = GPT(checkpoint.gpt_config(configuration.as_dict(config))).to(device)
         wrap(model, compiled, 1)
@@ -328,15 +346,22 @@ def rehearse(config: TrainConfig, device, amp, compiled: bool):
         with amp:
             loss = model(tokens, tokens)
         loss.backward()
-        for optimizer in make_optimizers(model, config):
+        optimizers = make_optimizers(model, config)
+        for optimizer in optimizers:
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        validation_loss(model, val, min(config.batch_size, val.n_sequences), config.batch_size, 0, 1, amp)
+        if examples:
+            with amp:
+                longest = hellaswag.make_batches(model, examples)[0]
+                hellaswag.evaluate(model, [examples[i] for i, _ in longest])
     except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(f'out of memory at full depth ({config.n_layer} layers) with batch_size {config.batch_size}: '
                         'lower --batch_size, which changes nothing but speed') from None
     finally:
-        model = loss = optimizer = None
+        model = loss = optimizer = optimizers = None
         if device.type == 'cuda':
             torch.cuda.empty_cache()
 

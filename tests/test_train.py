@@ -3,6 +3,7 @@
 import importlib.machinery
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from long_memory import resident_memory, slope
 import checkpoint
 import config as configuration
 import export_hf
+import model
 import schedule
 import train
 from config import UserError
@@ -60,8 +62,8 @@ def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_
     train_lines = [m for m in lines if m['kind'] == 'train']
     assert [m['step'] for m in train_lines] == list(range(1, 25))
     evals = [m for m in lines if m['kind'] == 'eval']
-    assert [m['step'] for m in evals] == [0, 4, 8, 12, 16, 20, 24]
-    assert [m['step'] for m in evals if 'hellaswag_acc' in m] == [0, 8, 16, 24]
+    assert [m['step'] for m in evals] == [4, 8, 12, 16, 20, 24]  # an untrained model isn't evaluated
+    assert [m['step'] for m in evals if 'hellaswag_acc' in m] == [8, 16, 24]
     assert evals[-1]['val_loss'] < evals[0]['val_loss'] - 1 and evals[-1]['hellaswag_n'] == 12
     config = configuration.load([*tiny, f'--out_dir={tmp_path}/a'], '')
     for m in lines:
@@ -187,9 +189,8 @@ def test_a_non_finite_loss_stops_before_the_update(monkeypatch, tiny, tmp_path, 
     real = train.GPT.forward
 
     def poisoned(self, idx, targets):
-        loss = real(self, idx, targets)
-        calls.append(1)
-        return loss * bad if self.training and len(calls) == 45 else loss  # in the first third of the run
+        calls.append(self.training)
+        return real(self, idx, targets) * (bad if self.training and sum(calls) == 30 else 1)  # in the first third of the run
 
     calls = []
     monkeypatch.setattr(train.GPT, 'forward', poisoned)
@@ -429,6 +430,35 @@ def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_pat
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith('error: out of memory at full depth (12 layers) with batch_size 16384: lower --batch_size')
     assert not (tmp_path / 'a').exists()
+
+
+@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'train.validation_loss'])
+def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatch, tiny, tmp_path, broken):
+    def fail_when_deep(model, *args):
+        if model.depth == 4:  # the first evaluation of the run itself is of 2 layers
+            raise RuntimeError('too deep')
+        return real(model, *args)
+
+    real = getattr(sys.modules[broken.split('.')[0]], broken.split('.')[1])
+    monkeypatch.setattr(broken, fail_when_deep)
+    with pytest.raises(RuntimeError, match='too deep'):
+        run(monkeypatch, tiny, tmp_path / 'a')
+    assert not (tmp_path / 'a').exists()
+
+
+@pytest.mark.parametrize('batch_size, large', [(63, False), (64, True)])
+def test_a_large_run_on_the_cpu_starts_again_with_glibc_told_to_join_slivers(tiny, tmp_path, batch_size, large):
+    (tmp_path / 'sitecustomize.py').write_text("import os; print(os.environ.get('GLIBC_TUNABLES'), flush=True)")  # each start
+    flags = ['--n_embd=512', f'--batch_size={batch_size}', f'--total_batch_size={32 * batch_size}', f'--out_dir={tmp_path}/a',
+             '--growth_steps=1', '--continual_steps=0', '--n_stages=1', '--hellaswag_interval=0', '--val_tokens=32']
+    other = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
+    environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
+    done = subprocess.run([sys.executable, 'train.py', *other, *flags], capture_output=True, text=True,
+                          env=environment | {'PYTHONPATH': str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    old = platform.libc_ver()[0] == 'glibc' and platform.libc_ver()[1] < '2.38'
+    starts = [line for line in done.stdout.splitlines() if not line.startswith(('step', str(tmp_path)))]
+    assert starts == (['None', model.JOIN_SLIVERS] if large and old else ['None'])
 
 
 def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypatch, tiny, tmp_path):
