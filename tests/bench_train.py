@@ -113,7 +113,7 @@ def evaluation(folder, turns, big):
     for name, n in (('train_000001', 20_000), ('val_000000', 20_000)):
         data.write_shard(f'{folder}/{name}.bin', np.random.default_rng(n).integers(0, 50257, n, np.uint16))
     Path(folder, 'meta.json').write_text(json.dumps({'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}))
-    examples, val_tokens = make_examples(60), 8192
+    examples, val_tokens = make_examples(60, 0), 8192
     Path(folder, 'hellaswag.jsonl').write_text(''.join(json.dumps(e) + '\n' for e in examples))
     default = TrainConfig()
     lines = metrics(PYTHON, ['configs/baseline.py', *GPT2, '--total_batch_size=4096', '--growth_steps=2', '--continual_steps=1',
