@@ -10,8 +10,8 @@ cost of a step relative to full depth, predicted (flops ledger) and measured. Th
 hours. --phases=0,3 measures just these rows, --phases=none none, and full depth. --plain adds the full-depth step as it is
 usually written (all logits at once, nothing computed again, AdamW not fused), in float32 and, where the hardware has it,
 under bfloat16 autocast. Each measurement has a process of its own, so that neither memory nor compiled code is left from
-another one; they take turns and medians are reported, so that a machine whose speed drifts doesn't favour one. The machine
-should be otherwise idle.
+another one; they take turns and medians are reported, relative to full depth as it was measured before and after, so that a
+machine whose speed drifts doesn't favour one. The machine should be otherwise idle.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import statistics
 import sys
 import time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -73,17 +74,19 @@ def main():
     jobs = [(phase, False, config.dtype) for phase in rows]
     if own.plain:
         jobs += [(full, True, dtype) for dtype in ('float32', 'bfloat16') if dtype == 'float32' or has_bfloat16(device)]
-    results = [[] for _ in jobs]
+    order = [j for i in range(1, len(jobs)) for j in ([0, i] if i % 4 == 1 else [i])] or [0]
+    measured, peaks = [], []  # (number of the job, what measure() gave) in the order of time
     starts_again = device.type == 'cpu' and wants_slivers_joined(config)
     for repeat in range(own.repeats):
-        for i, job in enumerate(jobs):
-            print(f'repeat {repeat + 1}/{own.repeats}, row {i + 1}/{len(jobs)}', end='\r', file=sys.stderr, flush=True)
+        for place, i in enumerate(order, 1):
+            print(f'repeat {repeat + 1}/{own.repeats}, {place}/{len(order)}', end='\r', file=sys.stderr, flush=True)
             if starts_again:  # as train.py would
-                os.environ['GLIBC_TUNABLES'] = '' if job[1] else JOIN_SLIVERS
-            results[i].append(in_own_process(measure, config, *job))
+                os.environ['GLIBC_TUNABLES'] = '' if jobs[i][1] else JOIN_SLIVERS
+            measured.append((i, in_own_process(measure, config, *jobs[i])))
+        peaks.append(in_own_process(matmul_speed, config))
     print(file=sys.stderr)
-    peak = in_own_process(matmul_speed, config)
-    report(config, phases, rows, [job[2] for job in jobs[len(rows):]], results, peak, device, own.json, bool(own.phases))
+    dtypes = [dtype for _, _, dtype in jobs[len(rows):]]
+    report(config, phases, rows, dtypes, measured, max(peaks), device, own.json, bool(own.phases))
 
 
 def in_own_process(function, config, *args):
@@ -185,24 +188,37 @@ def matmul_speed(config: TrainConfig) -> float:
     return 8 * rows * width**2 / min(times)
 
 
-def report(config, phases, rows, plain, results, peak, device, as_json, partial):
+def relative_costs(costs: list[tuple[int, float]]) -> list[float]:
+    """(number of the job, cost) in the order of time -> each job's cost relative to job 0's, the median of its repeats.
+
+    What counts is what job 0 would have cost at that place, interpolated between its costs before and after, so that drifts
+    cancel.
+    """
+    places, full = zip(*((k, cost) for k, (i, cost) in enumerate(costs) if i == 0))
+    ratios = [[] for _ in {i for i, _ in costs}]
+    for k, (i, cost) in enumerate(costs):
+        ratios[i].append(cost / float(np.interp(k, places, full)))
+    return [statistics.median(many) for many in ratios]
+
+
+def report(config, phases, rows, plain, measured, peak, device, as_json, partial):
     tokens = config.batch_size * config.block_size
     micro_steps = config.total_batch_size // tokens
-    median = [{k: statistics.median(r[k] for r in many) for k in many[0]} for many in results]
 
     def cost(times):  # seconds of one step of total_batch_size tokens on one device
         return micro_steps * (times['forward'] + times['backward']) + times['optimizer']
 
+    relative = relative_costs([(i, cost(times)) for i, times in measured])
+    median = [{k: statistics.median(times[k] for j, times in measured if j == i) for k in measured[0][1]}
+              for i in range(len(relative))]
     table, full_flops = [], sum(schedule.token_flops(config, rows[0]))
-    for number, (phase, times, many) in enumerate(zip(rows, median, results), -1):
+    for number, (phase, times, ratio) in enumerate(zip(rows, median, relative), -1):
         flops = sum(schedule.token_flops(config, phase))
-        # relative to full depth within each repeat, so that slow drifts cancel
-        relative = statistics.median(cost(one) / cost(full) for one, full in zip(many, results[0]))
         table.append({'row': 'full' if number < 0 else number, 'depth': phase.depth, 'n_frozen': phase.n_frozen,
                       'embeddings': phase.embeddings if phase.frozen else 'train', **times,
                       'tok_per_sec': config.total_batch_size / cost(times),
                       'of_peak': flops * tokens / (times['forward'] + times['backward']) / peak,
-                      'predicted': flops / full_flops, 'measured': relative})
+                      'predicted': flops / full_flops, 'measured': ratio})
     summary = {'device': str(device), 'matmul_flops_per_second': peak, 'phases': table}
     if not partial:
         by_kind = {kind_of(p): row['measured'] for p, row in zip(rows, table)}
@@ -213,8 +229,9 @@ def report(config, phases, rows, plain, results, peak, device, as_json, partial)
                     'same_steps_at_full_depth_hours': schedule.total_steps(phases) * hour,
                     'plan_cost': {'measured': plan_steps / schedule.total_steps(phases),
                                   'predicted': predicted / schedule.total_steps(phases)}}
-    for name, times in zip(plain, median[len(rows):]):
-        summary.setdefault('plain', {})[name] = {**times, 'tok_per_sec': config.total_batch_size / cost(times)}
+    for name, times, ratio in zip(plain, median[len(rows):], relative[len(rows):]):
+        summary.setdefault('plain', {})[name] = {**times, 'tok_per_sec': config.total_batch_size / cost(times),
+                                                 'measured': ratio}
     if as_json:
         print(json.dumps(summary))
         return
@@ -232,11 +249,10 @@ def report(config, phases, rows, plain, results, peak, device, as_json, partial)
               f'{summary["same_steps_at_full_depth_hours"]:.2f} h: {share["measured"]:.1%} measured, '
               f'{share["predicted"]:.1%} predicted')
     for name, plain in summary.get('plain', {}).items():
-        ours = table[0]
         print(f'full depth written the plain way in {name}: forward {plain["forward"]:.4f} s, backward '
               f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, {plain["tok_per_sec"]:.0f} tok/s, peak '
-              f'{plain["memory"] / 1e9:.2f} GB: ours has {ours["tok_per_sec"] / plain["tok_per_sec"]:.2f}x its tokens/s, '
-              f'{ours["memory"] / plain["memory"]:.2f}x its memory')
+              f'{plain["memory"] / 1e9:.2f} GB: ours has {plain["measured"]:.2f}x its tokens/s, '
+              f'{table[0]["memory"] / plain["memory"]:.2f}x its memory')
 
 
 if __name__ == '__main__':

@@ -35,6 +35,28 @@ def test_rows_predictions_and_the_plain_way():
     assert full['of_peak'] < 1 and found['matmul_flops_per_second'] > 0
 
 
+def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
+    """Measured on a clock by which all takes 2% longer each time, costs relative to full depth are still right."""
+    import bench
+
+    done = []
+
+    def slowing(function, config, *args):
+        if function is bench.matmul_speed:
+            return 1e9
+        phase = args[0]
+        done.append(phase.depth)
+        seconds = (phase.depth - phase.n_frozen / 2) * 1.02 ** len(done)
+        return {'forward': seconds, 'backward': 2 * seconds, 'optimizer': 0.0, 'memory': 1}
+
+    monkeypatch.setattr(bench, 'in_own_process', slowing)
+    monkeypatch.setattr(sys, 'argv', ['bench.py', 'configs/incremental_8stage.py', '--device=cpu', '--json'])
+    bench.main()
+    for row in json.loads(capsys.readouterr().out)['phases']:
+        assert row['measured'] == pytest.approx((row['depth'] - row['n_frozen'] / 2) / 12, rel=0.03)
+    assert 1.02 ** len(done) > 2.5  # the last full depth against the first
+
+
 def test_the_whole_plan_as_text():
     done = bench()
     assert done.returncode == 0, done.stderr
