@@ -74,6 +74,7 @@ def main():
     jobs = [(phase, False, config.dtype) for phase in rows]
     if own.plain:
         jobs += [(full, True, dtype) for dtype in ('float32', 'bfloat16') if dtype == 'float32' or has_bfloat16(device)]
+    # full depth, job 0, again before every fourth of the others: all are judged by it
     order = [j for i in range(1, len(jobs)) for j in ([0, i] if i % 4 == 1 else [i])] or [0]
     measured, peaks = [], []  # (number of the job, what measure() gave) in the order of time
     starts_again = device.type == 'cpu' and wants_slivers_joined(config)
