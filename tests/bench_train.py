@@ -144,6 +144,8 @@ if __name__ == '__main__':
     parser.add_argument('--turns', type=int, default=3)
     parser.add_argument('--big', action='store_true')
     own = parser.parse_args()
+    if not (ROOT / 'data/demo').is_dir():
+        parser.error('data/demo is not there: python prepare_demo.py first')
     for what in own.what:
         with tempfile.TemporaryDirectory() as folder:
             globals()[what](folder, own.turns, own.big)
