@@ -3,7 +3,7 @@ What train.py takes beside the steps themselves. Run by hand, on an idle machine
 
     PYTHONPATH=. python tests/bench_train.py first|ranks|compile|evaluation ... [--turns=3] [--big]
 
-first       seconds from the command to the first step of the demo, imports included
+first       seconds from the command to the first step of the demo, imports included, beside a script with nothing but torch
 ranks       tokens/s of two ranks with one thread each beside one process with two, the demo's baseline (--big: GPT-2 124M)
 compile     seconds of torch.compile in a run of 8 stages beside one at full depth, each with an empty cache; graphs; recompiles
 evaluation  the share of evaluations and checkpoints in a run of GPT-2 124M at the default intervals, from measured parts
@@ -48,20 +48,42 @@ def metrics(launcher, flags, out_dir) -> list[dict]:
         return [json.loads(line) for line in f]
 
 
+# the least that a script with DDP and AdamW can take: what torch itself needs to its first step
+BARE = '''
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+dist.init_process_group('gloo')
+model = DistributedDataParallel(torch.nn.Linear(4, 4))
+optimizer = torch.optim.AdamW(model.parameters())
+model(torch.ones(4)).sum().backward()
+optimizer.step()
+print('step 00001/', flush=True)
+dist.destroy_process_group()
+'''
+
+
 def first(folder, turns, big):
-    seconds = {(name, way): [] for name in ('baseline', 'incremental_8stage') for way in ('python', 'torchrun')}
+    Path(folder, 'bare.py').write_text(BARE)
+    ways = {'nothing but torch, torchrun': (TORCHRUN, None)}
+    for name in ('baseline', 'incremental_8stage'):
+        ways |= {f'{name}, python': (PYTHON, name), f'{name}, torchrun': (TORCHRUN, name)}
+    seconds = {way: [] for way in ways}
     for turn in range(turns):
-        for name, way in seconds:
+        for way, (launcher, name) in ways.items():
             flags = [f'configs/{name}.py', 'configs/cpu.py', '--log_interval=1']
-            args, environment = command(PYTHON if way == 'python' else TORCHRUN, flags, f'{folder}/{name}_{way}_{turn}')
+            args, environment = command(launcher, flags, f'{folder}/{way}_{turn}')
+            if name is None:
+                args = [*launcher, f'{folder}/bare.py']
             began = time.perf_counter()
             with subprocess.Popen(args, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                   text=True) as process:
                 next(line for line in process.stdout if line.startswith('step 00001/'))
-                seconds[name, way].append(time.perf_counter() - began)
+                seconds[way].append(time.perf_counter() - began)
                 process.terminate()
-    for (name, way), found in seconds.items():
-        print(f'{name}, {way}: {statistics.median(found):.1f} s to the first step ({spread(found)})')
+    for way, found in seconds.items():
+        print(f'{way}: {statistics.median(found):.1f} s to the first step ({spread(found)})')
 
 
 def ranks(folder, turns, big):
