@@ -113,6 +113,20 @@ def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, straight, tmp_path, flags
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler')
+def test_compiled_ranks_train_as_eager_ones_do(tiny, straight, tmp_path):
+    """Compiled blocks inside DDP, in every phase: what CUDA does by default."""
+    done = torchrun(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--compile=True')
+    assert done.returncode == 0, done.stderr
+    eager, compiled = metrics(straight / 'run'), metrics(tmp_path / 'run')
+    assert len(eager) == len(compiled) > 0
+    for one, other in zip(eager, compiled):
+        assert [one[k] for k in ('kind', 'step', 'phase', 'depth')] == [other[k] for k in ('kind', 'step', 'phase', 'depth')]
+        for key in one.keys() & {'loss', 'val_loss', 'grad_norm'}:
+            assert one[key] == pytest.approx(other[key], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, straight, tmp_path):
     moved = tmp_path / 'moved'
     shutil.copytree(straight / 'run', moved)
