@@ -34,16 +34,15 @@ QUIET = ['--eval_interval=0', '--hellaswag_interval=0', '--checkpoint_interval=0
 GPT2 = ['--device=cpu', '--batch_size=1', '--vocab_size=50304', '--warmup_steps=0']
 
 
-def command(launcher, flags, out_dir):
-    """(arguments, environment) of a run; two cores in either case."""
-    threads = {'OMP_NUM_THREADS': '2' if launcher == PYTHON else '1'}
-    return [*launcher, 'train.py', *flags, f'--out_dir={out_dir}'], {**os.environ, **threads}
+def environment(launcher) -> dict:
+    """Two cores in either case."""
+    return {**os.environ, 'OMP_NUM_THREADS': '2' if launcher == PYTHON else '1'}
 
 
 def metrics(launcher, flags, out_dir) -> list[dict]:
     """The lines of metrics.jsonl of a run to its end."""
-    args, environment = command(launcher, flags, out_dir)
-    subprocess.run(args, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*launcher, 'train.py', *flags, f'--out_dir={out_dir}'], env=environment(launcher), cwd=ROOT, check=True,
+                   stdout=subprocess.DEVNULL)
     with open(f'{out_dir}/metrics.jsonl') as f:
         return [json.loads(line) for line in f]
 
@@ -66,18 +65,16 @@ dist.destroy_process_group()
 
 def first(folder, turns, big):
     Path(folder, 'bare.py').write_text(BARE)
-    ways = {'nothing but torch, torchrun': (TORCHRUN, None)}
+    ways = {'nothing but torch, torchrun': (TORCHRUN, [f'{folder}/bare.py'])}
     for name in ('baseline', 'incremental_8stage'):
-        ways |= {f'{name}, python': (PYTHON, name), f'{name}, torchrun': (TORCHRUN, name)}
+        script = ['train.py', f'configs/{name}.py', 'configs/cpu.py', '--log_interval=1']
+        ways |= {f'{name}, python': (PYTHON, script), f'{name}, torchrun': (TORCHRUN, script)}
     seconds = {way: [] for way in ways}
     for turn in range(turns):
-        for way, (launcher, name) in ways.items():
-            flags = [f'configs/{name}.py', 'configs/cpu.py', '--log_interval=1']
-            args, environment = command(launcher, flags, f'{folder}/{way}_{turn}')
-            if name is None:
-                args = [*launcher, f'{folder}/bare.py']
+        for way, (launcher, script) in ways.items():
+            args = [*launcher, *script, f'--out_dir={folder}/{way}_{turn}']
             began = time.perf_counter()
-            with subprocess.Popen(args, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            with subprocess.Popen(args, env=environment(launcher), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                   text=True) as process:
                 next(line for line in process.stdout if line.startswith('step 00001/'))
                 seconds[way].append(time.perf_counter() - began)

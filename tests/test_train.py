@@ -380,7 +380,7 @@ def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
 
 @pytest.mark.slow
 def test_the_memory_of_the_process_stays_flat(tmp_path):
-    assert slope(resident_memory(800, tmp_path)) < 300  # bytes a step: 0 to 45, with a leak of 3,000 from 1,100 on
+    assert slope(resident_memory(800, tmp_path)) < 500  # bytes a step: 154 to 284; with a leak of 1,500, 572 and more
 
 
 def test_weights_that_do_not_fit_are_refused_on_resume(monkeypatch, tiny, tmp_path):
