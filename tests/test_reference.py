@@ -1,0 +1,566 @@
+"""
+Whole runs of train.py beside a plain re-implementation of them. Run: python -m pytest tests/test_reference.py
+
+The re-implementation shares no line with the project: its blocks are torch's TransformerEncoderLayer, AdamW and
+the learning rates are written out, numpy reads the shards, a step is one batch instead of some micro-batches, and
+all of it is float64. train.py is known here by its command line and by the files that a run writes, so that its
+inside may change freely. Both must agree, to 1e-4, on each step's loss, learning rate and gradient norm, on the
+validation losses and HellaSwag scores, and on the weights at the end of each stage and of the run.
+
+A fake clock moves only when the optimizer steps, an evaluation begins or a file is saved, so that the logged
+seconds are exact numbers on however busy a machine.
+"""
+
+import copy
+import dataclasses
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import train
+
+VOCAB, WIDTH, HEADS, BLOCK = 320, 16, 2, 32  # vocab_size, n_embd, n_head, block_size
+SEQUENCES = 8  # a step takes 8 sequences of 32 tokens: two micro-batches of 4
+VAL_SEQUENCES = 18  # the last batch of a validation holds 2 instead of 4
+STEPS, FINAL_DEPTH = 24, 4
+LEARNING_RATE, MIN_LR = 1e-2, 1e-3
+QUESTIONS_SEED = 29  # one with which no choice is so close that rounding decides
+
+SETTINGS = {
+    'vocab_size': VOCAB, 'n_layer': FINAL_DEPTH, 'n_head': HEADS, 'n_embd': WIDTH, 'block_size': BLOCK,
+    'total_batch_size': SEQUENCES * BLOCK, 'batch_size': 4,
+    'n_stages': 3, 'stage_steps': '6,6,6', 'continual_steps': 6, 'phase1_fraction': 0.5,
+    'learning_rate': LEARNING_RATE, 'min_lr': MIN_LR,
+    'val_tokens': VAL_SEQUENCES * BLOCK, 'eval_interval': 4, 'hellaswag_interval': 8,
+    'checkpoint_interval': 5, 'keep_checkpoints': 100,
+    'dtype': 'float32', 'device': 'cpu',
+}
+
+# What the fake clock's seconds are spent on: a sum of one kind can't be mistaken for a sum of another.
+UPDATE_SECONDS, SAVE_SECONDS, EVAL_SECONDS = 0.5, 100.0, 10_000.0
+
+
+@dataclass
+class Recipe:
+    """The settings in which the runs differ, under train.py's names."""
+
+    phase1_embeddings: str
+    grow_init: str
+    grow_optimizer: str
+    lr_schedule: str
+    seed: int = 1337
+    shuffle: bool = False
+    warmup_steps: int = 0
+    rewarm_steps: int = 0
+    decay_fraction: float = 0.1
+    grad_clip: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    optimizer: str = 'adamw'
+    muon_learning_rate: float = 0.02
+    log_interval: int = 1
+
+
+RECIPES = {
+    'cosine': Recipe('input_frozen', 'random', 'keep', 'cosine', seed=7, shuffle=True, warmup_steps=3,
+                     rewarm_steps=2, grad_clip=0.7, beta1=0.8, beta2=0.97, weight_decay=0.3),
+    'wsd': Recipe('train', 'interleave', 'reset', 'wsd', warmup_steps=2, decay_fraction=0.4, log_interval=3),
+    'muon': Recipe('frozen', 'stack', 'copy', 'constant', shuffle=True, warmup_steps=4, weight_decay=0.2,
+                   optimizer='muon', muon_learning_rate=4e-3),
+}
+
+# The layers after growing from 2 to 3 and from 3 to 4, from the bottom: (old layer or None, is it new?).
+GROWTHS = {
+    'random': (((0, False), (1, False), (None, True)),
+               ((0, False), (1, False), (2, False), (None, True))),
+    'interleave': (((0, False), (0, True), (1, False)),
+                   ((0, False), (0, True), (1, False), (2, False))),
+    'stack': (((0, False), (1, False), (0, True)),
+              ((0, False), (1, False), (2, False), (0, True))),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------
+# the data
+
+
+def write_shard(path: Path, text: str):
+    tokens = np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
+    header = np.zeros(256, np.int32)
+    header[:3] = 20240520, 1, len(tokens)
+    path.write_bytes(header.tobytes() + tokens.tobytes())
+
+
+def write_data(folder: Path):
+    """Two shards for training and one for validation, of words in no period, and questions about them."""
+    text = 'the quick brown fox jumps over a lazy dog while slow red hens sit under an old oak tree'
+    words = text.split()
+    rng = np.random.RandomState(0)
+    write_shard(folder / 'words_train_000001.bin', ' '.join(rng.choice(words, 500)))
+    write_shard(folder / 'words_train_000002.bin', ' '.join(rng.choice(words, 300)))
+    # Validation is of fewer words: what is computed on the wrong split has clearly another loss.
+    write_shard(folder / 'words_val_000000.bin', ' '.join(rng.choice(words[3:], 300)))
+    meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}
+    (folder / 'meta.json').write_text(json.dumps(meta))
+
+    rng = np.random.RandomState(QUESTIONS_SEED)
+    lines = []
+    for number in range(30):
+        # Endings of one to three words, some with letters of two bytes: the sum, the mean per token and the
+        # mean per character of an ending's losses choose differently, and so do the two styles of scoring.
+        endings = []
+        while len(endings) < 4:
+            ending = ' '.join(rng.choice(['fox', 'dog', 'hens', 'öäü', 'tree'], rng.randint(1, 4)))
+            if ending not in endings:
+                endings.append(ending)
+        question = {'ind': number, 'ctx': 'the ' + rng.choice(words), 'endings': endings,
+                    'activity_label': 'Hens', 'ctx_a': 'An oak.', 'ctx_b': 'the fox',
+                    'label': int(rng.randint(4))}
+        lines.append(json.dumps(question) + '\n')
+    (folder / 'questions.jsonl').write_text(''.join(lines))
+
+
+def read_sequences(folder: Path, split: str) -> np.ndarray:
+    """All sequences of a split, int64 (n, BLOCK + 1): they overlap by one token and never cross shards."""
+    sequences = []
+    for path in sorted(folder.glob(f'words_{split}_*.bin')):
+        tokens = np.fromfile(path, np.uint16, offset=1024)
+        for first in range(0, len(tokens) - BLOCK, BLOCK):
+            sequences.append(tokens[first : first + BLOCK + 1])
+    return np.array(sequences, np.int64)
+
+
+def batch_of_step(sequences: np.ndarray, recipe: Recipe, step: int) -> torch.Tensor:
+    """The sequences of a step, (SEQUENCES, BLOCK + 1): in file order, or in an order drawn for each epoch."""
+    steps_per_epoch = len(sequences) // SEQUENCES
+    epoch = step // steps_per_epoch
+    first = step % steps_per_epoch * SEQUENCES
+    order = np.arange(len(sequences))
+    if recipe.shuffle:
+        order = np.random.RandomState([recipe.seed, epoch]).permutation(len(sequences))
+    return torch.from_numpy(sequences[order[first : first + SEQUENCES]])
+
+
+# ----------------------------------------------------------------------------------------------------------
+# the model
+
+# torch's name of a part -> nanoGPT's
+NAMES = {'norm1': 'ln_1', 'self_attn.in_proj_': 'attn.c_attn.', 'self_attn.out_proj': 'attn.c_proj',
+         'norm2': 'ln_2', 'linear1': 'mlp.c_fc', 'linear2': 'mlp.c_proj'}
+
+
+def gelu(x):
+    return F.gelu(x, approximate='tanh')
+
+
+def make_layer(generator: torch.Generator) -> torch.nn.Module:
+    """A GPT-2 block: normal with std 0.02, residual projections smaller by the final depth, biases zero."""
+    layer = torch.nn.TransformerEncoderLayer(WIDTH, HEADS, 4 * WIDTH, dropout=0.0, activation=gelu,
+                                             batch_first=True, norm_first=True)
+    residual_std = 0.02 / math.sqrt(2 * FINAL_DEPTH)
+    with torch.no_grad():
+        layer.self_attn.in_proj_weight.normal_(0, 0.02, generator=generator)
+        layer.self_attn.out_proj.weight.normal_(0, residual_std, generator=generator)
+        layer.linear1.weight.normal_(0, 0.02, generator=generator)
+        layer.linear2.weight.normal_(0, residual_std, generator=generator)
+        layer.linear1.bias.zero_()
+        layer.linear2.bias.zero_()
+    return layer.double()
+
+
+class ReferenceGPT(torch.nn.Module):
+    def __init__(self, depth: int, generator: torch.Generator):
+        super().__init__()
+        # Drawn in float32, whose stream of random numbers is another than float64's.
+        wte = torch.empty(VOCAB, WIDTH).normal_(0, 0.02, generator=generator)
+        wpe = torch.empty(BLOCK, WIDTH).normal_(0, 0.02, generator=generator)
+        self.wte = torch.nn.Parameter(wte.double())
+        self.wpe = torch.nn.Parameter(wpe.double())
+        self.layers = torch.nn.ModuleList(make_layer(generator) for _ in range(depth))
+        self.norm = torch.nn.LayerNorm(WIDTH).double()
+        self.freeze((), 'train')
+
+    def forward(self, tokens):  # (B, T) -> logits (B, T, VOCAB)
+        T = tokens.shape[1]
+        x = self.wte[tokens] + self.wpe[:T]
+        if self.embeddings != 'train':
+            x = x.detach()  # what the tied embedding learns in this phase comes from the head
+        causal = torch.nn.Transformer.generate_square_subsequent_mask(T, dtype=torch.float64)
+        for layer in self.layers:
+            x = layer(x, src_mask=causal, is_causal=True)
+        return self.norm(x) @ self.wte.T
+
+    def loss(self, sequences):  # (B, T + 1) -> mean cross-entropy
+        logits = self(sequences[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), sequences[:, 1:].flatten())
+
+    def freeze(self, layers: tuple, embeddings: str):
+        self.requires_grad_(True)
+        for i in layers:
+            self.layers[i].requires_grad_(False)
+        self.wpe.requires_grad_(embeddings == 'train')
+        self.wte.requires_grad_(embeddings != 'frozen')
+        self.embeddings = embeddings
+
+    def weights(self) -> dict:
+        """A copy of the weights as they are now, under nanoGPT's names."""
+        copies = {'transformer.wte.weight': self.wte, 'transformer.wpe.weight': self.wpe,
+                  'transformer.ln_f.weight': self.norm.weight, 'transformer.ln_f.bias': self.norm.bias}
+        for i, layer in enumerate(self.layers):
+            for name, weight in layer.named_parameters():
+                for theirs, nanogpts in NAMES.items():
+                    name = name.replace(theirs, nanogpts)
+                copies[f'transformer.h.{i}.{name}'] = weight
+        return {name: weight.detach().clone() for name, weight in copies.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------
+# learning rates and optimizers
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Of update number `step`, from 0. The depth grows before updates 6 and 12."""
+    if step < recipe.warmup_steps:
+        return LEARNING_RATE * (step + 1) / recipe.warmup_steps
+    share = 1.0  # of the way from MIN_LR up to LEARNING_RATE
+    if recipe.lr_schedule == 'cosine':
+        progress = (step - recipe.warmup_steps) / (STEPS - recipe.warmup_steps)
+        share = (1 + math.cos(math.pi * progress)) / 2
+    if recipe.lr_schedule == 'wsd':
+        decay_steps = recipe.decay_fraction * STEPS
+        share = min(1.0, (STEPS - step) / decay_steps)
+    rate = MIN_LR + share * (LEARNING_RATE - MIN_LR)
+    for growth in (6, 12):
+        if growth <= step < growth + recipe.rewarm_steps:
+            rate *= (step - growth + 1) / recipe.rewarm_steps
+    return rate
+
+
+class AdamW:
+    """The update of Loshchilov and Hutter (2019) for one parameter, which keeps its own count of updates."""
+
+    def __init__(self, parameter, recipe: Recipe):
+        self.beta1, self.beta2 = recipe.beta1, recipe.beta2
+        self.weight_decay = recipe.weight_decay if parameter.dim() == 2 else 0.0  # none for biases and norms
+        self.updates = 0
+        self.mean = torch.zeros_like(parameter)
+        self.square = torch.zeros_like(parameter)
+
+    def update(self, parameter, gradient, lr: float):
+        self.updates += 1
+        self.mean = self.beta1 * self.mean + (1 - self.beta1) * gradient
+        self.square = self.beta2 * self.square + (1 - self.beta2) * gradient**2
+        mean = self.mean / (1 - self.beta1**self.updates)
+        square = self.square / (1 - self.beta2**self.updates)
+        parameter *= 1 - lr * self.weight_decay
+        parameter -= lr * mean / (square.sqrt() + 1e-8)
+
+
+class Muon:
+    """torch's own, for one matrix."""
+
+    def __init__(self, recipe: Recipe):
+        self.weight_decay = recipe.weight_decay
+        self.lr_scale = recipe.muon_learning_rate / LEARNING_RATE
+        self.momentum = None
+
+    def update(self, parameter, gradient, lr: float):
+        optimizer = torch.optim.Muon([parameter], lr=lr * self.lr_scale, weight_decay=self.weight_decay)
+        if self.momentum is not None:
+            optimizer.state[parameter]['momentum_buffer'] = self.momentum
+        parameter.grad = gradient
+        optimizer.step()
+        self.momentum = optimizer.state[parameter]['momentum_buffer']
+
+
+def update(recipe: Recipe, model: ReferenceGPT, states: dict, lr: float) -> float:
+    """Move every parameter that trains; returns the norm of all gradients before they are clipped."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in trained))
+    scale = 1.0
+    if recipe.grad_clip:
+        scale = min(1.0, recipe.grad_clip / norm)
+    matrices = set()  # what Muon takes: those of the blocks
+    if recipe.optimizer == 'muon':
+        matrices = {p for p in model.layers.parameters() if p.dim() == 2}
+    with torch.no_grad():
+        for p in trained:
+            if p not in states:
+                states[p] = Muon(recipe) if p in matrices else AdamW(p, recipe)
+            states[p].update(p, p.grad * scale, lr)
+    model.zero_grad()
+    return norm
+
+
+# ----------------------------------------------------------------------------------------------------------
+# the run
+
+
+def grow(recipe: Recipe, model: ReferenceGPT, states: dict, stage: int) -> tuple:
+    """Put the new layers of a stage where they belong. Returns the places of the old ones."""
+    generator = torch.Generator().manual_seed(recipe.seed * 1000 + stage)
+    old_layers = list(model.layers)
+    layers, old_places = [], ()
+    if recipe.grow_optimizer == 'reset':
+        states.clear()
+    for place, (source, is_new) in enumerate(GROWTHS[recipe.grow_init][stage - 2]):
+        if not is_new:
+            layers.append(old_layers[source])
+            old_places += (place,)
+            continue
+        layer = make_layer(generator)
+        layers.append(layer)
+        if source is None:
+            continue
+        layer.load_state_dict(old_layers[source].state_dict())
+        for old, new in zip(old_layers[source].parameters(), layer.parameters()):
+            if recipe.grow_optimizer == 'copy' and old in states:
+                states[new] = copy.deepcopy(states[old])
+    model.layers = torch.nn.ModuleList(layers)
+    return old_places
+
+
+@dataclass
+class Score:
+    acc: float
+    acc_norm: float
+    lead: float  # the least by which a choice was better than the next one
+
+
+def score(model: ReferenceGPT, questions: list) -> Score:
+    """HellaSwag one ending at a time: raw texts, encoded apart; acc_norm by the mean loss of a token."""
+    n_right, n_right_norm = 0, 0
+    leads = []
+    for question in questions:
+        context = list(question['ctx'].encode())
+        sums, means = [], []
+        for text in question['endings']:
+            ending = list((' ' + text).encode())
+            logits = model(torch.tensor([context + ending]))
+            logits = logits[0, len(context) - 1 : -1]
+            losses = F.cross_entropy(logits, torch.tensor(ending), reduction='none')
+            sums.append(losses.sum().item())
+            means.append(losses.mean().item())
+        n_right += sums.index(min(sums)) == question['label']
+        n_right_norm += means.index(min(means)) == question['label']
+        for losses in (sums, means):
+            best, second = sorted(losses)[:2]
+            leads.append(second - best)
+    return Score(n_right / len(questions), n_right_norm / len(questions), min(leads))
+
+
+@dataclass
+class Story:
+    """What a run should have logged and saved."""
+
+    losses: list
+    rates: list
+    norms: list
+    val_losses: dict  # step -> loss
+    scores: dict  # step -> Score
+    weights: dict  # step -> name -> tensor
+
+
+def reference_run(recipe: Recipe, folder: Path) -> Story:
+    train_sequences = read_sequences(folder, 'train')
+    val_sequences = torch.from_numpy(read_sequences(folder, 'val')[:VAL_SEQUENCES])
+    questions = [json.loads(line) for line in (folder / 'questions.jsonl').read_text().splitlines()]
+    model = ReferenceGPT(2, torch.Generator().manual_seed(recipe.seed * 1000 + 1))
+    states = {}  # parameter -> its AdamW or Muon
+    story = Story([], [], [], {}, {}, {})
+    for step in range(STEPS):
+        # Stages of 2, 3 and 4 layers begin at 0, 6 and 12; from the second on new layers first train alone.
+        if step in (6, 12):
+            old_places = grow(recipe, model, states, stage=1 + step // 6)
+            model.freeze(old_places, recipe.phase1_embeddings)
+        if step in (9, 15):
+            model.freeze((), 'train')
+        loss = model.loss(batch_of_step(train_sequences, recipe, step))
+        loss.backward()
+        lr = learning_rate(recipe, step)
+        story.losses.append(loss.item())
+        story.rates.append(lr)
+        story.norms.append(update(recipe, model, states, lr))
+        done = step + 1
+        with torch.no_grad():
+            if done % 4 == 0:
+                story.val_losses[done] = model.loss(val_sequences).item()
+            if done % 8 == 0:
+                story.scores[done] = score(model, questions)
+        if done % 6 == 0:
+            story.weights[done] = model.weights()
+    return story
+
+
+# ----------------------------------------------------------------------------------------------------------
+# train.py beside it
+
+
+def keep_precision(tensor):
+    """Stands in for Tensor.bfloat16, with which torch's Muon begins.
+
+    That rounding turns a difference in the last digit of a gradient into one in the third digit of an update.
+    Nothing else in a run of dtype float32 casts to bfloat16.
+    """
+    return tensor
+
+
+class Clock:
+    """Stands in for time.perf_counter, and counts the files that torch saves."""
+
+    def __init__(self):
+        self.now = 0.0
+        self.n_saves = 0
+
+    def read(self) -> float:
+        self.now += 1e-7  # readings differ, as everywhere, by too little to be seen in a log
+        return self.now
+
+    def run_train(self, settings: dict):
+        """train.py in this process, whose updates, evaluations and saves take their seconds by this clock."""
+        argv = ['train.py']
+        for name, value in settings.items():
+            argv.append(f'--{name}={value}')
+        real_save, real_eval = torch.save, torch.nn.Module.eval
+
+        def save(*args, **kwargs):
+            self.now += SAVE_SECONDS
+            self.n_saves += 1
+            real_save(*args, **kwargs)
+
+        def begin_evaluation(module):
+            self.now += EVAL_SECONDS
+            return real_eval(module)
+
+        def after_update(optimizer, args, kwargs):
+            if isinstance(optimizer, torch.optim.AdamW):  # one in each run, whether Muon is beside it or not
+                self.now += UPDATE_SECONDS
+
+        hook = register_optimizer_step_post_hook(after_update)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, 'perf_counter', self.read)
+            patch.setattr(torch, 'save', save)
+            patch.setattr(torch.nn.Module, 'eval', begin_evaluation)
+            patch.setattr(torch.Tensor, 'bfloat16', keep_precision)
+            patch.setattr(sys, 'argv', argv)
+            train.main()
+        hook.remove()
+
+
+@dataclass
+class Pair:
+    recipe: Recipe
+    story: Story  # what should be there
+    out_dir: Path  # what is there
+    lines: list  # its metrics.jsonl
+    n_saves: int
+
+    def lines_of(self, kind: str) -> list:
+        return [line for line in self.lines if line['kind'] == kind]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('words')
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope='module', params=RECIPES)
+def pair(request, folder, tmp_path_factory):
+    recipe = RECIPES[request.param]
+    out_dir = tmp_path_factory.mktemp('runs') / request.param
+    clock = Clock()
+    clock.run_train(SETTINGS | dataclasses.asdict(recipe) | {
+        'data_dir': folder, 'hellaswag_data': folder / 'questions.jsonl', 'out_dir': out_dir})
+    lines = [json.loads(line) for line in (out_dir / 'metrics.jsonl').read_text().splitlines()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, 'bfloat16', keep_precision)
+        story = reference_run(recipe, folder)
+    return Pair(recipe, story, out_dir, lines, clock.n_saves)
+
+
+def near(value: float):
+    return pytest.approx(value, rel=1e-4, abs=1e-4)
+
+
+def test_losses_rates_and_norms_are_those_of_the_plain_run(pair):
+    lines = pair.lines_of('train')
+    interval = pair.recipe.log_interval
+    assert [line['step'] for line in lines] == list(range(interval, STEPS + 1, interval))
+    for line in lines:
+        update_number = line['step'] - 1
+        assert line['loss'] == near(pair.story.losses[update_number]), line
+        assert line['lr'] == pytest.approx(pair.story.rates[update_number], rel=1e-9), line
+        assert line['grad_norm'] == near(pair.story.norms[update_number]), line
+
+
+def test_some_updates_of_the_plain_run_are_clipped_and_some_are_not(pair):
+    if pair.recipe.grad_clip:
+        assert min(pair.story.norms) < pair.recipe.grad_clip < max(pair.story.norms)
+
+
+@pytest.mark.parametrize('step, name', [(6, 'stage_01.pt'), (12, 'stage_02.pt'), (18, 'stage_03.pt'),
+                                        (24, 'ckpt_000024.pt')])
+def test_weights_are_those_of_the_plain_run(pair, step, name):
+    saved = torch.load(pair.out_dir / name, weights_only=True)['model']
+    expected = pair.story.weights[step]
+    assert saved.keys() == expected.keys()
+    for weight_name, weight in expected.items():
+        ours = saved[weight_name].double()
+        if weight_name.endswith('c_attn.bias'):
+            # The same number added to all keys changes no attention: the gradient of the keys' bias is
+            # rounding noise, and AdamW makes steps of it.
+            ours[WIDTH : 2 * WIDTH] = weight[WIDTH : 2 * WIDTH]
+        difference = (ours - weight).abs().max().item()
+        assert difference < 1e-4, weight_name
+
+
+def test_evaluations_are_those_of_the_plain_run(pair):
+    losses, scores = {}, {}
+    for line in pair.lines_of('eval'):
+        losses[line['step']] = line['val_loss']
+        if 'hellaswag_acc' in line:
+            scores[line['step']] = line['hellaswag_acc'], line['hellaswag_acc_norm']
+            assert line['hellaswag_n'] == 30
+    assert losses == {step: near(loss) for step, loss in pair.story.val_losses.items()}
+    assert scores.keys() == pair.story.scores.keys()
+    for step, expected in pair.story.scores.items():
+        assert expected.lead > 1e-4, 'a choice that rounding decides: take another QUESTIONS_SEED'
+        assert expected.acc != expected.acc_norm, 'a mistake of one for the other could not be seen'
+        assert scores[step] == (near(expected.acc), near(expected.acc_norm))
+
+
+def test_updates_evaluations_and_saves_are_counted_apart(pair):
+    for line in pair.lines:
+        assert line['seconds'] == near(line['step'] * UPDATE_SECONDS)
+        assert math.remainder(line['eval_seconds'], EVAL_SECONDS) == near(0)
+        assert math.remainder(line['checkpoint_seconds'], SAVE_SECONDS) == near(0)
+    # At 6, 12 and 18 a stage's weights and a checkpoint each, at 5, 10, 15, 20 and 24 a checkpoint.
+    assert pair.n_saves == 11
+    assert pair.lines[-1]['checkpoint_seconds'] == near(11 * SAVE_SECONDS)
+    # Six validation losses and three scores, and what else a run may evaluate.
+    assert pair.lines[-1]['eval_seconds'] >= 9 * EVAL_SECONDS
+
+
+def test_tokens_per_second_are_those_of_the_logged_seconds(pair):
+    for line in pair.lines_of('train'):
+        assert line['tok_per_sec'] == pytest.approx(SEQUENCES * BLOCK / UPDATE_SECONDS, rel=1e-3)
+
+
+def test_the_recipes_cover_every_mode_of_freezing_optimizer_state_and_schedule():
+    recipes = RECIPES.values()
+    assert {recipe.phase1_embeddings for recipe in recipes} == {'train', 'input_frozen', 'frozen'}
+    assert {recipe.grow_optimizer for recipe in recipes} == {'keep', 'copy', 'reset'}
+    assert {recipe.lr_schedule for recipe in recipes} == {'constant', 'cosine', 'wsd'}
+    assert {recipe.optimizer for recipe in recipes} == {'adamw', 'muon'}
