@@ -1,0 +1,195 @@
+"""The statistics behind a verdict, beside scipy and statsmodels. Run: python -m pytest tests/test_stats.py"""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as reference
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+import stats
+
+SEEDS = (2, 3, 5, 8)
+DRAWS = 20_000
+
+
+def draws(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+# ---- differences
+
+
+@pytest.mark.parametrize('n_a, n_b, spread', [(2, 2, 1.0), (3, 5, 1.0), (5, 3, 4.0), (8, 2, 0.2)])
+def test_welch_equals_scipy(n_a, n_b, spread):
+    a, b = draws(50, n_a), spread * draws(50, n_b, seed=1) + 0.5
+    ours = stats.welch(a, b)
+    theirs = reference.ttest_ind(a, b, axis=-1, equal_var=False)
+    interval = theirs.confidence_interval(0.95)
+    np.testing.assert_allclose(ours.p, theirs.pvalue, rtol=1e-9)
+    np.testing.assert_allclose(ours.df, theirs.df, rtol=1e-9)
+    np.testing.assert_allclose(ours.low, interval.low, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(ours.high, interval.high, rtol=1e-7, atol=1e-9)
+
+
+def test_one_value_on_a_side_gives_a_difference_and_nothing_else():
+    one = stats.welch([3.0], [2.0, 2.5])
+    assert one.value == 0.75
+    assert all(math.isnan(number) for number in (one.se, one.df, one.low, one.high, one.p))
+
+
+def test_a_known_deviation_makes_it_a_z_test_that_one_seed_can_pass():
+    one = stats.welch([3.0], [2.9, 2.9], sigma=0.04)
+    se = 0.04 * math.sqrt(1 + 1 / 2)
+    assert one.se == pytest.approx(se)
+    assert one.df == math.inf
+    assert one.p == pytest.approx(2 * reference.norm.sf(0.1 / se))
+    assert one.high - one.value == pytest.approx(reference.norm.ppf(0.975) * se)
+
+
+def test_seeds_without_any_spread_are_the_limit_of_a_small_one():
+    assert stats.welch([1.0, 1.0], [1.0, 1.0]).p == 1
+    assert stats.welch([1.0, 1.0], [2.0, 2.0]).p == 0
+    assert stats.welch([1.0, 1.0], [2.0, 2.0]).low == -1
+
+
+@pytest.mark.parametrize('seeds', SEEDS)
+def test_equal_schedules_are_called_different_in_at_most_6_of_100_cases(seeds):
+    p = stats.welch(draws(DRAWS, seeds), draws(DRAWS, seeds, seed=1)).p
+    false_alarms = np.mean(p < stats.SIGNIFICANT)
+    # as simulated elsewhere: 2.3, 3.5, 4.5% at 2, 3, 5 seeds
+    assert {2: 0.015, 3: 0.027, 5: 0.035, 8: 0.04}[seeds] < false_alarms < 0.06
+
+
+@pytest.mark.parametrize('seeds', SEEDS)
+def test_of_seven_equal_schedules_at_least_one_is_called_different_in_at_most_6_of_100_cases(seeds):
+    baseline = draws(DRAWS, 1, seeds)
+    runs = draws(DRAWS, 7, seeds, seed=1)
+    p = stats.welch(runs, baseline).p
+    uncorrected = np.mean((p < stats.SIGNIFICANT).any(axis=-1))
+    corrected = np.mean((stats.holm(p) < stats.SIGNIFICANT).any(axis=-1))
+    assert corrected <= 0.06
+    if seeds > 2:
+        assert uncorrected > 0.1  # what the correction is for
+
+
+@pytest.mark.parametrize('seeds', (3, 5))
+@pytest.mark.parametrize('deviation', (1.0, 2.0, 5.0))
+def test_intervals_of_a_difference_cover_it_in_93_to_97_of_100_cases(seeds, deviation):
+    found = stats.welch(deviation * draws(DRAWS, seeds) + 0.3, draws(DRAWS, seeds, seed=1))
+    covered = np.mean((found.low <= 0.3) & (found.high >= 0.3))
+    assert 0.93 <= covered <= 0.97
+
+
+def test_four_deviations_are_found_by_five_seeds_in_over_95_of_100_cases():
+    p = stats.welch(draws(DRAWS, 5) + 4, draws(DRAWS, 5, seed=1)).p
+    assert np.mean(p < stats.SIGNIFICANT) > 0.95
+
+
+@pytest.mark.parametrize('n_a, n_b', [(2, 2), (3, 3), (5, 5), (3, 8)])
+def test_what_could_be_seen_is_seen(n_a, n_b):
+    clear, often = stats.detectable(1.0, n_a, n_b)
+    # Samples whose deviations are exactly 1: the smallest clear difference is the half-width of their
+    # interval.
+    if n_a == n_b:
+        sample = reference.zscore(np.arange(n_a), ddof=1)
+        found = stats.welch(sample, sample)
+        assert found.high - found.value == pytest.approx(clear)
+    # The true difference that is found four times in five, by the pooled t test that it is computed for.
+    p = reference.ttest_ind(draws(DRAWS, n_a) + often, draws(DRAWS, n_b, seed=1), axis=-1).pvalue
+    assert np.mean(p < stats.SIGNIFICANT) == pytest.approx(0.8, abs=0.012)
+
+
+def test_what_could_be_seen_at_the_noise_of_gpt2():
+    """The sd of .0013 nats and the seeds of GROWTH's table, where one percent of compute is about .00147
+    nats."""
+    clear = {n: stats.detectable(0.0013, n, n)[0] for n in (2, 3, 5, 10)}
+    savings = {n: 1 - math.exp(-value / 0.147) for n, value in clear.items()}
+    assert savings == pytest.approx({2: 0.037, 3: 0.020, 5: 0.013, 10: 0.008}, abs=0.001)
+    assert stats.detectable(0.0013, 3, 3, tests=7)[0] > 1.5 * clear[3]
+    known, _ = stats.detectable(0.0013, 1, 1, known=True)
+    assert known == pytest.approx(1.96 * 0.0013 * math.sqrt(2), rel=1e-4)
+    assert math.isnan(stats.detectable(0.0013, 1, 1)[0])
+
+
+# ---- families and pairs
+
+
+def test_holm_equals_statsmodels_and_passes_over_what_is_no_test():
+    p = np.random.default_rng(0).random((12, 7))**3
+    ours = stats.holm(p)
+    for row, corrected in zip(p, ours):
+        np.testing.assert_allclose(corrected, multipletests(row, method='holm')[1])
+    with_gap = stats.holm([0.01, math.nan, 0.04, 0.03])
+    np.testing.assert_allclose(with_gap, [0.03, math.nan, 0.06, 0.06])
+    assert np.isnan(stats.holm([math.nan])).all()
+
+
+def test_paired_equals_scipy():
+    a, b = draws(400), draws(400, seed=1) + 0.1
+    ours = stats.paired(a, b)
+    theirs = reference.ttest_rel(a, b)
+    assert ours.p == pytest.approx(theirs.pvalue)
+    assert ours.se == pytest.approx(np.std(a - b, ddof=1) / 20)
+    assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
+
+
+@pytest.mark.parametrize('share', (0.3, 0.5, 0.52))
+def test_mcnemar_equals_statsmodels(share):
+    rng = np.random.default_rng(3)
+    a, b = rng.random(500) < 0.4, rng.random(500) < share
+    table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
+    only_a, only_b, p = stats.mcnemar(a, b)
+    assert (only_a, only_b) == (table[0][1], table[1][0])
+    assert p == pytest.approx(reference_mcnemar(table, exact=True).pvalue)
+    assert stats.mcnemar(a, a) == (0, 0, 1.0)
+
+
+# ---- the ladder
+
+
+@pytest.mark.parametrize('rungs', (3, 4, 6))
+@pytest.mark.parametrize('E, A, alpha', [(2.0, 500.0, 0.2), (1.7, 3e4, 0.35), (0.0, 40.0, 0.07)])
+def test_a_power_law_is_recovered(rungs, E, A, alpha):
+    compute = 1e13 * 3.0**np.arange(rungs)
+    found = stats.fit_power_law(compute, E + A * compute**-alpha)
+    assert (found.E, found.A, found.alpha) == pytest.approx((E, A, alpha), rel=0.01, abs=0.01)
+    between = 2.2e13
+    assert found.at(between) == pytest.approx(E + A * between**-alpha, abs=1e-6)
+    np.testing.assert_allclose(found.residuals, 0, atol=1e-7)
+
+
+def test_losses_that_do_not_fall_have_no_power_law():
+    assert stats.fit_power_law([1e13, 2e13, 4e13], [2.0, 2.1, 2.2]) is None
+
+
+@pytest.mark.parametrize('n', [(1, 1, 1, 1, 1), (2, 5, 3, 3, 4)])
+def test_the_weights_are_what_each_rung_moves(n):
+    compute = 1e13 * 2.0**np.arange(5)
+    loss = 2 + 500 * compute**-0.2 + 0.001 * draws(5)
+    law = stats.fit_power_law(compute, loss, n)
+    at = np.array([1.5e13, 9e13])
+    weights = law.weights(at)
+    assert weights.shape == (5, 2)
+    for k in range(5):
+        moved = loss.copy()
+        moved[k] += 1e-5
+        change = stats.fit_power_law(compute, moved, n).at(at) - law.at(at)
+        np.testing.assert_allclose(change / 1e-5, weights[k], atol=0.02)
+    # The fit leaves a constant a constant.
+    np.testing.assert_allclose(weights.sum(axis=0), 1)
+
+
+def test_lack_of_fit_is_an_f_test_that_keeps_its_level_and_sees_a_kink():
+    compute = 1e13 * 2.0**np.arange(6)
+    truth = 2 + 500 * compute**-0.2
+    p = []
+    for noise in 0.01 * draws(400, 6, 3):
+        losses = truth[:, None] + noise
+        law = stats.fit_power_law(compute, losses.mean(axis=1), [3] * 6)
+        p.append(law.lack_of_fit(losses.var(axis=1, ddof=1)))
+    assert 0.02 < np.mean(np.array(p) < 0.05) < 0.09
+    law = stats.fit_power_law(compute, truth + 0.05 * (compute > 5e13), [3] * 6)
+    assert law.lack_of_fit(np.full(6, 1e-4)) < 0.01
+    assert math.isnan(stats.fit_power_law(compute[:3], truth[:3]).lack_of_fit(np.full(3, 1e-4)))
