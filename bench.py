@@ -31,22 +31,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import config as configuration
 import model as model_module
 import schedule
-from config import TrainConfig, UserError, run
-from model import (
-    GPT,
-    JOIN_SLIVERS,
-    GPTConfig,
+from common import UserError, run_main
+from config import TrainConfig, load_config
+from device import (
+    GLIBC_TUNABLES,
     autocast,
     compile_blocks,
     has_bfloat16,
+    is_out_of_memory,
     keep_freed_memory,
-    make_optimizers,
+    lacks_glibc_tunables,
     pick_device,
-    wants_slivers_joined,
 )
+from model import GPT, GPTConfig
+from optim import make_optimizers
 
 
 def main():
@@ -56,7 +56,7 @@ def main():
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--phases', default='')
     own, rest = parser.parse_known_args()
-    config = schedule.resolve(configuration.load(rest, __doc__))
+    config = schedule.resolve(load_config(rest, __doc__))
     phases = schedule.plan(config)
     device = pick_device(config.device)
 
@@ -77,12 +77,12 @@ def main():
     # full depth, job 0, again before every fourth of the others: all are judged by it
     order = [j for i in range(1, len(jobs)) for j in ([0, i] if i % 4 == 1 else [i])] or [0]
     measured, peaks = [], []  # (number of the job, what measure() gave) in the order of time
-    starts_again = device.type == 'cpu' and wants_slivers_joined(config)
+    starts_again = device.type == 'cpu' and lacks_glibc_tunables(config)
     for repeat in range(own.repeats):
         for place, i in enumerate(order, 1):
             print(f'repeat {repeat + 1}/{own.repeats}, {place}/{len(order)}', end='\r', file=sys.stderr, flush=True)
             if starts_again:  # as train.py would
-                os.environ['GLIBC_TUNABLES'] = '' if jobs[i][1] else JOIN_SLIVERS
+                os.environ['GLIBC_TUNABLES'] = '' if jobs[i][1] else GLIBC_TUNABLES
             measured.append((i, in_own_process(measure, config, *jobs[i])))
         peaks.append(in_own_process(matmul_speed, config))
     print(file=sys.stderr)
@@ -100,7 +100,7 @@ def in_own_process(function, config, *args):
             raise UserError(f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
                             f'{config.batch_size}') from None
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             raise UserError(f'out of memory: lower --batch_size, now {config.batch_size}') from None
 
@@ -257,4 +257,4 @@ def report(config, phases, rows, plain, measured, peak, device, as_json, partial
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

@@ -14,7 +14,7 @@ A checkpoint is a dict of plain types and tensors (read with weights_only=True, 
 
 ckpt_NNNNNN.pt is the state after NNNNNN updates; stage_NN.pt holds the weights at the end of stage NN.
 
-load() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
+load_model() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ import zipfile
 
 import torch
 
-from config import UserError, replacing
+from common import UserError, atomic_write
 from model import GPT, GPTConfig
 
 FORMAT = 1
@@ -34,17 +34,17 @@ KEYS = {'format', 'config', 'tokenizer', 'depth', 'step', 'model', 'optimizer', 
 HUB_NAMES = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
 
 
-def save(path: str, state: dict):
+def save_checkpoint(path: str, state: dict):
     """Write `state` to a temporary name, flush it to the disk, rename: whenever a kill comes, `path` is whole or not there.
 
     Raises UserError if the disk is full or not writable; what was there before stays.
     """
     assert state.keys() | {'format'} == KEYS
-    with replacing(path, 'wb') as f:
+    with atomic_write(path, 'wb') as f:
         torch.save({'format': FORMAT, **state}, f)
 
 
-def read(path: str) -> dict:
+def read_checkpoint(path: str) -> dict:
     """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped bit."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -69,7 +69,7 @@ def read(path: str) -> dict:
     return state
 
 
-def newest(run_dir: str) -> tuple[str, dict] | None:
+def latest(run_dir: str) -> tuple[str, dict] | None:
     """(path, state) of the newest valid ckpt_*.pt in a run directory, None if there is none at all.
 
     A damaged one is skipped with a warning. Raises UserError if there are some and all are damaged.
@@ -77,7 +77,7 @@ def newest(run_dir: str) -> tuple[str, dict] | None:
     paths = sorted(glob.glob(os.path.join(glob.escape(run_dir), 'ckpt_*.pt')), reverse=True)
     for path in paths:
         try:
-            return path, read(path)
+            return path, read_checkpoint(path)
         except UserError as error:
             print(f'warning: {error}; trying the one before it', file=sys.stderr)
     if paths:
@@ -85,7 +85,7 @@ def newest(run_dir: str) -> tuple[str, dict] | None:
     return None
 
 
-def keep_last(run_dir: str, n: int):
+def prune(run_dir: str, n: int):
     """Remove all but the n newest ckpt_*.pt, and what killed saves have left over."""
     for path in glob.glob(os.path.join(glob.escape(run_dir), '*.pt.tmp')):
         os.remove(path)
@@ -98,7 +98,7 @@ def gpt_config(config: dict) -> GPTConfig:
     return GPTConfig(**{k: config[k] for k in GPTConfig.__dataclass_fields__})
 
 
-def build(state: dict, where: str) -> GPT:
+def build_model(state: dict, where: str) -> GPT:
     """The model that a checkpoint's state holds. Raises UserError, naming `where`, if its weights aren't of its shape."""
     try:
         model = GPT(gpt_config(state['config']), state['depth'])
@@ -108,7 +108,7 @@ def build(state: dict, where: str) -> GPT:
     return model
 
 
-def load(path: str, device='cpu') -> tuple[GPT, dict]:
+def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid checkpoint), a
     Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
 
@@ -120,13 +120,13 @@ def load(path: str, device='cpu') -> tuple[GPT, dict]:
     elif hugging_face_config(path) is not None:
         state = read_hugging_face(path)
     elif os.path.isdir(path):
-        found = newest(path)
+        found = latest(path)
         if found is None:
             raise UserError(f'{path}: holds no checkpoint (ckpt_*.pt)')
         path, state = found
     else:
-        state = read(path)
-    model = build(state, path)
+        state = read_checkpoint(path)
+    model = build_model(state, path)
     info = {k: v for k, v in state.items() if k not in ('model', 'optimizer')} | {'path': path}
     return model.to(device).eval(), info
 

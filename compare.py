@@ -26,7 +26,6 @@ import argparse
 import csv
 import dataclasses
 import itertools
-import json
 import math
 import os
 import re
@@ -34,10 +33,11 @@ import statistics
 import sys
 
 import schedule
-from config import FIELDS, TrainConfig, UserError, run
+from common import UserError, run_main
+from config import FIELDS, TrainConfig
+from metrics import COUNTERS, read_metrics
 
 AXES = {'flops': 'FLOPs', 'flops_paper': "paper's", 'seconds': 'seconds'}
-COUNTERS = ('step', 'tokens', *AXES)
 SHAPE = ('n_layer', 'n_head', 'n_embd')
 TRAINING = ('shuffle', 'total_batch_size', 'dropout', 'optimizer', 'learning_rate', 'min_lr', 'lr_schedule', 'warmup_steps',
             'weight_decay', 'beta1', 'beta2', 'grad_clip')  # what a fair comparison of growth holds fixed, or owns up to
@@ -128,51 +128,12 @@ def read_runs(paths: list[str]) -> list[Run]:
 
 def read_run(path: str) -> Run:
     """Raises UserError for a config.json or a line of metrics.jsonl that isn't one; a torn last line is let pass."""
-    config = schedule.resolve(schedule.load_run(path))
+    config = schedule.resolve(schedule.load_run_config(path))
     records, torn = read_metrics(os.path.join(path, 'metrics.jsonl'))
     evals = [r for r in records if r['kind'] == 'eval']
     return Run(path, config, schedule.total_steps(schedule.plan(config)), [r for r in evals if 'val_loss' in r],
                [r for r in evals if 'hellaswag_acc_norm' in r], [r for r in records if r['kind'] == 'phase'],
                records[-1]['step'] if records else 0, torn)
-
-
-def read_metrics(path: str) -> tuple[list[dict], bool]:
-    """(the records of a metrics.jsonl, whether a torn line follows them). A file that isn't there yet has none.
-
-    Raises UserError, naming file and line, for a line that is no record, and for steps or costs that run backwards.
-    """
-    if not os.path.exists(path):
-        return [], False
-    with open(path, 'rb') as f:
-        lines = f.read().split(b'\n')
-    records, before = [], dict.fromkeys(COUNTERS, 0)
-    for number, line in enumerate(lines, 1):
-        if number == len(lines) and not line:
-            break
-        where = f'{path}, line {number}'
-        try:
-            record = json.loads(line)
-            numbers = {k: record[k] for k in COUNTERS}
-            numbers |= {k: record[k] for k in ('val_loss', 'hellaswag_acc_norm', 'hellaswag_n') if k in record}
-            assert record['kind'] in ('train', 'eval', 'phase') and type(record['step']) is int
-            assert all(type(v) in (int, float) and math.isfinite(v) and v >= 0 for v in numbers.values())
-            if record['kind'] == 'phase':
-                assert type(record['phase']) is str and type(record['depth']) is int
-            if 'hellaswag_acc_norm' in record:
-                assert record['hellaswag_acc_norm'] <= 1 and record['hellaswag_n'] >= 1
-        except (ValueError, KeyError, TypeError, AssertionError, OverflowError, RecursionError):
-            if number == len(lines):  # no line break behind it: cut off in the middle of a write
-                return records, True
-            raise UserError(f'{where}: not a line of metrics (an object with kind and finite {", ".join(COUNTERS)}); repair '
-                            'or remove the line, or leave the run out') from None
-        for k in COUNTERS:
-            if record[k] < before[k]:
-                raise UserError(f'{where}: {k} goes back from {before[k]} to {record[k]}; two runs in one file?')
-        if record['kind'] == 'eval' and any(r['kind'] == 'eval' and r['step'] == record['step'] for r in records[-3:]):
-            raise UserError(f'{where}: step {record["step"]} is evaluated twice; two runs in one file?')
-        before = record
-        records.append(record)
-    return records, False
 
 
 def data_identity(config: TrainConfig) -> dict:
@@ -593,4 +554,4 @@ def loss_limits(groups: list[Group], x: str) -> tuple[float, float]:
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

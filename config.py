@@ -8,71 +8,17 @@ must be a field of TrainConfig and of its type; whatever is wrong is reported in
 """
 
 import ast
-import contextlib
 import dataclasses
 import difflib
 import itertools
-import json
 import os
 import sys
-import time
 import types
 import typing
 from dataclasses import dataclass
 
-from growth import GROW_INITS
-
-
-class UserError(Exception):
-    """A mistake of the user's. Its text says what is wrong and what to do; run() prints it and exits with code 2."""
-
-
-def run(main):
-    """Run a script's main(). A UserError, and a path that the system refuses (not there, read-only, a file where a folder
-    should be), becomes one message on standard error and exit code 2, with no traceback."""
-    try:
-        main()
-        return
-    except UserError as error:
-        text = str(error)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        text = f'{error.filename}: {error.strerror}'
-    if os.environ.get('LOCAL_RANK', '0') != '0':
-        time.sleep(2)  # mostly all ranks make the same mistake: the first says it, and torchrun ends the others meanwhile
-    print(f'error: {text}', file=sys.stderr)
-    sys.exit(2)
-
-
-def ranks() -> tuple[int, int, int]:
-    """(rank, number of ranks, rank on this machine) from the environment that torchrun sets, (0, 1, 0) without it."""
-    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
-    found = [os.environ.get(name, default) for name, default in zip(names, '010')]
-    rank, world, local = (int(text) if text.isdecimal() else -1 for text in found)
-    missing = [name for name in (*names, 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ] if world > 1 else []
-    if missing or not 0 <= local <= rank < world:
-        said = ', '.join(f'{name}={os.environ.get(name, "")}' for name in names)
-        raise UserError(f'the environment says {said}' + (f', and no {missing[0]}' if missing else '') +
-                        ': start several ranks with torchrun, or one without any of these')
-    return rank, world, local
-
-
-@contextlib.contextmanager
-def replacing(path: str, mode: str = 'w'):
-    """A file to write to that takes the name `path` once it is whole and on the disk: whenever a kill comes, what is
-    called `path` is the old file or the new one. Raises UserError if it can't be written."""
-    try:
-        with open(path + '.tmp', mode, encoding=None if 'b' in mode else 'utf-8') as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(path + '.tmp', path)
-    except (OSError, RuntimeError) as error:  # torch.save wraps a failed write in a RuntimeError
-        with contextlib.suppress(OSError):
-            os.remove(path + '.tmp')
-        reason = error if isinstance(error, OSError) else error.__context__ or error
-        raise UserError(f'{path} could not be saved ({reason}); what was saved before is untouched') from None
+from common import UserError, read_json
+from growth import OPERATORS
 
 
 def setting(default, help, choices=(), free=False):
@@ -121,8 +67,8 @@ class TrainConfig:
     baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at")
     ledger: str = setting('flops', "the ledger that counts for 'equal_compute' and match", choices=('flops', 'paper'))
     match: str = setting('', "run directory or configs (joined by +) whose total compute this run's steps are set to")
-    grow_init: str = setting('random', 'how new layers start: ' + '; '.join(f'{k}: {v}' for k, v in GROW_INITS.items()),
-                             choices=tuple(GROW_INITS))
+    grow_init: str = setting('random', 'how new layers start: ' + '; '.join(f'{k}: {v}' for k, v in OPERATORS.items()),
+                             choices=tuple(OPERATORS))
     grow_optimizer: str = setting('keep', "optimizer moments at growth; 'keep': old layers keep theirs, new ones start "
                                   "fresh, 'copy': a copied layer copies its source's too, 'reset': all start fresh",
                                   choices=('keep', 'copy', 'reset'))
@@ -169,7 +115,7 @@ FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 TYPES = typing.get_type_hints(TrainConfig)
 
 
-def load(argv: list[str], usage: str) -> TrainConfig:
+def load_config(argv: list[str], usage: str) -> TrainConfig:
     """The config of a command line: config files from left to right, then --key=value flags.
 
     `usage` is the script's docstring, printed above the list of settings for --help (which exits with code 0).
@@ -320,11 +266,13 @@ def check(c: TrainConfig) -> list[str]:
 def vocab_from_meta(data_dir: str) -> int:
     """The vocabulary size that the data's meta.json names, rounded up to a multiple of 64."""
     path = os.path.join(data_dir, 'meta.json')
-    try:
-        with open(path, encoding='utf-8') as f:
-            return -(-int(json.load(f)['vocab_size']) // 64) * 64
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"vocab_size is 0, and {path} doesn't say one: make the data first, or set vocab_size") from None
+    missing = f"vocab_size is 0, and {path} doesn't say one: make the data first, or set vocab_size"
+    if not os.path.exists(path):
+        raise UserError(missing)
+    meta = read_json(path, 'a readable meta.json')
+    if type(meta) is not dict or type(meta.get('vocab_size')) is not int:
+        raise UserError(missing)
+    return -(-meta['vocab_size'] // 64) * 64
 
 
 def describe() -> str:
@@ -332,13 +280,13 @@ def describe() -> str:
     return '\n'.join(f'  --{f.name}={f.default!r}\n        {f.metadata["help"]}' for f in FIELDS.values())
 
 
-def as_dict(config: TrainConfig) -> dict:
+def config_to_dict(config: TrainConfig) -> dict:
     """The config as plain types, for config.json and checkpoints."""
     return {k: list(v) if type(v) is tuple else v for k, v in dataclasses.asdict(config).items()}
 
 
-def from_dict(values: dict, where: str) -> TrainConfig:
-    """The config that as_dict wrote. Raises UserError, naming `where`, for anything that is not one."""
+def config_from_dict(values: dict, where: str) -> TrainConfig:
+    """The config that config_to_dict wrote. Raises UserError, naming `where`, for anything that is not one."""
     problems, checked = [], {}
     if type(values) is not dict:
         raise UserError(f'{where}: not a saved config')

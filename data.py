@@ -6,7 +6,7 @@ then the tokens as uint16. build-nanogpt's .npy shards (a plain uint16 array) ar
 *train*.bin and *val*.bin (or .npy) shards, and a meta.json that names the tokenizer, its vocabulary size, the end-of-text
 token, the source and the counts; shards that others publish without a meta.json are taken as GPT-2 tokens.
 
-Which tokens a step sees is a pure function of the step: Split.batch_at. There is no loader state to save.
+Which tokens a step sees is a pure function of the step: Split.get_batch. There is no loader state to save.
 """
 
 import functools
@@ -16,7 +16,7 @@ import os
 
 import numpy as np
 
-from config import UserError
+from common import UserError
 
 MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
 HEADER_BYTES = 4 * HEADER_INTS
@@ -137,14 +137,14 @@ class Split:
                             'this shard belongs to another tokenizer, or is damaged')
         return out
 
-    def batch_at(self, step: int, per_step: int, rows: range, shuffle: bool, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets, each int64 (len(rows), block_size): sequences `rows` of the `per_step` ones of this step.
+    def get_batch(self, step: int, sequences_per_step: int, rows: range, shuffle: bool, seed: int):
+        """Inputs and targets, each int64 (len(rows), block_size): sequences `rows` of the `sequences_per_step` of this step.
 
         A pure function of its arguments; ranks and micro-steps take different rows of the same step. An epoch is
-        n_sequences // per_step steps, in file order or in a seeded order of its own.
+        n_sequences // sequences_per_step steps, in file order or in a seeded order of its own.
         """
-        epoch, step = divmod(step, self.n_sequences // per_step)
-        indices = np.arange(step * per_step + rows.start, step * per_step + rows.stop)
+        epoch, step = divmod(step, self.n_sequences // sequences_per_step)
+        indices = np.arange(step * sequences_per_step + rows.start, step * sequences_per_step + rows.stop)
         if shuffle:
             indices = permutation(self.n_sequences, seed, epoch)[indices]
         sequences = self.read(indices)
@@ -158,7 +158,7 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @functools.cache
-def tokenizer(name: str):
+def get_tokenizer(name: str):
     """The tiktoken.Encoding called 'gpt2' or 'bytes' (256 bytes and end-of-text: no download).
 
     Raises UserError for another name, or if GPT-2's vocabulary is neither cached nor to be downloaded.

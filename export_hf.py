@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 
 import checkpoint
 import data
-from config import UserError, run
+from common import UserError, run_main
 
 
 def main():
@@ -36,9 +36,9 @@ def main():
     args = parser.parse_args()
     if os.path.lexists(args.folder):
         raise UserError(f'{args.folder} is there already: name a new folder, or remove it first')
-    model, info = checkpoint.load(args.checkpoint)
+    model, info = checkpoint.load_model(args.checkpoint)
     try:
-        enc = data.tokenizer(info['tokenizer'])
+        enc = data.get_tokenizer(info['tokenizer'])
     except UserError as error:
         enc = None
         print(f'warning: no tokenizer files in {args.folder}: {error}', file=sys.stderr)
@@ -127,4 +127,4 @@ def split(token: bytes, ids: dict) -> tuple[bytes, bytes]:
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

@@ -9,7 +9,7 @@ build where; the optimizer (train.py) asks here whose moments a new layer may co
     layout('random', 3, 5)      [(0, False), (1, False), (2, False), (None, True), (None, True)]
 """
 
-GROW_INITS = {
+OPERATORS = {
     'random': 'new layers on top, initialised as at the start (Li, Fung, Huang 2024)',
     'zero': 'new layers on top whose residual projections are zero: the function does not change (LLaMA Pro 2024)',
     'copy_last': 'the top layer again, on top',
@@ -27,7 +27,7 @@ def layout(init: str, old: int, new: int) -> list[tuple[int | None, bool]]:
     the new depth is no multiple of the old one, `interleave` spreads the copies evenly from the bottom and `stack` stops
     in the middle of a repetition. Growing from depth 0 is the first initialisation, whatever the operator.
     """
-    assert init in GROW_INITS and 0 <= old < new, f'no layout for {init} from {old} to {new} layers'
+    assert init in OPERATORS and 0 <= old < new, f'no layout for {init} from {old} to {new} layers'
     kept = [(i, False) for i in range(old)]
     if init in ('random', 'zero') or old == 0:
         return kept + [(None, True)] * (new - old)

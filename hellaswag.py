@@ -18,7 +18,7 @@ acc takes the ending of least summed loss. The standard error is about 0.0046: r
 
 Speed: an example is one row, not four padded ones: the context once and its endings as branches behind it, each seeing only
 itself and the context (a tree mask, positions restarting at each branch). Rows are batched by tokens, sorted by length, and
-the 50,257 logits are computed only where a token of an ending is predicted. tests/bench_hellaswag.py measures the gain.
+the 50,257 logits are computed only where a token of an ending is predicted. dev/bench_hellaswag.py measures the gain.
 """
 
 import argparse
@@ -38,8 +38,8 @@ from tqdm import tqdm
 
 import checkpoint
 import data
-from config import UserError, ranks, run
-from model import autocast, pick_device
+from common import UserError, run_main
+from device import autocast, pick_device, read_ranks
 
 N_OFFICIAL = 10_042
 STYLES = ('nanogpt', 'lm_eval')
@@ -77,7 +77,7 @@ def read_examples(path: str, name: str, limit: int = 0) -> list[dict]:
                 if not examples and line.lstrip('\ufeff \t\r\n').startswith('<'):
                     raise UserError(f'{name}: a web page (HTML), not examples; the address may be gone: name another')
                 if line.strip():
-                    examples.append(parse(line, f'{name}, line {number}'))
+                    examples.append(parse_example(line, f'{name}, line {number}'))
                 if limit and len(examples) == limit:
                     break
     except OSError as error:
@@ -89,7 +89,7 @@ def read_examples(path: str, name: str, limit: int = 0) -> list[dict]:
     return examples
 
 
-def parse(line: str, where: str) -> dict:
+def parse_example(line: str, where: str) -> dict:
     """One line's example with its label as an int. Raises UserError, beginning with `where`, if a field is wrong."""
     try:
         example = json.loads(line)
@@ -218,7 +218,7 @@ def encode(examples: list[dict], tokenizer_name: str, style: str, block_size: in
     A branch longer than block_size + 1 tokens loses its beginning, as in the harness. Raises UserError if that would cut
     into an ending.
     """
-    enc = data.tokenizer(tokenizer_name)
+    enc = data.get_tokenizer(tokenizer_name)
     encoded = []
     for number, example in enumerate(examples):
         branches, norms, n_cut = [], [], 0
@@ -355,7 +355,7 @@ def evaluate(model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_bat
 
 def check_vocabulary(tokenizer_name: str, vocab_size: int):
     """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up by."""
-    n = data.tokenizer(tokenizer_name).n_vocab
+    n = data.get_tokenizer(tokenizer_name).n_vocab
     if not n <= vocab_size < n + 128:
         raise UserError(f'the model has a vocabulary of {vocab_size}, the tokenizer {tokenizer_name!r} one of {n}: '
                         'they do not belong together')
@@ -375,7 +375,7 @@ def main():
     add('--per_example', default='', metavar='FILE', help='write predictions and losses, a JSON line per example')
     args = parser.parse_args()
 
-    rank, world_size, local_rank = ranks()
+    rank, world_size, local_rank = read_ranks()
     if args.limit < 0:
         raise UserError(f'--limit={args.limit}: a number of examples, or 0 for all')
     if args.per_example and os.path.exists(args.per_example):
@@ -389,7 +389,7 @@ def main():
             torch.cuda.set_device(device)
         dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
 
-    model, info = checkpoint.load(args.model, device)
+    model, info = checkpoint.load_model(args.model, device)
     examples = load_examples(args.data, args.limit)
     check_vocabulary(info['tokenizer'], model.config.vocab_size)
     encoded = encode(examples, info['tokenizer'], args.style, model.config.block_size)
@@ -414,4 +414,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

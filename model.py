@@ -6,76 +6,19 @@ the token embedding. Parameters have nanoGPT's names (transformer.h.0.attn.c_att
 yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has 124,439,808 parameters.
 """
 
-import contextlib
-import ctypes
 import math
-import os
-import platform
-import sys
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from config import UserError
 from growth import layout
 
-
-def pick_device(name: str) -> torch.device:
-    """The torch device called `name`; 'auto': cuda, else mps, else cpu. Raises UserError if it isn't there."""
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f'device {name!r} is not there ({str(error).splitlines()[0]})') from None
-    return torch.device(name)
-
-
 LARGE = 2**20  # numbers in an activation; below, the time that Python takes to save memory is worth more than 4 MB
-JOIN_SLIVERS = 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'
 
 
-def keep_freed_memory():
-    """Have glibc keep what is freed: by default large blocks go back to the kernel, which clears them page by page when the
-    next step asks again. That is a quarter of a step of GPT-2 124M on the CPU. Elsewhere than on glibc this does nothing."""
-    if sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'mallopt'):
-        M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # /usr/include/malloc.h
-        ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, -1)
-
-
-def wants_slivers_joined(config) -> bool:
-    """Whether training `config`, a TrainConfig, on the CPU would take less memory if glibc had started with JOIN_SLIVERS.
-
-    Before 2.38 glibc cuts the aligned memory that torch asks for out of a larger piece, and can't use it for the same size
-    again until the slivers around it are joined to it: GPT-2 124M then takes a quarter more. Small objects would only get
-    slower.
-    """
-    libc, version = platform.libc_ver()
-    old = libc == 'glibc' and version < '2.38' and 'GLIBC_TUNABLES' not in os.environ
-    return old and config.batch_size * config.block_size * config.n_embd >= LARGE
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def autocast(device: torch.device, dtype: str):
-    """A context for every forward pass: autocast to bfloat16, or nothing for float32. Never float16.
-
-    'auto' is bfloat16 where the hardware multiplies it.
-    """
-    if dtype == 'auto':
-        dtype = 'bfloat16' if has_bfloat16(device) else 'float32'
-    return torch.autocast(device.type, torch.bfloat16) if dtype == 'bfloat16' else contextlib.nullcontext()
-
-
-def product_dtype(x) -> torch.dtype:
+def compute_dtype(x) -> torch.dtype:
     """The dtype in which x is multiplied here: autocast's where that is on, else its own."""
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
@@ -96,7 +39,7 @@ def gelu(x):
     return F.gelu(x, approximate='tanh')
 
 
-def linear_of(function, linear: nn.Linear, x):
+def recompute_linear(function, linear: nn.Linear, x):
     """linear(function(x)), whose backward computes function(x) again instead of keeping it, where it is large.
 
     For GELU and the norms that is a third of what a block would keep. torch.utils.checkpoint does the same, but costs a small
@@ -105,7 +48,7 @@ def linear_of(function, linear: nn.Linear, x):
     y = function(x)
     if torch.compiler.is_compiling() or y.numel() < LARGE:
         return linear(y)
-    y = y.to(product_dtype(y))
+    y = y.to(compute_dtype(y))
     x, address, dtype = x.detach(), y.data_ptr(), y.dtype
 
     def pack(kept):  # what autograd would keep: y, the weights
@@ -127,7 +70,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x, norm, mask=None):
         B, T, C = x.shape
-        qkv = linear_of(norm, self.c_attn, x)
+        qkv = recompute_linear(norm, self.c_attn, x)
         q, k, v = (t.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for t in qkv.split(C, dim=2))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,  # (B, n_head, T, C / n_head)
                                            dropout_p=self.dropout if self.training else 0.0)
@@ -142,7 +85,7 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x, norm):
-        return F.dropout(linear_of(gelu, self.c_proj, linear_of(norm, self.c_fc, x)), self.dropout, self.training)
+        return F.dropout(recompute_linear(gelu, self.c_proj, recompute_linear(norm, self.c_fc, x)), self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -158,7 +101,7 @@ class Block(nn.Module):
         return x + self.mlp(x, self.ln_2)
 
 
-class HeadLoss(torch.autograd.Function):
+class FusedLinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of F.linear(x, weight), a chunk of rows at a time, with the gradients computed on the spot.
 
     So the logits of all rows never exist, forward or backward, and no product is done twice. (torch's own
@@ -169,11 +112,11 @@ class HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, targets, train: bool):  # x (N, C), weight (V, C), targets (N,)
-        dtype = product_dtype(x)
+        dtype = compute_dtype(x)
         w = weight.to(dtype)
         ctx.dx = torch.empty_like(x) if train and ctx.needs_input_grad[0] else None
         ctx.dw = torch.zeros_like(weight) if train and ctx.needs_input_grad[1] else None
-        chunks = math.ceil(len(x) * len(weight) / HeadLoss.CHUNK)
+        chunks = math.ceil(len(x) * len(weight) / FusedLinearCrossEntropy.CHUNK)
         rows = math.ceil(len(x) / chunks)
         # all chunks share one memory for what the matrix products give and take, and one for what needs float32
         products = torch.empty(rows, len(weight), dtype=dtype, device=x.device)
@@ -228,14 +171,15 @@ class GPT(nn.Module):
     def depth(self) -> int:
         return len(self.transformer.h)
 
-    def grow(self, depth: int, init: str, generator: torch.Generator | None = None):
+    def grow(self, depth: int, init: str, generator: torch.Generator | None = None) -> list:
         """Add blocks until there are `depth`: which goes where, and starts as a copy of which, is growth.layout's to say.
 
         Existing blocks stay the same objects with the same weights. New ones are drawn on the CPU from `generator`, so that
         the same seed gives the same layers on every rank, device and resume. `freeze` must be called afterwards.
+        Returns the new blocks from the bottom up, each as (block, the old block that it copies or None).
         """
         old = list(self.transformer.h)
-        blocks = []
+        blocks, new_blocks = [], []
         for source, is_new in layout(init, len(old), depth):
             if not is_new:
                 blocks.append(old[source])
@@ -246,8 +190,11 @@ class GPT(nn.Module):
             elif init == 'zero':
                 for projection in (block.attn.c_proj, block.mlp.c_proj):
                     nn.init.zeros_(projection.weight)
-            blocks.append(block.to(self.transformer.wte.weight.device))
+            block.to(self.transformer.wte.weight.device)
+            blocks.append(block)
+            new_blocks.append((block, None if source is None else old[source]))
         self.transformer.h = nn.ModuleList(blocks).train(self.training)
+        return new_blocks
 
     def new_block(self, generator: torch.Generator | None) -> Block:
         """A block as GPT-2 initialises it: normal with std 0.02, residual projections by 1/sqrt(2 n_layer) less."""
@@ -293,7 +240,7 @@ class GPT(nn.Module):
     def forward(self, idx, targets):
         """idx, targets (B, T) int64 -> mean cross-entropy in nats, without ever holding the logits of all B * T rows."""
         x = self.hidden(idx).flatten(0, 1)
-        return HeadLoss.apply(x, self.transformer.wte.weight, targets.flatten(), torch.is_grad_enabled())
+        return FusedLinearCrossEntropy.apply(x, self.transformer.wte.weight, targets.flatten(), torch.is_grad_enabled())
 
     def logits(self, idx, at=None, positions=None, mask=None):
         """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,), columns (N,)).
@@ -303,33 +250,3 @@ class GPT(nn.Module):
         """
         x = self.hidden(idx, positions, mask)
         return F.linear(x if at is None else x[at], self.transformer.wte.weight)
-
-
-def compile_blocks(model: GPT):
-    """torch.compile for training, block by block, for the blocks that aren't compiled yet.
-
-    All blocks share the same few graphs, so growth compiles next to nothing and never meets dynamo's recompile limit.
-    """
-    for block in model.transformer.h:
-        if block._compiled_call_impl is None:
-            block.compile()
-
-
-def make_optimizers(model: GPT, config) -> list[torch.optim.Optimizer]:
-    """AdamW over all parameters that exist, decay on matrices only; or Muon for the blocks' matrices beside it.
-
-    `config`: a TrainConfig. Frozen parameters are covered too: they have no gradient, so nothing moves them, and their
-    moments wait for them. A group's lr_scale is its peak learning rate relative to config.learning_rate.
-    """
-    muon = [p for p in model.transformer.h.parameters() if p.dim() == 2] if config.optimizer == 'muon' else []
-    others = [p for p in model.parameters() if not any(p is m for m in muon)]
-    optimizers = [torch.optim.AdamW(
-        [{'params': [p for p in others if p.dim() >= 2], 'weight_decay': config.weight_decay},
-         {'params': [p for p in others if p.dim() < 2], 'weight_decay': 0.0}],
-        lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)]
-    if muon:
-        optimizers.append(torch.optim.Muon(muon, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group['lr_scale'] = group['lr'] / config.learning_rate if config.learning_rate else 0.0
-    return optimizers

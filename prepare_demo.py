@@ -42,7 +42,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import UserError, run
+from common import UserError, run_main
 from data import read_meta, write_shard
 
 # the standard library, and packages that requirements.txt pins; a paragraph in two of them stays in the first
@@ -281,4 +281,4 @@ def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

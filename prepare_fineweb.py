@@ -15,7 +15,7 @@ Killed at any moment, the same command goes on behind the last finished shard (m
 is) and ends in the same bytes. A folder made with other options is refused.
 
 Threads do the tokenizing, not processes: tiktoken works outside the GIL, so nothing is pickled, nothing is started anew,
-and the memory is that of one process. tests/bench_prepare.py measures it.
+and the memory is that of one process. dev/bench_prepare.py measures it.
 """
 
 import argparse
@@ -33,8 +33,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from config import UserError, run
-from data import read_meta, shard_layout, tokenizer, write_meta, write_shard
+from common import UserError, run_main
+from data import get_tokenizer, read_meta, shard_layout, write_meta, write_shard
 
 FINEWEB, PRETOKENIZED = 'HuggingFaceFW/fineweb-edu', 'kjj0/finewebedu10B-gpt2'
 EOT = '<|endoftext|>'
@@ -120,7 +120,7 @@ def begin(args) -> dict:
         if args.source:
             meta['sources'] = unchanged(args, meta)
         return meta
-    enc = tokenizer(args.tokenizer)
+    enc = get_tokenizer(args.tokenizer)
     sources, revision = (local_files(args.source), '') if args.source else hub_files(args)
     meta = {'tokenizer': args.tokenizer, 'vocab_size': enc.n_vocab, 'eot': enc.eot_token, 'complete': False,
             'options': options, 'sources': sources, 'revision': revision, 'shards': []}
@@ -228,7 +228,7 @@ Chunk = collections.namedtuple('Chunk', 'source path document begins texts share
 
 def make_shards(args, meta: dict):
     """Tokenize the sources behind the last finished shard into further ones; meta.json is brought up with each."""
-    enc, sources, shards = tokenizer(args.tokenizer), meta['sources'], meta['shards']
+    enc, sources, shards = get_tokenizer(args.tokenizer), meta['sources'], meta['shards']
     source, document, offset = shards[-1]['next'] if shards else (0, 0, 0)
     done, fill, buffer = total(meta), 0, np.empty(args.shard_tokens, np.uint16)
     limit = args.max_tokens or float('inf')
@@ -552,4 +552,4 @@ def fetch_shards(args, meta: dict):
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

@@ -19,8 +19,8 @@ import torch
 
 import checkpoint
 import data
-from config import UserError, run
-from model import pick_device
+from common import UserError, run_main
+from device import pick_device
 
 
 def main():
@@ -40,8 +40,8 @@ def main():
     if args.seed >= 2**32:
         raise UserError(f'--seed must be below 2**32, not {args.seed}')
 
-    model, info = checkpoint.load(args.checkpoint, pick_device(args.device))
-    enc = data.tokenizer(info['tokenizer'])
+    model, info = checkpoint.load_model(args.checkpoint, pick_device(args.device))
+    enc = data.get_tokenizer(info['tokenizer'])
     sys.stdout.reconfigure(errors='replace')  # a terminal that has no sign for a character shows a question mark
     for i in range(args.n):
         print(args.prompt, end='', flush=True)
@@ -78,4 +78,4 @@ def generate(model, tokens: list[int], n: int, n_vocab: int, temperature: float,
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

@@ -25,8 +25,8 @@ import math
 import os
 from dataclasses import dataclass
 
-import config as configuration
-from config import TrainConfig, UserError, run
+from common import UserError, read_json, run_main
+from config import TrainConfig, config_from_dict, load_config
 from growth import layout
 
 
@@ -131,7 +131,7 @@ def phase_at(phases: list[Phase], step: int) -> Phase:
     return next((p for p in phases if step < p.stop), phases[-1])
 
 
-def lr_at(config: TrainConfig, phases: list[Phase], step: int) -> float:
+def get_lr(config: TrainConfig, phases: list[Phase], step: int) -> float:
     """Learning rate of update number `step` (from 0): the schedule over the whole run, times the warm-ups.
 
     constant; cosine from the end of the warm-up to min_lr; wsd: constant, then over the last decay_fraction of all steps
@@ -222,9 +222,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         return config
     path = os.path.join(config.match, 'config.json')
     if os.path.isfile(path):
-        other = load_run(config.match)
+        other = load_run_config(config.match)
     else:
-        other = resolve(configuration.load(config.match.split('+'), __doc__))
+        other = resolve(load_config(config.match.split('+'), __doc__))
     budget = compute(other, plan(other), config.ledger)
     config = dataclasses.replace(config, match='')
     if config.n_stages == 1 and not config.init_depth:  # a baseline: its one stage is no more than a first part
@@ -237,14 +237,10 @@ def resolve(config: TrainConfig) -> TrainConfig:
                                continual_steps=continual + (sum(steps) if config.stage_fractions else 0))
 
 
-def load_run(run_dir: str) -> TrainConfig:
+def load_run_config(run_dir: str) -> TrainConfig:
     """The config that a run directory was made with. Raises UserError if config.json is missing or damaged."""
     path = os.path.join(run_dir, 'config.json')
-    try:
-        with open(path, encoding='utf-8') as f:
-            return configuration.from_dict(json.load(f), path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f'{path}: not a readable config ({type(error).__name__})') from None
+    return config_from_dict(read_json(path, 'a readable config'), path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -305,7 +301,7 @@ def main():
     own, rest = parser.parse_known_args()
     if not 0 <= own.tflops < math.inf:
         raise UserError(f'--tflops={own.tflops}: must be a positive number')
-    config = resolve(configuration.load(rest, __doc__))
+    config = resolve(load_config(rest, __doc__))
     if own.json:
         print(json.dumps(as_json(config, plan(config))))
     else:
@@ -313,4 +309,4 @@ def main():
 
 
 if __name__ == '__main__':
-    run(main)
+    run_main(main)

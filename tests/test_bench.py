@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import device
 import model
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +27,7 @@ def test_rows_predictions_and_the_plain_way():
     assert [(r['row'], r['depth'], r['n_frozen']) for r in found['phases']] == [('full', 4, 0), (0, 1, 0), (1, 2, 1)]
     full, first, frozen = found['phases']
     assert full['measured'] == full['predicted'] == 1 and 0 < frozen['predicted'] < 1 and 0 < first['predicted'] < 1
-    dtypes = {'float32', 'bfloat16'} if model.has_bfloat16(torch.device('cpu')) else {'float32'}
+    dtypes = {'float32', 'bfloat16'} if device.has_bfloat16(torch.device('cpu')) else {'float32'}
     assert set(found['plain']) == dtypes and 'plan_hours' not in found
     for row in (*found['phases'], *found['plain'].values()):
         assert row['memory'] > 1e7
@@ -76,12 +77,12 @@ def test_autocast_casts_a_weight_once_in_a_step_of_many_micro_steps():
     torch.manual_seed(0)
     gpt = model.GPT(model.GPTConfig(32, 320, 2, 2, 16))
     tokens = torch.randint(320, (2, 33))
-    amp = model.autocast(torch.device('cpu'), 'bfloat16')
+    amp = device.autocast(torch.device('cpu'), 'bfloat16')
 
-    def casts(micro_steps):
+    def casts(grad_accum_steps):
         gpt.zero_grad()
         with torch.profiler.profile() as profile:
-            for _ in range(micro_steps):
+            for _ in range(grad_accum_steps):
                 with amp:
                     loss = gpt(tokens[:, :-1], tokens[:, 1:])
                 loss.backward()

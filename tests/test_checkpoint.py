@@ -12,31 +12,32 @@ import pytest
 import torch
 
 import checkpoint
-from config import TrainConfig, UserError, as_dict
+from common import UserError
+from config import TrainConfig, config_to_dict
 from model import GPT
 
 CONFIG = TrainConfig(n_layer=4, n_head=2, n_embd=16, block_size=8, vocab_size=64, total_batch_size=64, batch_size=1)
 
 
 def state(step=3, depth=2):
-    model = GPT(checkpoint.gpt_config(as_dict(CONFIG)), depth)
-    return {'config': as_dict(CONFIG), 'tokenizer': 'bytes', 'depth': depth, 'step': step, 'model': model.state_dict(),
+    model = GPT(checkpoint.gpt_config(config_to_dict(CONFIG)), depth)
+    return {'config': config_to_dict(CONFIG), 'tokenizer': 'bytes', 'depth': depth, 'step': step, 'model': model.state_dict(),
             'optimizer': {'transformer.ln_f.weight': {'exp_avg': torch.ones(16)}}, 'totals': {'seconds': 1.0}}
 
 
 def saved(folder, step=3):
     path = str(folder / f'ckpt_{step:06d}.pt')
-    checkpoint.save(path, state(step))
+    checkpoint.save_checkpoint(path, state(step))
     return path
 
 
 def test_load_gives_the_model_of_that_depth_and_what_is_known_of_it(tmp_path):
     path = saved(tmp_path)
     for where in (path, str(tmp_path)):
-        model, info = checkpoint.load(where)
+        model, info = checkpoint.load_model(where)
         assert model.depth == 2 and not model.training
         assert info['step'] == 3 and info['tokenizer'] == 'bytes' and info['path'] == path and 'model' not in info
-        assert all(torch.equal(v, checkpoint.read(path)['model'][k]) for k, v in model.state_dict().items())
+        assert all(torch.equal(v, checkpoint.read_checkpoint(path)['model'][k]) for k, v in model.state_dict().items())
 
 
 def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys):
@@ -50,7 +51,7 @@ def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys
     raw[member.header_offset + 200 + member.file_size // 2] ^= 1
     (tmp_path / 'ckpt_000003.pt').write_bytes(raw)
     (tmp_path / 'ckpt_000009.pt.tmp').write_bytes(b'left over from a kill')
-    path, found = checkpoint.newest(str(tmp_path))
+    path, found = checkpoint.latest(str(tmp_path))
     assert path.endswith('ckpt_000002.pt') and found['step'] == 2
     warnings = capsys.readouterr().err
     assert 'ckpt_000004.pt' in warnings and 'ckpt_000003.pt' in warnings and 'damaged' in warnings
@@ -59,12 +60,12 @@ def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys
 @pytest.mark.parametrize('at', range(0, 100, 5))
 def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path, at):
     path = saved(tmp_path)
-    whole = checkpoint.read(path)
+    whole = checkpoint.read_checkpoint(path)
     raw = bytearray(open(path, 'rb').read())
     raw[len(raw) * at // 100] ^= 0x10
     open(path, 'wb').write(raw)
     try:
-        read = checkpoint.read(path)
+        read = checkpoint.read_checkpoint(path)
     except UserError:
         return
     assert read['step'] == whole['step'] and all(torch.equal(v, whole['model'][k]) for k, v in read['model'].items())
@@ -73,8 +74,8 @@ def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path, at):
 def test_a_run_whose_checkpoints_are_all_damaged_is_an_error(tmp_path):
     (tmp_path / 'ckpt_000001.pt').write_bytes(b'')
     with pytest.raises(UserError, match='none of its 1 checkpoints can be read'):
-        checkpoint.newest(str(tmp_path))
-    assert checkpoint.newest(str(tmp_path / 'nothing')) is None
+        checkpoint.latest(str(tmp_path))
+    assert checkpoint.latest(str(tmp_path / 'nothing')) is None
 
 
 class Evil:
@@ -89,7 +90,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_runs(tmp_path, monk
         pickle.dump(Evil(), f)
     for path in ('ckpt_000001.pt', 'plain.pt'):
         with pytest.raises(UserError, match=path):
-            checkpoint.read(path)
+            checkpoint.read_checkpoint(path)
     assert not os.path.exists('was_executed')
 
 
@@ -97,20 +98,20 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_runs(tmp_path, monk
 def test_another_format_is_refused(tmp_path, change):
     torch.save({**state(), 'format': 1, **change}, tmp_path / 'x.pt')
     with pytest.raises(UserError, match='not a checkpoint of this project, or of another version'):
-        checkpoint.read(str(tmp_path / 'x.pt'))
+        checkpoint.read_checkpoint(str(tmp_path / 'x.pt'))
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
     torch.save({**state(), 'format': 1, 'depth': 3}, tmp_path / 'x.pt')
     with pytest.raises(UserError, match="its weights don't fit"):
-        checkpoint.load(str(tmp_path / 'x.pt'))
+        checkpoint.load_model(str(tmp_path / 'x.pt'))
 
 
 def test_keep_last_keeps_the_newest_and_every_stage(tmp_path):
     for step in (2, 10, 300, 4000):
         saved(tmp_path, step)
-    checkpoint.save(str(tmp_path / 'stage_01.pt'), state())
-    checkpoint.keep_last(str(tmp_path), 2)
+    checkpoint.save_checkpoint(str(tmp_path / 'stage_01.pt'), state())
+    checkpoint.prune(str(tmp_path), 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['ckpt_000300.pt', 'ckpt_004000.pt', 'stage_01.pt']
 
 
@@ -123,7 +124,7 @@ def test_no_space_left_keeps_what_was_there(tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
         with pytest.raises(UserError, match=r'ckpt_000003.pt could not be saved .* what was saved before is untouched'):
-            checkpoint.save(path, state(3))
+            checkpoint.save_checkpoint(path, state(3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, old)
@@ -133,7 +134,7 @@ def test_no_space_left_keeps_what_was_there(tmp_path):
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     saved(tmp_path, 1)
     code = ('import sys; sys.path.insert(0, "."); sys.path.insert(0, "tests"); import checkpoint, test_checkpoint as t\n'
-            'print("ready", flush=True)\nwhile True: checkpoint.save(sys.argv[1] + "/ckpt_000002.pt", t.state(2))')
+            'print("ready", flush=True)\nwhile True: checkpoint.save_checkpoint(sys.argv[1] + "/ckpt_000002.pt", t.state(2))')
     for wait in range(6):
         process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE)
         process.stdout.readline()
@@ -143,4 +144,4 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
             process.kill()
         process.wait()
         for path in tmp_path.glob('ckpt_*.pt'):
-            checkpoint.read(str(path))
+            checkpoint.read_checkpoint(str(path))

@@ -16,7 +16,8 @@ import pytest
 import compare
 import config as configuration
 import schedule
-from config import TrainConfig, UserError
+from common import UserError
+from config import TrainConfig
 from data import write_shard
 
 RATES = {'tokens': 2048, 'flops': 3e10, 'flops_paper': 2e10, 'seconds': 0.25}  # per step
@@ -36,7 +37,7 @@ def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=
     phases = schedule.plan(c)
     total = schedule.total_steps(phases)
     path.mkdir(parents=True)
-    (path / 'config.json').write_text(json.dumps(configuration.as_dict(c)))
+    (path / 'config.json').write_text(json.dumps(configuration.config_to_dict(c)))
     lines = []
     for step in range(1 + (total if until is None else until)):
         at = {**fields(step, RATES | rates), 'stage': 1, 'phase': 'phase2', 'depth': c.n_layer}
@@ -210,7 +211,7 @@ def test_an_unfinished_run_is_shown_but_neither_averaged_nor_judged(tmp_path, ru
     write_run(tmp_path / 'grown_seed2', lambda s: 99.0, n_stages=4, seed=2, until=500)
     write_run(tmp_path / 'grown_seed3', n_stages=4, seed=3, until=900, tail=b'{"kind": "train", "step": 920, "tok')
     (tmp_path / 'started').mkdir()
-    (tmp_path / 'started' / 'config.json').write_text(json.dumps(configuration.as_dict(TrainConfig(n_stages=2))))
+    (tmp_path / 'started' / 'config.json').write_text(json.dumps(configuration.config_to_dict(TrainConfig(n_stages=2))))
     out, rows = run(*sorted(tmp_path.iterdir()), f'--csv={tmp_path}/c.csv', f'--figure={tmp_path}/f.png')
     assert float(rows['grown_seed1']['val_loss']) == power_law(1000) and rows['grown_seed1']['seeds'] == '1'
     assert rows['grown_seed2']['flags'] == 'unfinished: step 500 of 1000' and rows['grown_seed2']['flops:cost'] == ''

@@ -6,7 +6,8 @@ import json
 import pytest
 
 import config as configuration
-from config import TrainConfig, UserError, load
+from common import UserError
+from config import TrainConfig, load_config
 
 
 def write(tmp_path, name, text):
@@ -18,14 +19,14 @@ def write(tmp_path, name, text):
 def test_configs_apply_from_left_to_right_and_flags_last(tmp_path):
     a = write(tmp_path, 'a.py', 'n_layer = 6\nn_stages = 3\nstage_depths = [2, 4, 6]\n_private = n_layer * 2\n')
     b = write(tmp_path, 'b.py', 'n_layer = 8\nstage_depths = (2, 4, 8)\nlearning_rate = 1')
-    c = load([a, b, '--learning_rate=3e-4', '--shuffle', '--total_batch_size=524_288'], '')
+    c = load_config([a, b, '--learning_rate=3e-4', '--shuffle', '--total_batch_size=524_288'], '')
     assert (c.n_layer, c.stage_depths, c.learning_rate, c.shuffle) == (8, (2, 4, 8), 3e-4, True)
     assert c.out_dir == 'out/a_b' and c.run_name == 'a_b'
 
 
 def test_out_dir_names_the_configs_and_a_seed_that_is_not_the_default():
-    assert load(['configs/incremental_8stage.py'], '').out_dir == 'out/incremental_8stage'
-    c = load(['configs/incremental_8stage.py', 'configs/cpu.py', '--seed=7'], '')
+    assert load_config(['configs/incremental_8stage.py'], '').out_dir == 'out/incremental_8stage'
+    c = load_config(['configs/incremental_8stage.py', 'configs/cpu.py', '--seed=7'], '')
     assert c.out_dir == 'out/incremental_8stage_cpu_seed7'
 
 
@@ -42,7 +43,7 @@ def test_all_mistakes_come_in_one_message(tmp_path):
     broken = write(tmp_path, 'broken.py', 'n_layer = 12\nn_stages = = 4\n')
     raises = write(tmp_path, 'raises.py', 'n_layer = 12\n\nn_stages = undefined\n')
     with pytest.raises(UserError) as error:
-        load([bad, broken, raises, 'missing.py', '--lr=3', '--optimizer=sgd', '--seed', '--continual_steps=equal',
+        load_config([bad, broken, raises, 'missing.py', '--lr=3', '--optimizer=sgd', '--seed', '--continual_steps=equal',
               '--n_embd=770'], '')
     message = str(error.value)
     for piece in [f"{bad}: no setting is called 'os'", f"{bad}: no setting is called 'n_layers'; did you mean 'n_layer'?",
@@ -79,7 +80,7 @@ def test_all_mistakes_come_in_one_message(tmp_path):
 ])
 def test_impossible_settings_are_named(flags, piece):
     with pytest.raises(UserError) as error:
-        load(flags.split(), '')
+        load_config(flags.split(), '')
     assert piece in str(error.value)
 
 
@@ -88,13 +89,13 @@ def test_every_shipped_config_loads_alone_and_under_the_cpu_overlay():
     names = sorted(glob.glob('configs/*.py'))
     assert len(names) >= 6
     for name in names:
-        load([name], '')
-        load([name, 'configs/cpu.py'], '')
+        load_config([name], '')
+        load_config([name, 'configs/cpu.py'], '')
 
 
 def test_every_setting_has_help_and_help_shows_it(capsys):
     with pytest.raises(SystemExit) as stop:
-        load(['--help'], 'usage text')
+        load_config(['--help'], 'usage text')
     out = capsys.readouterr().out
     assert stop.value.code == 0 and 'usage text' in out
     for field in dataclasses.fields(TrainConfig):
@@ -103,15 +104,15 @@ def test_every_setting_has_help_and_help_shows_it(capsys):
 
 def test_vocab_size_0_is_the_datas_rounded_up(tmp_path):
     (tmp_path / 'meta.json').write_text(json.dumps({'vocab_size': 257}))
-    assert load([f'--data_dir={tmp_path}', '--vocab_size=0'], '').vocab_size == 320
+    assert load_config([f'--data_dir={tmp_path}', '--vocab_size=0'], '').vocab_size == 320
     with pytest.raises(UserError, match=r"vocab_size is 0, and nowhere/meta.json doesn't say one"):
-        load(['--data_dir=nowhere', '--vocab_size=0'], '')
+        load_config(['--data_dir=nowhere', '--vocab_size=0'], '')
 
 
 def test_a_config_survives_json():
-    c = load(['configs/incremental_8stage.py', 'configs/cpu.py', '--n_stages=2', '--stage_depths=6,12'], '')
-    assert configuration.from_dict(json.loads(json.dumps(configuration.as_dict(c))), 'x') == c
+    c = load_config(['configs/incremental_8stage.py', 'configs/cpu.py', '--n_stages=2', '--stage_depths=6,12'], '')
+    assert configuration.config_from_dict(json.loads(json.dumps(configuration.config_to_dict(c))), 'x') == c
     with pytest.raises(UserError, match="x: no setting is called 'evil'"):
-        configuration.from_dict({'evil': 1}, 'x')
+        configuration.config_from_dict({'evil': 1}, 'x')
     with pytest.raises(UserError, match='x: not a saved config'):
-        configuration.from_dict([1], 'x')
+        configuration.config_from_dict([1], 'x')

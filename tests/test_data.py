@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import data
-from config import UserError
+from common import UserError
 
 ROOT = Path(__file__).parent.parent
 OPENED = []  # what this process opens while a test listens
@@ -132,7 +132,7 @@ def test_sequences_overlap_by_one_and_never_cross_shards(tmp_path):
 def test_inputs_and_targets_are_shifted_by_one(tmp_path):
     wanted = sequences_of(folder_of(tmp_path, [100, 100]), 8)
     split = data.Split(str(tmp_path), 'train', 8, 1000)
-    x, y = split.batch_at(2, 4, range(1, 4), False, 1)
+    x, y = split.get_batch(2, 4, range(1, 4), False, 1)
     assert x.dtype == y.dtype == np.int64 and x.shape == y.shape == (3, 8)
     assert x.tolist() == [s[:-1] for s in wanted[9:12]] and y.tolist() == [s[1:] for s in wanted[9:12]]
 
@@ -142,10 +142,10 @@ def test_step_to_tokens_is_the_same_on_any_number_of_ranks_and_micro_steps(tmp_p
     folder_of(tmp_path, [500, 300, 777])
     split = data.Split(str(tmp_path), 'train', 8, 1000)
     for step in (0, 3, 11, 12, 30):  # 12 steps are an epoch
-        whole = split.batch_at(step, 16, range(16), shuffle, 7)
+        whole = split.get_batch(step, 16, range(16), shuffle, 7)
         for ranks in (2, 4, 8):
             for rows in (16 // ranks, 1):  # one micro-step a rank, or one row at a time
-                parts = [split.batch_at(step, 16, range(i, i + rows), shuffle, 7) for i in range(0, 16, rows)]
+                parts = [split.get_batch(step, 16, range(i, i + rows), shuffle, 7) for i in range(0, 16, rows)]
                 for k in (0, 1):
                     assert np.array_equal(np.concatenate([p[k] for p in parts]), whole[k])
 
@@ -158,7 +158,7 @@ def test_a_shuffled_epoch_visits_every_sequence_exactly_once(tmp_path):
     for seed in (1, 2, -1):
         for epoch in (0, 1):
             steps = range(epoch * 24, epoch * 24 + 24)
-            orders[seed, epoch] = [int(row[0]) for step in steps for row in split.batch_at(step, 10, range(10), True, seed)[0]]
+            orders[seed, epoch] = [int(row[0]) for step in steps for row in split.get_batch(step, 10, range(10), True, seed)[0]]
     assert all(sorted(order) == list(range(240)) for order in orders.values())
     assert len({tuple(order) for order in orders.values()}) == 6  # every seed and epoch has an order of its own
     assert orders[1, 0] != list(range(240))
@@ -172,7 +172,7 @@ def test_the_shuffled_order_never_changes():
 def test_what_falls_off_an_epoch_is_less_than_one_step(tmp_path):
     folder_of(tmp_path, [8 * 25 + 1])
     split = data.Split(str(tmp_path), 'train', 8, 1000)
-    seen = [split.batch_at(step, 10, range(10), False, 1)[0] for step in range(4)]
+    seen = [split.get_batch(step, 10, range(10), False, 1)[0] for step in range(4)]
     assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], seen[3])  # 2 whole steps of 10 among 25
     assert not np.array_equal(seen[0], seen[1])
 
@@ -183,10 +183,10 @@ def test_a_step_opens_only_the_shards_it_needs_and_keeps_none(tmp_path):
     open_files = len(os.listdir('/proc/self/fd')) if os.path.isdir('/proc/self/fd') else 0
     for step, rows, wanted in ((0, range(8), 1), (30, range(8), 1), (31, range(8), 2), (100, range(2), 1)):
         OPENED.clear()
-        split.batch_at(step, 8, rows, False, 1)
+        split.get_batch(step, 8, rows, False, 1)
         assert len([name for name in OPENED if name.endswith('.bin')]) == wanted
     OPENED.clear()
-    split.batch_at(3, 8, range(8), True, 1)
+    split.get_batch(3, 8, range(8), True, 1)
     assert len({name for name in OPENED if name.endswith('.bin')}) <= 8
     if open_files:
         assert len(os.listdir('/proc/self/fd')) == open_files
@@ -201,7 +201,7 @@ def test_memory_stays_flat_over_an_epoch(tmp_path, shuffle):
 import data, re
 def resident(): return int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1000
 split = data.Split({str(tmp_path)!r}, 'train', 1000, 50257)
-held = [split.batch_at(step, 100, range(100), {shuffle}, 1)[0].sum() * 0 + resident() for step in range(400)]
+held = [split.get_batch(step, 100, range(100), {shuffle}, 1)[0].sum() * 0 + resident() for step in range(400)]
 print(max(held) - held[0])
 '''
     grown = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -249,12 +249,12 @@ def test_a_folder_name_with_glob_characters_and_train_in_it_works(tmp_path):
 
 
 def test_gpt2_encodes_the_known_ids():
-    assert data.tokenizer('gpt2').encode_ordinary('Hello, world') == [15496, 11, 995]
-    assert data.tokenizer('gpt2').eot_token == 50256 and data.tokenizer('gpt2').n_vocab == 50257
+    assert data.get_tokenizer('gpt2').encode_ordinary('Hello, world') == [15496, 11, 995]
+    assert data.get_tokenizer('gpt2').eot_token == 50256 and data.get_tokenizer('gpt2').n_vocab == 50257
 
 
 def test_bytes_are_their_own_tokens():
-    enc, text = data.tokenizer('bytes'), 'a\0 é\n\n🙂<|endoftext|>'
+    enc, text = data.get_tokenizer('bytes'), 'a\0 é\n\n🙂<|endoftext|>'
     assert enc.encode_ordinary(text) == list(text.encode())
     assert enc.decode(list(text.encode())) == text
     assert enc.eot_token == 256 and enc.n_vocab == 257
@@ -262,11 +262,11 @@ def test_bytes_are_their_own_tokens():
 
 def test_an_unknown_tokenizer_is_refused():
     with pytest.raises(UserError, match="'gpt2' or 'bytes'"):
-        data.tokenizer('gpt3')
+        data.get_tokenizer('gpt3')
 
 
 def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):
-    script = "import data, config; config.run(lambda: data.tokenizer('gpt2'))"
+    script = "import data, common; common.run_main(lambda: data.get_tokenizer('gpt2'))"
     env = {**os.environ, 'TIKTOKEN_CACHE_DIR': str(tmp_path), 'HTTPS_PROXY': 'http://127.0.0.1:9'}
     found = subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert found.returncode == 2 and found.stderr.startswith('error: ') and found.stderr.count('\n') == 1

@@ -15,7 +15,8 @@ import checkpoint
 import config as configuration
 import data
 import export_hf
-from config import TrainConfig, UserError
+from common import UserError
+from config import TrainConfig
 from model import GPT, GPTConfig
 
 SIZES = {'bytes': (320, 257), 'gpt2': (50304, 50257)}  # rows of the embedding, vocabulary of the tokenizer
@@ -30,8 +31,9 @@ def save_checkpoint(path, tokenizer, depth=2):
         for p in model.parameters():
             p += 0.3 * torch.randn(p.shape, generator=generator)
     c = TrainConfig(**shape, growth_steps=7, total_batch_size=24, batch_size=1)
-    checkpoint.save(str(path), {'config': configuration.as_dict(c), 'tokenizer': tokenizer, 'depth': depth, 'step': 7,
-                                'model': model.state_dict(), 'optimizer': {}, 'totals': {}})
+    checkpoint.save_checkpoint(str(path), {
+        'config': configuration.config_to_dict(c), 'tokenizer': tokenizer, 'depth': depth, 'step': 7,
+        'model': model.state_dict(), 'optimizer': {}, 'totals': {}})
     return model
 
 
@@ -74,7 +76,7 @@ def test_the_tokenizer_files_give_the_same_tokens(exported):
     import transformers
 
     name, _, folder = exported
-    enc, theirs = data.tokenizer(name), transformers.AutoTokenizer.from_pretrained(folder)
+    enc, theirs = data.get_tokenizer(name), transformers.AutoTokenizer.from_pretrained(folder)
     text = "It's a naïve €-test:  two blanks,\ttab\n\n\nlines; 12345, 日本語 and 🙂, don't shouldn't WE'LL \u00a0\u00ad."
     assert theirs(text)['input_ids'] == enc.encode_ordinary(text)
     assert theirs.decode(enc.encode_ordinary(text), clean_up_tokenization_spaces=False) == text
@@ -97,7 +99,7 @@ def test_gpt2s_files_are_openais(exported):
 
 def test_our_own_loader_reads_it_back_bit_by_bit(exported):
     name, model, folder = exported
-    again, _ = checkpoint.load(str(folder))
+    again, _ = checkpoint.load_model(str(folder))
     for key, tensor in model.state_dict().items():
         wanted = tensor[:SIZES[name][1]] if key == 'transformer.wte.weight' else tensor
         assert torch.equal(again.state_dict()[key], wanted), key
@@ -110,7 +112,7 @@ def test_only_the_tokenizer_is_missing_where_the_vocabulary_is_not_at_hand(tmp_p
     script = ('import socket, sys, export_hf\n'
               'def refuse(*args, **kwargs): raise OSError("no network")\n'
               'socket.getaddrinfo = socket.create_connection = refuse\n'
-              'export_hf.run(export_hf.main)')
+              'export_hf.run_main(export_hf.main)')
     done = subprocess.run([sys.executable, '-c', script, tmp_path / 'a.pt', tmp_path / 'hf'], capture_output=True, text=True,
                           env={**os.environ, 'TIKTOKEN_CACHE_DIR': str(empty), 'PYTHONPATH': os.getcwd()})
     assert done.returncode == 0 and 'warning: no tokenizer files' in done.stderr and 'TIKTOKEN_CACHE_DIR' in done.stderr

@@ -2,7 +2,7 @@
 
 import pytest
 
-from growth import GROW_INITS, layout
+from growth import OPERATORS, layout
 
 
 def sources(init, old, new):
@@ -30,7 +30,7 @@ def test_layouts_are_the_papers(init, old, new, expected):
     assert sources(init, old, new) == expected.split()
 
 
-@pytest.mark.parametrize('init', GROW_INITS)
+@pytest.mark.parametrize('init', OPERATORS)
 def test_old_layers_stay_all_of_them_in_order(init):
     for old in range(1, 9):
         for new in range(old + 1, 17):

@@ -20,7 +20,7 @@ from hellaswag_examples import make_examples
 import checkpoint
 import data
 import hellaswag
-from config import UserError
+from common import UserError
 from model import GPT, GPTConfig
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ def known_gpt(config=None) -> GPT:
 
 
 def examples_of(n, seed):
-    return [hellaswag.parse(json.dumps(e), 'here') for e in make_examples(n, seed)]
+    return [hellaswag.parse_example(json.dumps(e), 'here') for e in make_examples(n, seed)]
 
 
 def write(path, examples):
@@ -59,7 +59,7 @@ def text_of(example, style):
 @torch.no_grad()
 def one_by_one(model, example, style, tokenizer) -> np.ndarray:
     """The four summed losses by four padded rows, all logits, cross-entropy; rows that are too long lose their beginning."""
-    enc, T = data.tokenizer(tokenizer), model.config.block_size
+    enc, T = data.get_tokenizer(tokenizer), model.config.block_size
     context, endings = text_of(example, style)
     rows, scored = [], []
     for ending in endings:
@@ -204,7 +204,7 @@ def test_lm_eval_context_has_the_activity_and_a_capitalised_ctx_b():
 
 
 def test_lm_eval_style_gives_the_harness_own_values():
-    """The values are lm-eval 0.4.13's own, by tests/golden_hellaswag.py."""
+    """The values are lm-eval 0.4.13's own, by dev/golden_hellaswag.py."""
     golden = [json.loads(line) for line in GOLDEN.read_text(encoding='utf-8').splitlines()]
     model = known_gpt()
     encoded = hellaswag.encode(hellaswag.load_examples(str(GOLDEN)), 'gpt2', 'lm_eval', model.config.block_size)
@@ -216,7 +216,7 @@ def test_lm_eval_style_gives_the_harness_own_values():
 
 
 def test_ending_encoded_apart_is_the_harness_split_for_ordinary_text():
-    enc = data.tokenizer('gpt2')
+    enc = data.get_tokenizer('gpt2')
     for example in examples_of(100, seed=9):
         context = example['ctx'].rstrip()
         for ending in map(str.strip, example['endings']):
@@ -232,7 +232,7 @@ def test_ending_encoded_apart_is_the_harness_split_for_ordinary_text():
     ('A man  ', 'sits', ([32, 582, 220, 220], [10718]), ([32, 582], [220, 220, 10718])),
 ])
 def test_styles_differ_where_joint_encoding_differs(context, ending, apart, joint):
-    enc = data.tokenizer('gpt2')
+    enc = data.get_tokenizer('gpt2')
     assert hellaswag.tokenize(context, ending, 'nanogpt', enc) == apart
     assert hellaswag.tokenize(context, ending, 'lm_eval', enc) == joint
 
@@ -374,11 +374,11 @@ def test_the_official_set_is_cached_as_jsonl_and_a_wrong_count_is_said(monkeypat
 # ---- the model, and the command line
 
 def save_checkpoint(path, tokenizer='bytes', vocab_size=320, block_size=1024):
-    from config import TrainConfig, as_dict
+    from config import TrainConfig, config_to_dict
     config = GPTConfig(block_size, vocab_size, 2, 2, 16)
-    settings = as_dict(TrainConfig()) | {k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}
+    settings = config_to_dict(TrainConfig()) | {k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}
     model = known_gpt(config)
-    checkpoint.save(str(path), {'config': settings, 'tokenizer': tokenizer, 'depth': 2, 'step': 5, 'optimizer': {},
+    checkpoint.save_checkpoint(str(path), {'config': settings, 'tokenizer': tokenizer, 'depth': 2, 'step': 5, 'optimizer': {},
                                 'model': model.state_dict(), 'totals': {}})
     return model
 
@@ -474,7 +474,7 @@ def hugging_face():
 def test_a_hugging_face_folder_gives_transformers_logits(tmp_path, part, options):
     theirs = hugging_face()
     part(theirs).save_pretrained(tmp_path, **options)
-    ours, info = checkpoint.load(str(tmp_path))
+    ours, info = checkpoint.load_model(str(tmp_path))
     idx = torch.randint(0, 300, (2, 64))
     with torch.no_grad():
         torch.testing.assert_close(ours.logits(idx), theirs(idx).logits, rtol=1e-4, atol=1e-4)
@@ -488,7 +488,7 @@ def test_masks_that_old_folders_store_as_weights_are_ignored(tmp_path):
     weights = load_file(tmp_path / 'model.safetensors')
     masks = {f'h.{i}.attn.{name}': torch.ones(1, 1, 64, 64) for i in range(3) for name in ('bias', 'masked_bias')}
     save_file({k: v.clone() for k, v in (weights | masks).items()}, tmp_path / 'model.safetensors')
-    ours, _ = checkpoint.load(str(tmp_path))
+    ours, _ = checkpoint.load_model(str(tmp_path))
     assert torch.equal(ours.transformer.h[1].attn.c_attn.weight, weights['h.1.attn.c_attn.weight'].T)
 
 
@@ -506,7 +506,7 @@ def test_a_folder_that_is_not_gpt2_is_refused(tmp_path, changes, message):
     config = json.loads((tmp_path / 'config.json').read_text()) | changes
     (tmp_path / 'config.json').write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
     with pytest.raises(UserError, match=message):
-        checkpoint.load(str(tmp_path))
+        checkpoint.load_model(str(tmp_path))
 
 
 def test_a_torn_or_missing_weights_file_is_named(tmp_path):
@@ -514,10 +514,10 @@ def test_a_torn_or_missing_weights_file_is_named(tmp_path):
     whole = (tmp_path / 'model.safetensors').read_bytes()
     (tmp_path / 'model.safetensors').write_bytes(whole[:len(whole) // 2])
     with pytest.raises(UserError, match='not a whole GPT-2'):
-        checkpoint.load(str(tmp_path))
+        checkpoint.load_model(str(tmp_path))
     (tmp_path / 'model.safetensors').unlink()
     with pytest.raises(UserError, match=r'not a whole GPT-2.*model\.safetensors'):
-        checkpoint.load(str(tmp_path))
+        checkpoint.load_model(str(tmp_path))
 
 
 def test_gpt2_comes_from_the_hub_by_its_name(monkeypatch, tmp_path):
@@ -526,5 +526,5 @@ def test_gpt2_comes_from_the_hub_by_its_name(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, **_: asked.append(repo) or str(tmp_path))
     for name in ('gpt2', 'gpt2-xl', 'openai-community/gpt2-medium'):
-        assert checkpoint.load(name)[1]['depth'] == 3
+        assert checkpoint.load_model(name)[1]['depth'] == 3
     assert asked == ['openai-community/gpt2', 'openai-community/gpt2-xl', 'openai-community/gpt2-medium']

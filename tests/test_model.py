@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from growth import GROW_INITS, layout
-from model import GPT, GPTConfig, HeadLoss, UserError, autocast, compile_blocks, gelu, linear_of, pick_device
+from common import UserError
+from device import autocast, compile_blocks, pick_device
+from growth import OPERATORS, layout
+from model import GPT, FusedLinearCrossEntropy, GPTConfig, gelu, recompute_linear
 
 SMALL = GPTConfig(block_size=32, vocab_size=300, n_layer=6, n_head=4, n_embd=32)
 
@@ -57,7 +59,7 @@ def test_initialisation_is_gpt2s_scaled_by_the_final_depth():
 @pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-5), ('bfloat16', 2e-2)])
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 def test_loss_and_its_gradients_equal_cross_entropy_of_the_logits(embeddings, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr(HeadLoss, 'CHUNK', 175 * 1000)  # 1200 rows in seven chunks, the last one not full
+    monkeypatch.setattr(FusedLinearCrossEntropy, 'CHUNK', 175 * 1000)  # 1200 rows in seven chunks, the last one not full
     amp = autocast(torch.device('cpu'), dtype)
     config = GPTConfig(block_size=600, vocab_size=1000, n_layer=2, n_head=2, n_embd=32)  # more rows than one chunk
     model = GPT(config, generator=seeded(0))
@@ -90,7 +92,7 @@ def test_logits_at_places_and_under_a_mask_equal_the_plain_ones():
     assert torch.allclose(model.logits(x, mask=causal, positions=torch.arange(32).expand(2, 32)), full, atol=1e-5)
 
 
-@pytest.mark.parametrize('init', GROW_INITS)
+@pytest.mark.parametrize('init', OPERATORS)
 def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
     model = GPT(SMALL, 3, seeded(0)).eval()
     old = list(model.transformer.h)
@@ -278,7 +280,7 @@ def test_compile_across_growth(monkeypatch):
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('name', ['gelu', 'norm'])
-def test_linear_of(monkeypatch, name, dtype):
+def test_recompute_linear(monkeypatch, name, dtype):
     """The plain way's result and gradients, bit for bit, from a backward that computes y again where y is large."""
     def run(of, limit):
         monkeypatch.setattr('model.LARGE', limit)
@@ -297,7 +299,7 @@ def test_linear_of(monkeypatch, name, dtype):
 
     _, plain = run(lambda function, linear, x: linear(function(x)), 0)
     for limit, expected in ((2 * 5 * 96, [True, False]), (2 * 5 * 96 + 1, [True])):
-        calls, ours = run(linear_of, limit)
+        calls, ours = run(recompute_linear, limit)
         assert calls == expected and len(ours) == len(plain)
         assert all(torch.equal(a, b) for a, b in zip(ours, plain))
 

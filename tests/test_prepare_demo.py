@@ -13,7 +13,7 @@ import pytest
 
 import data
 import prepare_demo
-from config import UserError
+from common import UserError
 from prepare_demo import FUNCTION_WORDS
 
 SCRIPT = Path(prepare_demo.__file__)
@@ -87,7 +87,7 @@ def test_meta_json_tells_what_the_shards_hold(corpus, documents):
 
 
 def test_the_tokens_are_the_bytes_of_the_text(documents):
-    tokenizer = data.tokenizer('bytes')
+    tokenizer = data.get_tokenizer('bytes')
     for text in documents['val'][:50]:
         assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
         assert tokenizer.encode_ordinary(text) == list(map(ord, text))

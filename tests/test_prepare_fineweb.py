@@ -24,7 +24,7 @@ import pytest
 
 import data
 import prepare_fineweb
-from config import UserError
+from common import UserError
 
 ROOT = Path(__file__).parent.parent
 EOT = '<|endoftext|>'
@@ -48,7 +48,7 @@ def texts(n=400):
 
 def reference(documents, name='gpt2'):
     """End-of-text and encode_ordinary of each document, one by one."""
-    enc = data.tokenizer(name)
+    enc = data.get_tokenizer(name)
     return [token for text in documents for token in (enc.eot_token, *enc.encode_ordinary(text))]
 
 
@@ -170,7 +170,7 @@ def test_a_text_file_is_one_document(tmp_path, monkeypatch):
 
 def test_a_text_is_cut_only_where_its_tokens_stay_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_fineweb, 'CHUNK', 40)
-    enc, draw, cuts = data.tokenizer('gpt2'), random.Random(1), 0
+    enc, draw, cuts = data.get_tokenizer('gpt2'), random.Random(1), 0
     alphabet = [' ', '\n', '\t', '\r\n', '\x1c', '\x85', '\u3000', '\u2028', '\xa0', "'s", "'", 'a', 'Word', '7', '!', '漢',
                 '🙂', '\0', EOT, 'x' * 60]
     for i in range(300):

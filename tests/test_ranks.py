@@ -18,10 +18,10 @@ import checkpoint
 PROBE = '''
 import hashlib, json, os, sys
 import train
-from config import run
+from common import run_main
 
 seen, models = {'tokens': [], 'weights': []}, []
-real_freeze, real_batch_at = train.GPT.freeze, train.data.Split.batch_at
+real_freeze, real_get_batch = train.GPT.freeze, train.data.Split.get_batch
 
 def digest(model):
     return hashlib.sha256(b''.join(t.numpy().tobytes() for t in model.state_dict().values())).hexdigest()
@@ -31,8 +31,8 @@ def freeze(self, blocks, embeddings):
     models[:] = [self]
     seen['weights'].append((self.depth, digest(self)))
 
-def batch_at(self, step, per_step, rows, shuffle, seed):
-    x, y = real_batch_at(self, step, per_step, rows, shuffle, seed)
+def get_batch(self, step, sequences_per_step, rows, shuffle, seed):
+    x, y = real_get_batch(self, step, sequences_per_step, rows, shuffle, seed)
     seen['tokens'] += [(step, row, hashlib.sha256(a.tobytes() + b.tobytes()).hexdigest()) for row, a, b in zip(rows, x, y)]
     return x, y
 
@@ -41,9 +41,9 @@ def init(self, *args):
     real_init(self, *args)
 
 real_init, train.GPT.__init__ = train.GPT.__init__, init
-train.GPT.freeze, train.data.Split.batch_at = freeze, batch_at
+train.GPT.freeze, train.data.Split.get_batch = freeze, get_batch
 folder = sys.argv.pop(1)
-run(train.main)
+run_main(train.main)
 seen['weights'].append((models[0].depth, digest(models[0])))
 json.dump(seen, open(os.path.join(folder, 'rank_' + os.environ.get('RANK', '0') + '.json'), 'w'))
 '''
@@ -101,7 +101,7 @@ def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, straight, tmp_path, flags
     assert tokens[1] == tokens[2] == tokens[4]  # each step's sequences, each exactly once
     for all_seen in per_rank.values():  # bit for bit at each phase's start and at the end
         assert all(seen['weights'] == all_seen[0]['weights'] for seen in all_seen)
-    weights = {ranks: checkpoint.newest(str(tmp_path / str(ranks) / 'run'))[1]['model'] for ranks in (1, 2, 4)}
+    weights = {ranks: checkpoint.latest(str(tmp_path / str(ranks) / 'run'))[1]['model'] for ranks in (1, 2, 4)}
     for ranks in (2, 4):  # equal to one rank's up to the order of sums, which Adam amplifies where gradients are tiny
         for name, tensor in weights[1].items():
             assert (weights[ranks][name] - tensor).norm() <= 2e-3 * tensor.norm() + 1e-4, (ranks, name)
@@ -144,32 +144,32 @@ def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, straigh
 @pytest.mark.slow
 def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
     script = Path.cwd() / '.probe_nan.py'
-    script.write_text('import os, train\nfrom config import run\nreal = train.GPT.forward\ncalls = []\n'
+    script.write_text('import os, train\nfrom common import run_main\nreal = train.GPT.forward\ncalls = []\n'
                       'def forward(self, idx, targets):\n'
                       '    loss = real(self, idx, targets)\n'
                       '    calls.append(self.training)\n'
                       "    return loss * float('nan') if sum(calls) == 21 and os.environ['RANK'] == '1' else loss\n"
-                      'train.GPT.forward = forward\nrun(train.main)\n')
+                      'train.GPT.forward = forward\nrun_main(train.main)\n')
     try:
         done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
     finally:
         script.unlink()
     assert done.returncode == 1 and 'exitcode  : 1 (' in done.stderr
     assert 'loss nan' in done.stderr and 'stopped before the update' in done.stderr
-    path, state = checkpoint.newest(str(tmp_path / 'a'))
+    path, state = checkpoint.latest(str(tmp_path / 'a'))
     assert path in done.stderr and all(t.isfinite().all() for t in state['model'].values())
 
 
 @pytest.mark.slow
 def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, straight, tmp_path):
     script = Path.cwd() / '.probe_kill.py'
-    script.write_text('import os, signal, schedule, train\nfrom config import run\nreal = schedule.lr_at\n'
-                      'def lr_at(config, phases, step):\n'
+    script.write_text('import os, signal, schedule, train\nfrom common import run_main\nreal = schedule.get_lr\n'
+                      'def get_lr(config, phases, step):\n'
                       "    where = os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT'], step\n"
                       "    if where in (('1', '0', 11), ('0', '1', 16)):\n"
                       '        os.kill(os.getpid(), signal.SIGKILL)\n'
                       '    return real(config, phases, step)\n'
-                      'schedule.lr_at = lr_at\nrun(train.main)\n')
+                      'schedule.get_lr = get_lr\nrun_main(train.main)\n')
     try:
         done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/killed', '--resume=auto',
                         options=('--standalone', '--max-restarts=3'))
@@ -183,12 +183,12 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, strai
 @pytest.mark.slow
 def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
     script = Path.cwd() / '.probe_mistake.py'
-    script.write_text('import os, train\nfrom config import UserError, run\nreal = train.rehearse\n'
-                      'def rehearse(*args):\n'
+    script.write_text('import os, train\nfrom common import UserError, run_main\nreal = train.dry_run\n'
+                      'def dry_run(*args):\n'
                       "    if os.environ['RANK'] == '1':\n"
                       "        raise UserError('out of memory, here only')\n"
                       '    real(*args)\n'
-                      'train.rehearse = rehearse\nrun(train.main)\n')
+                      'train.dry_run = dry_run\nrun_main(train.main)\n')
     try:
         done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
     finally:
@@ -214,7 +214,7 @@ def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, t
                 break
         out = ranks[0].stdout.read()
         assert [r.wait(240) for r in ranks] == [0, 0]
-        steps.append(checkpoint.newest(str(stopped))[1]['step'])
+        steps.append(checkpoint.latest(str(stopped))[1]['step'])
         assert after < steps[-1] < 24 and f'saved at step {steps[-1]}' in out
     assert torchrun(2, 'train.py', *tiny, f'--out_dir={stopped}', '--resume').returncode == 0
     assert_same_run(straight / 'run', stopped)

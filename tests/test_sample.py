@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import checkpoint
+import common
 import config as configuration
 import sample
 from config import TrainConfig
@@ -28,8 +29,8 @@ def model():
 def run_dir(model, tmp_path_factory):
     path = tmp_path_factory.mktemp('run')
     c = TrainConfig(**SHAPE, growth_steps=5, total_batch_size=16, batch_size=1)
-    checkpoint.save(str(path / 'ckpt_000005.pt'), {
-        'config': configuration.as_dict(c), 'tokenizer': 'bytes', 'depth': 2, 'step': 5, 'model': model.state_dict(),
+    checkpoint.save_checkpoint(str(path / 'ckpt_000005.pt'), {
+        'config': configuration.config_to_dict(c), 'tokenizer': 'bytes', 'depth': 2, 'step': 5, 'model': model.state_dict(),
         'optimizer': {}, 'totals': {}})
     return path
 
@@ -124,7 +125,7 @@ def test_the_text_is_the_decoded_tokens_and_ends_at_end_of_text(run_dir, say, mo
     (['--device=abacus'], 'abacus')])
 def test_mistakes_are_one_line(run_dir, monkeypatch, args, message):
     monkeypatch.setattr(sys, 'argv', ['sample.py', str(run_dir), *args])
-    with pytest.raises(configuration.UserError, match=message) as error:
+    with pytest.raises(common.UserError, match=message) as error:
         sample.main()
     assert '\n' not in str(error.value)
 

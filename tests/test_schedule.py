@@ -14,13 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import schedule
-from config import TrainConfig, UserError, load
+from common import UserError
+from config import TrainConfig, load_config
 from model import GPT, GPTConfig
 from schedule import plan
 
 
 def test_twelve_layers_in_eight_stages_are_the_papers_depths():
-    c = load(['configs/incremental_8stage.py'], '')
+    c = load_config(['configs/incremental_8stage.py'], '')
     phases = plan(c)
     assert schedule.stage_depths(c) == (2, 3, 5, 6, 8, 9, 11, 12)
     assert len(phases) == 16 and [p.phase for p in phases[:3]] == ['phase2', 'phase1', 'phase2']
@@ -133,21 +134,21 @@ def test_the_ledger_knows_where_an_operator_leaves_the_frozen_layers(init):
 def test_learning_rates_follow_their_closed_forms():
     c = TrainConfig(n_stages=2, growth_steps=600, continual_steps=400, warmup_steps=100, learning_rate=1.0, min_lr=0.1)
     phases = plan(c)
-    assert schedule.lr_at(c, phases, 0) == 0.01 and schedule.lr_at(c, phases, 99) == 1.0
-    assert {schedule.lr_at(c, phases, s) for s in range(100, 1000)} == {1.0}
+    assert schedule.get_lr(c, phases, 0) == 0.01 and schedule.get_lr(c, phases, 99) == 1.0
+    assert {schedule.get_lr(c, phases, s) for s in range(100, 1000)} == {1.0}
     cosine = dataclasses.replace(c, lr_schedule='cosine')
     for s in (100, 550, 999):
         expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (s - 100) / 900))
-        assert schedule.lr_at(cosine, phases, s) == pytest.approx(expected)
+        assert schedule.get_lr(cosine, phases, s) == pytest.approx(expected)
     wsd = dataclasses.replace(c, lr_schedule='wsd', decay_fraction=0.2)
-    assert schedule.lr_at(wsd, phases, 800) == 1.0
-    assert schedule.lr_at(wsd, phases, 900) == pytest.approx(0.55)
-    assert schedule.lr_at(wsd, phases, 999) == pytest.approx(0.1 + 0.9 / 200)
+    assert schedule.get_lr(wsd, phases, 800) == 1.0
+    assert schedule.get_lr(wsd, phases, 900) == pytest.approx(0.55)
+    assert schedule.get_lr(wsd, phases, 999) == pytest.approx(0.1 + 0.9 / 200)
 
 
 def test_rewarming_follows_each_growth_but_not_the_first_layers():
     c = TrainConfig(n_stages=3, growth_steps=300, continual_steps=100, learning_rate=1.0, rewarm_steps=10)
-    rates = [schedule.lr_at(c, plan(c), s) for s in range(400)]
+    rates = [schedule.get_lr(c, plan(c), s) for s in range(400)]
     assert rates[:100] == [1.0] * 100
     for growth in (100, 200):
         assert rates[growth:growth + 10] == pytest.approx([k / 10 for k in range(1, 11)])
@@ -161,8 +162,8 @@ def test_growing_from_a_checkpoint_has_something_to_freeze_in_its_first_stage():
 
 
 def test_match_gives_a_baseline_the_others_compute():
-    c = load(['configs/baseline.py', 'configs/cpu.py', '--match=configs/nofreeze_8stage.py+configs/cpu.py'], '')
-    other = load(['configs/nofreeze_8stage.py', 'configs/cpu.py'], '')
+    c = load_config(['configs/baseline.py', 'configs/cpu.py', '--match=configs/nofreeze_8stage.py+configs/cpu.py'], '')
+    other = load_config(['configs/nofreeze_8stage.py', 'configs/cpu.py'], '')
     resolved = schedule.resolve(c)
     full = schedule.step_cost(c, 'flops')
     assert resolved.match == '' and type(resolved.continual_steps) is int
@@ -182,21 +183,21 @@ def test_stage_fractions_are_shares_of_the_whole_run_also_at_equal_compute():
     assert abs(schedule.compute(equal, plan(equal), 'flops') - 1000 * full) <= full
     total = schedule.total_steps(plan(equal))
     assert plan(equal)[0].stop == pytest.approx(0.8 * total, abs=1)
-    matched = schedule.resolve(load(['--n_stages=2', '--stage_depths=1,12', '--stage_fractions=0.8,0', '--phase1_fraction=0',
-                                     '--match=configs/baseline.py'], ''))
+    matched = schedule.resolve(load_config(['--n_stages=2', '--stage_depths=1,12', '--stage_fractions=0.8,0',
+                                            '--phase1_fraction=0', '--match=configs/baseline.py'], ''))
     assert abs(schedule.compute(matched, plan(matched), 'flops') - 20_000 * full) <= full
 
 
 def test_match_of_a_run_directory_reads_its_config(tmp_path):
-    from config import as_dict
-    other = load(['configs/incremental_4stage.py'], '')
-    (tmp_path / 'config.json').write_text(json.dumps(as_dict(other)))
-    resolved = schedule.resolve(load(['configs/baseline.py', f'--match={tmp_path}'], ''))
+    from config import config_to_dict
+    other = load_config(['configs/incremental_4stage.py'], '')
+    (tmp_path / 'config.json').write_text(json.dumps(config_to_dict(other)))
+    resolved = schedule.resolve(load_config(['configs/baseline.py', f'--match={tmp_path}'], ''))
     assert resolved.growth_steps + resolved.continual_steps == round(
         schedule.compute(other, plan(other), 'flops') / schedule.step_cost(other, 'flops'))
     (tmp_path / 'config.json').write_text('{"n_layer": ')
     with pytest.raises(UserError, match='not a readable config'):
-        schedule.resolve(load(['configs/baseline.py', f'--match={tmp_path}'], ''))
+        schedule.resolve(load_config(['configs/baseline.py', f'--match={tmp_path}'], ''))
 
 
 def run(*args):
@@ -225,7 +226,7 @@ def test_json_plan_adds_up():
 
 def test_hours_follow_from_the_given_speed():
     done = run('schedule.py', 'configs/baseline.py', '--tflops=100')
-    c = load(['configs/baseline.py'], '')
+    c = load_config(['configs/baseline.py'], '')
     hours = schedule.compute(c, plan(c), 'flops') / 1e14 / 3600
     assert f'{hours:.2f}' in done.stdout.splitlines()[3]
     assert run('schedule.py', 'configs/baseline.py', '--tflops=fast').returncode == 2

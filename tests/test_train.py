@@ -18,12 +18,14 @@ import torch
 from long_memory import growth_per_step
 
 import checkpoint
+import common
 import config as configuration
+import device
 import export_hf
-import model
 import schedule
 import train
-from config import UserError
+from common import UserError
+from config import TrainConfig
 
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
 
@@ -42,7 +44,7 @@ def metrics(out_dir, timing=False):
 
 def assert_same_run(a, b):
     """Same checkpoints at the end, bit for bit, and the same metrics but for the clock."""
-    newest = [checkpoint.newest(str(d)) for d in (a, b)]
+    newest = [checkpoint.latest(str(d)) for d in (a, b)]
     assert Path(newest[0][0]).name == Path(newest[1][0]).name
     one, other = (state for _, state in newest)
     assert one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
@@ -66,7 +68,7 @@ def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_
     assert [m['step'] for m in evals] == [4, 8, 12, 16, 20, 24]  # an untrained model isn't evaluated
     assert [m['step'] for m in evals if 'hellaswag_acc' in m] == [8, 16, 24]
     assert evals[-1]['val_loss'] < evals[0]['val_loss'] - 1 and evals[-1]['hellaswag_n'] == 12
-    config = configuration.load([*tiny, f'--out_dir={tmp_path}/a'], '')
+    config = configuration.load_config([*tiny, f'--out_dir={tmp_path}/a'], '')
     for m in lines:
         assert {'step', 'tokens', 'flops', 'flops_paper', 'seconds', 'stage', 'phase', 'depth', 'eval_seconds',
                 'checkpoint_seconds'} <= m.keys()
@@ -74,8 +76,8 @@ def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_
         assert m['flops'] == schedule.compute(config, schedule.plan(config), 'flops', m['step'])
     assert {'loss', 'lr', 'grad_norm', 'tok_per_sec'} <= train_lines[0].keys()
     assert sorted(p.name for p in (tmp_path / 'a').glob('stage_*')) == ['stage_01.pt', 'stage_02.pt', 'stage_03.pt']
-    assert [checkpoint.load(str(tmp_path / 'a' / f'stage_0{s}.pt'))[0].depth for s in (1, 2, 3)] == [2, 3, 4]
-    assert configuration.from_dict(json.loads((tmp_path / 'a' / 'config.json').read_text()), '') == config
+    assert [checkpoint.load_model(str(tmp_path / 'a' / f'stage_0{s}.pt'))[0].depth for s in (1, 2, 3)] == [2, 3, 4]
+    assert configuration.config_from_dict(json.loads((tmp_path / 'a' / 'config.json').read_text()), '') == config
 
 
 @pytest.mark.parametrize('flags', [
@@ -101,14 +103,14 @@ def stop_after(monkeypatch, n_steps):
     """Send this process SIGTERM while the n-th update is under way."""
     counted = []
 
-    def lr_at(*args):
+    def get_lr(*args):
         counted.append(1)
         if len(counted) == n_steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return real_lr(*args)
 
-    real_lr = schedule.lr_at
-    monkeypatch.setattr(schedule, 'lr_at', lr_at)
+    real_lr = schedule.get_lr
+    monkeypatch.setattr(schedule, 'get_lr', get_lr)
 
 
 @pytest.mark.parametrize('split', [1, 5, 6, 7, 17, 23])
@@ -118,14 +120,14 @@ def test_sigterm_finishes_the_step_saves_and_the_run_goes_on_bit_for_bit(monkeyp
     with monkeypatch.context() as patch:
         stop_after(patch, split)
         run(patch, tiny, stopped)
-    assert checkpoint.newest(str(stopped))[1]['step'] == split
+    assert checkpoint.latest(str(stopped))[1]['step'] == split
     run(monkeypatch, tiny, stopped, '--resume=auto')
     assert_same_run(straight, stopped)
 
 
 def test_every_parameter_that_should_train_changes_in_each_phase_and_no_other(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--weight_decay=0.5')
-    states = {s: checkpoint.read(str(tmp_path / 'a' / f'ckpt_{s:06d}.pt'))['model'] for s in (3, 6, 9, 12, 15, 18, 24)}
+    states = {s: checkpoint.read_checkpoint(str(tmp_path / 'a' / f'ckpt_{s:06d}.pt'))['model'] for s in (3, 6, 9, 12, 15, 18, 24)}
     for a, b, frozen in ((3, 6, ()), (6, 9, (0, 1)), (9, 12, ()), (12, 15, (0, 1, 2)), (15, 18, ()), (18, 24, ())):
         for name, tensor in states[a].items():
             fixed = any(f'.h.{i}.' in name for i in frozen) or (frozen and 'wpe' in name)
@@ -135,20 +137,21 @@ def test_every_parameter_that_should_train_changes_in_each_phase_and_no_other(mo
 @pytest.mark.parametrize('policy', ['keep', 'copy', 'reset'])
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
-    config = configuration.load([*tiny, f'--grow_optimizer={policy}', '--grow_init=interleave', '--n_stages=2', '--n_layer=4',
-                                 f'--optimizer={optimizer}'], '')
+    config = configuration.load_config([*tiny, f'--grow_optimizer={policy}', '--grow_init=interleave', '--n_stages=2',
+                                        '--n_layer=4', f'--optimizer={optimizer}'], '')
     phases = schedule.plan(config)
-    model = train.GPT(checkpoint.gpt_config(configuration.as_dict(config)), 2, train.generator(config, 1))
+    model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2, train.stage_generator(config, 1))
     optimizers = train.make_optimizers(model, config)
     x = torch.randint(320, (2, 32))
     for _ in range(2):
         model(x, x).backward()
         [o.step() for o in optimizers]
         model.zero_grad(set_to_none=True)
-    before = {n: {k: v.clone() for k, v in m.items()} for n, m in train.moments_by_name(model, optimizers).items()}
+    before = {n: {k: v.clone() for k, v in m.items()} for n, m in train.optimizer_state(model, optimizers).items()}
     assert len(before) == len(list(model.parameters()))
-    grown = train.grow(config, model, optimizers, phases[1])
-    after = train.moments_by_name(model, grown)
+    new_blocks = model.grow(phases[1].depth, config.grow_init)
+    grown = train.grow_optimizers(model, config, optimizers, new_blocks)
+    after = train.optimizer_state(model, grown)
     old_of = {0: 0, 2: 1} if policy == 'keep' else {0: 0, 1: 0, 2: 1, 3: 1} if policy == 'copy' else {}
     expected = {n: m for n, m in before.items() if '.h.' not in n} if policy != 'reset' else {}
     for new, old in old_of.items():
@@ -163,8 +166,8 @@ def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
 
 
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest(tiny):
-    config = configuration.load([*tiny, '--optimizer=muon'], '')
-    model = train.GPT(checkpoint.gpt_config(configuration.as_dict(config)), 2)
+    config = configuration.load_config([*tiny, '--optimizer=muon'], '')
+    model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2)
     adamw, muon = train.make_optimizers(model, config)
     matrices = {p for p in model.transformer.h.parameters() if p.dim() == 2}
     assert {p for g in muon.param_groups for p in g['params']} == matrices and type(muon) is torch.optim.Muon
@@ -200,7 +203,7 @@ def test_a_non_finite_loss_stops_before_the_update(monkeypatch, tiny, tmp_path, 
     assert stop.value.code == 1
     steps = [m['step'] for m in metrics(tmp_path / 'a') if m['kind'] == 'train']
     message = capsys.readouterr().err
-    path, state = checkpoint.newest(str(tmp_path / 'a'))
+    path, state = checkpoint.latest(str(tmp_path / 'a'))
     assert f'step {steps[-1]}: loss' in message and 'stopped before the update' in message and path in message
     assert all(t.isfinite().all() for t in state['model'].values())
 
@@ -279,8 +282,8 @@ def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monke
     before = {p: p.read_bytes() for p in (cosine / 'copy').iterdir()}
     with pytest.raises(UserError) as error:
         run(monkeypatch, tiny, cosine / 'copy', '--lr_schedule=cosine', f'--{name}={value}', '--resume', *more, *needed)
-    old = configuration.load([*tiny, '--lr_schedule=cosine'], '')
-    new = configuration.load([*tiny, '--lr_schedule=cosine', f'--{name}={value}', *more, *needed], '')
+    old = configuration.load_config([*tiny, '--lr_schedule=cosine'], '')
+    new = configuration.load_config([*tiny, '--lr_schedule=cosine', f'--{name}={value}', *more, *needed], '')
     shown = 'continual_steps' if name == 'match' else name  # a match is the steps that it means
     new = schedule.resolve(new)
     assert f'\n  {shown}: was {getattr(old, shown)!r}, now {getattr(new, shown)!r}' in str(error.value)
@@ -313,17 +316,17 @@ def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path
 def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny, tmp_path):
     straight, full = tmp_path / 'straight', tmp_path / 'full'
     run(monkeypatch, tiny, straight)
-    real = schedule.lr_at
+    real = schedule.get_lr
 
-    def lr_at(config, phases, step):
+    def get_lr(config, phases, step):
         if step == 14:
             (full / 'ckpt_000015.pt.tmp').symlink_to('/dev/full')
         return real(config, phases, step)
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r'ckpt_000015.pt could not be saved .*No space left'):
-        patch.setattr(schedule, 'lr_at', lr_at)
+        patch.setattr(schedule, 'get_lr', get_lr)
         run(patch, tiny, full)
-    assert checkpoint.newest(str(full))[1]['step'] == 12 and not list(full.glob('*.tmp'))
+    assert checkpoint.latest(str(full))[1]['step'] == 12 and not list(full.glob('*.tmp'))
     (full / 'ckpt_000099.pt.tmp').write_bytes(b'left over from a kill')
     run(monkeypatch, tiny, full, '--resume')
     assert_same_run(straight, full)
@@ -334,18 +337,18 @@ def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypa
     """A file-size limit stands in for the full disk: half a line fits."""
     straight, full = tmp_path / 'straight', tmp_path / 'full'
     run(monkeypatch, tiny, straight)
-    code = ('import os, resource, config, schedule, train\nreal = schedule.lr_at\n'
-            'def lr_at(c, phases, step):\n'
+    code = ('import common, os, resource, schedule, train\nreal = schedule.get_lr\n'
+            'def get_lr(c, phases, step):\n'
             '    if step == 10:\n'
             "        size = os.path.getsize(c.out_dir + '/metrics.jsonl') + 100\n"
             '        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n'
             '    return real(c, phases, step)\n'
-            'schedule.lr_at = lr_at\nconfig.run(train.main)')
+            'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
     done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={full}'], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f'error: {full}/metrics.jsonl could not be written (File too large); the last checkpoint is')
     assert done.stderr.count('\n') == 1 and not (full / 'metrics.jsonl').read_text().endswith('\n')
-    assert checkpoint.newest(str(full))[1]['step'] == 9
+    assert checkpoint.latest(str(full))[1]['step'] == 9
     run(monkeypatch, tiny, full, '--resume')
     assert_same_run(straight, full)
 
@@ -364,7 +367,7 @@ def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, tmp_path, capsys)
     monkeypatch.setattr('builtins.open', refuse)
     monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--out_dir={tmp_path}/a', '--resume'])
     with pytest.raises(SystemExit) as stop:
-        configuration.run(train.main)
+        common.run_main(train.main)
     message = capsys.readouterr().err
     assert stop.value.code == 2 and message.startswith(f'error: {tmp_path}/a/metrics.jsonl could not be saved') and \
         'Permission denied' in message and message.count('\n') == 1
@@ -374,7 +377,7 @@ def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, tmp_path, capsys)
 @pytest.mark.slow
 def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
     """On the first step, in a save, a growth, an evaluation, by the clock, in a line of the log; 40 by hand: long_kill.py."""
-    done = subprocess.run([sys.executable, 'tests/long_kill.py', '6'], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, 'dev/long_kill.py', '6'], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert re.match(r'6 kills in \d runs, all ended bit for bit .* [1-9] in a save, [1-9] in a growth, [1-9] in an', done.stdout)
 
@@ -419,8 +422,8 @@ def test_mistakes_come_to_light_before_step_0(monkeypatch, tiny, tmp_path, flags
 
 
 def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_path):
-    code = ("import config, resource, train; size = 4096 * int(open('/proc/self/statm').read().split()[0]) + 2**29; "
-            "resource.setrlimit(resource.RLIMIT_AS, (size, size)); config.run(train.main)")
+    code = ("import common, resource, train; size = 4096 * int(open('/proc/self/statm').read().split()[0]) + 2**29; "
+            "resource.setrlimit(resource.RLIMIT_AS, (size, size)); common.run_main(train.main)")
     flags = ['--n_embd=512', '--n_layer=12', '--batch_size=16384', '--total_batch_size=524288', '--block_size=32',
              '--growth_steps=3', '--val_tokens=32', '--hellaswag_interval=0', '--vocab_size=50304']
     big = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
@@ -436,7 +439,7 @@ def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_pat
     assert not (tmp_path / 'a').exists()
 
 
-@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'train.validation_loss'])
+@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'train.estimate_loss'])
 def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatch, tiny, tmp_path, broken):
     def fail_when_deep(model, *args):
         if model.depth == 4:  # the first evaluation of the run itself is of 2 layers
@@ -451,18 +454,17 @@ def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatc
 
 
 @pytest.mark.parametrize('batch_size, large', [(63, False), (64, True)])
-def test_a_large_run_on_the_cpu_starts_again_with_glibc_told_to_join_slivers(tiny, tmp_path, batch_size, large):
-    (tmp_path / 'sitecustomize.py').write_text("import os; print(os.environ.get('GLIBC_TUNABLES'), flush=True)")  # each start
-    flags = ['--n_embd=512', f'--batch_size={batch_size}', f'--total_batch_size={32 * batch_size}', f'--out_dir={tmp_path}/a',
-             '--growth_steps=1', '--continual_steps=0', '--n_stages=1', '--hellaswag_interval=0', '--val_tokens=32']
-    other = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
-    environment = {k: v for k, v in os.environ.items() if k != 'GLIBC_TUNABLES'}
-    done = subprocess.run([sys.executable, 'train.py', *other, *flags], capture_output=True, text=True,
-                          env=environment | {'PYTHONPATH': str(tmp_path)})
-    assert done.returncode == 0, done.stderr
-    old = platform.libc_ver()[0] == 'glibc' and platform.libc_ver()[1] < '2.38'
-    starts = [line for line in done.stdout.splitlines() if not line.startswith(('step', str(tmp_path)))]
-    assert starts == (['None', model.JOIN_SLIVERS] if large and old else ['None'])
+def test_a_large_run_on_the_cpu_names_the_glibc_setting_that_saves_memory(monkeypatch, batch_size, large):
+    config = TrainConfig(n_embd=512, block_size=32, batch_size=batch_size)
+    monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
+    for version, old in (('2.9', True), ('2.36', True), ('2.38', False), ('2.100', False)):
+        monkeypatch.setattr(platform, 'libc_ver', lambda version=version: ('glibc', version))
+        assert device.lacks_glibc_tunables(config) == (large and old)
+    monkeypatch.setattr(platform, 'libc_ver', lambda: ('', ''))  # macOS, musl
+    assert not device.lacks_glibc_tunables(config)
+    monkeypatch.setattr(platform, 'libc_ver', lambda: ('glibc', '2.36'))
+    monkeypatch.setenv('GLIBC_TUNABLES', device.GLIBC_TUNABLES)
+    assert not device.lacks_glibc_tunables(config)
 
 
 def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypatch, tiny, tmp_path):
@@ -481,7 +483,7 @@ def test_growing_an_exported_and_reimported_checkpoint_from_12_to_16_layers_star
     run(monkeypatch, tiny, tmp_path / 'a', '--n_layer=12', '--hellaswag_interval=0')
     monkeypatch.setattr(sys, 'argv', ['export_hf.py', str(tmp_path / 'a'), str(tmp_path / 'exported')])
     export_hf.main()
-    assert checkpoint.load(str(tmp_path / 'exported'))[1]['tokenizer'] == 'bytes'
+    assert checkpoint.load_model(str(tmp_path / 'exported'))[1]['tokenizer'] == 'bytes'
     run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/exported', '--init_depth=12', '--n_layer=16', '--n_stages=2',
         '--vocab_size=257', '--grow_init=zero', '--learning_rate=0', '--weight_decay=0', '--hellaswag_interval=0')
     evals = [m for m in metrics(tmp_path / 'b') if m['kind'] == 'eval']

@@ -1,5 +1,5 @@
 """
-How fast batch_at reads, in order and shuffled. Run by hand: python tests/bench_data.py
+How fast get_batch reads, in order and shuffled. Run by hand: python dev/bench_data.py
 
 100 shards of 2M tokens (400 MB in all) in a temporary folder, so the files come from the page cache. GPT-2's block_size.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import data
 
@@ -23,7 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
     for step in range(12):  # interleaved
         for shuffle in rates:
             start = time.perf_counter()
-            x, y = split.batch_at(step * 16, 512, range(512), shuffle, 1)
+            x, y = split.get_batch(step * 16, 512, range(512), shuffle, 1)
             rates[shuffle].append(x.size / (time.perf_counter() - start) / 1e6)
     for shuffle, found in rates.items():
         found = sorted(found)

@@ -1,9 +1,9 @@
 """
 prepare_fineweb.py against one core's tiktoken loop and against a Pool.imap script. Run by hand, on an idle machine:
 
-    python tests/bench_prepare.py                    # throughput, three interleaved rounds; about four minutes
-    python tests/bench_prepare.py --mb=30 --rounds=15 # on a machine that others use: look at the ratio of the best
-    python tests/bench_prepare.py --mb=400 --rounds=1 --only=ours         # peak memory on a larger source
+    python dev/bench_prepare.py                    # throughput, three interleaved rounds; about four minutes
+    python dev/bench_prepare.py --mb=30 --rounds=15 # on a machine that others use: look at the ratio of the best
+    python dev/bench_prepare.py --mb=400 --rounds=1 --only=ours         # peak memory on a larger source
 
 The source is parquet with FineWeb-Edu's columns and its mean document length (4.8 kB), of paragraphs drawn at random from
 the demo corpus. The loop has the documents in memory. The two scripts read the file and write shards; they are timed from

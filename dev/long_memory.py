@@ -1,4 +1,4 @@
-"""The memory of a process that trains stays flat. Run by hand: python tests/long_memory.py [steps=10000]
+"""The memory of a process that trains stays flat. Run by hand: python dev/long_memory.py [steps=10000]
 
 Trains the tests' tiny model, evaluating and saving every 50 steps, and asks glibc as it goes how many bytes are in use:
 those of Python's objects (PYTHONMALLOC=malloc), of tensors and of C++ alike. Resident memory can't tell in minutes, as an
@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import numpy as np
 from conftest import make_tiny
@@ -52,10 +53,10 @@ def train_watched(leak: str):
         exec(leak, names)
         return to_device(*arguments)
 
-    def print_memory(log, phase, step, *rest):
+    def print_memory(log, state, *rest):
         gc.collect()
         info = libc.mallinfo2()
-        print('in-use', step, info.uordblks + info.hblkhd, flush=True)
+        print('in-use', state.step, info.uordblks + info.hblkhd, flush=True)
 
     train.to_device, train.Log.progress = to_device_and_leak, print_memory
     train.main()

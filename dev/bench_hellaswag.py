@@ -1,7 +1,7 @@
 """
 How much faster is the packed scorer than the four-padded-rows loop, and how far from what the FLOP count allows?
 
-    PYTHONPATH=. python tests/bench_hellaswag.py [--n=120] [--turns=6] [--device=cpu]
+    PYTHONPATH=. python dev/bench_hellaswag.py [--n=120] [--turns=6] [--device=cpu]
 
 GPT-2 124M's shape with random weights, GPT-2's vocabulary, HellaSwag-shaped examples of mixed length. The ways take turns in
 one process, a share of the examples each time, so that a busy machine slows all of them alike (a very busy one makes two
@@ -22,13 +22,14 @@ from hellaswag_examples import make_examples
 
 import data
 import hellaswag
-from model import GPT, GPTConfig, autocast, pick_device
+from device import autocast, pick_device
+from model import GPT, GPTConfig
 
 
 @torch.no_grad()
 def four_padded_rows(model, examples: list[dict], device) -> np.ndarray:
     """The usual loop: one example a time, four rows padded to the longest, all logits, cross-entropy -> summed losses."""
-    enc, sums = data.tokenizer('gpt2'), np.zeros((len(examples), 4))
+    enc, sums = data.get_tokenizer('gpt2'), np.zeros((len(examples), 4))
     for i, example in enumerate(examples):
         context = enc.encode_ordinary(example['ctx'])
         rows = [context + enc.encode_ordinary(' ' + ending) for ending in example['endings']]
@@ -59,7 +60,7 @@ def main():
     examples = [e | {'label': int(e['label'])} for e in make_examples(args.n, seed=11)]
     encoded = hellaswag.encode(examples, 'gpt2', 'nanogpt', config.block_size)
 
-    enc = data.tokenizer('gpt2')
+    enc = data.get_tokenizer('gpt2')
     lengths = np.array([[len(enc.encode_ordinary(e['ctx'] + ' ' + ending)) for ending in e['endings']] for e in examples])
     widest = lengths.max(1)
     rows = [row for e in encoded for row in e.rows]

@@ -1,6 +1,6 @@
 """Runs of train.py, killed with SIGKILL again and again, end as if nothing had happened.
 
-    python tests/long_kill.py [kills=40] [seed=1]
+    python dev/long_kill.py [kills=40] [seed=1]
 
 Each run goes on with --resume=auto after each kill until it is finished; then its final weights, optimizer and metrics (but
 for the clock) must be those of a run that nobody killed, bit for bit. A third of the kills come by the clock, the others in the
@@ -19,13 +19,14 @@ import time
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # a fork is safe where no threads are
-sys.path.insert(0, str(Path(__file__).parent.parent))
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import torch
 from conftest import make_tiny
 from test_train import assert_same_run
 
-import config as configuration
+import common
 import train
 
 FLAGS = [[], ['--dropout=0.1', '--shuffle=True', '--grow_init=interleave', '--grow_optimizer=copy', '--keep_checkpoints=1'],
@@ -52,17 +53,17 @@ def half_saved(real, state, f):
     die()
 
 
-def half_written(real, log, line):
-    log.file.write(b'{"kind": "train", "st')
+def half_written(real, writer, record):
+    writer.file.write(b'{"kind": "train", "st')
     die()
 
 
 PLACES = {  # what is under way: (owner, name of the function, how it dies)
-    'the first step': (train.schedule, 'lr_at', before), 'a save': (torch, 'save', half_saved),
-    'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'validation_loss', after), 'the clock': None,
-    'a line of metrics': (train.Log, 'write', half_written), 'before a rename': (os, 'replace', before),
-    'after a rename': (os, 'replace', after), 'before a growth': (train, 'grow', before),
-    'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'keep_last', before),
+    'the first step': (train.schedule, 'get_lr', before), 'a save': (torch, 'save', half_saved),
+    'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'estimate_loss', after), 'the clock': None,
+    'a line of metrics': (train.MetricsWriter, 'write', half_written), 'before a rename': (os, 'replace', before),
+    'after a rename': (os, 'replace', after), 'before a growth': (train, 'enter_phase', before),
+    'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),
     "a phase's first step": (train, 'check_gradients', after)}
 
 
@@ -87,7 +88,7 @@ def attempt(flags: list[str], place: str, call: int, log: Path) -> int:
 
                 setattr(owner, name, patched)
             sys.argv = ['train.py', *flags, '--resume=auto']
-            configuration.run(train.main)
+            common.run_main(train.main)
             code = 0
         finally:
             sys.stdout.flush(), sys.stderr.flush()
