@@ -1,11 +1,12 @@
 """
 Whole runs of train.py beside a plain re-implementation of them. Run: python -m pytest tests/test_reference.py
 
-The re-implementation shares no line with the project: its blocks are torch's TransformerEncoderLayer, AdamW and
-the learning rates are written out, numpy reads the shards, a step is one batch instead of some micro-batches, and
-all of it is float64. train.py is known here by its command line and by the files that a run writes, so that its
-inside may change freely. Both must agree, to 1e-4, on each step's loss, learning rate and gradient norm, on the
-validation losses and HellaSwag scores, and on the weights at the end of each stage and of the run.
+The re-implementation shares no line with the project: its blocks are torch's TransformerEncoderLayer,
+AdamW and the learning rates are written out, numpy reads the shards, a step is one batch instead of some
+micro-batches, and all of it is float64. train.py is known here by its command line and by the files that
+a run writes, so that its inside may change freely. Both must agree, to 1e-4, on each step's loss,
+learning rate and gradient norm, on the validation losses and HellaSwag scores, and on the weights at the
+end of each stage and of the run.
 
 A fake clock moves only when the optimizer steps, an evaluation begins or a file is saved, so that the logged
 seconds are exact numbers on however busy a machine.
@@ -36,13 +37,29 @@ LEARNING_RATE, MIN_LR = 1e-2, 1e-3
 QUESTIONS_SEED = 29  # one with which no choice is so close that rounding decides
 
 SETTINGS = {
-    'vocab_size': VOCAB, 'n_layer': FINAL_DEPTH, 'n_head': HEADS, 'n_embd': WIDTH, 'block_size': BLOCK,
-    'total_batch_size': SEQUENCES * BLOCK, 'batch_size': 4,
-    'n_stages': 3, 'stage_steps': '6,6,6', 'continual_steps': 6, 'phase1_fraction': 0.5,
-    'learning_rate': LEARNING_RATE, 'min_lr': MIN_LR,
-    'val_tokens': VAL_SEQUENCES * BLOCK, 'eval_interval': 4, 'hellaswag_interval': 8,
-    'checkpoint_interval': 5, 'keep_checkpoints': 100,
-    'dtype': 'float32', 'device': 'cpu',
+    # the model
+    'vocab_size': VOCAB,
+    'n_layer': FINAL_DEPTH,
+    'n_head': HEADS,
+    'n_embd': WIDTH,
+    'block_size': BLOCK,
+    # the plan: 2, 3, 4 layers from steps 0, 6, 12 on, new ones train alone for 3 steps; 6 steps at the end
+    'n_stages': 3,
+    'stage_steps': '6,6,6',
+    'phase1_fraction': 0.5,
+    'continual_steps': 6,
+    'learning_rate': LEARNING_RATE,
+    'min_lr': MIN_LR,
+    'total_batch_size': SEQUENCES * BLOCK,
+    'batch_size': 4,
+    # what is logged and saved
+    'eval_interval': 4,
+    'val_tokens': VAL_SEQUENCES * BLOCK,
+    'hellaswag_interval': 8,
+    'checkpoint_interval': 5,
+    'keep_checkpoints': 100,
+    'dtype': 'float32',
+    'device': 'cpu',
 }
 
 # What the fake clock's seconds are spent on: a sum of one kind can't be mistaken for a sum of another.
@@ -72,11 +89,31 @@ class Recipe:
 
 
 RECIPES = {
-    'cosine': Recipe('input_frozen', 'random', 'keep', 'cosine', seed=7, shuffle=True, warmup_steps=3,
-                     rewarm_steps=2, grad_clip=0.7, beta1=0.8, beta2=0.97, weight_decay=0.3),
-    'wsd': Recipe('train', 'interleave', 'reset', 'wsd', warmup_steps=2, decay_fraction=0.4, log_interval=3),
-    'muon': Recipe('frozen', 'stack', 'copy', 'constant', shuffle=True, warmup_steps=4, weight_decay=0.2,
-                   optimizer='muon', muon_learning_rate=4e-3),
+    'cosine': Recipe(
+        'input_frozen', 'random', 'keep', 'cosine',
+        seed=7,
+        shuffle=True,
+        warmup_steps=3,
+        rewarm_steps=2,
+        grad_clip=0.7,
+        beta1=0.8,
+        beta2=0.97,
+        weight_decay=0.3,
+    ),
+    'wsd': Recipe(
+        'train', 'interleave', 'reset', 'wsd',
+        warmup_steps=2,
+        decay_fraction=0.4,
+        log_interval=3,
+    ),
+    'muon': Recipe(
+        'frozen', 'stack', 'copy', 'constant',
+        shuffle=True,
+        warmup_steps=4,
+        weight_decay=0.2,
+        optimizer='muon',
+        muon_learning_rate=4e-3,
+    ),
 }
 
 # The layers after growing from 2 to 3 and from 3 to 4, from the bottom: (old layer or None, is it new?).
@@ -135,6 +172,7 @@ def read_sequences(folder: Path, split: str) -> np.ndarray:
     sequences = []
     for path in sorted(folder.glob(f'words_{split}_*.bin')):
         tokens = np.fromfile(path, np.uint16, offset=1024)
+        # The last target needs a token of its own, hence one less than fit.
         for first in range(0, len(tokens) - BLOCK, BLOCK):
             sequences.append(tokens[first : first + BLOCK + 1])
     return np.array(sequences, np.int64)
@@ -175,6 +213,7 @@ def make_layer(generator: torch.Generator) -> torch.nn.Module:
         layer.linear2.weight.normal_(0, residual_std, generator=generator)
         layer.linear1.bias.zero_()
         layer.linear2.bias.zero_()
+    # Rounding in float32 can then be the run's alone, which says how near the two must come.
     return layer.double()
 
 
@@ -275,6 +314,7 @@ class Muon:
         self.momentum = None
 
     def update(self, parameter, gradient, lr: float):
+        # A new optimizer for each update, so that the momentum is all that it remembers.
         optimizer = torch.optim.Muon([parameter], lr=lr * self.lr_scale, weight_decay=self.weight_decay)
         if self.momentum is not None:
             optimizer.state[parameter]['momentum_buffer'] = self.momentum
@@ -298,7 +338,7 @@ def update(recipe: Recipe, model: ReferenceGPT, states: dict, lr: float) -> floa
             if p not in states:
                 states[p] = Muon(recipe) if p in matrices else AdamW(p, recipe)
             states[p].update(p, p.grad * scale, lr)
-    model.zero_grad()
+    model.zero_grad()  # to None: what is frozen next must not move by what is left
     return norm
 
 
@@ -311,10 +351,10 @@ def grow(recipe: Recipe, model: ReferenceGPT, states: dict, stage: int) -> tuple
     generator = torch.Generator().manual_seed(recipe.seed * 1000 + stage)
     old_layers = list(model.layers)
     layers, old_places = [], ()
-    if recipe.grow_optimizer == 'reset':
+    if recipe.grow_optimizer == 'reset':  # AdamW's count of updates begins anew too
         states.clear()
     for place, (source, is_new) in enumerate(GROWTHS[recipe.grow_init][stage - 2]):
-        if not is_new:
+        if not is_new:  # the same parameters, so that their states go on
             layers.append(old_layers[source])
             old_places += (place,)
             continue
@@ -347,7 +387,7 @@ def score(model: ReferenceGPT, questions: list) -> Score:
         for text in question['endings']:
             ending = list((' ' + text).encode())
             logits = model(torch.tensor([context + ending]))
-            logits = logits[0, len(context) - 1 : -1]
+            logits = logits[0, len(context) - 1 : -1]  # the token before each of the ending's
             losses = F.cross_entropy(logits, torch.tensor(ending), reduction='none')
             sums.append(losses.sum().item())
             means.append(losses.mean().item())
@@ -379,12 +419,14 @@ def reference_run(recipe: Recipe, folder: Path) -> Story:
     states = {}  # parameter -> its AdamW or Muon
     story = Story([], [], [], {}, {}, {})
     for step in range(STEPS):
+        # What train.py reads off its list of phases stands here as numbers.
         # Stages of 2, 3 and 4 layers begin at 0, 6 and 12; from the second on new layers first train alone.
         if step in (6, 12):
             old_places = grow(recipe, model, states, stage=1 + step // 6)
             model.freeze(old_places, recipe.phase1_embeddings)
         if step in (9, 15):
             model.freeze((), 'train')
+        # All sequences at once: the mean over equal micro-batches is the mean over the step.
         loss = model.loss(batch_of_step(train_sequences, recipe, step))
         loss.backward()
         lr = learning_rate(recipe, step)
@@ -556,6 +598,17 @@ def test_updates_evaluations_and_saves_are_counted_apart(pair):
 def test_tokens_per_second_are_those_of_the_logged_seconds(pair):
     for line in pair.lines_of('train'):
         assert line['tok_per_sec'] == pytest.approx(SEQUENCES * BLOCK / UPDATE_SECONDS, rel=1e-3)
+
+
+def test_bfloat16_rounds_a_run_and_leaves_it_the_same_run(folder, tmp_path):
+    recipe = RECIPES['cosine']
+    Clock().run_train(SETTINGS | dataclasses.asdict(recipe) | {
+        'data_dir': folder, 'out_dir': tmp_path / 'run', 'dtype': 'bfloat16', 'hellaswag_interval': 0})
+    lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    losses = [line['loss'] for line in lines if line['kind'] == 'train']
+    difference = np.abs(np.array(losses) - reference_run(recipe, folder).losses)
+    # In float32 the largest difference is 3e-7: a run that rounds nothing would show here.
+    assert 1e-4 < difference.max() < 1e-2
 
 
 def test_the_recipes_cover_every_mode_of_freezing_optimizer_state_and_schedule():
