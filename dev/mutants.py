@@ -5,12 +5,12 @@ Breaks the code on purpose, one place at a time, and tells which breaks the test
     python dev/mutants.py train.py rate --jobs=2  those with all of these texts in them, two at a time
     python dev/mutants.py --list                  only print them
 
-A break replaces one piece of text, which must stand in its file exactly once, in a copy of the project in a temporary
-folder, and the tests that should see it run there until the first one fails. A test that never failed may be one that
-can't: whoever adds a test adds the break for which it is made.
+A break replaces one piece of text, which must stand in its file exactly once, in a copy of the project in
+a temporary folder, and the tests that should see it run there until the first one fails. A test that
+never failed may be one that can't: whoever adds a test adds the break for which it is made.
 
-The exit code is 1 if a break goes unseen that isn't explained or fewer than 95% are seen, and 2 if a break doesn't
-fit the code any more or tests fail without one.
+The exit code is 1 if a break goes unseen that isn't explained or fewer than 95% are seen, and 2 if a
+break doesn't fit the code any more or tests fail without one.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_COPIED = ('.git', '.venv', 'out', 'data', 'results', 'wandb', '__pycache__', '.pytest_cache', '.ruff_cache')
+NOT_COPIED = ('.git', '.venv', 'out', 'data', 'results', '__pycache__', '.pytest_cache', '.ruff_cache')
 LEAST_SEEN = 0.95
 TIMEOUT = 600  # seconds: a test that hangs has seen the break, if it doesn't hang without one
 
@@ -121,7 +121,8 @@ def misfits(chosen: list) -> list:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument('texts', nargs='*', help='only breaks with all of these in their file or description')
     parser.add_argument('--jobs', type=int, default=1, help='how many at a time; default 1')
     parser.add_argument('--list', action='store_true', help='print them, run nothing')
