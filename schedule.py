@@ -26,7 +26,7 @@ import os
 from dataclasses import dataclass
 
 from common import UserError, read_json, run_main
-from config import TrainConfig, config_from_dict, load_config
+from config import FIELDS, TrainConfig, config_from_dict, load_config
 from growth import layout
 
 
@@ -72,11 +72,9 @@ def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple
     """
     full = step_cost(config, config.ledger)
     if config.stage_fractions:
-        total = config.growth_steps + (0 if budget else config.continual_steps)
-        if budget:
-            trial = shares(config, 10_000)
-            total = round(budget / (compute(config, phases_of(config, *trial), config.ledger) / 10_000))
-        return shares(config, total)
+        if budget is None:
+            return shares(config, config.growth_steps + config.continual_steps)
+        return shares(config, total_for(config, budget))
     steps = stage_steps(config)
     if budget is None:
         return steps, config.continual_steps
@@ -85,6 +83,20 @@ def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple
         raise UserError(f'the stages alone cost as much as {spent / full:.0f} full-depth steps, more than the '
                         f'{budget / full:.0f} that are to be matched (baseline_steps, or match): lower growth_steps')
     return steps, round((budget - spent) / full)
+
+
+def total_for(config: TrainConfig, budget: int) -> int:
+    """The steps of a run split by stage_fractions whose compute is nearest to a budget in FLOPs."""
+    def cost(total):
+        return compute(config, phases_of(config, *shares(config, total)), config.ledger)
+
+    total = round(budget / (cost(10_000) / 10_000))
+    # That is off by what rounding the stages to whole steps did to 10,000 of them.
+    while cost(total) < budget:
+        total += 1
+    while total > 1 and cost(total) > budget:
+        total -= 1
+    return min((total, total + 1), key=lambda steps: abs(cost(steps) - budget))
 
 
 def phases_of(config: TrainConfig, steps_of_stages: tuple, continual: int) -> list[Phase]:
@@ -225,22 +237,122 @@ def resolve(config: TrainConfig) -> TrainConfig:
         other = load_run_config(config.match)
     else:
         other = resolve(load_config(config.match.split('+'), __doc__))
-    budget = compute(other, plan(other), config.ledger)
-    config = dataclasses.replace(config, match='')
+    return with_compute(dataclasses.replace(config, match=''), compute(other, plan(other), config.ledger))
+
+
+def with_compute(config: TrainConfig, budget: int) -> TrainConfig:
+    """The config with the continual_steps (without stages: the steps in all) that bring a run to a budget in FLOPs.
+
+    By the config's ledger, within half a step. Raises UserError if the stages alone cost more.
+    """
     if config.n_stages == 1 and not config.init_depth:  # a baseline: its one stage is no more than a first part
         total = max(1, round(budget / step_cost(config, config.ledger)))
         first = min(config.growth_steps, total)
         return dataclasses.replace(config, growth_steps=first, stage_steps=(), continual_steps=total - first)
     steps, continual = stages_and_continual(config, budget)
-    growth = 0 if config.stage_fractions else config.growth_steps
-    return dataclasses.replace(config, growth_steps=growth,
-                               continual_steps=continual + (sum(steps) if config.stage_fractions else 0))
+    if config.stage_fractions:  # they split the whole run
+        return dataclasses.replace(config, growth_steps=0, continual_steps=sum(steps) + continual)
+    return dataclasses.replace(config, continual_steps=continual)
 
 
 def load_run_config(run_dir: str) -> TrainConfig:
     """The config that a run directory was made with. Raises UserError if config.json is missing or damaged."""
     path = os.path.join(run_dir, 'config.json')
     return config_from_dict(read_json(path, 'a readable config'), path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# shared prefixes: the first steps that two runs train alike
+
+# Settings that act only through the plan, the learning rate or the growths, which are compared step by step.
+COMPARED_BY_STEP = {
+    'n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'phase1_fraction', 'phase1_embeddings',
+    'continual_steps', 'baseline_steps', 'ledger', 'match', 'grow_init', 'grow_optimizer',
+    'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction',
+}
+# Settings that may change on resume and yet change the order of a sum, or the rounding of a product.
+CHANGE_BITS = {'batch_size', 'dtype', 'compile'}
+
+
+def shared_prefix(a: TrainConfig, b: TrainConfig) -> int:
+    """The number of first steps that two configs train alike: on the same hardware, and on as many ranks, the state
+    after so many steps is the same bit for bit. Both configs come from resolve()."""
+    return prefix_difference(a, b)[0]
+
+
+def prefix_difference(a: TrainConfig, b: TrainConfig) -> tuple[int, str]:
+    """(shared_prefix(a, b), the first difference in words: what, a's value, b's value; '' if there is none)."""
+    for name, field in FIELDS.items():
+        matters = name in CHANGE_BITS or not (field.metadata['free'] or name in COMPARED_BY_STEP)
+        if name == 'muon_learning_rate':
+            matters = 'muon' in (a.optimizer, b.optimizer)
+        if matters and getattr(a, name) != getattr(b, name):
+            return 0, f'{name}: {getattr(a, name)!r} and {getattr(b, name)!r}'
+    phases_a, phases_b = plan(a), plan(b)
+    depth = a.init_depth or None  # from scratch the model starts with the first phase's layers, which is no growth
+    # Each pair of phases begins at the same step, since all before them are alike.
+    for p, q in zip(phases_a, phases_b):
+        if dataclasses.replace(p, stop=0) != dataclasses.replace(q, stop=0):
+            return p.start, f'step {p.start}: {phase_text(p)} and {phase_text(q)}'
+        if depth not in (None, p.depth) and growth_of(a, depth, p) != growth_of(b, depth, q):
+            growths = [f'{c.grow_init}, optimizer state {c.grow_optimizer}' for c in (a, b)]
+            return p.start, f'growth at step {p.start}: {" and ".join(growths)}'
+        stop = min(p.stop, q.stop)
+        step = first_other_lr(a, b, p.start, stop)
+        if step < stop:
+            rates = [repr(get_lr(c, plan(c), step)) for c in (a, b)]
+            return step, f'learning rate of step {step}: {" and ".join(rates)}'
+        if p.stop != q.stop:
+            return stop, f'{phase_text(p)}: until step {p.stop} and until step {q.stop}'
+        depth = p.depth
+    if len(phases_a) != len(phases_b):
+        return stop, f'the end: step {total_steps(phases_a)} and step {total_steps(phases_b)}'
+    return stop, ''
+
+
+def growth_of(config: TrainConfig, old: int, phase: Phase) -> tuple:
+    """What the growth from `old` layers at the start of a phase depends on, beside the weights, the seed and the stage."""
+    layers = layout(config.grow_init, old, phase.depth)
+    sources = {source for source, is_new in layers if is_new}
+    zeroed = config.grow_init == 'zero' and None in sources
+    moments = config.grow_optimizer
+    if moments == 'copy' and sources == {None}:
+        moments = 'keep'  # nothing is copied
+    if phase.start == 0:
+        moments = ''  # there are none yet
+    return layers, zeroed, moments
+
+
+def phase_text(phase: Phase) -> str:
+    """A phase in words, without its steps."""
+    frozen = f', {phase.n_frozen} frozen' if phase.frozen else ''
+    embeddings = '' if phase.embeddings == 'train' else f', embeddings {phase.embeddings}'
+    return f'stage {phase.stage} {phase.phase} of {phase.depth} layers{frozen}{embeddings}'
+
+
+def first_other_lr(a: TrainConfig, b: TrainConfig, start: int, stop: int) -> int:
+    """The first step in [start, stop) whose learning rates differ, else stop. All earlier phases are alike."""
+    shaping = ('min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction')
+    phases_a, phases_b = plan(a), plan(b)
+    if all(getattr(a, name) == getattr(b, name) for name in shaping):
+        totals = total_steps(phases_a), total_steps(phases_b)
+        if totals[0] == totals[1]:
+            return stop
+        # Only the totals differ: before the shorter run's decay they can't show, so there is no need to look.
+        start = max(start, min(stop, decay_start(a, min(totals))))
+    for step in range(start, stop):
+        if get_lr(a, phases_a, step) != get_lr(b, phases_b, step):
+            return step
+    return stop
+
+
+def decay_start(config: TrainConfig, total: int) -> int:
+    """A step before which the learning rate of a run of `total` steps doesn't depend on `total`."""
+    if config.lr_schedule == 'cosine':
+        return config.warmup_steps
+    if config.lr_schedule == 'wsd':
+        return int(total - config.decay_fraction * total)
+    return total
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 from fractions import Fraction
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import schedule
 from common import UserError
-from config import TrainConfig, load_config
+from config import TrainConfig, check, load_config
 from model import GPT, GPTConfig
 from schedule import plan
 
@@ -230,3 +231,78 @@ def test_hours_follow_from_the_given_speed():
     hours = schedule.compute(c, plan(c), 'flops') / 1e14 / 3600
     assert f'{hours:.2f}' in done.stdout.splitlines()[3]
     assert run('schedule.py', 'configs/baseline.py', '--tflops=fast').returncode == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# shared prefixes
+
+
+def step_by_step(a: TrainConfig, b: TrainConfig) -> int:
+    """The steps that two runs train alike, by walking through both."""
+    never_matter = {'out_dir', 'run_name', 'resume', 'device', 'log_interval', 'eval_interval', 'val_tokens'}
+    by_step = {'n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'phase1_fraction',
+               'phase1_embeddings', 'continual_steps', 'baseline_steps', 'ledger', 'grow_init', 'grow_optimizer',
+               'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction'}
+    for name in {f.name for f in dataclasses.fields(TrainConfig)} - never_matter - by_step:
+        if getattr(a, name) != getattr(b, name) and (name != 'muon_learning_rate' or a.optimizer == 'muon'):
+            return 0
+    plans = [plan(c) for c in (a, b)]
+    steps = 0
+    while steps < min(phases[-1].stop for phases in plans):
+        did = []
+        for c, phases in zip((a, b), plans):
+            phase = next(p for p in phases if p.start <= steps < p.stop)
+            did.append([phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings,
+                        schedule.get_lr(c, phases, steps)])
+            before = c.init_depth if steps == 0 else next(p for p in phases if p.start < steps <= p.stop).depth
+            if 0 < before < phase.depth:
+                layers = schedule.layout(c.grow_init, before, phase.depth)
+                copies = any(source is not None for source, is_new in layers if is_new)
+                did[-1] += [layers, c.grow_init == 'zero']
+                if steps > 0:
+                    did[-1].append({'copy': 'copy' if copies else 'keep'}.get(c.grow_optimizer, c.grow_optimizer))
+        if did[0] != did[1]:
+            break
+        steps += 1
+    return steps
+
+
+def random_config(random) -> TrainConfig:
+    choose = random.choice
+    n_stages = choose((1, 2, 3, 4))
+    fractions = choose(((), (), tuple([choose((.1, .2, .25))] * n_stages), (.2,) * (n_stages - 1) + (0.0,)))
+    growing = choose((False, False, True))
+    return TrainConfig(
+        n_layer=6, n_stages=n_stages, growth_steps=choose((8, 12, 13)), continual_steps=choose((0, 10, 30, 31)),
+        stage_fractions=fractions, phase1_fraction=choose((0.0, 0.5)), grow_init=choose(('random', 'copy_last', 'zero', 'stack')),
+        phase1_embeddings=choose(('input_frozen', 'train')), grow_optimizer=choose(('keep', 'copy', 'reset')),
+        init_from='x' if growing else 'scratch', init_depth=1 if growing else 0, min_lr=choose((0.0, 1e-4)),
+        lr_schedule=choose(('constant', 'wsd', 'wsd', 'cosine')), warmup_steps=choose((0, 5, 25)),
+        rewarm_steps=choose((0, 4)), decay_fraction=choose((0.1, 0.2, 1.0)))
+
+
+def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_pairs():
+    generator = random.Random(7)
+    found = []
+    while len(found) < 500:
+        a, other = random_config(generator), random_config(generator)
+        values = {f.name: getattr(other, f.name) for f in dataclasses.fields(TrainConfig) if generator.random() < 0.3}
+        values |= generator.choice(({}, {}, {}, {'weight_decay': 0.0}, {'muon_learning_rate': 1.0}, {'dtype': 'float32'}))
+        b = dataclasses.replace(a, **values)
+        if check(a) or check(b):
+            continue
+        expected = step_by_step(a, b)
+        steps, reason = schedule.prefix_difference(a, b)
+        assert steps == expected == schedule.shared_prefix(b, a), (reason, a, b)
+        assert bool(reason) == (steps < max(plan(a)[-1].stop, plan(b)[-1].stop)), (steps, reason)
+        found.append(steps)
+    assert sum(steps > 0 for steps in found) > 150 and len(set(found)) > 20
+
+
+@pytest.mark.parametrize('config', ['bu_1to12_wsd', 'gong_3_6_12', 'midas_3_6_9_12', 'incremental_8stage', 'baseline'])
+@pytest.mark.parametrize('budget', [1000, 1003, 16_001])
+def test_with_compute_lands_within_half_a_step_of_any_budget(config, budget):
+    c = load_config([f'configs/{config}.py', '--growth_steps=500'], '')
+    step = schedule.step_cost(c, 'flops')
+    c = schedule.with_compute(c, budget * step)
+    assert abs(schedule.compute(c, plan(c), 'flops') - budget * step) <= step / 2
