@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import shutil
+import signal
 import socket
 import sys
 import time
@@ -16,10 +18,13 @@ class UserError(Exception):
 
 def run_main(main):
     """Run a script's main(). A UserError, and a path that the system refuses (not there, read-only, a file where a
-    folder should be), becomes one message on standard error and exit code 2, with no traceback."""
+    folder should be), becomes one message on standard error and exit code 2, with no traceback. Ctrl-C ends the process
+    as the signal itself would, so that a loop in a shell ends with it."""
     try:
         main()
         return
+    except KeyboardInterrupt:
+        die_of(signal.SIGINT)
     except UserError as error:
         text = str(error)
     except OSError as error:
@@ -31,6 +36,13 @@ def run_main(main):
         time.sleep(2)
     print(f'error: {text}', file=sys.stderr)
     sys.exit(2)
+
+
+def die_of(signum: int):
+    """End this process by a signal, as if nobody had caught it: a shell's loop looks at that."""
+    sys.stdout.flush()
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
 
 
 @contextlib.contextmanager
@@ -65,9 +77,10 @@ def read_json(path: str, what: str):
 def locked(folder: str):
     """Hold `folder` for this process until the block ends or the process dies, however it dies.
 
-    The kernel owns the lock, so a file that a dead process left is no obstacle. Raises UserError, naming host and
-    process, where another process holds it.
+    The kernel owns the lock, so a file that a dead process left is no obstacle. A folder that this made, and in which
+    nothing was written, goes again. Raises UserError, naming host and process, where another process holds it.
     """
+    is_new = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
     owner = os.path.join(folder, '.lock_owner')  # not the lock itself, which filelock truncates when it asks
     lock = filelock.FileLock(os.path.join(folder, '.lock'))
@@ -85,4 +98,6 @@ def locked(folder: str):
             f.write(f'process {os.getpid()} on {socket.gethostname()}')
         yield
     finally:
+        if is_new and set(os.listdir(folder)) <= {'.lock', '.lock_owner'}:
+            shutil.rmtree(folder)
         lock.release()

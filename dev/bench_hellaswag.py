@@ -1,7 +1,7 @@
 """
 How much faster is the packed scorer than the four-padded-rows loop, and how far from what the FLOP count allows?
 
-    PYTHONPATH=. python dev/bench_hellaswag.py [--n=120] [--turns=6] [--device=cpu]
+    PYTHONPATH=.:tests python dev/bench_hellaswag.py [--n=120] [--turns=6] [--device=cpu]
 
 GPT-2 124M's shape with random weights, GPT-2's vocabulary, HellaSwag-shaped examples of mixed length. The ways take turns in
 one process, a share of the examples each time, so that a busy machine slows all of them alike (a very busy one makes two

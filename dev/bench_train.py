@@ -1,7 +1,7 @@
 """
 What train.py takes beside the steps themselves. Run by hand, on an idle machine, after python prepare_demo.py:
 
-    PYTHONPATH=. python dev/bench_train.py first|ranks|compile|evaluation ... [--turns=3] [--big]
+    PYTHONPATH=.:tests python dev/bench_train.py first|ranks|compile|evaluation ... [--turns=3] [--big]
 
 first       seconds from the command to the first step of the demo, imports included, beside a script with nothing but torch
 ranks       tokens/s of two ranks with one thread each beside one process with two, the demo's baseline (--big: GPT-2 124M)

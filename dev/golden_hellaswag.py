@@ -2,7 +2,7 @@
 Is lm_eval style lm-evaluation-harness's? Scores the same examples with both, and writes tests/hellaswag_golden.jsonl.
 
     python -m venv /tmp/lm_eval && /tmp/lm_eval/bin/pip install -r requirements-dev.txt 'lm-eval[hf]==0.4.13'
-    PYTHONPATH=. /tmp/lm_eval/bin/python dev/golden_hellaswag.py
+    PYTHONPATH=.:tests /tmp/lm_eval/bin/python dev/golden_hellaswag.py
 
 A small GPT-2 with known weights, 128 positions (so that many contexts are cut) and GPT-2's vocabulary is saved as a
 Hugging Face folder. The harness scores it with its own hellaswag task, pointed at 400 local examples; hellaswag.py scores
