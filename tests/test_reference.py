@@ -138,6 +138,11 @@ def write_shard(path: Path, text: str):
     path.write_bytes(header.tobytes() + tokens.tobytes())
 
 
+def write_meta(folder: Path):
+    meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}
+    (folder / 'meta.json').write_text(json.dumps(meta))
+
+
 def write_data(folder: Path):
     """Two shards for training and one for validation, of words in no period, and questions about them."""
     text = 'the quick brown fox jumps over a lazy dog while slow red hens sit under an old oak tree'
@@ -147,8 +152,7 @@ def write_data(folder: Path):
     write_shard(folder / 'words_train_000002.bin', ' '.join(rng.choice(words, 300)))
     # Validation is of fewer words: what is computed on the wrong split has clearly another loss.
     write_shard(folder / 'words_val_000000.bin', ' '.join(rng.choice(words[3:], 300)))
-    meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}
-    (folder / 'meta.json').write_text(json.dumps(meta))
+    write_meta(folder)
 
     rng = np.random.RandomState(QUESTIONS_SEED)
     lines = []
@@ -457,6 +461,18 @@ def keep_precision(tensor):
     return tensor
 
 
+def run_train(settings: dict) -> list:
+    """train.py with these flags, in this process. Returns the lines of its metrics.jsonl."""
+    argv = ['train.py']
+    for name, value in settings.items():
+        argv.append(f'--{name}={value}')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', argv)
+        train.main()
+    text = Path(settings['out_dir'], 'metrics.jsonl').read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
 class Clock:
     """Stands in for time.perf_counter, and counts the files that torch saves."""
 
@@ -468,11 +484,8 @@ class Clock:
         self.now += 1e-7  # readings differ, as everywhere, by too little to be seen in a log
         return self.now
 
-    def run_train(self, settings: dict):
-        """train.py in this process, whose updates, evaluations and saves take their seconds by this clock."""
-        argv = ['train.py']
-        for name, value in settings.items():
-            argv.append(f'--{name}={value}')
+    def run_train(self, settings: dict) -> list:
+        """run_train, whose updates, evaluations and saves take their seconds by this clock."""
         real_save, real_eval = torch.save, torch.nn.Module.eval
 
         def save(*args, **kwargs):
@@ -494,9 +507,9 @@ class Clock:
             patch.setattr(torch, 'save', save)
             patch.setattr(torch.nn.Module, 'eval', begin_evaluation)
             patch.setattr(torch.Tensor, 'bfloat16', keep_precision)
-            patch.setattr(sys, 'argv', argv)
-            train.main()
+            lines = run_train(settings)
         hook.remove()
+        return lines
 
 
 @dataclass
@@ -523,9 +536,8 @@ def pair(request, folder, tmp_path_factory):
     recipe = RECIPES[request.param]
     out_dir = tmp_path_factory.mktemp('runs') / request.param
     clock = Clock()
-    clock.run_train(SETTINGS | dataclasses.asdict(recipe) | {
+    lines = clock.run_train(SETTINGS | dataclasses.asdict(recipe) | {
         'data_dir': folder, 'hellaswag_data': folder / 'questions.jsonl', 'out_dir': out_dir})
-    lines = [json.loads(line) for line in (out_dir / 'metrics.jsonl').read_text().splitlines()]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, 'bfloat16', keep_precision)
         story = reference_run(recipe, folder)
@@ -600,20 +612,99 @@ def test_tokens_per_second_are_those_of_the_logged_seconds(pair):
         assert line['tok_per_sec'] == pytest.approx(SEQUENCES * BLOCK / UPDATE_SECONDS, rel=1e-3)
 
 
-def test_bfloat16_rounds_a_run_and_leaves_it_the_same_run(folder, tmp_path):
-    recipe = RECIPES['cosine']
-    Clock().run_train(SETTINGS | dataclasses.asdict(recipe) | {
-        'data_dir': folder, 'out_dir': tmp_path / 'run', 'dtype': 'bfloat16', 'hellaswag_interval': 0})
-    lines = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
-    losses = [line['loss'] for line in lines if line['kind'] == 'train']
-    difference = np.abs(np.array(losses) - reference_run(recipe, folder).losses)
-    # In float32 the largest difference is 3e-7: a run that rounds nothing would show here.
-    assert 1e-4 < difference.max() < 1e-2
-
-
 def test_the_recipes_cover_every_mode_of_freezing_optimizer_state_and_schedule():
     recipes = RECIPES.values()
     assert {recipe.phase1_embeddings for recipe in recipes} == {'train', 'input_frozen', 'frozen'}
     assert {recipe.grow_optimizer for recipe in recipes} == {'keep', 'copy', 'reset'}
     assert {recipe.lr_schedule for recipe in recipes} == {'constant', 'cosine', 'wsd'}
     assert {recipe.optimizer for recipe in recipes} == {'adamw', 'muon'}
+
+
+# ----------------------------------------------------------------------------------------------------------
+# what the plain run leaves out
+
+
+def test_bfloat16_rounds_a_run_and_leaves_it_the_same_run(folder, tmp_path):
+    recipe = RECIPES['cosine']
+    lines = run_train(SETTINGS | dataclasses.asdict(recipe) | {
+        'data_dir': folder, 'out_dir': tmp_path / 'run', 'dtype': 'bfloat16', 'hellaswag_interval': 0})
+    losses = np.array([line['loss'] for line in lines if line['kind'] == 'train'])
+    difference = np.abs(losses - reference_run(recipe, folder).losses)
+    # In float32 the largest difference is 3e-7: a run that rounds nothing would show here.
+    assert 1e-4 < difference.max() < 1e-2
+
+
+def losses_at_rest(folder: Path, out_dir: Path, **settings) -> list:
+    """The losses of four steps that change no weight and that all see the same sequences."""
+    rest = {'n_layer': 2, 'n_stages': 1, 'stage_steps': 4, 'continual_steps': 0, 'learning_rate': 0,
+            'min_lr': 0, 'total_batch_size': 64 * BLOCK, 'batch_size': 64, 'hellaswag_interval': 0,
+            'log_interval': 1}
+    lines = run_train(SETTINGS | rest | {'data_dir': folder, 'out_dir': out_dir} | settings)
+    return [line['loss'] for line in lines if line['kind'] == 'train']
+
+
+def test_each_step_has_its_own_dropout_and_the_same_one_each_time(folder, tmp_path):
+    assert len(read_sequences(folder, 'train')) < 2 * 64  # one step is an epoch
+    assert len(set(losses_at_rest(folder, tmp_path / 'without'))) == 1
+    losses = losses_at_rest(folder, tmp_path / 'with', dropout=0.2)
+    assert len(set(losses)) == 4
+    assert losses_at_rest(folder, tmp_path / 'again', dropout=0.2) == losses
+
+
+def test_dropout_depends_on_the_seed(folder, tmp_path):
+    losses_at_rest(folder, tmp_path / 'source')
+    # One source for both, and a new layer that adds nothing: nothing but the dropout can differ.
+    settings = {'init_from': tmp_path / 'source', 'init_depth': 2, 'n_layer': 3, 'grow_init': 'zero'}
+    losses = {}
+    for seed in (1, 2):
+        settings['seed'] = seed
+        losses[seed] = losses_at_rest(folder, tmp_path / f'plain{seed}', **settings)
+        losses[seed, 'dropout'] = losses_at_rest(folder, tmp_path / f'{seed}', dropout=0.2, **settings)
+    assert losses[1] == losses[2]
+    assert not set(losses[1, 'dropout']) & set(losses[2, 'dropout'])
+
+
+def test_each_micro_batch_has_its_own_dropout(tmp_path):
+    text = 'the quick brown fox jumps over. ' * 70  # BLOCK letters: all sequences are the same
+    assert len(text) == 70 * BLOCK
+    write_shard(tmp_path / 'same_train_000001.bin', text)
+    write_shard(tmp_path / 'same_val_000000.bin', text)
+    write_meta(tmp_path)
+    losses = []
+    for n_micro_batches in (1, 2):
+        settings = {'total_batch_size': n_micro_batches * 4 * BLOCK, 'batch_size': 4, 'dropout': 0.2}
+        losses.append(losses_at_rest(tmp_path, tmp_path / str(n_micro_batches), **settings))
+    # If the second micro-batch had the first one's dropout, the mean of both would be the same.
+    difference = np.abs(np.array(losses[0]) - losses[1])
+    assert difference.max() > 1e-4
+
+
+@pytest.mark.filterwarnings('ignore:Full backward hook')
+@pytest.mark.parametrize('bad', [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_stops_a_run_before_the_update(folder, tmp_path, capsys, bad):
+    """The loss of that step is finite: the gradient alone tells."""
+    updates = [0]  # of the parameter that had the most, after each update of any optimizer
+
+    def after_update(optimizer, args, kwargs):
+        updates.append(max(state['step'].item() for state in optimizer.state.values()))
+
+    def spoil(module, grad_input, grad_output):
+        # A dry run before step 0 may do two updates, so that the third one is the run's.
+        if isinstance(module, torch.nn.LayerNorm) and updates[-1] == 3:
+            return tuple(gradient * bad for gradient in grad_input)
+        return None
+
+    hooks = [torch.nn.modules.module.register_module_full_backward_hook(spoil),
+             register_optimizer_step_post_hook(after_update)]
+    try:
+        with pytest.raises(SystemExit) as stop:
+            run_train(SETTINGS | {'data_dir': folder, 'out_dir': tmp_path / 'run', 'checkpoint_interval': 1,
+                                  'hellaswag_interval': 0, 'log_interval': 1})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert stop.value.code == 1
+    assert 'step 3: loss' in capsys.readouterr().err
+    saved = torch.load(tmp_path / 'run' / 'ckpt_000003.pt', weights_only=True)['model']
+    assert all(weight.isfinite().all() for weight in saved.values())
+    assert not (tmp_path / 'run' / 'ckpt_000004.pt').exists()
