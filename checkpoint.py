@@ -21,6 +21,7 @@ import dataclasses
 import glob
 import json
 import os
+import re
 import sys
 import zipfile
 
@@ -69,12 +70,23 @@ def read_checkpoint(path: str) -> dict:
     return state
 
 
-def latest(run_dir: str) -> tuple[str, dict] | None:
+def numbered(run_dir: str) -> list[tuple[int, str]]:
+    """(step, path) of the ckpt_NNNNNN.pt in a run directory, by step."""
+    found = []
+    for name in os.listdir(run_dir) if os.path.isdir(run_dir) else ():
+        match = re.fullmatch(r'ckpt_(\d+)\.pt', name)
+        if match:
+            found.append((int(match[1]), os.path.join(run_dir, name)))
+    return sorted(found)
+
+
+def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     """(path, state) of the newest valid ckpt_*.pt in a run directory, None if there is none at all.
 
-    A damaged one is skipped with a warning. Raises UserError if there are some and all are damaged.
+    With `at_most` only the checkpoints up to that step count. A damaged one is skipped with a warning. Raises UserError
+    if there are some and all are damaged.
     """
-    paths = sorted(glob.glob(os.path.join(glob.escape(run_dir), 'ckpt_*.pt')), reverse=True)
+    paths = [path for step, path in reversed(numbered(run_dir)) if at_most is None or step <= at_most]
     for path in paths:
         try:
             return path, read_checkpoint(path)
@@ -85,11 +97,12 @@ def latest(run_dir: str) -> tuple[str, dict] | None:
     return None
 
 
-def prune(run_dir: str, n: int):
-    """Remove all but the n newest ckpt_*.pt, and what killed saves have left over."""
+def prune(run_dir: str, n: int, keep: tuple = ()):
+    """Remove all but the n newest ckpt_*.pt and those of the steps in `keep`, and what killed saves have left over."""
     for path in glob.glob(os.path.join(glob.escape(run_dir), '*.pt.tmp')):
         os.remove(path)
-    for path in sorted(glob.glob(os.path.join(glob.escape(run_dir), 'ckpt_*.pt')))[:-n]:
+    passing = [path for step, path in numbered(run_dir) if step not in keep]
+    for path in passing[:-n]:
         os.remove(path)
 
 

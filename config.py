@@ -36,6 +36,8 @@ class TrainConfig:
     seed: int = setting(1337, 'seeds weights, new layers, data order and dropout')
     resume: str = setting('', "'yes' (or just --resume): go on from the newest valid checkpoint in out_dir; "
                           "'auto': go on, or start if there is none", choices=('', 'yes', 'auto'), free=True)
+    branch_from: str = setting('', 'another run (its newest checkpoint that fits), or a checkpoint of it, whose first steps '
+                               'are the same as the first ones of this run: begin there', free=True)
     # data
     data_dir: str = setting('data/edu_fineweb10B', 'folder of token shards: *train*.bin and *val*.bin (or .npy)')
     shuffle: bool = setting(False, 'visit the sequences of an epoch in a seeded random order, not in file order')
@@ -101,6 +103,7 @@ class TrainConfig:
     log_interval: int = setting(10, 'steps between lines of training loss', free=True)
     checkpoint_interval: int = setting(250, 'steps between checkpoints; 0: only at the end of a stage and of the run',
                                        free=True)
+    checkpoint_steps: tuple[int, ...] = setting((), 'further steps to save a checkpoint at; these are kept for good', free=True)
     keep_checkpoints: int = setting(2, 'newest checkpoints to keep (each finished stage is kept beside them)', free=True)
     wandb_project: str = setting('', 'log to this Weights & Biases project (pip install wandb)', free=True)
     # the machine

@@ -17,9 +17,14 @@ COUNTERS = ('step', 'tokens', 'flops', 'flops_paper', 'seconds')
 class MetricsWriter:
     """Appends to a run's metrics.jsonl. Rank 0 has one."""
 
-    def __init__(self, path: str, step: int):
-        """Open the file of a run that goes on from `step`, less the lines that it will write again."""
-        kept = lines_before(path, step) if os.path.exists(path) else []
+    def __init__(self, path: str, step: int, logs_step: bool = True, prefix: str = ''):
+        """Open the file of a run that goes on from `step`, less the lines that it will write again.
+
+        `logs_step`: whether its training loss at `step` is due. `prefix`: the metrics.jsonl of the run that trained the
+        steps so far, if it was another one.
+        """
+        source = prefix or path
+        kept = lines_before(source, step, logs_step) if os.path.exists(source) else []
         with atomic_write(path) as f:
             f.writelines(kept)
         self.file = open(path, 'ab', buffering=0)
@@ -38,17 +43,17 @@ class MetricsWriter:
         self.file.close()
 
 
-def lines_before(path: str, step: int) -> list[str]:
+def lines_before(path: str, step: int, logs_step: bool = True) -> list[str]:
     """The lines of metrics.jsonl that a run resumed at `step` won't write again: its evals and growth at `step` are still
-    to come, its training line at `step` is not. Raises UserError for a line, other than a truncated last one, that is no
-    record."""
+    to come, its training line at `step` (if one is due there: `logs_step`) is not. Raises UserError for a line, other
+    than a truncated last one, that is no record."""
     kept = []
     with open(path, encoding='utf-8', errors='replace') as f:
         lines = f.readlines()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            keep = record['step'] <= step if record['kind'] == 'train' else record['step'] < step
+            keep = record['step'] < step or (record['step'] == step and record['kind'] == 'train' and logs_step)
         except (ValueError, KeyError, TypeError, RecursionError):
             if number == len(lines):
                 break  # a kill in the middle of a write

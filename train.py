@@ -94,12 +94,14 @@ def main():
     # Whatever is wrong with the settings, the data or out_dir comes to light here, before ranks join and steps are done.
     runtime = make_runtime(config)
     run_data = open_data(config, runtime)
-    saved = find_checkpoint(config)
+    saved, prefix_dir = find_checkpoint(config)
     if runtime.world_size > 1:
         init_distributed(runtime.device, runtime.rank, runtime.world_size)
         check_same_step(config, runtime, saved)
     if saved:
-        check_same_run(config, saved, run_data.token_counts(), total)
+        check_same_data(config, saved, run_data.token_counts())
+        if not prefix_dir:
+            check_same_run(config, saved, total)
         if saved['step'] == total and has_last_eval(os.path.join(config.out_dir, 'metrics.jsonl'), total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
@@ -113,7 +115,7 @@ def main():
 
     state = restore_state(config, saved, runtime) if saved else initial_state(config, phases, runtime)
     del saved  # its tensors lie in memory beside the model's
-    log = Log(config, phases, runtime, state)
+    log = Log(config, phases, runtime, state, prefix_dir)
     finished = train(config, phases, runtime, run_data, examples, state, log)
     if not finished and runtime.rank == 0:
         print(f'stopped by a signal; saved at step {state.step}, go on with --resume', flush=True)
@@ -228,16 +230,51 @@ def open_data(config: TrainConfig, runtime: Runtime) -> RunData:
     return RunData(train, val, val_sequences, meta['tokenizer'])
 
 
-def find_checkpoint(config: TrainConfig) -> dict | None:
-    """The checkpoint to go on from, None to start. Raises UserError where out_dir and `resume` don't fit together."""
-    if not config.resume:
-        if any(os.path.exists(os.path.join(config.out_dir, name)) for name in ('config.json', 'metrics.jsonl')):
-            raise UserError(f'{config.out_dir} already holds a run: go on with --resume, or choose another --out_dir')
-        return None
-    found = checkpoint.latest(config.out_dir)
-    if found is None and config.resume == 'yes':
+def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
+    """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's another's).
+
+    Raises UserError where out_dir, `resume` and `branch_from` don't fit together.
+    """
+    found = None
+    if config.resume:
+        found = checkpoint.latest(config.out_dir)
+    elif any(os.path.exists(os.path.join(config.out_dir, name)) for name in ('config.json', 'metrics.jsonl')):
+        raise UserError(f'{config.out_dir} already holds a run: go on with --resume, or choose another --out_dir')
+    if found:
+        return found[1], ''
+    if config.resume == 'yes':
         raise UserError(f'{config.out_dir} holds no checkpoint to resume from; --resume=auto would start from step 0')
-    return found[1] if found else None
+    if config.branch_from:
+        return find_prefix(config)
+    return None, ''
+
+
+def find_prefix(config: TrainConfig) -> tuple[dict, str]:
+    """(the checkpoint that branch_from means, its run directory). Raises UserError if this run wouldn't get there."""
+    path = config.branch_from
+    run_dir = os.path.dirname(path) or '.'
+    last = schedule.total_steps(schedule.plan(config)) - 1  # a branch has a step of its own, and so an end of its own
+    if os.path.isdir(path):
+        run_dir = path
+        shared, difference = schedule.prefix_difference(schedule.load_run_config(path), config)
+        found = checkpoint.latest(path, min(shared, last))
+        if found is None:
+            raise UserError(f'branch_from {path}: the two runs share only their first {shared} steps, and it holds no '
+                            f'checkpoint of these; what differs, there and here: {difference}')
+        path, saved = found
+    else:
+        saved = checkpoint.read_checkpoint(path)
+    # A run may have been made longer since it saved this: the checkpoint knows the settings that led to it.
+    there = schedule.resolve(config_from_dict(saved['config'], path))
+    shared, difference = schedule.prefix_difference(there, config)
+    if saved['step'] > min(shared, last):
+        raise UserError(f'branch_from {path}: is at step {saved["step"]} of {last + 1}, and the two runs share only their '
+                        f'first {shared} steps; what differs, there and here: {difference}')
+    if not saved['optimizer']:
+        raise UserError(f'branch_from {path}: holds no optimizer state, without which the run would not be the same')
+    if not os.path.isfile(os.path.join(run_dir, 'metrics.jsonl')):
+        raise UserError(f'branch_from {path}: there is no metrics.jsonl beside it, with which that of this run begins')
+    return saved, run_dir
 
 
 def check_same_step(config: TrainConfig, runtime: Runtime, saved: dict | None):
@@ -249,7 +286,7 @@ def check_same_step(config: TrainConfig, runtime: Runtime, saved: dict | None):
                         'out_dir must be on a file system that all nodes share')
 
 
-def check_same_run(config: TrainConfig, saved: dict, token_counts: dict, total: int):
+def check_same_run(config: TrainConfig, saved: dict, total: int):
     """Refuse to go on from a checkpoint whose settings would have led elsewhere; says the old and the new values.
 
     Settings marked free (intervals, device, micro-batch, ...) may change. Under a constant learning rate a run may also
@@ -265,11 +302,16 @@ def check_same_run(config: TrainConfig, saved: dict, token_counts: dict, total: 
     if saved['depth'] != schedule.phase_at(schedule.plan(config), max(0, saved['step'] - 1)).depth and not changed:
         changed = ['depth']
     lines = [f'{name}: was {getattr(old, name, None)!r}, now {getattr(config, name, None)!r}' for name in changed]
-    for name, count in token_counts.items():
-        if saved['totals'].get(name) != count:
-            lines.append(f'{name} in data_dir: was {saved["totals"][name]}, now {count}')
     if lines:
         raise UserError('\n  '.join([f"{config.out_dir} was made with other settings, which can't change on resume:", *lines]))
+
+
+def check_same_data(config: TrainConfig, saved: dict, token_counts: dict):
+    """Refuse to go on from a checkpoint that saw another data set: the steps so far would be other steps."""
+    for name, count in token_counts.items():
+        was = saved['totals'].get(name)
+        if was != count:
+            raise UserError(f'{config.data_dir}: {name} was {was} when the checkpoint was saved, now {count}')
 
 
 def dry_run(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: list):
@@ -469,6 +511,7 @@ def save_if_due(config: TrainConfig, phases: list, phase: schedule.Phase, runtim
     if stage_done:  # before the checkpoint, after which a run that is killed here would go on
         save_checkpoint(config, runtime, run_data, state, f'stage_{phase.stage:02d}.pt', with_optimizer=False)
     on_interval = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
+    on_interval |= state.step in config.checkpoint_steps
     if stopping or stage_done or on_interval or state.step == schedule.total_steps(phases):
         save_checkpoint(config, runtime, run_data, state, f'ckpt_{state.step:06d}.pt', with_optimizer=True)
 
@@ -481,7 +524,7 @@ def save_checkpoint(config: TrainConfig, runtime: Runtime, run_data: RunData, st
             'step': state.step, 'model': state.model.state_dict(),
             'optimizer': optimizer_state(state.model, state.optimizers) if with_optimizer else {},
             'totals': {**state.clock, **run_data.token_counts()}})
-        checkpoint.prune(config.out_dir, config.keep_checkpoints)
+        checkpoint.prune(config.out_dir, config.keep_checkpoints, config.checkpoint_steps)
     state.clock['checkpoint_seconds'] += time.perf_counter() - began
 
 
@@ -512,7 +555,7 @@ def leave(runtime: Runtime):
 class Log:
     """metrics.jsonl, the console and, where asked for, wandb. On all ranks but the first it does nothing."""
 
-    def __init__(self, config: TrainConfig, phases: list, runtime: Runtime, state: State):
+    def __init__(self, config: TrainConfig, phases: list, runtime: Runtime, state: State, prefix_dir: str):
         self.config, self.phases = config, phases
         self.total = schedule.total_steps(phases)
         self.window = (state.clock['seconds'], state.step)  # at the last line of training loss
@@ -521,7 +564,10 @@ class Log:
         if runtime.rank != 0:
             return
         os.makedirs(config.out_dir, exist_ok=True)
-        self.writer = MetricsWriter(os.path.join(config.out_dir, 'metrics.jsonl'), state.step)
+        logs_step = state.step % config.log_interval == 0 or state.step == self.total
+        self.writer = MetricsWriter(os.path.join(config.out_dir, 'metrics.jsonl'), state.step,
+                                    logs_step=logs_step,
+                                    prefix=prefix_dir and os.path.join(prefix_dir, 'metrics.jsonl'))
         if config.wandb_project:
             import wandb
 
@@ -531,6 +577,8 @@ class Log:
             json.dump(config_to_dict(config), f, indent=1)
         n_parameters = sum(p.numel() for p in state.model.parameters())
         resumed = f', resumed at step {state.step}' if state.step else ''
+        if prefix_dir:
+            resumed = f', from step {state.step} of {prefix_dir}'
         print(f'{config.out_dir}: {n_parameters:,} parameters in {state.model.depth} layers, {self.total} steps of '
               f'{config.total_batch_size:,} tokens = {runtime.world_size} ranks x {runtime.grad_accum_steps} micro-steps x '
               f'{config.batch_size} sequences on {runtime.device}{resumed}', flush=True)

@@ -246,8 +246,8 @@ REFUSED = {  # every setting that isn't free, and a value that no run may change
 ACCEPTED = {
     'out_dir': '{copy}', 'run_name': 'another', 'resume': 'auto', 'batch_size': 4, 'eval_interval': 3, 'val_tokens': 320,
     'hellaswag_interval': 7, 'hellaswag_data': '{data}/hellaswag.jsonl', 'hellaswag_limit': 5, 'log_interval': 2,
-    'checkpoint_interval': 1, 'keep_checkpoints': 1, 'wandb_project': 'mine', 'device': 'cpu:0', 'dtype': 'bfloat16',
-    'compile': True}
+    'checkpoint_interval': 1, 'checkpoint_steps': (5, 7), 'branch_from': '{run}', 'keep_checkpoints': 1,
+    'wandb_project': 'mine', 'device': 'cpu:0', 'dtype': 'bfloat16', 'compile': True}
 
 
 @pytest.fixture(scope='module')
