@@ -1,10 +1,13 @@
-"""The machine: devices, number formats, ranks, compiling, and the memory settings of the platform."""
+"""The machine: devices, number formats, peak speed, ranks, compiling, and the memory settings of the platform."""
 
 import contextlib
 import ctypes
+import glob
 import os
 import platform
+import re
 import sys
+import warnings
 from datetime import timedelta
 
 import torch
@@ -16,19 +19,92 @@ LARGE = 2**20  # numbers in an activation, from which on glibc's fragmentation i
 GLIBC_TUNABLES = 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'
 
 
-def pick_device(name: str) -> torch.device:
-    """The torch device called `name`; 'auto': cuda, else mps, else cpu. Raises UserError if it isn't there."""
+def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
+    """The torch device called `name`; 'auto': cuda, else mps, else cpu. Where several ranks share a machine's GPUs, each
+    takes the one of its local rank.
+
+    A GPU is made the current one before anything is allocated: a rank that touches another one's GPU first leaves half a
+    gigabyte there. Raises UserError if the device isn't there, or if all ranks are told to use the same GPU.
+    """
     if name == 'auto':
         name = 'cpu'
-        if torch.cuda.is_available():
+        if has_cuda():
             name = 'cuda'
         elif torch.backends.mps.is_available():
             name = 'mps'
     try:
-        torch.empty(1, device=name)
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f'device {name!r} is not there ({first_line(error)})') from None
+    if device.type == 'cuda':
+        device = own_gpu(device, local_rank, world_size)
+        use_expandable_segments()
+    try:
+        if device.type == 'cuda':
+            if not torch.cuda.is_available():
+                torch.cuda.init()  # says why
+            torch.cuda.set_device(device)
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f'device {name!r} is not there ({str(error).splitlines()[0]})') from None
-    return torch.device(name)
+        raise UserError(f'device {name!r} is not there ({first_line(error)})') from None
+    return device
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.device:
+    """The GPU of this rank. Raises UserError if there are too few, or `device` names one for several ranks."""
+    if world_size == 1:
+        return device if device.index is not None else torch.device('cuda', 0)
+    if device.index is not None:
+        raise UserError(f'--device={device} is one GPU, but there are {world_size} ranks, each of which takes its own: say '
+                        '--device=cuda, and choose among the GPUs with CUDA_VISIBLE_DEVICES')
+    count = torch.cuda.device_count()
+    if 0 < count <= local_rank:
+        raise UserError(f'rank {local_rank} of this machine has no GPU: there are {count}. Start torchrun with '
+                        f'--nproc_per_node={count}')
+    return torch.device('cuda', local_rank)
+
+
+def has_cuda() -> bool:
+    """Whether torch can use a GPU here. Raises UserError where there is one and its driver doesn't suit torch: torch itself
+    would only warn and go on on the CPU, a hundred times slower."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        if torch.cuda.is_available():
+            return True
+    reasons = [str(w.message) for w in caught if 'CUDA' in str(w.message) or 'NVIDIA' in str(w.message)]
+    is_hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+    gpus = glob.glob('/dev/nvidia[0-9]*')  # in a container, only what was passed to it
+    if is_hidden or not (reasons or gpus):
+        return False
+    if torch.version.cuda is None and torch.version.hip is None:
+        print('this machine has an NVIDIA GPU, but this torch is built for the CPU alone: running on the CPU', file=sys.stderr)
+        return False
+    reason = reasons[0].splitlines()[0] if reasons else 'no reason given'
+    raise UserError(f'this machine has a GPU that torch {torch.__version__} can not use: {reason} (driver: '
+                    f'{driver_version()}; torch is built for CUDA {torch.version.cuda}). Update the NVIDIA driver, install '
+                    'a torch built for an older CUDA, or say --device=cpu')
+
+
+def driver_version() -> str:
+    """What the kernel says about NVIDIA's driver, like '470.57.02'."""
+    try:
+        with open('/proc/driver/nvidia/version', encoding='utf-8', errors='replace') as f:
+            found = re.search(r'\b\d{3}\.\d+(\.\d+)?\b', f.read())
+    except OSError:
+        found = None
+    return found[0] if found else 'unknown'
+
+
+def use_expandable_segments():
+    """Have CUDA's allocator grow its segments instead of adding new ones: each growth of the model changes all sizes, and
+    what is free between old segments could not be used for the new ones. A setting of the user's own stays."""
+    names = ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF', 'PYTORCH_HIP_ALLOC_CONF')  # the first since torch 2.9
+    if not any(name in os.environ for name in names):
+        os.environ['PYTORCH_ALLOC_CONF'] = 'expandable_segments:True'  # read at the first allocation
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -53,6 +129,51 @@ def autocast(device: torch.device, dtype: str):
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device or the CPU's allocator, which raises a plain RuntimeError, ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# how fast the hardware could be
+
+# Dense bfloat16 TFLOP/s with float32 sums, by the makers' data sheets (those that count 2:4 sparsity halved). The first
+# entry whose words all stand in a GPU's name counts.
+PEAK_TFLOPS = (
+    ('GB300', 2500), ('B300', 2250), ('GB200', 2500), ('B200', 2250),
+    ('GH200', 989), ('H200 NVL', 835), ('H200', 989),
+    ('H100 PCIe', 756), ('H100 HBM2e', 756), ('H100 NVL', 835), ('H100', 989), ('H800 PCIe', 756), ('H800', 989),
+    ('H20', 148), ('A100', 312), ('A800', 312), ('A30', 165), ('A40', 149.7), ('A10G', 70), ('A10', 125),
+    ('L40S', 362), ('L40', 181), ('L4', 121), ('RTX 6000 Ada', 364.2), ('RTX A6000', 154.8),
+    ('RTX 5090 D', None), ('RTX 5090', 209.5), ('RTX 4090 D', 147), ('RTX 4090', 165),
+    ('RTX 3090 Ti', 80), ('RTX 3090', 71),
+)
+SLOWER = {'laptop', 'mobile', 'max', 'mig', 'grid'}  # a part of the chip, or less power: its peak is another
+
+
+def peak_flops(device: torch.device, dtype: str) -> float | None:
+    """FLOP/s that the GPU could do at best in matmuls of `dtype` ('auto', 'bfloat16' or 'float32', as in the config).
+
+    float32 counts as TF32, in which train.py multiplies it on CUDA: half of bfloat16 on every GPU of the table. None on
+    other devices, and where the GPU is not in the table: no figure is better than one against the wrong peak.
+    """
+    if device.type != 'cuda':
+        return None
+    if dtype == 'auto':
+        dtype = 'bfloat16' if has_bfloat16(device) else 'float32'
+    peak = peak_of(torch.cuda.get_device_name(device))
+    if peak is None:
+        return None
+    return peak if dtype == 'bfloat16' else peak / 2
+
+
+def peak_of(gpu: str) -> float | None:
+    """FLOP/s in bfloat16 of the GPU with this name, as torch.cuda.get_device_name gives it; None if it isn't known."""
+    words = set(re.findall(r'[a-z0-9]+', gpu.lower()))
+    is_slice = any(re.fullmatch(r'\d+[abcq]', word) for word in words)  # of a GPU shared by NVIDIA's vGPU: A100-10C
+    if is_slice or words & SLOWER:
+        return None
+    for name, tflops in PEAK_TFLOPS:
+        if set(name.lower().split()) <= words:
+            return None if tflops is None else tflops * 1e12
+    return None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -124,8 +245,9 @@ def init_distributed(device: torch.device, rank: int, world_size: int):
             raise UserError('torchrun --max-restarts over several nodes works only with '
                             'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun')
         store = dist.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
-    backend = 'nccl' if device.type == 'cuda' else 'gloo'
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    on_gpu = device.type == 'cuda'
+    dist.init_process_group('nccl' if on_gpu else 'gloo', store=store, rank=rank, world_size=world_size, timeout=timeout,
+                            device_id=device if on_gpu else None)  # else NCCL guesses the GPU from the rank
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -192,10 +192,7 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
 def make_runtime(config: TrainConfig) -> Runtime:
     """The device and the ranks that torchrun gave. Raises UserError if they can't share the batch."""
     rank, world_size, local_rank = read_ranks()
-    device = pick_device(config.device)
-    if world_size > 1 and device.type == 'cuda':
-        device = pick_device(f'cuda:{local_rank}')
-        torch.cuda.set_device(device)
+    device = pick_device(config.device, local_rank, world_size)
     sequences_per_step = config.total_batch_size // config.block_size
     if sequences_per_step % (config.batch_size * world_size):
         raise UserError(f'total_batch_size {config.total_batch_size} is not a multiple of ranks x batch_size x block_size '

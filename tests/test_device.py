@@ -1,0 +1,181 @@
+"""Devices, ranks, peaks. No GPU is needed. Run: python -m pytest tests/test_device.py"""
+
+import os
+import warnings
+
+import pytest
+import torch
+
+import device
+from common import UserError
+
+CUDA = torch.device('cuda', 0)
+
+
+class FakeCuda:
+    """Stands in for torch.cuda on a machine with `count` GPUs; writes down what is called."""
+
+    def __init__(self, monkeypatch, count=8, name='NVIDIA H100 80GB HBM3', capability=(9, 0), warning=''):
+        self.calls = []
+        self.count = count
+        self.warning = warning
+        real_empty = torch.empty
+
+        def empty(*shape, device=None, **kwargs):
+            self.calls.append(('empty', str(device)))
+            return real_empty(*shape, **kwargs)
+
+        monkeypatch.setattr(torch.cuda, 'is_available', self.is_available)
+        monkeypatch.setattr(torch.cuda, 'device_count', lambda: count)
+        monkeypatch.setattr(torch.cuda, 'set_device', lambda d: self.calls.append(('set', str(d))))
+        monkeypatch.setattr(torch.cuda, 'get_device_name', lambda d: name)
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda d: capability)
+        monkeypatch.setattr(torch, 'empty', empty)
+        monkeypatch.setattr(torch.version, 'cuda', '13.0')
+        for variable in ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF', 'CUDA_VISIBLE_DEVICES'):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setattr(device.glob, 'glob', lambda pattern: [])
+
+    def is_available(self):
+        if self.warning:
+            warnings.warn(self.warning, stacklevel=1)
+        return self.count > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# which device
+
+
+def test_a_device_that_is_not_there_is_the_users_mistake():
+    assert device.pick_device('auto').type in ('cuda', 'mps', 'cpu')
+    for name in ('nowhere', 'cuda:x', ''):
+        with pytest.raises(UserError, match=f"device '{name}' is not there"):
+            device.pick_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_cuda_without_a_gpu_is_the_users_mistake():
+    with pytest.raises(UserError, match="device 'cuda' is not there"):
+        device.pick_device('cuda')
+
+
+@pytest.mark.parametrize('name', ['auto', 'cuda'])
+def test_each_rank_takes_its_own_gpu_before_it_allocates_anything(monkeypatch, name):
+    cuda = FakeCuda(monkeypatch)
+    assert device.pick_device(name, local_rank=3, world_size=16) == torch.device('cuda', 3)
+    assert cuda.calls == [('set', 'cuda:3'), ('empty', 'cuda:3')]
+
+
+def test_one_process_takes_the_gpu_that_is_named(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    assert device.pick_device('cuda:5') == torch.device('cuda', 5)
+    assert device.pick_device('auto') == CUDA
+    assert cuda.calls[:2] == [('set', 'cuda:5'), ('empty', 'cuda:5')]
+
+
+def test_one_gpu_for_several_ranks_is_refused(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    with pytest.raises(UserError, match='--device=cuda:3 is one GPU, but there are 2 ranks'):
+        device.pick_device('cuda:3', local_rank=0, world_size=2)
+    assert not cuda.calls
+
+
+def test_more_ranks_than_gpus_is_refused_with_the_number_to_use(monkeypatch):
+    FakeCuda(monkeypatch, count=2)
+    with pytest.raises(UserError, match='--nproc_per_node=2'):
+        device.pick_device('auto', local_rank=2, world_size=4)
+
+
+def test_an_old_driver_is_an_error_that_names_driver_and_remedy(monkeypatch):
+    FakeCuda(monkeypatch, count=0, warning='CUDA initialization: The NVIDIA driver on your system is too old (found '
+             'version 11040). Please update your GPU driver')
+    monkeypatch.setattr(device, 'driver_version', lambda: '470.57.02')
+    with pytest.raises(UserError, match=r'too old.*470.57.02.*CUDA 13.0.*Update the NVIDIA driver.*--device=cpu'):
+        device.pick_device('auto')
+    assert device.pick_device('cpu').type == 'cpu'
+
+
+def test_a_gpu_that_torch_does_not_see_is_an_error_unless_the_user_hid_it(monkeypatch):
+    FakeCuda(monkeypatch, count=0)
+    monkeypatch.setattr(device.glob, 'glob', lambda pattern: ['/dev/nvidia0'])
+    with pytest.raises(UserError, match='has a GPU that torch'):
+        device.pick_device('auto')
+    for hidden in ('', '-1'):
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
+        assert device.pick_device('auto').type in ('mps', 'cpu')
+
+
+def test_a_torch_without_cuda_says_that_it_leaves_the_gpu_idle(monkeypatch, capsys):
+    FakeCuda(monkeypatch, count=0)
+    monkeypatch.setattr(torch.version, 'cuda', None)
+    monkeypatch.setattr(device.glob, 'glob', lambda pattern: ['/dev/nvidia0'])
+    assert device.pick_device('auto').type in ('mps', 'cpu')
+    assert 'built for the CPU alone' in capsys.readouterr().err
+
+
+def test_no_gpu_and_no_warning_means_the_cpu_without_a_word(monkeypatch, capsys):
+    FakeCuda(monkeypatch, count=0)
+    assert device.pick_device('auto').type in ('mps', 'cpu')
+    assert capsys.readouterr().err == ''
+
+
+def test_expandable_segments_unless_the_user_set_the_allocator(monkeypatch):
+    FakeCuda(monkeypatch)
+    device.pick_device('cuda')
+    assert os.environ['PYTORCH_ALLOC_CONF'] == 'expandable_segments:True'
+    for name in ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF'):
+        monkeypatch.delenv('PYTORCH_ALLOC_CONF', raising=False)
+        monkeypatch.setenv(name, 'max_split_size_mb:64')
+        device.pick_device('cuda')
+        assert os.environ.get('PYTORCH_ALLOC_CONF') in (None, 'max_split_size_mb:64')
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize('kind, backend, bound', [('cuda', 'nccl', CUDA), ('cpu', 'gloo', None)])
+def test_a_process_group_knows_its_gpu(monkeypatch, kind, backend, bound):
+    seen = {}
+    monkeypatch.setattr(device.dist, 'rendezvous', lambda *args, **kwargs: iter([('store', 1, 2)]))
+    monkeypatch.setattr(device.dist, 'init_process_group', lambda name, **kwargs: seen.update(kwargs, backend=name))
+    monkeypatch.delenv('TORCHELASTIC_USE_AGENT_STORE', raising=False)
+    device.init_distributed(torch.device(kind, 0) if kind == 'cuda' else torch.device(kind), 1, 2)
+    assert seen['backend'] == backend and seen['device_id'] == bound
+    assert (seen['rank'], seen['world_size']) == (1, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# peaks
+
+
+@pytest.mark.parametrize('name, tflops', [
+    ('NVIDIA A100-SXM4-80GB', 312), ('NVIDIA A100 80GB PCIe', 312), ('NVIDIA A100-PCIE-40GB', 312),
+    ('NVIDIA H100 80GB HBM3', 989), ('NVIDIA H100 PCIe', 756), ('NVIDIA H200', 989), ('NVIDIA GH200 480GB', 989),
+    ('NVIDIA B200', 2250), ('NVIDIA GeForce RTX 4090', 165), ('NVIDIA GeForce RTX 3090', 71), ('NVIDIA L40S', 362),
+    ('NVIDIA L4', 121), ('NVIDIA A10G', 70), ('NVIDIA A10', 125),
+])
+def test_peaks_of_known_gpus(monkeypatch, name, tflops):
+    FakeCuda(monkeypatch, name=name)
+    assert device.peak_flops(CUDA, 'bfloat16') == device.peak_flops(CUDA, 'auto') == tflops * 1e12
+    assert device.peak_flops(CUDA, 'float32') == tflops * 1e12 / 2  # TF32
+
+
+@pytest.mark.parametrize('name', [
+    'NVIDIA GeForce RTX 4090 Laptop GPU', 'NVIDIA A100-SXM4-80GB MIG 1g.10gb', 'GRID A100-10C', 'NVIDIA A1000', 'Tesla T4',
+    'NVIDIA H1000', 'NVIDIA GeForce RTX 4060', 'AMD Instinct MI300X', '',
+])
+def test_no_peak_of_a_gpu_that_is_not_in_the_table(monkeypatch, name):
+    FakeCuda(monkeypatch, name=name)
+    assert device.peak_flops(CUDA, 'bfloat16') is None and device.peak_flops(CUDA, 'float32') is None
+
+
+def test_no_peak_of_other_devices():
+    assert device.peak_flops(torch.device('cpu'), 'bfloat16') is None
+    assert device.peak_flops(torch.device('mps'), 'float32') is None
+
+
+def test_autocast_is_bfloat16_only_where_asked_for_or_native():
+    cpu = torch.device('cpu')
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    for dtype, expected in [('float32', torch.float32), ('bfloat16', torch.bfloat16),
+                            ('auto', torch.bfloat16 if native else torch.float32)]:
+        with device.autocast(cpu, dtype):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
