@@ -17,9 +17,7 @@ ckpt_NNNNNN.pt is the state after NNNNNN updates; stage_NN.pt holds the weights 
 load_model() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
 """
 
-import dataclasses
 import glob
-import json
 import os
 import re
 import sys
@@ -27,12 +25,14 @@ import zipfile
 
 import torch
 
+import data
 from common import UserError, atomic_write
+from hugging_face import HUB_NAMES, HUB_OWNER, download_gpt2, hugging_face_config, read_hugging_face
 from model import GPT, GPTConfig
 
 FORMAT = 1
 KEYS = {'format', 'config', 'tokenizer', 'depth', 'step', 'model', 'optimizer', 'totals'}
-HUB_NAMES = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
+LARGEST_PADDING = 1024  # rows of the embedding beyond the tokenizer's: 128 times 8 ranks, as Megatron rounds up
 
 
 def save_checkpoint(path: str, state: dict):
@@ -122,14 +122,16 @@ def build_model(state: dict, where: str) -> GPT:
 
 
 def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
-    """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid checkpoint), a
-    Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
+    """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid checkpoint),
+    a Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
 
-    info is the checkpoint without its tensors, and 'path'; from Hugging Face it has config (the model's part), tokenizer,
-    depth, step and path. Raises UserError if there is none, it is damaged, or it isn't GPT-2.
+    info is the checkpoint without its tensors, and 'path'; from Hugging Face it has config (the model's part),
+    tokenizer, depth, step and path. Raises UserError if there is none, it is damaged, or it isn't GPT-2.
     """
-    if path.removeprefix('openai-community/') in HUB_NAMES and not os.path.exists(path):
-        state = read_hugging_face(download_gpt2(path.removeprefix('openai-community/')))
+    name = path.removeprefix(HUB_OWNER)
+    path = os.path.expanduser(path)
+    if name in HUB_NAMES:  # also where a folder here is called so: that one is ./gpt2
+        state = read_hugging_face(download_gpt2(name), 'gpt2')
     elif hugging_face_config(path) is not None:
         state = read_hugging_face(path)
     elif os.path.isdir(path):
@@ -144,56 +146,9 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     return model.to(device).eval(), info
 
 
-def hugging_face_config(folder: str) -> dict | None:
-    """What its config.json says, if it is Hugging Face's; None if it isn't there, or is a run's."""
-    try:
-        with open(os.path.join(folder, 'config.json'), encoding='utf-8') as f:
-            config = json.load(f)
-        return config if type(config) is dict and 'model_type' in config else None
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def download_gpt2(name: str) -> str:
-    """The folder with the published weights of 'gpt2', ... in the Hub's cache, fetched if they aren't there yet."""
-    import huggingface_hub  # here, since nothing else needs it
-
-    repo = f'openai-community/{name}'
-    try:
-        return huggingface_hub.snapshot_download(repo, allow_patterns=['config.json', 'model.safetensors'])
-    except Exception as error:  # whatever the Hub's client, the network or the disk raise
-        raise UserError(f'{repo} could not be fetched from the Hub ({type(error).__name__}); on a machine without network, '
-                        'name a folder that holds a copy of its config.json and model.safetensors') from None
-
-
-def read_hugging_face(folder: str) -> dict:
-    """config, tokenizer, depth, step and model of a Hugging Face folder. Raises UserError if it isn't GPT-2 exactly."""
-    from safetensors.torch import load_file
-
-    theirs = hugging_face_config(folder) or {}
-    gpt2 = {'model_type': ('gpt2',), 'activation_function': ('gelu_new', 'gelu_pytorch_tanh'), 'layer_norm_epsilon': (1e-5,),
-            'n_inner': (None, 4 * theirs.get('n_embd', 0)), 'tie_word_embeddings': (True,), 'add_cross_attention': (False,),
-            'scale_attn_weights': (True,), 'scale_attn_by_inverse_layer_idx': (False,)}
-    for name, allowed in gpt2.items():
-        if theirs.get(name, allowed[0]) not in allowed:
-            raise UserError(f'{folder}: not GPT-2: its config.json has {name} {theirs[name]!r}, not {allowed[0]!r}')
-    try:
-        config = GPTConfig(*(theirs[name] for name in ('n_positions', 'vocab_size', 'n_layer', 'n_head', 'n_embd')))
-        files, index = {'model.safetensors'}, os.path.join(folder, 'model.safetensors.index.json')
-        if os.path.exists(index):
-            with open(index, encoding='utf-8') as f:
-                files = set(json.load(f)['weight_map'].values())
-        tensors = {name: t for file in sorted(files) for name, t in load_file(os.path.join(folder, file)).items()}
-    except Exception as error:  # a damaged file can fail anywhere in json and safetensors
-        raise UserError(f'{folder}: not a whole GPT-2, config.json and model.safetensors: {error!r}') from None
-
-    state = {}
-    for name, tensor in tensors.items():
-        name = name.removeprefix('transformer.')
-        if name == 'lm_head.weight' or name.endswith(('.attn.bias', '.attn.masked_bias')):
-            continue  # the head is tied; the other two are masks, not weights
-        if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')):
-            tensor = tensor.T  # theirs are (in, out)
-        state['transformer.' + name] = tensor.float()
-    tokenizer = 'bytes' if config.vocab_size == 257 else 'gpt2'  # what export_hf.py makes of a run on bytes
-    return {'config': dataclasses.asdict(config), 'tokenizer': tokenizer, 'depth': config.n_layer, 'step': 0, 'model': state}
+def check_vocabulary(tokenizer: str, vocab_size: int):
+    """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up by."""
+    n = data.get_tokenizer(tokenizer).n_vocab
+    if not n <= vocab_size < n + LARGEST_PADDING:
+        raise UserError(f'the model has a vocabulary of {vocab_size}, the tokenizer {tokenizer!r} one of {n}: '
+                        'they do not belong together')

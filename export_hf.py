@@ -1,23 +1,28 @@
 """
-A checkpoint as a Hugging Face GPT-2 folder.
+A checkpoint as a Hugging Face GPT-2 folder, and on the Hub.
 
     python export_hf.py out/incremental_8stage out/incremental_8stage_hf
+    python export_hf.py out/incremental_8stage out/incremental_8stage_hf --push=USER/NAME
 
 Then, in transformers:
 
     model = AutoModelForCausalLM.from_pretrained('out/incremental_8stage_hf')
     tokenizer = AutoTokenizer.from_pretrained('out/incremental_8stage_hf')
 
-Writes config.json, model.safetensors (float32) and the tokenizer's vocab.json, merges.txt, tokenizer_config.json. The
-logits are the checkpoint's; the rows that pad the vocabulary to a multiple of 64 are dropped (50,304 to 50,257). A
-checkpoint from the middle of growth gives a model of the layers that it has. Where GPT-2's vocabulary is not at hand,
-the folder has no tokenizer files: transformers' own 'gpt2' is the same one.
+Writes config.json, model.safetensors (float32), the tokenizer's vocab.json, merges.txt and tokenizer_config.json, and
+a model card, README.md: the schedule, what it cost by both ledgers, the scores, the command. The logits are the
+checkpoint's; the rows that pad the vocabulary to a multiple of 64 are dropped (50,304 to 50,257). A checkpoint from the
+middle of growth gives a model of the layers that it has. Where GPT-2's vocabulary is not at hand, the folder has no
+tokenizer files: transformers' own 'gpt2' is the same one.
+
+--push uploads the folder into a new model repository of an account that is logged in (`hf auth login`, or HF_TOKEN).
 """
 
 import argparse
 import itertools
 import json
 import os
+import shlex
 import shutil
 import sys
 
@@ -26,64 +31,111 @@ from safetensors.torch import save_file
 
 import checkpoint
 import data
-from common import UserError, run_main
+import metrics
+import schedule
+from common import UserError, read_json, run_main
+from config import config_from_dict
+from hugging_face import transposed
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', help='checkpoint or run directory')
     parser.add_argument('folder', help='folder to make; it must not be there yet')
+    parser.add_argument('--push', default='', metavar='USER/NAME', help='upload it to the Hub as this repository')
     args = parser.parse_args()
-    if os.path.lexists(args.folder):
-        raise UserError(f'{args.folder} is there already: name a new folder, or remove it first')
+    folder = os.path.expanduser(args.folder)
+    if os.path.lexists(folder):
+        raise UserError(f'{folder} is there already: name a new folder, or remove it first')
+    if args.push:
+        check_repository(args.push)  # before the work
     model, info = checkpoint.load_model(args.checkpoint)
     try:
         enc = data.get_tokenizer(info['tokenizer'])
     except UserError as error:
         enc = None
-        print(f'warning: no tokenizer files in {args.folder}: {error}', file=sys.stderr)
-    export(model, info['tokenizer'], enc, args.folder)
-    print(f'{args.folder}: {model.depth} layers, step {info["step"]}, {"with" if enc else "without"} tokenizer files')
+        print(f'warning: no tokenizer files in {folder}: {error}', file=sys.stderr)
+    export(model, info['tokenizer'], enc, folder, model_card(model, info))
+    files = 'with' if enc else 'without'
+    print(f'{folder}: {model.depth} layers, step {info["step"]}, {files} tokenizer files')
+    if args.push:
+        print(push(folder, args.push))
 
 
-def export(model, tokenizer: str, enc, folder: str):
+def export(model, tokenizer: str, enc, folder: str, card: str):
     """Write the folder under a temporary name, then rename. enc: the tiktoken.Encoding, or None to leave it out.
 
     Without enc, padding is dropped for 'gpt2' alone, whose vocabulary size is known.
     """
-    c, rows = model.config, model.config.vocab_size
-    n_vocab = enc.n_vocab if enc else data.GPT2_META['vocab_size'] if tokenizer == 'gpt2' else rows
-    if n_vocab > rows:
-        raise UserError(f'the checkpoint has {rows} rows of token embedding, fewer than the {n_vocab} of its tokenizer')
-    config = {
-        'architectures': ['GPT2LMHeadModel'], 'model_type': 'gpt2', 'vocab_size': n_vocab, 'n_positions': c.block_size,
-        'n_ctx': c.block_size, 'n_embd': c.n_embd, 'n_layer': model.depth, 'n_head': c.n_head, 'n_inner': None,
-        'activation_function': 'gelu_new', 'layer_norm_epsilon': 1e-5, 'initializer_range': 0.02,  # gelu_new: by tanh
-        'embd_pdrop': c.dropout, 'attn_pdrop': c.dropout, 'resid_pdrop': c.dropout, 'tie_word_embeddings': True,
-        'torch_dtype': 'float32'}
-    if enc or tokenizer == 'gpt2':
-        config |= dict.fromkeys(('bos_token_id', 'eos_token_id'), enc.eot_token if enc else data.GPT2_META['eot'])
-    weights = model.state_dict()
-    weights['transformer.wte.weight'] = weights['transformer.wte.weight'][:n_vocab]
-    for name in weights:
-        if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')):
-            weights[name] = weights[name].T  # GPT-2's "Conv1D" keeps its matrices as (in, out)
+    config = config_json(model, tokenizer, enc)
+    n_vocab = config['vocab_size']
+    weights = {}
+    for name, weight in model.state_dict().items():
+        if name == 'transformer.wte.weight':
+            weight = weight[:n_vocab]
+        weights[name] = transposed(name, weight).contiguous()
 
     folder = os.path.normpath(folder)
     temporary = folder + '.tmp'
     shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
     try:
         os.makedirs(temporary)
-        save_file({name: w.contiguous() for name, w in weights.items()}, os.path.join(temporary, 'model.safetensors'),
-                  {'format': 'pt'})
+        safetensors = os.path.join(temporary, 'model.safetensors')
+        save_file(weights, safetensors, {'format': 'pt'})
         write_json(config, os.path.join(temporary, 'config.json'))
-        shutil.copymode(os.path.join(temporary, 'config.json'), os.path.join(temporary, 'model.safetensors'))  # it had 600
+        # save_file makes it readable for its owner alone.
+        shutil.copymode(os.path.join(temporary, 'config.json'), safetensors)
         if enc:
-            write_tokenizer(enc, c.block_size, temporary)
+            write_tokenizer(enc, model.config.block_size, temporary)
+        with open(os.path.join(temporary, 'README.md'), 'w', encoding='utf-8') as f:
+            f.write(card)
         os.rename(temporary, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f'{folder} could not be written ({error})') from None
+
+
+def config_json(model, tokenizer: str, enc) -> dict:
+    """What config.json says. Raises UserError if the model has fewer rows of token embedding than the tokenizer has tokens."""
+    c = model.config
+    n_vocab = c.vocab_size
+    eot = None
+    if enc:
+        n_vocab = enc.n_vocab
+        eot = enc.eot_token
+    elif tokenizer == 'gpt2':
+        n_vocab = data.GPT2_META['vocab_size']
+        eot = data.GPT2_META['eot']
+    if n_vocab > c.vocab_size:
+        raise UserError(f'the checkpoint has {c.vocab_size} rows of token embedding, fewer than the {n_vocab} tokens of '
+                        'its tokenizer')
+    config = {
+        'architectures': ['GPT2LMHeadModel'],
+        'model_type': 'gpt2',
+        'vocab_size': n_vocab,
+        'n_positions': c.block_size,
+        'n_ctx': c.block_size,
+        'n_embd': c.n_embd,
+        'n_layer': model.depth,
+        'n_head': c.n_head,
+        'n_inner': None,
+        'activation_function': 'gelu_new',  # by tanh, as GPT-2 computes it
+        'layer_norm_epsilon': 1e-5,
+        'initializer_range': 0.02,
+        'embd_pdrop': c.dropout,
+        'attn_pdrop': c.dropout,
+        'resid_pdrop': c.dropout,
+        'tie_word_embeddings': True,
+        'torch_dtype': 'float32',
+    }
+    if eot is not None:
+        config |= {'bos_token_id': eot, 'eos_token_id': eot}
+    return config
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the tokenizer's files
 
 
 def write_json(values: dict, path: str):
@@ -92,28 +144,47 @@ def write_json(values: dict, path: str):
 
 
 def write_tokenizer(enc, block_size: int, folder: str):
-    """vocab.json, merges.txt and tokenizer_config.json of a byte-level BPE ('bytes' is one without merges)."""
+    """vocab.json, merges.txt, tokenizer_config.json of a byte-level BPE ('bytes' is one without merges)."""
     ids = {token: enc.encode_single_token(token) for token in enc.token_byte_values()}
+    in_order = sorted(ids, key=ids.get)
     letters = byte_letters()
 
     def spelled(token: bytes) -> str:
         return ''.join(letters[b] for b in token)
 
-    merges = [split(token, ids) for token in sorted(ids, key=ids.get) if len(token) > 1]
     end = enc.decode([enc.eot_token])
-    write_json({spelled(token): i for token, i in sorted(ids.items(), key=lambda x: x[1])} | {end: enc.eot_token},
-               os.path.join(folder, 'vocab.json'))
+    vocab = {spelled(token): ids[token] for token in in_order}
+    vocab[end] = enc.eot_token
+    write_json(vocab, os.path.join(folder, 'vocab.json'))
     with open(os.path.join(folder, 'merges.txt'), 'w', encoding='utf-8') as f:
-        f.writelines(['#version: 0.2\n'] + [f'{spelled(a)} {spelled(b)}\n' for a, b in merges])
-    write_json({'tokenizer_class': 'GPT2Tokenizer', 'model_max_length': block_size, 'add_prefix_space': False,
-                'bos_token': end, 'eos_token': end, 'unk_token': end}, os.path.join(folder, 'tokenizer_config.json'))
+        f.write('#version: 0.2\n')
+        for token in in_order:
+            if len(token) > 1:
+                left, right = split(token, ids)
+                f.write(f'{spelled(left)} {spelled(right)}\n')
+    settings = {
+        'tokenizer_class': 'GPT2Tokenizer',
+        'model_max_length': block_size,
+        'add_prefix_space': False,
+        'bos_token': end,
+        'eos_token': end,
+        'unk_token': end,
+    }
+    write_json(settings, os.path.join(folder, 'tokenizer_config.json'))
 
 
 def byte_letters() -> list[str]:
-    """The printable character that GPT-2's files write for each byte: itself where it is one, else 256 and up in order."""
+    """The printable character that GPT-2's files write for each byte: itself where it is one, else 256 and up."""
     printable = [b for b in range(256) if chr(b).isprintable() and b not in (0x20, 0xa0, 0xad)]
-    others = [b for b in range(256) if b not in printable]
-    return [chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256)]
+    letters = []
+    n_others = 0
+    for b in range(256):
+        if b in printable:
+            letters.append(chr(b))
+        else:
+            letters.append(chr(256 + n_others))
+            n_others += 1
+    return letters
 
 
 def split(token: bytes, ids: dict) -> tuple[bytes, bytes]:
@@ -124,6 +195,144 @@ def split(token: bytes, ids: dict) -> tuple[bytes, bytes]:
         i = ranks.index(min(ranks))
         parts[i:i + 2] = [parts[i] + parts[i + 1]]
     return parts[0], parts[1]
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the model card
+
+
+def model_card(model, info: dict) -> str:
+    """README.md in Markdown, from the checkpoint and from what lies beside it: run.json and metrics.jsonl.
+
+    What isn't there, as for a checkpoint that was copied elsewhere, is left out.
+    """
+    run_dir = os.path.dirname(info['path'])
+    is_ours = 'seed' in info['config']  # a Hugging Face folder's config is the model's part alone
+    name = info['config'].get('run_name') or os.path.basename(run_dir or info['path'])
+    n_parameters = sum(p.numel() for p in model.parameters())
+    shape = model.config
+    lines = [
+        '---',
+        'library_name: transformers',
+        'pipeline_tag: text-generation',
+        'tags: [gpt2, layer-growth]',
+        '---',
+        f'# {name}',
+        '',
+        f'A GPT-2 of {model.depth} layers, width {shape.n_embd}, {shape.n_head} heads, {shape.block_size} tokens of '
+        f'context and {n_parameters:,} parameters; tokenizer `{info["tokenizer"]}`.',
+    ]
+    if is_ours:
+        config = schedule.resolve(config_from_dict(info['config'], info['path']))
+        lines += schedule_lines(config, info['step'])
+        lines += score_lines(run_dir, info['step'])
+        lines += origin_lines(run_dir)
+    return '\n'.join(lines) + '\n'
+
+
+def schedule_lines(config, step: int) -> list[str]:
+    """What grew when, up to `step`, and what it cost."""
+    phases = schedule.plan(config)
+    total = schedule.total_steps(phases)
+    lines = ['', '## Schedule', '', f'Step {step:,} of {total:,}, {config.total_batch_size:,} tokens each.', '']
+    lines += ['| stage | phase | steps | layers | frozen |', '|---|---|---|---|---|']
+    for phase in phases:
+        if phase.start < step:
+            last = min(phase.stop, step)
+            lines.append(f'| {phase.stage} | {phase.phase} | {phase.start:,} to {last:,} | {phase.depth} | '
+                         f'{phase.n_frozen} |')
+    lines += ['', '## Compute', '', f'{step * config.total_batch_size:,} tokens.', '']
+    lines += ['| ledger | FLOPs | of full depth, same tokens |', '|---|---|---|']
+    for ledger, what in (('flops', 'every matrix product'), ('paper', 'layers only (Li, Fung, Huang 2024)')):
+        spent = schedule.compute(config, phases, ledger, step)
+        share = spent / max(1, step * schedule.step_cost(config, ledger))
+        lines.append(f'| {ledger}: {what} | {spent:.4g} | {share:.3f} |')
+    return lines
+
+
+def score_lines(run_dir: str, step: int) -> list[str]:
+    """The newest value up to `step` of what evaluations measured."""
+    records, _ = metrics.read_metrics(os.path.join(run_dir, 'metrics.jsonl'))
+    lines = []
+    for name, what in (
+        ('val_loss', 'validation loss, nats a token'),
+        ('hellaswag_acc', 'HellaSwag accuracy'),
+        ('hellaswag_acc_norm', 'HellaSwag accuracy, by mean loss per token'),
+        ('hellaswag_bits', "HellaSwag, the true endings' bits per byte"),
+        ('hellaswag_margin', 'HellaSwag, margin in bits per byte'),
+    ):
+        for record in reversed(records):
+            if record['kind'] == 'eval' and name in record and record['step'] <= step:
+                lines.append(f'| {what} | {record[name]:.4f} | {record["step"]:,} |')
+                break
+    if lines:
+        lines = ['', '## Scores', '', '| measure | value | at step |', '|---|---|---|', *lines]
+    return lines
+
+
+def origin_lines(run_dir: str) -> list[str]:
+    """The command, the code and the machine, as run.json has them."""
+    path = os.path.join(run_dir, 'run.json')
+    if not os.path.exists(path):
+        return []
+    run = read_json(path, 'a readable run.json')
+    command = run.get('command', '')
+    if isinstance(command, list):
+        command = shlex.join(command)
+    lines = ['', '## How it was made', '']
+    if command:
+        lines += ['```', command, '```', '']
+    commit = run.get('git_commit')
+    if commit:
+        changed = ', with changes that are not committed' if run.get('git_dirty') else ''
+        lines.append(f'* code: commit {commit}{changed}')
+    versions = run.get('versions') or {}
+    if versions:
+        lines.append('* versions: ' + ', '.join(f'{name} {version}' for name, version in versions.items()))
+    if run.get('device'):
+        lines.append(f'* hardware: {run.get("device_count") or 1} x {run["device"]}, {run.get("world_size") or 1} ranks')
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the Hub
+
+
+def check_repository(name: str):
+    """Raise UserError unless an account is logged in and may put a model there, where none is yet."""
+    if name.count('/') != 1:
+        raise UserError(f'--push={name}: a repository is called USER/NAME')
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.whoami()
+        taken = api.file_exists(name, 'config.json')
+    except Exception as error:  # whatever the Hub's client and the network raise
+        raise UserError(f'--push={name}: the Hub refuses ({short(error)}); log in with `hf auth login`, or set HF_TOKEN') \
+            from None
+    if taken:
+        raise UserError(f'--push={name}: there is a model already: name another repository')
+
+
+def push(folder: str, name: str) -> str:
+    """Upload the folder in one commit; its address. Raises UserError, saying how to go on, if the Hub refuses."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        url = api.create_repo(name, exist_ok=True)  # exist_ok: an upload that failed has made it
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message='The model and its card')
+    except Exception as error:  # whatever the Hub's client and the network raise
+        raise UserError(f'{folder} is whole, but could not be uploaded to {name} ({short(error)}); try again with '
+                        f'`hf upload {name} {folder}`') from None
+    return str(url)
+
+
+def short(error: Exception) -> str:
+    """The first line of what the Hub's client says."""
+    lines = str(error).strip().splitlines() or ['']
+    return f'{type(error).__name__}: {lines[0]}'
 
 
 if __name__ == '__main__':

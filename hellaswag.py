@@ -1,34 +1,39 @@
 """
-HellaSwag: four endings to a context, one of them true; the model picks the one it finds likeliest.
+HellaSwag: four endings to a context, one of them true; the model picks the one that it finds likeliest.
 
-    python hellaswag.py CHECKPOINT|RUN_DIR|HF_FOLDER|gpt2 [--style=nanogpt|lm_eval|both] [--data=FILE|URL] [--limit=N]
+    python hellaswag.py MODEL [--style=nanogpt|lm_eval|both] [--data=FILE|URL] [--limit=N] [--json]
+    python hellaswag.py out/baseline out/incremental_8stage     # two on the same examples, and their difference
     torchrun --standalone --nproc_per_node=8 hellaswag.py out/incremental_8stage --style=both --json
 
-An example is one JSON object a line: 'ctx' (the context), 'endings' (four), 'label' (the true one's number, 0 to 3), and
-optionally 'ind', 'activity_label', 'ctx_a', 'ctx_b'. Without --data it is the official validation set, 10,042 examples.
+MODEL is a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2, gpt2-medium, gpt2-large, gpt2-xl.
+Without --data the examples are the official validation set's, 10,042. A file of your own has one JSON object a
+line: 'ctx' (the context), 'endings' (four), 'label' (the true one's number, 0 to 3); questions.py says what else.
 
 Two conventions are in use, and their numbers differ. GPT-2 124M scores, on the official validation set:
 
     style       acc      acc_norm   text
     nanogpt     0.2859   0.2955     raw ctx and " " + ending, encoded apart; acc_norm: mean loss per token
-    lm_eval     0.2892   0.3114     lm-evaluation-harness: "activity: " before, WikiHow's brackets cleaned away, context
-                                    and ending encoded together; acc_norm: loss per character of the ending
+    lm_eval     0.2892   0.3114     lm-evaluation-harness: "activity: " before, WikiHow's brackets cleaned away,
+                                    context and ending encoded together; acc_norm: loss per character
 
-acc takes the ending of least summed loss. The standard error is about 0.0046: runs that differ by less don't differ.
+acc takes the ending of least summed loss. Its standard error is about 0.0046: runs that differ by less don't
+differ. Two measures are smoother. Both are in bits per UTF-8 byte of the text whose tokens are scored, which is
+" " + ending:
 
-Speed: an example is one row, not four padded ones: the context once and its endings as branches behind it, each seeing only
-itself and the context (a tree mask, positions restarting at each branch). Rows are batched by tokens, sorted by length, and
-the 50,257 logits are computed only where a token of an ending is predicted. dev/bench_hellaswag.py measures the gain.
+    bits        the true ending's loss, mean over the examples; lower is better
+    margin      the best wrong ending's loss less the true one's, mean over the examples; higher is better
+
+Speed: an example is one row, not four padded ones: the context once and its endings as branches after it (see
+pack). Rows are batched by tokens, sorted by length, and the 50,257 logits are computed only where a token of an
+ending is predicted. dev/bench_hellaswag.py measures the gain.
 """
 
 import argparse
-import hashlib
+import dataclasses
 import json
+import math
 import os
-import re
-import sys
-import time
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,249 +43,184 @@ from tqdm import tqdm
 
 import checkpoint
 import data
+import paired
 from common import UserError, run_main
-from device import autocast, pick_device, read_ranks
+from device import autocast, init_distributed, pick_device, read_ranks
+from questions import STYLES, check_source, fingerprint, load_examples, parse_example, texts  # noqa: F401
 
-N_OFFICIAL = 10_042
-STYLES = ('nanogpt', 'lm_eval')
-
-
-# ---- data
-
-def load_examples(source: str, limit: int = 0) -> list[dict]:
-    """The first `limit` (0: all) examples of a JSONL file, a URL, or, for '', of the official validation set.
-
-    The latter two are fetched once, into data/. On several ranks the first of each machine fetches; all must call this.
-    Raises UserError for what can't be fetched or read, naming the line of a bad example.
-    """
-    if source == '':
-        path = os.path.join('data', 'hellaswag_val.jsonl')
-        fetch_once(path, write_official)
-    elif re.match('https?://', source):
-        name = re.sub('[^A-Za-z0-9.]+', '_', source.split('?')[0].rstrip('/').split('/')[-1])
-        path = os.path.join('data', f'{hashlib.sha256(source.encode()).hexdigest()[:8]}_{name}')
-        fetch_once(path, lambda temporary: download(source, temporary))
-    else:
-        path = source
-    examples = read_examples(path, path, limit)
-    if source == '' and limit == 0 and len(examples) != N_OFFICIAL:
-        print(f'warning: {path} has {len(examples)} examples, the official validation set {N_OFFICIAL}', file=sys.stderr)
-    return examples
+MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
 
 
-def read_examples(path: str, name: str, limit: int = 0) -> list[dict]:
-    """The examples of a JSONL file, labels as ints. Raises UserError, saying `name` and the line, for what isn't one."""
-    examples = []
-    try:
-        with open(path, encoding='utf-8') as f:
-            for number, line in enumerate(f, 1):
-                if not examples and line.lstrip('\ufeff \t\r\n').startswith('<'):
-                    raise UserError(f'{name}: a web page (HTML), not examples; the address may be gone: name another')
-                if line.strip():
-                    examples.append(parse_example(line, f'{name}, line {number}'))
-                if limit and len(examples) == limit:
-                    break
-    except OSError as error:
-        raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
-    except UnicodeDecodeError:
-        raise UserError(f'{name}: not text in UTF-8; a JSON object a line is expected') from None
-    if not examples:
-        raise UserError(f'{name}: holds no examples')
-    return examples
-
-
-def parse_example(line: str, where: str) -> dict:
-    """One line's example with its label as an int. Raises UserError, beginning with `where`, if a field is wrong."""
-    try:
-        example = json.loads(line)
-    except ValueError as error:
-        raise UserError(f'{where}: not JSON ({error})') from None
-    if type(example) is not dict or not {'ctx', 'endings', 'label'} <= example.keys():
-        raise UserError(f"{where}: an example needs the fields 'ctx', 'endings' and 'label'")
-    endings, label = example['endings'], example['label']
-    if type(endings) is not list or len(endings) != 4 or not all(type(e) is str and e.strip() for e in endings):
-        raise UserError(f"{where}: 'endings' must be four texts")
-    texts = [example.get(k, '') for k in ('activity_label', 'ctx_a', 'ctx_b')]
-    if type(example['ctx']) is not str or not example['ctx'].strip() or not all(type(text) is str for text in texts):
-        raise UserError(f"{where}: 'ctx' must be a text, and so must 'activity_label', 'ctx_a' and 'ctx_b' where they are")
-    if str(label) not in ('0', '1', '2', '3'):
-        hint = ' (the test split has no labels: take the validation split)' if label == '' else ''
-        raise UserError(f"{where}: 'label' must be 0, 1, 2 or 3, not {label!r}{hint}")
-    return example | {'label': int(label)}
-
-
-def fetch_once(path: str, write):
-    """Unless `path` is there, the machine's first rank calls write(temporary name), checks and renames; the others wait."""
-    try:
-        if not os.path.exists(path) and int(os.environ.get('LOCAL_RANK', 0)) == 0:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            temporary = f'{path}.{os.getpid()}.tmp'
-            try:
-                write(temporary)
-                read_examples(temporary, path)
-                os.replace(temporary, path)
-            finally:
-                if os.path.exists(temporary):
-                    os.remove(temporary)
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()
-    if not os.path.exists(path):
-        raise UserError(f'{path} could not be fetched: the first rank of this machine says why')
-
-
-def write_official(path: str):
-    """Rowan/hellaswag's validation split from the Hub as JSONL."""
-    import datasets  # here, since it takes a second and train.py only needs it once
-
-    try:
-        split = datasets.load_dataset('Rowan/hellaswag', split='validation')
-    except Exception as error:  # whatever datasets, the Hub's client, the network or the disk raise
-        raise UserError(f'HellaSwag could not be fetched from the Hub ({type(error).__name__}); without network, name a '
-                        'JSONL file: --data=FILE here, --hellaswag_data=FILE in training') from None
-    with open(path, 'w', encoding='utf-8') as f:
-        f.writelines(json.dumps(example, ensure_ascii=False) + '\n' for example in split)
-
-
-def download(url: str, path: str, attempts: int = 5):
-    """Fetch a URL into a file. Tries again, waiting 1, 2, 4, ... seconds, unless the server says that it's no use."""
-    import requests
-
-    for attempt in range(attempts):
-        try:
-            with requests.get(url, stream=True, timeout=30) as response:
-                if response.status_code == 200:
-                    with open(path, 'wb') as f:
-                        f.writelines(response.iter_content(1 << 20))
-                    return
-                problem = f'status {response.status_code}'
-                if response.status_code < 500 and response.status_code not in (408, 429):
-                    break
-        except requests.RequestException as error:
-            problem = type(error).__name__
-        if attempt + 1 < attempts:
-            time.sleep(2 ** attempt)
-    raise UserError(f'{url} could not be downloaded ({problem})')
-
-
-# ---- text to tokens
-
-def clean(text: str) -> str:
-    """lm-evaluation-harness's clean-up of WikiHow's brackets, step by step: what it leaves over is left over here."""
-    text = text.strip().replace(' [title]', '. ')
-    return re.sub(r'\[.*?\]', '', text).replace('  ', ' ')
-
-
-def texts(example: dict, style: str) -> tuple[str, list[str]]:
-    """(context, endings) as the style reads them. Optional fields that are missing or empty leave the plain ctx."""
-    if style == 'nanogpt':
-        return example['ctx'], example['endings']
-    context = example['ctx']
-    if 'ctx_a' in example and 'ctx_b' in example:
-        context = example['ctx_a'] + ' ' + example['ctx_b'].capitalize()
-    if example.get('activity_label'):
-        context = example['activity_label'] + ': ' + context
-    return clean(context), [clean(ending) for ending in example['endings']]
+# ------------------------------------------------------------------------------------------------------------
+# text to tokens
 
 
 def tokenize(context: str, ending: str, style: str, enc) -> tuple[list[int], list[int]]:
     """Tokens of the context and of " " + ending."""
     if style == 'nanogpt':
         return enc.encode_ordinary(context), enc.encode_ordinary(' ' + ending)
-    stripped = context.rstrip()  # the harness moves blanks at the end of the context to the ending
-    n = len(enc.encode_ordinary(stripped))
+    # The harness moves blanks at the end of the context to the ending.
+    n = len(enc.encode_ordinary(context.rstrip()))
     joint = enc.encode_ordinary(context + ' ' + ending)
-    return joint[:n] or [enc.eot_token], joint[n:]  # a context that the clean-up left empty: end-of-text stands for it
+    # A context that the clean-up left empty: end-of-text stands for it, as in the harness.
+    before = joint[:n] or [enc.eot_token]
+    return before, joint[n:]
 
 
-class Row(NamedTuple):
-    """Branches of one example that begin with the same token, as a tree whose nodes are tokens in depth-first order."""
+@dataclass
+class Encoded:
+    """One example. What belongs to an ending is an array of 4, or of 8 where both styles are encoded."""
 
-    tokens: np.ndarray     # (n,) of each node
-    positions: np.ndarray  # (n,) its distance from the root
-    ends: np.ndarray       # (n,) the nodes below node i are i + 1 to ends[i] - 1
-    at: np.ndarray         # (m,) nodes that predict
-    targets: np.ndarray    # (m,) the tokens that they predict
-    columns: np.ndarray    # (m,) the ending that each of those belongs to; 4 to 7 are the second style's
-
-
-class Encoded(NamedTuple):
-    ind: int
+    ind: int  # the example's own number, or its place in the file
     label: int
-    norms: np.ndarray      # (4 per style,) tokens or characters of each ending
-    n_cut: int             # branches that lost tokens on the left
-    rows: list             # of Row
+    styles: tuple[str, ...]
+    norms: np.ndarray  # acc_norm divides by these: tokens or characters
+    n_bytes: np.ndarray  # bits and margin divide by these: bytes of the scored tokens
+    cut: np.ndarray  # whether the context lost tokens on its left
+    rows: list  # of Row
 
 
 def encode(examples: list[dict], tokenizer_name: str, style: str, block_size: int) -> list[Encoded]:
-    """Examples as rows of tokens, in 'nanogpt' or 'lm_eval' style, or 'both' (which share what text they can).
+    """Examples as rows of tokens, in 'nanogpt' or 'lm_eval' style, or 'both' (they share what text they can).
 
-    A branch longer than block_size + 1 tokens loses its beginning, as in the harness. Raises UserError if that would cut
-    into an ending.
+    Context and ending longer than block_size + 1 tokens lose their beginning, as in the harness. Raises UserError
+    if that would cut into an ending.
     """
     enc = data.get_tokenizer(tokenizer_name)
+    styles = STYLES if style == 'both' else (style,)
     encoded = []
     for number, example in enumerate(examples):
-        branches, norms, n_cut = [], [], 0
-        for each in STYLES if style == 'both' else (style,):
+        branches, norms, n_bytes, cut = [], [], [], []
+        for each in styles:
             context, endings = texts(example, each)
             for ending in endings:
                 before, scored = tokenize(context, ending, each, enc)
                 if len(scored) > block_size:
-                    raise UserError(f'HellaSwag example {number + 1}: an ending of {len(scored)} tokens does not fit into '
-                                    f"the model's block_size of {block_size}")
-                n_cut += len(before) + len(scored) > block_size + 1
-                branches.append(((before + scored)[-(block_size + 1):], len(scored)))
+                    raise UserError(
+                        f'HellaSwag example {number + 1}: an ending of {len(scored)} tokens does not fit into '
+                        f"the model's block_size of {block_size}")
+                sequence = before + scored
+                branches.append((sequence[-(block_size + 1):], len(scored)))
                 norms.append(len(scored) if each == 'nanogpt' else len(ending))
-        encoded.append(Encoded(example.get('ind', number), example['label'], np.array(norms), n_cut, pack(branches)))
+                n_bytes.append(len(enc.decode_bytes(scored)))
+                cut.append(len(sequence) > block_size + 1)
+        encoded.append(Encoded(
+            ind=example.get('ind', number),
+            label=example['label'],
+            styles=styles,
+            norms=np.array(norms),
+            n_bytes=np.array(n_bytes),
+            cut=np.array(cut),
+            rows=pack(branches),
+        ))
     return encoded
 
 
+@dataclass
+class Row:
+    """A tree of tokens, as pack() draws it. Lists while it is built, then int32 arrays."""
+
+    # of each node
+    tokens: list = field(default_factory=list)
+    positions: list = field(default_factory=list)  # distance from the root
+    ends: list = field(default_factory=list)  # the nodes below node i are i + 1 to ends[i] - 1
+    # of each prediction
+    at: list = field(default_factory=list)  # the node that makes it
+    targets: list = field(default_factory=list)  # the token that should come
+    columns: list = field(default_factory=list)  # the ending that it belongs to, 0 to 3 or to 7
+
+
 def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
-    """Branches (tokens, how many of the last are scored) as few rows: what two branches begin with is there once."""
-    rows, previous = [], []
-    for column in sorted(range(len(branches)), key=lambda i: branches[i][0]):  # sorted: equal beginnings are neighbours
+    """Branches (tokens of context and ending, how many of the last are scored) as few rows.
+
+    What two branches begin with is there once. "A man" with "sits up", "sits down now" and "waves back":
+
+        node      0         1              2          3
+                  A ------- man ----+----- sits ----- down
+                                    |
+                                    +----- waves
+        node                               4
+        position  0         1              2          3
+
+    Node 1 predicts "sits" for two endings and "waves" for the third, node 2 "up" and "down", node 3 "now", node 4
+    "back". The last token of an ending is predicted and never read: "up", "now" and "back" are no nodes. Nodes
+    are numbered in depth-first order, so that those below node i follow it without a gap, up to ends[i] - 1. A
+    node attends to itself and to those that it is below. Branches whose first tokens differ, as those of two
+    styles may, are rows of their own.
+    """
+    rows = []
+    path = []  # the nodes of the previous branch, from the root on
+    previous = []  # their tokens
+    # Sorted by their tokens, branches that begin alike are neighbors.
+    for column in sorted(range(len(branches)), key=lambda i: branches[i][0]):
         sequence, n_scored = branches[column]
         inputs = sequence[:-1]
-        shared = next((i for i, (a, b) in enumerate(zip(previous, inputs)) if a != b), min(len(previous), len(inputs)))
-        if shared == 0:
-            tokens, positions, ends, at, targets, columns, path = [], [], [], [], [], [], []
-            rows.append((tokens, positions, ends, at, targets, columns))
-        path = path[:shared] + list(range(len(tokens), len(tokens) + len(inputs) - shared))  # nodes from root to leaf
-        tokens += inputs[shared:]
-        positions += range(shared, len(inputs))
-        ends += [0] * (len(inputs) - shared)
+        n_shared = common_prefix(previous, inputs)
+        if n_shared == 0:
+            rows.append(Row())
+        row = rows[-1]
+        path = path[:n_shared]
+        for position in range(n_shared, len(inputs)):
+            path.append(len(row.tokens))
+            row.tokens.append(inputs[position])
+            row.positions.append(position)
+            row.ends.append(0)  # set below, and again by each later branch that passes here
         for node in path:
-            ends[node] = len(tokens)
-        at += path[-n_scored:]
-        targets += sequence[-n_scored:]
-        columns += [column] * n_scored
+            row.ends[node] = len(row.tokens)
+        row.at += path[-n_scored:]
+        row.targets += sequence[-n_scored:]
+        row.columns += [column] * n_scored
         previous = inputs
-    return [Row(*(np.array(x, dtype=np.int32) for x in row)) for row in rows]
+    for row in rows:  # as arrays an official validation set takes 30 MB, as lists ten times that
+        for name, values in vars(row).items():
+            setattr(row, name, np.array(values, dtype=np.int32))
+    return rows
 
 
-# ---- scores
+def common_prefix(a: list, b: list) -> int:
+    """How many items two lists begin with alike."""
+    n = 0
+    while n < len(a) and n < len(b) and a[n] == b[n]:
+        n += 1
+    return n
+
+
+# ------------------------------------------------------------------------------------------------------------
+# losses
+
 
 def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list[tuple[int, Row]]]:
-    """All rows, each with the number of its example, in batches of about so many tokens (0: what suits the device)."""
-    if not tokens_per_batch:  # on a CPU, what its cache holds: 512 at GPT-2's width
-        on_cpu = model.transformer.wte.weight.device.type == 'cpu'
-        tokens_per_batch = max(512, 512 * 768 // model.config.n_embd) if on_cpu else 32768
-    rows = sorted(((i, row) for i, e in enumerate(encoded) for row in e.rows), key=lambda x: -len(x[1].tokens))
-    batches, count = [], 0
-    while count < len(rows):  # the longest first: if memory doesn't suffice, it shows at once
-        n = max(1, tokens_per_batch // len(rows[count][1].tokens))
-        batches.append(rows[count:count + n])
-        count += n
+    """All rows, each with the number of its example, in batches of about so many tokens.
+
+    0 tokens: what suits the device.
+    """
+    if not tokens_per_batch:
+        tokens_per_batch = 32768
+        if model.transformer.wte.weight.device.type == 'cpu':  # what its cache holds: 512 at GPT-2's width
+            tokens_per_batch = max(512, 512 * 768 // model.config.n_embd)
+    rows = []
+    for number, example in enumerate(encoded):
+        rows += [(number, row) for row in example.rows]
+    rows.sort(key=lambda pair: len(pair[1].tokens), reverse=True)  # the longest first: too little memory shows
+    batches = []
+    start = 0
+    while start < len(rows):
+        longest = len(rows[start][1].tokens)
+        stop = start + max(1, tokens_per_batch // longest)
+        batches.append(rows[start:stop])
+        start = stop
     return batches
 
 
 @torch.no_grad()
-def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False) -> np.ndarray:
+def summed_losses(
+    model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False
+) -> np.ndarray:
     """Summed loss in nats of every ending, float64 (examples, endings), the same on every rank.
 
-    Each rank scores its share of the batches, then all exchange their sums: every rank must call this. The model runs
-    uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in.
+    Each rank scores its share of the batches, then all exchange their sums: every rank must call this. The model
+    runs uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in. Raises
+    UserError, on all ranks, for a loss that isn't finite.
     """
     device = model.transformer.wte.weight.device
     batches = make_batches(model, encoded, tokens_per_batch)
@@ -289,10 +229,14 @@ def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_pe
     model.eval()
     for batch in tqdm(batches[rank::world_size], unit='batch', disable=rank != 0 or not progress):
         losses = batch_losses(model, [row for _, row in batch], device)
-        examples = np.concatenate([np.full(len(row.at), i) for i, row in batch])
-        np.add.at(sums, (examples, np.concatenate([row.columns for _, row in batch])), losses)
+        start = 0
+        for number, row in batch:
+            stop = start + len(row.at)
+            np.add.at(sums[number], row.columns, losses[start:stop])  # add.at: a column occurs more than once
+            start = stop
     model.train(was_training)
     if world_size > 1:
+        # An example whose two rows went to different ranks gets one of its columns from each.
         shared = torch.from_numpy(sums).to(device)
         dist.all_reduce(shared)  # each sum is one rank's and zero elsewhere, so the result is exact
         sums = shared.cpu().numpy()
@@ -302,115 +246,205 @@ def summed_losses(model, encoded: list[Encoded], rank=0, world_size=1, tokens_pe
 
 
 def batch_losses(model, rows: list[Row], device) -> np.ndarray:
-    """The loss in nats of every scored token of some rows, one after the other, float32."""
-    B, T = len(rows), -(-max(len(row.tokens) for row in rows) // 8) * 8  # attention kernels like multiples of 8
-    tokens, positions = np.zeros((2, B, T), dtype=np.int64)
-    ends = np.tile(np.arange(1, T + 1), (B, 1))  # padding stands behind the tree and sees only itself
+    """The loss in nats of every prediction of some rows, one after the other, float32."""
+    longest = max(len(row.tokens) for row in rows)
+    B = len(rows)
+    T = math.ceil(longest / 8) * 8  # attention kernels like multiples of 8
+    tokens = np.zeros((B, T), dtype=np.int64)
+    positions = np.zeros((B, T), dtype=np.int64)
+    ends = np.tile(np.arange(1, T + 1), (B, 1))  # padding comes after the tree and attends only to itself
     for b, row in enumerate(rows):
         n = len(row.tokens)
-        tokens[b, :n], positions[b, :n], ends[b, :n] = row.tokens, row.positions, row.ends
-    nodes, which = np.unique(np.concatenate([b * T + row.at for b, row in enumerate(rows)]), return_inverse=True)
+        tokens[b, :n] = row.tokens
+        positions[b, :n] = row.positions
+        ends[b, :n] = row.ends
+    # A node may predict for several endings. Its logits are computed once; prediction i takes those of
+    # nodes[which[i]].
+    at = np.concatenate([b * T + row.at for b, row in enumerate(rows)])
+    nodes, which = np.unique(at, return_inverse=True)
     targets = np.concatenate([row.targets for row in rows])
 
-    tokens, positions, ends, nodes, which, targets = (torch.from_numpy(x).to(device, torch.int64, non_blocking=True)
-                                                      for x in (tokens, positions, ends, nodes, which, targets))
+    def to_device(array):
+        return torch.from_numpy(array).to(device, torch.int64, non_blocking=True)
+
+    ends = to_device(ends)
     i = torch.arange(T, device=device)
-    mask = (i <= i[:, None]) & (i[:, None] < ends[:, None, :])  # (B, T, T): node i sees node j if it is at or below j
-    x = model.hidden(tokens, positions, mask[:, None]).flatten(0, 1)[nodes]  # (head positions, C)
+    mask = (i <= i[:, None]) & (i[:, None] < ends[:, None, :])  # (B, T, T): i sees j where i is j or below j
+    x = model.hidden(to_device(tokens), to_device(positions), mask[:, None])  # (B, T, C)
+    x = x.flatten(0, 1)[to_device(nodes)]  # (nodes, C)
+    which = to_device(which)
+    targets = to_device(targets)
     losses = torch.empty(len(targets), device=device)
-    for first in range(0, len(nodes), 2048):  # the logits of so many at a time: 1 GB
-        log_p = F.linear(x[first:first + 2048], model.transformer.wte.weight).float().log_softmax(1)
-        here = ((which >= first) & (which < first + 2048)).nonzero().squeeze(1)
+    chunk = 2048  # the logits of so many nodes at a time: .4 GB at GPT-2's vocabulary
+    for first in range(0, len(nodes), chunk):
+        logits = F.linear(x[first:first + chunk], model.transformer.wte.weight)
+        log_p = logits.float().log_softmax(1)
+        here = ((which >= first) & (which < first + chunk)).nonzero().squeeze(1)
         losses[here] = -log_p[which[here] - first, targets[here]]
     return losses.cpu().numpy()
 
 
-def summary(encoded: list[Encoded], sums: np.ndarray, style_index: int = 0) -> tuple[dict, list[dict]]:
-    """(acc, acc_norm, their standard errors, n and how many examples were cut; the same example by example).
+# ------------------------------------------------------------------------------------------------------------
+# scores
 
-    style_index 1 is the second style of 'both'. The first of equals wins, as in the harness; an ending that the clean-up
-    left empty has an infinite normalised loss.
+
+def summary(encoded: list[Encoded], sums: np.ndarray, style_index=0) -> tuple[dict, list[dict]]:
+    """(the scores, one line per example as paired.write_per_example takes them) from the summed losses.
+
+    The scores are the MEASURES, each with its _stderr, and n and n_cut: how many examples, and how many were cut.
+    style_index 1 is the second style of 'both'. The first of equals wins, as in the harness; an ending that the
+    clean-up left empty has an infinite normalized loss, null in its line.
     """
     columns = slice(4 * style_index, 4 * style_index + 4)
-    sums, norms = sums[:, columns], np.array([e.norms[columns] for e in encoded])
-    label = np.array([e.label for e in encoded])
+    sums = sums[:, columns]
+    norms = np.array([example.norms[columns] for example in encoded])
+    n_bytes = np.array([example.n_bytes[columns] for example in encoded])
+    label = np.array([example.label for example in encoded])
     normed = np.divide(sums, norms, out=np.full(sums.shape, np.inf), where=norms > 0)
-    pred, pred_norm, n = sums.argmin(1), normed.argmin(1), len(encoded)
-    acc, acc_norm = float((pred == label).mean()), float((pred_norm == label).mean())
-    result = {'acc': acc, 'acc_norm': acc_norm, 'acc_stderr': (acc * (1 - acc) / max(1, n - 1)) ** 0.5,
-              'acc_norm_stderr': (acc_norm * (1 - acc_norm) / max(1, n - 1)) ** 0.5, 'n': n,
-              'n_cut': sum(e.n_cut > 0 for e in encoded)}
-    lines = [{'ind': e.ind, 'label': e.label, 'pred': int(pred[i]), 'pred_norm': int(pred_norm[i]),
-              'losses': sums[i].tolist(), 'losses_norm': normed[i].tolist()} for i, e in enumerate(encoded)]
-    return result, lines
+    pred = sums.argmin(1)
+    pred_norm = normed.argmin(1)
+
+    n = len(encoded)
+    every = np.arange(n)
+    per_byte = sums / math.log(2) / n_bytes
+    bits = per_byte[every, label]
+    per_byte[every, label] = np.inf  # leaves the wrong ones
+    margin = per_byte.min(1) - bits
+
+    scores = {}
+    for name, values in zip(MEASURES, (pred == label, pred_norm == label, bits, margin)):
+        scores[name] = float(values.mean())
+        scores[f'{name}_stderr'] = float(values.std(ddof=min(1, n - 1)) / math.sqrt(n))
+    scores['n'] = n
+    scores['n_cut'] = sum(bool(example.cut[columns].any()) for example in encoded)
+
+    lines = []
+    for i, example in enumerate(encoded):
+        lines.append({
+            'style': example.styles[style_index],
+            'ind': example.ind,
+            'label': example.label,
+            'pred': int(pred[i]),
+            'pred_norm': int(pred_norm[i]),
+            'losses': sums[i].tolist(),
+            'losses_norm': [loss if math.isfinite(loss) else None for loss in normed[i].tolist()],
+            'bits': float(bits[i]),
+            'margin': float(margin[i]),
+        })
+    return scores, lines
 
 
-def evaluate(model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False) -> dict:
-    """acc, acc_norm, acc_stderr, acc_norm_stderr, n, n_cut of examples encoded in one style, the same on every rank.
+def evaluate(
+    model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False, per_example=''
+) -> dict:
+    """summary()'s scores of examples encoded in one style, the same on every rank.
 
-    model is the raw GPT. Every rank must call this. Raises UserError, on all ranks, if a loss isn't finite.
+    model is the raw GPT. Every rank must call this. `per_example` names a file that rank 0 then writes, or writes
+    anew, with a line per example. Raises UserError, on all ranks, if a loss isn't finite.
     """
-    return summary(encoded, summed_losses(model, encoded, rank, world_size, tokens_per_batch, progress))[0]
+    sums = summed_losses(model, encoded, rank, world_size, tokens_per_batch, progress)
+    scores, lines = summary(encoded, sums)
+    if per_example and rank == 0:
+        paired.write_per_example(per_example, lines)
+    return scores
 
 
-def check_vocabulary(tokenizer_name: str, vocab_size: int):
-    """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up by."""
-    n = data.get_tokenizer(tokenizer_name).n_vocab
-    if not n <= vocab_size < n + 128:
-        raise UserError(f'the model has a vocabulary of {vocab_size}, the tokenizer {tokenizer_name!r} one of {n}: '
-                        'they do not belong together')
+# ------------------------------------------------------------------------------------------------------------
+# the command line
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add('model', help="a checkpoint, a run directory, a Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', ...")
+    add('models', nargs='+', metavar='model', help='one model, or two to compare')
     add('--style', choices=(*STYLES, 'both'), default='nanogpt', help='which convention; default nanogpt')
-    add('--data', default='', metavar='FILE|URL', help='JSONL to score on; default: the official validation set')
+    add('--data', default='', metavar='FILE|URL', help='JSONL to score on; default: the official set')
     add('--limit', type=int, default=0, metavar='N', help='only the first N examples; default: all')
     add('--device', default='auto', help='cuda, mps, cpu, ...; default: the first of these that is there')
     add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
         help='autocast to bfloat16, or stay with float32; default: bfloat16 where the hardware has it')
     add('--json', action='store_true', help='end with one line of JSON: the numbers of each style')
-    add('--per_example', default='', metavar='FILE', help='write predictions and losses, a JSON line per example')
+    add('--per_example', default='', metavar='FILE', help='write a JSON line per example (see paired.py)')
     args = parser.parse_args()
 
-    rank, world_size, local_rank = read_ranks()
+    if len(args.models) > 2:
+        raise UserError(f'{len(args.models)} models: name one, or two to compare')
     if args.limit < 0:
         raise UserError(f'--limit={args.limit}: a number of examples, or 0 for all')
+    args.per_example = os.path.expanduser(args.per_example)
+    if args.per_example and len(args.models) > 1:
+        raise UserError('--per_example takes the lines of one model: name one')
     if args.per_example and os.path.exists(args.per_example):
         raise UserError(f'--per_example={args.per_example} exists already: remove it or name another')
-    if not os.path.isdir(os.path.dirname(args.per_example) or '.'):
-        raise UserError(f'--per_example={args.per_example}: there is no folder {os.path.dirname(args.per_example)}')
+    folder = os.path.dirname(args.per_example) or '.'
+    if not os.path.isdir(folder):
+        raise UserError(f'--per_example={args.per_example}: there is no folder {folder}')
+    return args
+
+
+def main():
+    args = parse_args()
+    rank, world_size, local_rank = read_ranks()
     device = pick_device(args.device)
+    if world_size > 1 and device.type == 'cuda':
+        device = pick_device(f'cuda:{local_rank}')
+        torch.cuda.set_device(device)
     if world_size > 1:
-        if device.type == 'cuda' and device.index is None:
-            device = pick_device(f'cuda:{local_rank}')
-            torch.cuda.set_device(device)
-        dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+        init_distributed(device, rank, world_size)
 
-    model, info = checkpoint.load_model(args.model, device)
+    loaded = [checkpoint.load_model(path) for path in args.models]
+    models = [model for model, _ in loaded]
     examples = load_examples(args.data, args.limit)
-    check_vocabulary(info['tokenizer'], model.config.vocab_size)
-    encoded = encode(examples, info['tokenizer'], args.style, model.config.block_size)
+    encoded = []
+    for model, info in loaded:
+        checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)
+        encoded.append(encode(examples, info['tokenizer'], args.style, model.config.block_size))
+    sums = []  # all mistakes have come to light, of the second model too
     with autocast(device, args.dtype):
-        sums = summed_losses(model, encoded, rank, world_size, progress=True)
-
-    if rank == 0:
-        styles = STYLES if args.style == 'both' else (args.style,)
-        scored = {style: summary(encoded, sums, i) for i, style in enumerate(styles)}
-        if args.per_example:
-            with open(args.per_example + '.tmp', 'w', encoding='utf-8') as f:
-                f.writelines(json.dumps({'style': style} | line) + '\n' for style in styles for line in scored[style][1])
-            os.replace(args.per_example + '.tmp', args.per_example)
-        for style, (r, _) in scored.items():
-            cut = f", {r['n_cut']} cut to {model.config.block_size} tokens" if r['n_cut'] else ''
-            print(f"hellaswag {style}: acc {r['acc']:.4f} +- {r['acc_stderr']:.4f}, "
-                  f"acc_norm {r['acc_norm']:.4f} +- {r['acc_norm_stderr']:.4f}, n {r['n']}{cut}")
-        if args.json:
-            print(json.dumps({style: r for style, (r, _) in scored.items()}))
+        for model, its_examples in zip(models, encoded):
+            sums.append(summed_losses(model.to(device), its_examples, rank, world_size, progress=True))
+            model.to('cpu')  # makes room for the second
     if world_size > 1:
         dist.destroy_process_group()
+    if rank == 0:
+        report(args, models, encoded, sums)
+
+
+def report(args, models, encoded, sums):
+    """Print the scores, style by style, and of two models the difference; write what the flags ask for."""
+    all_lines = []
+    for_json = {}
+    for index, style in enumerate(encoded[0][0].styles):
+        scores = []
+        lines = []
+        for path, model, its_examples, its_sums in zip(args.models, models, encoded, sums):
+            its_scores, its_lines = summary(its_examples, its_sums, index)
+            scores.append(its_scores)
+            lines.append(its_lines)
+            who = f'{path}: ' if len(models) > 1 else ''
+            print(f'{who}hellaswag {style}: {in_words(its_scores, model.config.block_size)}')
+        all_lines += lines[0]
+        for_json[style] = scores[0]
+        if len(models) > 1:
+            difference = paired.compare_lines(*lines)
+            print(f'the second less the first, {style}: {paired.in_words(difference)}')
+            for_json[style] = {'scores': scores, 'difference': dataclasses.asdict(difference)}
+    if args.per_example:
+        paired.write_per_example(args.per_example, all_lines)
+    if args.json:
+        print(json.dumps(for_json))
+
+
+def in_words(scores: dict, block_size: int) -> str:
+    """Scores as one line prints them."""
+    parts = []
+    for name in MEASURES:
+        parts.append(f'{name} {scores[name]:.4f} +- {scores[name + "_stderr"]:.4f}')
+    parts.append(f'n {scores["n"]}')
+    if scores['n_cut']:
+        parts.append(f'{scores["n_cut"]} cut to {block_size} tokens')
+    return ', '.join(parts)
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
 """
-Talk to a checkpoint: text that goes on from a prompt, token by token.
+Talk to a checkpoint: text that continues a prompt, token by token.
 
     python sample.py out/incremental_8stage_cpu --prompt="The function returns"
     python sample.py out/incremental_8stage/stage_03.pt --n=3 --temperature=0.8 --top_k=50 --seed=7
 
 Takes what hellaswag.py takes: a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2. Without a prompt a
-document begins (end-of-text is what every training document starts with); at an end-of-text of its own the sample ends.
-The same seed gives the same text, sample i of --n the same whatever n is. No key-value cache: it is for a look, not for
-service.
+document begins (end-of-text is what every training document starts with); at an end-of-text of its own the sample
+ends. The same seed gives the same text, sample i of --n the same whatever n is. No key-value cache: it is for a look,
+not for service.
 """
 
 import argparse
@@ -23,40 +23,50 @@ from common import UserError, run_main
 from device import pick_device
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoint', help='checkpoint, run directory, Hugging Face folder, or gpt2')
-    parser.add_argument('--prompt', default='', help='text to go on from')
-    parser.add_argument('--tokens', type=int, default=200, help='tokens to add at most (default %(default)s)')
-    parser.add_argument('--temperature', type=float, default=0.8, help='0: always the likeliest token (default %(default)s)')
-    parser.add_argument('--top_k', type=int, default=0, help='choose among the k likeliest tokens; 0: among all')
-    parser.add_argument('--seed', type=int, default=1337, help='(default %(default)s)')
-    parser.add_argument('--n', type=int, default=1, help='samples (default %(default)s)')
-    parser.add_argument('--device', default='auto', help="'auto' or a torch device")
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add('checkpoint', help='checkpoint, run directory, Hugging Face folder, or gpt2')
+    add('--prompt', default='', help='text to continue')
+    add('--tokens', type=int, default=200, help='tokens to add at most (default %(default)s)')
+    add('--temperature', type=float, default=0.8, help='0: always the likeliest token (default %(default)s)')
+    add('--top_k', type=int, default=0, help='choose among the k likeliest tokens; 0: among all')
+    add('--seed', type=int, default=1337, help='(default %(default)s)')
+    add('--n', type=int, default=1, help='samples (default %(default)s)')
+    add('--device', default='auto', help="'auto' or a torch device")
     args = parser.parse_args()
     for name, least in (('tokens', 1), ('n', 1), ('top_k', 0), ('seed', 0), ('temperature', 0)):
-        if not least <= getattr(args, name) < math.inf:
+        if not least <= getattr(args, name) < math.inf:  # also refuses nan
             raise UserError(f'--{name} must be at least {least}, not {getattr(args, name)}')
     if args.seed >= 2**32:
         raise UserError(f'--seed must be below 2**32, not {args.seed}')
+    return args
 
+
+def main():
+    args = parse_args()
     model, info = checkpoint.load_model(args.checkpoint, pick_device(args.device))
+    checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)
     enc = data.get_tokenizer(info['tokenizer'])
-    sys.stdout.reconfigure(errors='replace')  # a terminal that has no sign for a character shows a question mark
+    prompt = enc.encode_ordinary(args.prompt) or [enc.eot_token]
+    sys.stdout.reconfigure(errors='replace')  # a terminal without a sign for a character shows a question mark
     for i in range(args.n):
         print(args.prompt, end='', flush=True)
         decoder = codecs.getincrementaldecoder('utf-8')('replace')  # a character may be several tokens
-        prompt = enc.encode_ordinary(args.prompt) or [enc.eot_token]
-        for token in generate(model, prompt, args.tokens, enc.n_vocab, args.temperature, args.top_k, args.seed + i):
+        sample = generate(model, prompt, args.tokens, enc.n_vocab, args.temperature, args.top_k, args.seed + i)
+        for token in sample:
             if token == enc.eot_token:
                 break
             print(decoder.decode(enc.decode_single_token_bytes(token)), end='', flush=True)
-        print(decoder.decode(b'', final=True) + ('\n---' if i + 1 < args.n else ''))
+        print(decoder.decode(b'', final=True))  # of a character that was begun: a replacement
+        if i + 1 < args.n:
+            print('---')
 
 
 @torch.no_grad()
 def generate(model, tokens: list[int], n: int, n_vocab: int, temperature: float, top_k: int, seed: int):
-    """Yield n tokens that go on from `tokens`, each below n_vocab: rows above it are padding that no tokenizer knows.
+    """Yield n tokens that continue `tokens`, each below n_vocab: rows above it are padding that no tokenizer knows.
 
     The context is the last block_size tokens. Drawn on the CPU from a generator of its own, seeded with `seed`.
     """
@@ -66,13 +76,18 @@ def generate(model, tokens: list[int], n: int, n_vocab: int, temperature: float,
     for _ in range(n):
         context = torch.tensor([tokens[-model.config.block_size:]], device=device)
         last = torch.tensor([context.shape[1] - 1], device=device)
-        logits = model.logits(context, (torch.zeros_like(last), last))[0, :n_vocab].float().cpu()
+        first_row = torch.zeros_like(last)
+        logits = model.logits(context, (first_row, last))  # (1, vocab_size)
+        logits = logits[0, :n_vocab].float().cpu()
         if temperature == 0:
             token = int(logits.argmax())
         else:
             if top_k:
-                logits[logits < logits.topk(min(top_k, n_vocab)).values[-1]] = -math.inf
-            token = int(torch.multinomial(((logits - logits.max()) / temperature).softmax(0), 1, generator=generator))
+                least = logits.topk(min(top_k, n_vocab)).values[-1]
+                logits[logits < least] = -math.inf
+            # The largest logit becomes 0 first: divided by a tiny temperature it would overflow.
+            probabilities = ((logits - logits.max()) / temperature).softmax(0)
+            token = int(torch.multinomial(probabilities, 1, generator=generator))
         tokens.append(token)
         yield token
 

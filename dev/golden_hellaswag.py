@@ -18,9 +18,8 @@ import conftest
 import lm_eval
 import numpy as np
 import torch
-from hellaswag_examples import make_examples
+from hellaswag_examples import GOLDEN, known_gpt, make_examples
 from lm_eval.tasks import TaskManager
-from test_hellaswag import GOLDEN, known_gpt
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 import checkpoint

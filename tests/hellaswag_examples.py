@@ -1,10 +1,18 @@
-"""HellaSwag-shaped examples for the tests and the benchmark: own sentences, in the data set's two kinds, marks and lengths.
+"""HellaSwag-shaped examples, and a model to score them with, for the tests and for dev/.
 
-A third is like ActivityNet's (ctx_b begins the endings' sentence, in lower case), two thirds like WikiHow's ([header],
-[title], [step], [substeps], double spaces). Deterministic: numpy promises never to change RandomState's stream.
+The examples are own sentences, in the data set's two kinds, marks and lengths. A third is like ActivityNet's (ctx_b
+begins the endings' sentence, in lower case), two thirds like WikiHow's ([header], [title], [step], [substeps], double
+spaces). Deterministic: numpy promises never to change RandomState's stream.
 """
 
+from pathlib import Path
+
 import numpy as np
+import torch
+
+from model import GPT, GPTConfig
+
+GOLDEN = Path(__file__).parent / 'hellaswag_golden.jsonl'  # the harness's own values, by dev/golden_hellaswag.py
 
 WHO = ['A man', 'A woman in a red coat', 'The older of the two boys', 'A group of swimmers',
        'The lady at the counter', 'Someone', 'A chef', 'The camera man', 'An athlete', 'A girl with a violin']
@@ -60,3 +68,14 @@ def make_examples(n: int, seed: int) -> list[dict]:
         examples.append({'ind': ind, 'activity_label': pick(LABELS), 'ctx_a': ctx_a, 'ctx_b': ctx_b,
                          'ctx': ctx_a + (' ' + ctx_b if ctx_b else ''), 'endings': endings, 'label': str(rng.randint(4))})
     return examples
+
+
+def known_gpt(config=None) -> GPT:
+    """A small GPT whose weights are numpy's, so the same everywhere, and wide enough to tell endings apart."""
+    model = GPT(config or GPTConfig(block_size=128, vocab_size=50257, n_layer=2, n_head=2, n_embd=16))
+    rng = np.random.RandomState(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            is_scale = 'ln_' in name and name.endswith('weight')
+            p.copy_(torch.from_numpy(rng.standard_normal(p.shape) * 0.4 + is_scale))
+    return model.eval()

@@ -116,7 +116,7 @@ def test_only_the_tokenizer_is_missing_where_the_vocabulary_is_not_at_hand(tmp_p
     done = subprocess.run([sys.executable, '-c', script, tmp_path / 'a.pt', tmp_path / 'hf'], capture_output=True, text=True,
                           env={**os.environ, 'TIKTOKEN_CACHE_DIR': str(empty), 'PYTHONPATH': os.getcwd()})
     assert done.returncode == 0 and 'warning: no tokenizer files' in done.stderr and 'TIKTOKEN_CACHE_DIR' in done.stderr
-    assert sorted(p.name for p in (tmp_path / 'hf').iterdir()) == ['config.json', 'model.safetensors']
+    assert sorted(p.name for p in (tmp_path / 'hf').iterdir()) == ['README.md', 'config.json', 'model.safetensors']
     c = json.loads((tmp_path / 'hf' / 'config.json').read_text())
     assert c['vocab_size'] == 50257 and c['eos_token_id'] == 50256  # known all the same
     assert load_file(tmp_path / 'hf' / 'model.safetensors')['transformer.wte.weight'].shape == (50257, 32)
@@ -155,4 +155,4 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     export('a.pt', 'new')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pt', 'hf', 'new']
     assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == \
-        ['config.json', 'merges.txt', 'model.safetensors', 'tokenizer_config.json', 'vocab.json']
+        ['README.md', 'config.json', 'merges.txt', 'model.safetensors', 'tokenizer_config.json', 'vocab.json']

@@ -1,21 +1,18 @@
 """HellaSwag in both styles, against one-by-one references and the harness. Run: python -m pytest tests/test_hellaswag.py"""
 
-import http.server
 import json
 import math
 import os
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hellaswag_examples import make_examples
+from hellaswag_examples import GOLDEN, known_gpt, make_examples
 
 import checkpoint
 import data
@@ -24,17 +21,9 @@ from common import UserError
 from model import GPT, GPTConfig
 
 ROOT = Path(__file__).parent.parent
-GOLDEN = ROOT / 'tests' / 'hellaswag_golden.jsonl'
-
-
-def known_gpt(config=None) -> GPT:
-    """A small GPT whose weights are numpy's, so the same everywhere, and wide enough to tell endings apart."""
-    model = GPT(config or GPTConfig(block_size=128, vocab_size=50257, n_layer=2, n_head=2, n_embd=16))
-    rng = np.random.RandomState(0)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            p.copy_(torch.from_numpy(rng.standard_normal(p.shape) * 0.4 + ('ln_' in name and name.endswith('weight'))))
-    return model.eval()
+GOOD = {'ctx': 'A man', 'endings': ['a', 'b', 'c', 'd'], 'label': 2}
+# as many characters, not as many bytes
+FOREIGN = {'ctx': 'Über', 'endings': ['naïve', 'ééééé', '日本語です', 'plain'], 'label': 1}
 
 
 def examples_of(n, seed):
@@ -91,7 +80,7 @@ def test_packed_losses_equal_one_by_one(style, n, tokenizer, config):
     assert np.abs(sums - reference).max() < 1e-6 * reference.max()
     assert np.abs((sums - reference) / tokens).max() < 1e-5
     assert (sums.argmin(1) == reference.argmin(1)).all()
-    assert config.block_size != 96 or sum(e.n_cut > 0 for e in encoded) > n / 3
+    assert config.block_size != 96 or sum(e.cut.any() for e in encoded) > n / 3
 
 
 def test_any_batch_size_gives_the_same_predictions():
@@ -99,7 +88,7 @@ def test_any_batch_size_gives_the_same_predictions():
     encoded = hellaswag.encode(examples, 'bytes', 'nanogpt', 1024)
     one, many = (hellaswag.summed_losses(model, encoded, tokens_per_batch=n) for n in (1, 20_000))
     assert np.abs(one - many).max() < 1e-6 * one.max()
-    assert hellaswag.summary(encoded, one)[0] == hellaswag.summary(encoded, many)[0]
+    assert hellaswag.summary(encoded, one)[0] == pytest.approx(hellaswag.summary(encoded, many)[0], rel=1e-5)
 
 
 def test_both_styles_in_one_go_equal_each_alone_and_share_equal_text():
@@ -110,7 +99,9 @@ def test_both_styles_in_one_go_equal_each_alone_and_share_equal_text():
     for i, style in enumerate(hellaswag.STYLES):
         alone = hellaswag.encode(examples, 'bytes', style, 1024)
         assert np.abs(hellaswag.summed_losses(model, alone) - sums[:, 4 * i:4 * i + 4]).max() < 1e-6 * sums.max()
-        assert hellaswag.summary(alone, sums[:, 4 * i:4 * i + 4])[0] == hellaswag.summary(both, sums, i)[0]
+        scores, lines = hellaswag.summary(both, sums, i)
+        assert hellaswag.summary(alone, sums[:, 4 * i:4 * i + 4]) == (scores, lines)
+        assert {line['style'] for line in lines} == {style}
     alone = hellaswag.encode(examples[-1:], 'bytes', 'nanogpt', 1024)
     assert len(both[-1].rows) == 1 and (both[-1].rows[0].tokens == alone[0].rows[0].tokens).all()
 
@@ -162,7 +153,7 @@ def test_losses_that_are_known_in_closed_form(position_scale):
     assert encoded[0].norms.tolist() == [4, 4, 14, 4]
 
 
-def test_normalisation_is_by_tokens_in_one_style_and_by_characters_in_the_other():
+def test_normalization_is_by_tokens_in_one_style_and_by_characters_in_the_other():
     endings, sums = ['dog', 'cat', 'a b c d e f', 'incomprehensibilities of'], np.array([[6.0, 5.0, 12.0, 9.0]])
     for style, norms, pred_norm in (('nanogpt', [1, 1, 6, 4], 2), ('lm_eval', [3, 3, 11, 24], 3)):
         example = {'ctx': 'The', 'endings': endings, 'label': 3}
@@ -183,24 +174,102 @@ def test_standard_errors_are_those_of_a_sample_mean():
         assert result[name + '_stderr'] == pytest.approx(hits.std(ddof=1) / math.sqrt(40))
 
 
-@pytest.mark.parametrize('raw, cleaned', [
-    ('  blanks around\n', 'blanks around'),
-    ('[header] How to swim [title] Get wet. [step] Go in.', ' How to swim. Get wet. Go in.'),
-    ('[title] Get wet.', ' Get wet.'),
-    ('Dry off. [substeps] Use a  towel.   Slowly.', 'Dry off. Use a towel.  Slowly.'),
-    ('Use a towel. [substeps]', 'Use a towel. '),
-])
-def test_text_is_cleaned_up_as_the_harness_does(raw, cleaned):
-    assert hellaswag.clean(raw) == cleaned
+def test_lm_eval_normalizes_by_characters_not_bytes():
+    encoded = hellaswag.encode([FOREIGN], 'bytes', 'lm_eval', 64)
+    assert encoded[0].norms.tolist() == [5, 5, 5, 5] and encoded[0].n_bytes.tolist() == [7, 11, 16, 6]
+    # By bytes the third ending would win, at 15 bytes; by characters all count alike and the second has least.
+    _, [line] = hellaswag.summary(encoded, np.array([[6.0, 5.0, 7.5, 8.0]]))
+    assert line['pred_norm'] == 1
 
 
-def test_lm_eval_context_has_the_activity_and_a_capitalised_ctx_b():
-    example = {'activity_label': 'Fencing', 'ctx_a': 'Two people meet.', 'ctx_b': 'the Man in RED', 'ctx': 'raw', 'label': 0,
-               'endings': ['waits .', ' bows', 'x', 'y']}
-    assert hellaswag.texts(example, 'lm_eval') == ('Fencing: Two people meet. The man in red', ['waits .', 'bows', 'x', 'y'])
-    assert hellaswag.texts(example, 'nanogpt') == ('raw', ['waits .', ' bows', 'x', 'y'])
-    bare = {k: example[k] for k in ('ctx', 'endings', 'label')}
-    assert hellaswag.texts(bare, 'lm_eval')[0] == 'raw'
+@pytest.mark.parametrize('style', hellaswag.STYLES)
+def test_the_first_of_equal_endings_wins(style):
+    model = known_gpt(GPTConfig(64, 320, 2, 2, 16))
+    example = {'ctx': 'A man', 'endings': ['sits.', 'sits.', 'sits.', 'sits.'], 'label': 0}
+    encoded = hellaswag.encode([example], 'bytes', style, 64)
+    sums = hellaswag.summed_losses(model, encoded)
+    assert len(set(sums[0])) == 1
+    scores, [line] = hellaswag.summary(encoded, sums)
+    assert (line['pred'], line['pred_norm'], line['margin']) == (0, 0, 0)
+    assert (scores['acc'], scores['acc_norm']) == (1, 1)
+    _, [line] = hellaswag.summary(encoded, np.array([[3.0, 2.0, 2.0, 2.0]]))  # of some that are equal
+    assert (line['pred'], line['pred_norm']) == (1, 1)
+
+
+@pytest.mark.parametrize('style', hellaswag.STYLES)
+@pytest.mark.parametrize('tokenizer, vocab_size', [('bytes', 320), ('gpt2', 50257)])
+def test_bits_and_margin_equal_a_computation_one_by_one_in_bytes_of_the_scored_text(style, tokenizer, vocab_size):
+    model = known_gpt(GPTConfig(1024, vocab_size, 2, 2, 16))
+    foreign = FOREIGN | {'activity_label': 'x', 'ctx_a': 'Über', 'ctx_b': ''}
+    examples = [*examples_of(12, seed=3), foreign]
+    bits, margin = [], []
+    for example in examples:
+        context, endings = text_of(example, style)
+        n_blanks = len(context) - len(context.rstrip()) if style == 'lm_eval' else 0  # scored with the ending
+        per_byte = []
+        for loss, ending in zip(one_by_one(model, example, style, tokenizer), endings):
+            per_byte.append(loss / math.log(2) / (n_blanks + len((' ' + ending).encode('utf-8'))))
+        true = per_byte.pop(example['label'])
+        bits.append(true)
+        margin.append(min(per_byte) - true)
+
+    scores, lines = hellaswag.summary(*score(model, examples, style, tokenizer))
+    for name, values in (('bits', bits), ('margin', margin)):
+        assert [line[name] for line in lines] == pytest.approx(values, rel=1e-6, abs=1e-6)
+        assert scores[name] == pytest.approx(np.mean(values), abs=1e-6)
+        assert scores[name + '_stderr'] == pytest.approx(np.std(values, ddof=1) / math.sqrt(13), abs=1e-6)
+    assert hellaswag.encode([FOREIGN], tokenizer, style, 64)[0].n_bytes.tolist() == [7, 11, 16, 6]  # not 6 each
+
+
+def score(model, examples, style, tokenizer):
+    encoded = hellaswag.encode(examples, tokenizer, style, model.config.block_size)
+    return encoded, hellaswag.summed_losses(model, encoded)
+
+
+def test_a_margin_is_against_the_best_wrong_ending_per_byte_and_tells_right_from_wrong():
+    example = {'ctx': 'a', 'endings': ['1', '123', '1234567', '12'], 'label': 1}
+    encoded = hellaswag.encode([example, example], 'bytes', 'nanogpt', 64)
+    nats = np.log(2) * np.array([[6.0, 8.0, 20.0, 9.0], [6.0, 8.0, 12.0, 9.0]])
+    scores, lines = hellaswag.summary(encoded, nats)  # 2, 4, 8, 3 bytes
+    assert [line['bits'] for line in lines] == pytest.approx([2, 2])
+    assert [line['margin'] for line in lines] == pytest.approx([0.5, -0.5])
+    assert scores['margin'] == pytest.approx(0) and scores['bits_stderr'] == pytest.approx(0)
+    assert scores['margin_stderr'] == pytest.approx(0.5)
+
+
+def test_what_was_cut_is_counted_for_each_style_by_itself():
+    example = {'activity_label': 'A rather long activity', 'ctx_a': 'Some one', 'ctx_b': 'sits', 'ctx': 'One sits',
+               'endings': ['a', 'b', 'c', 'd'], 'label': 0}
+    encoded = hellaswag.encode([example], 'bytes', 'both', 16)
+    sums = np.ones((1, 8))
+    assert [hellaswag.summary(encoded, sums, i)[0]['n_cut'] for i in range(2)] == [0, 1]
+
+
+def test_an_ending_that_the_clean_up_leaves_empty_is_json_all_the_same():
+    example = {'ctx': 'A man', 'endings': ['[step]', 'b', 'c', 'd'], 'label': 0}
+    encoded = hellaswag.encode([example], 'bytes', 'lm_eval', 64)
+    scores, [line] = hellaswag.summary(encoded, np.array([[1.0, 2.0, 2.0, 2.0]]))
+    assert line['losses_norm'][0] is None and line['pred_norm'] == 1 and line['bits'] == pytest.approx(1 / math.log(2))
+    json.dumps([scores, line], allow_nan=False)
+
+
+def test_evaluate_writes_the_lines_of_the_last_scoring_and_no_second_pass_is_made(tmp_path, monkeypatch):
+    model = known_gpt(GPTConfig(1024, 320, 1, 1, 8))
+    encoded = hellaswag.encode(examples_of(5, seed=1), 'bytes', 'nanogpt', 1024)
+    passes = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, 'hidden', lambda *args: passes.append(len(args[0])) or hidden(*args))
+    path = str(tmp_path / 'hellaswag.jsonl')
+    for _ in range(2):
+        passes.clear()
+        scores = hellaswag.evaluate(model, encoded, per_example=path)
+        assert sum(passes) == sum(len(e.rows) for e in encoded) == 5
+    assert hellaswag.evaluate(model, encoded) == scores
+    lines = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    assert len(lines) == scores['n'] == 5
+    assert scores['bits'] == pytest.approx(np.mean([line['bits'] for line in lines]))
+    hellaswag.evaluate(model, encoded, rank=1, per_example=str(tmp_path / 'other'))  # rank 0 alone writes
+    assert [p.name for p in tmp_path.iterdir()] == ['hellaswag.jsonl']
 
 
 def test_lm_eval_style_gives_the_harness_own_values():
@@ -209,7 +278,7 @@ def test_lm_eval_style_gives_the_harness_own_values():
     model = known_gpt()
     encoded = hellaswag.encode(hellaswag.load_examples(str(GOLDEN)), 'gpt2', 'lm_eval', model.config.block_size)
     sums = hellaswag.summed_losses(model, encoded)
-    assert len(golden) == 20 and any(e.n_cut for e in encoded)
+    assert len(golden) == 20 and any(e.cut.any() for e in encoded)
     assert -sums == pytest.approx(np.array([g['log_likelihoods'] for g in golden]), rel=2e-6)
     for g, line in zip(golden, hellaswag.summary(encoded, sums)[1]):
         assert (line['pred'] == line['label'], line['pred_norm'] == line['label']) == (g['acc'] == 1, g['acc_norm'] == 1)
@@ -243,16 +312,20 @@ def test_a_context_that_clean_up_leaves_empty_is_end_of_text():
     assert row.tokens.tolist() == [50256] and sorted(row.targets.tolist()) == [257, 269, 275, 288]
 
 
-def test_scoring_leaves_the_model_as_it_was_and_able_to_train():
-    model = GPT(GPTConfig(512, 320, 2, 2, 16, dropout=0.5)).train()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
+def test_scoring_is_in_eval_mode_and_leaves_the_model_as_it_was_and_able_to_train():
+    model = GPT(GPTConfig(512, 320, 2, 2, 16, dropout=0.5), generator=torch.Generator().manual_seed(0))
     encoded = hellaswag.encode(examples_of(4, seed=1)[:2], 'bytes', 'nanogpt', 512)
-    assert hellaswag.evaluate(model, encoded) == hellaswag.evaluate(model, encoded)  # no dropout in it
+    without_dropout = hellaswag.summed_losses(model.eval(), encoded)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    model.train()
+    assert np.array_equal(hellaswag.summed_losses(model, encoded), without_dropout)
     assert model.training and all(m.training for m in model.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     x = torch.zeros(1, 8, dtype=torch.int64)
     model(x, x).backward()
     assert all(p.grad is not None for p in model.parameters())
+    hellaswag.summed_losses(model.eval(), encoded)
+    assert not model.training  # and in eval mode, where it was so
 
 
 def test_losses_that_are_not_finite_are_an_error():
@@ -267,117 +340,14 @@ def test_an_ending_longer_than_the_block_is_an_error():
         hellaswag.encode([{'ctx': 'a', 'endings': ['12345678', 'b', 'c', 'd'], 'label': 0}], 'bytes', 'nanogpt', 8)
 
 
-# ---- reading and fetching
-
-GOOD = {'ctx': 'A man', 'endings': ['a', 'b', 'c', 'd'], 'label': 2}
-
-
-def test_labels_may_be_numbers_or_strings_and_limit_takes_the_first(tmp_path):
-    path = write(tmp_path / 'x.jsonl', [GOOD, GOOD | {'label': '3', 'ind': 7}, GOOD])
-    assert [e['label'] for e in hellaswag.load_examples(path)] == [2, 3, 2]
-    assert [e.get('ind') for e in hellaswag.load_examples(path, limit=2)] == [None, 7]
-
-
-@pytest.mark.parametrize('line, message', [
-    ('{"ctx": "A man"', 'line 2: not JSON'),
-    ('[1, 2]', "line 2: an example needs the fields 'ctx', 'endings' and 'label'"),
-    (json.dumps({'ctx': 'a', 'endings': GOOD['endings']}), "line 2: an example needs .* 'label'"),
-    (json.dumps(GOOD | {'endings': ['a', 'b', 'c']}), "line 2: 'endings' must be four texts"),
-    (json.dumps(GOOD | {'endings': ['a', 'b', 'c', ' ']}), "line 2: 'endings' must be four texts"),
-    (json.dumps(GOOD | {'ctx': None}), "line 2: 'ctx' must be a text"),
-    (json.dumps(GOOD | {'ctx_b': 3}), "line 2: 'ctx' must be a text, and so must .*'ctx_b'"),
-    (json.dumps(GOOD | {'label': 4}), "line 2: 'label' must be 0, 1, 2 or 3, not 4"),
-    (json.dumps(GOOD | {'label': True}), "line 2: 'label' must be 0, 1, 2 or 3, not True"),
-    (json.dumps(GOOD | {'label': ''}), "not ''.*test split"),
-])
-def test_a_bad_line_is_named_by_its_number(tmp_path, line, message):
-    (tmp_path / 'x.jsonl').write_text(json.dumps(GOOD) + '\n' + line + '\n')
-    with pytest.raises(UserError, match=r'x\.jsonl.*' + message):
-        hellaswag.load_examples(str(tmp_path / 'x.jsonl'))
-
-
-@pytest.mark.parametrize('content, message', [
-    (b'', 'holds no examples'), (b'\n\n', 'holds no examples'), (b'\xff\xfe{', 'not text in UTF-8'),
-    (b'\n<!DOCTYPE html>\n<html><body>gone</body></html>', 'a web page'),
-])
-def test_a_file_that_holds_no_examples_is_told_apart(tmp_path, content, message):
-    (tmp_path / 'x.jsonl').write_bytes(content)
-    with pytest.raises(UserError, match=message):
-        hellaswag.load_examples(str(tmp_path / 'x.jsonl'))
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """(address, the answers (status, promised length or None, content) that it gives one after the other, waits)"""
-    answers, waits = [], []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            status, length, content = answers.pop(0)
-            self.send_response(status)
-            self.send_header('Content-Length', str(length or len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hellaswag.time, 'sleep', waits.append)
-    with http.server.HTTPServer(('127.0.0.1', 0), Handler) as httpd:
-        threading.Thread(target=httpd.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{httpd.server_port}/some/set.jsonl?raw=1', answers, waits
-        httpd.shutdown()
-
-
-def test_a_url_is_fetched_once_with_retries(server, tmp_path):
-    url, answers, waits = server
-    content = (json.dumps(GOOD) + '\n').encode() * 3
-    answers += [(503, None, b'busy'), (200, 10_000, content), (200, None, content)]  # the second breaks off
-    assert len(hellaswag.load_examples(url)) == 3
-    assert waits == [1, 2] and not answers
-    assert len(hellaswag.load_examples(url, limit=2)) == 2  # nothing is left to answer with
-    assert [p.name.split('_')[1] for p in (tmp_path / 'data').iterdir()] == ['set.jsonl']
-
-
-@pytest.mark.parametrize('answers, message, n_waits', [
-    ([(404, None, b'no')], 'status 404', 0),
-    ([(500, None, b'no')] * 5, 'status 500', 4),
-    ([(200, None, b'<html>This page was taken down</html>')], 'web page', 0),
-    ([(200, None, b'{"ctx": 1}\n')], 'line 1', 0),
-])
-def test_what_a_url_gives_is_checked_before_it_is_stored(server, tmp_path, answers, message, n_waits):
-    server[1].extend(answers)
-    with pytest.raises(UserError, match=message):
-        hellaswag.load_examples(server[0])
-    assert len(server[2]) == n_waits and list((tmp_path / 'data').iterdir()) == []
-
-
-def test_the_official_set_is_cached_as_jsonl_and_a_wrong_count_is_said(monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
-    asked, examples = [], make_examples(5, seed=1)
-
-    def load_dataset(*args, **kwargs):
-        asked.append((args, kwargs))
-        return datasets.Dataset.from_list(examples)
-
-    monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
-    for _ in range(2):
-        loaded = hellaswag.load_examples('')
-        assert [(e['ctx'], e['endings'], str(e['label'])) for e in loaded] == \
-            [(e['ctx'], e['endings'], e['label']) for e in examples]
-    assert asked == [(('Rowan/hellaswag',), {'split': 'validation'})]
-    assert capsys.readouterr().err.count('has 5 examples, the official validation set 10042') == 2
-    assert len(hellaswag.load_examples('', limit=2)) == 2 and capsys.readouterr().err == ''
-
-
 # ---- the model, and the command line
 
-def save_checkpoint(path, tokenizer='bytes', vocab_size=320, block_size=1024):
+def save_checkpoint(path, tokenizer='bytes', vocab_size=320, block_size=1024, scale=1.0):
     from config import TrainConfig, config_to_dict
     config = GPTConfig(block_size, vocab_size, 2, 2, 16)
     settings = config_to_dict(TrainConfig()) | {k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}
     model = known_gpt(config)
+    model.transformer.wte.weight.data *= scale
     checkpoint.save_checkpoint(str(path), {'config': settings, 'tokenizer': tokenizer, 'depth': 2, 'step': 5, 'optimizer': {},
                                 'model': model.state_dict(), 'totals': {}})
     return model
@@ -404,11 +374,12 @@ def test_two_ranks_write_what_one_writes(tmp_path):
     nanogpt, lm_eval, last = one.stdout.splitlines()
     scores, lines = json.loads(last), [json.loads(line) for line in (tmp_path / 'one.jsonl').read_text().splitlines()]
     assert scores['lm_eval']['n'] == 30 and len(lines) == 60
-    assert re.fullmatch(r'hellaswag nanogpt: acc 0\.\d{4} \+- 0\.\d{4}, acc_norm 0\.\d{4} \+- 0\.\d{4}, n 30', nanogpt)
+    assert re.fullmatch(r'hellaswag nanogpt: acc 0\.\d{4} \+- 0\.\d{4}, acc_norm 0\.\d{4} \+- 0\.\d{4}, '
+                        r'bits \d\.\d{4} \+- 0\.\d{4}, margin -?0\.\d{4} \+- 0\.\d{4}, n 30', nanogpt)
     assert lm_eval.startswith('hellaswag lm_eval: acc ')
     first = next(line for line in lines if line['style'] == 'lm_eval')
     assert first['losses'] == pytest.approx(one_by_one(model, examples[0], 'lm_eval', 'bytes'), rel=1e-6)
-    assert first.keys() == {'style', 'ind', 'label', 'pred', 'pred_norm', 'losses', 'losses_norm'}
+    assert first.keys() == {'style', 'ind', 'label', 'pred', 'pred_norm', 'losses', 'losses_norm', 'bits', 'margin'}
 
 
 @pytest.mark.slow
@@ -454,77 +425,51 @@ def test_mistakes_on_the_command_line_are_named(monkeypatch, tmp_path):
     assert not list(tmp_path.glob('*.tmp'))
 
 
-# ---- Hugging Face folders
+def test_two_models_are_compared_on_the_same_examples(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    first = save_checkpoint(tmp_path / 'a.pt')
+    second = save_checkpoint(tmp_path / 'b.pt', scale=0.9)
+    path = write(tmp_path / 'x.jsonl', make_examples(12, seed=4))
+    run_main(monkeypatch, 'a.pt', 'b.pt', f'--data={path}', '--style=both', '--device=cpu', '--dtype=float32', '--json')
+    *printed, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    examples = hellaswag.load_examples(path)
+    for style in hellaswag.STYLES:
+        a = hellaswag.summary(*score(first, examples, style, 'bytes'))
+        b = hellaswag.summary(*score(second, examples, style, 'bytes'))
+        assert result[style]['scores'] == [a[0], b[0]]
+        difference = result[style]['difference']
+        gaps = [y['bits'] - x['bits'] for x, y in zip(a[1], b[1])]
+        assert difference['bits'] == pytest.approx(b[0]['bits'] - a[0]['bits']) == pytest.approx(np.mean(gaps))
+        assert difference['bits_stderr'] == pytest.approx(np.std(gaps, ddof=1) / math.sqrt(12))
+        assert difference['acc'] == pytest.approx(b[0]['acc'] - a[0]['acc'])
+    assert [line.split(':')[0] for line in printed] == \
+        ['a.pt', 'b.pt', 'the second less the first, nanogpt', 'a.pt', 'b.pt', 'the second less the first, lm_eval']
+    assert f"bits {result['nanogpt']['difference']['bits']:+.4f} +- " in printed[2]
 
-def hugging_face():
-    """transformers' GPT-2, small, with weights of which none is zero or one."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-    torch.manual_seed(0)
-    config = GPT2Config(n_embd=48, n_layer=3, n_head=4, n_positions=64, vocab_size=300, initializer_range=0.3,
-                        bos_token_id=0, eos_token_id=0)
-    model = GPT2LMHeadModel(config).eval()
-    for p in model.parameters():
-        p.data += 0.05 * torch.randn(p.shape)  # biases and norms too
-    return model
-
-
-@pytest.mark.parametrize('part, options', [
-    (lambda m: m, {}), (lambda m: m.transformer, {}), (lambda m: m, {'max_shard_size': '100KB'}),
-], ids=['with the head', 'without the head and the prefix', 'sharded'])
-def test_a_hugging_face_folder_gives_transformers_logits(tmp_path, part, options):
-    theirs = hugging_face()
-    part(theirs).save_pretrained(tmp_path, **options)
-    ours, info = checkpoint.load_model(str(tmp_path))
-    idx = torch.randint(0, 300, (2, 64))
-    with torch.no_grad():
-        torch.testing.assert_close(ours.logits(idx), theirs(idx).logits, rtol=1e-4, atol=1e-4)
-    assert (info['tokenizer'], info['depth'], info['step'], info['path']) == ('gpt2', 3, 0, str(tmp_path))
-    assert info['config'] == {'block_size': 64, 'vocab_size': 300, 'n_layer': 3, 'n_head': 4, 'n_embd': 48, 'dropout': 0.0}
-
-
-def test_masks_that_old_folders_store_as_weights_are_ignored(tmp_path):
-    from safetensors.torch import load_file, save_file
-    hugging_face().transformer.save_pretrained(tmp_path)
-    weights = load_file(tmp_path / 'model.safetensors')
-    masks = {f'h.{i}.attn.{name}': torch.ones(1, 1, 64, 64) for i in range(3) for name in ('bias', 'masked_bias')}
-    save_file({k: v.clone() for k, v in (weights | masks).items()}, tmp_path / 'model.safetensors')
-    ours, _ = checkpoint.load_model(str(tmp_path))
-    assert torch.equal(ours.transformer.h[1].attn.c_attn.weight, weights['h.1.attn.c_attn.weight'].T)
+    for args, message in [(['a.pt', 'b.pt', 'a.pt'], '3 models'), (['a.pt', 'nowhere.pt'], r'nowhere\.pt: cannot be'),
+                          (['a.pt', 'b.pt', '--per_example=y.jsonl'], '--per_example takes the lines of one model')]:
+        with pytest.raises(UserError, match=message):
+            run_main(monkeypatch, *args, f'--data={path}')
+    assert capsys.readouterr().out == ''
 
 
-@pytest.mark.parametrize('changes, message', [
-    ({'activation_function': 'relu'}, "activation_function 'relu', not 'gelu_new'"),
-    ({'n_inner': 100}, 'n_inner 100'),
-    ({'model_type': 'llama'}, "model_type 'llama', not 'gpt2'"),
-    ({'tie_word_embeddings': False}, 'tie_word_embeddings False'),
-    ({'n_positions': 32}, "weights don't fit the shape"),
-    ({'n_layer': 4}, "weights don't fit the shape"),
-    ({'n_embd': None}, 'not a whole GPT-2'),
-])
-def test_a_folder_that_is_not_gpt2_is_refused(tmp_path, changes, message):
-    hugging_face().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / 'config.json').read_text()) | changes
-    (tmp_path / 'config.json').write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-    with pytest.raises(UserError, match=message):
-        checkpoint.load_model(str(tmp_path))
+def test_ranks_meet_as_trainings_do(monkeypatch, tmp_path):
+    """The timeout and the store that survives a restart are device.init_distributed's."""
+    save_checkpoint(tmp_path / 'a.pt')
+    path = write(tmp_path / 'x.jsonl', [GOOD])
+    met = []
 
+    class Met(Exception):
+        pass
 
-def test_a_torn_or_missing_weights_file_is_named(tmp_path):
-    hugging_face().save_pretrained(tmp_path)
-    whole = (tmp_path / 'model.safetensors').read_bytes()
-    (tmp_path / 'model.safetensors').write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match='not a whole GPT-2'):
-        checkpoint.load_model(str(tmp_path))
-    (tmp_path / 'model.safetensors').unlink()
-    with pytest.raises(UserError, match=r'not a whole GPT-2.*model\.safetensors'):
-        checkpoint.load_model(str(tmp_path))
+    def init_distributed(device, rank, world_size):
+        met.append((device.type, rank, world_size))
+        raise Met
 
-
-def test_gpt2_comes_from_the_hub_by_its_name(monkeypatch, tmp_path):
-    import huggingface_hub
-    hugging_face().save_pretrained(tmp_path)
-    asked = []
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, **_: asked.append(repo) or str(tmp_path))
-    for name in ('gpt2', 'gpt2-xl', 'openai-community/gpt2-medium'):
-        assert checkpoint.load_model(name)[1]['depth'] == 3
-    assert asked == ['openai-community/gpt2', 'openai-community/gpt2-xl', 'openai-community/gpt2-medium']
+    monkeypatch.setattr(hellaswag, 'init_distributed', init_distributed)
+    for name, value in {'RANK': 1, 'WORLD_SIZE': 2, 'LOCAL_RANK': 1, 'MASTER_ADDR': 'x', 'MASTER_PORT': 1}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(Met):
+        run_main(monkeypatch, str(tmp_path / 'a.pt'), f'--data={path}', '--device=cpu')
+    assert met == [('cpu', 1, 2)]
