@@ -634,13 +634,16 @@ def test_bfloat16_rounds_a_run_and_leaves_it_the_same_run(folder, tmp_path):
     assert 1e-4 < difference.max() < 1e-2
 
 
-def losses_at_rest(folder: Path, out_dir: Path, **settings) -> list:
-    """The losses of four steps that change no weight and that all see the same sequences."""
+def lines_at_rest(folder: Path, out_dir: Path, **settings) -> list:
+    """The log of four steps that change no weight and that all see the same sequences."""
     rest = {'n_layer': 2, 'n_stages': 1, 'stage_steps': 4, 'continual_steps': 0, 'learning_rate': 0,
             'min_lr': 0, 'total_batch_size': 64 * BLOCK, 'batch_size': 64, 'hellaswag_interval': 0,
-            'log_interval': 1}
-    lines = run_train(SETTINGS | rest | {'data_dir': folder, 'out_dir': out_dir} | settings)
-    return [line['loss'] for line in lines if line['kind'] == 'train']
+            'eval_interval': 1, 'log_interval': 1}
+    return run_train(SETTINGS | rest | {'data_dir': folder, 'out_dir': out_dir} | settings)
+
+
+def losses_at_rest(folder: Path, out_dir: Path, **settings) -> list:
+    return [line['loss'] for line in lines_at_rest(folder, out_dir, **settings) if line['kind'] == 'train']
 
 
 def test_each_step_has_its_own_dropout_and_the_same_one_each_time(folder, tmp_path):
@@ -649,6 +652,15 @@ def test_each_step_has_its_own_dropout_and_the_same_one_each_time(folder, tmp_pa
     losses = losses_at_rest(folder, tmp_path / 'with', dropout=0.2)
     assert len(set(losses)) == 4
     assert losses_at_rest(folder, tmp_path / 'again', dropout=0.2) == losses
+
+
+def test_evaluations_know_no_dropout(folder, tmp_path):
+    val_losses = set()
+    for dropout in (0, 0.2):
+        for line in lines_at_rest(folder, tmp_path / str(dropout), dropout=dropout):
+            if line['kind'] == 'eval':
+                val_losses.add(line['val_loss'])
+    assert len(val_losses) == 1
 
 
 def test_dropout_depends_on_the_seed(folder, tmp_path):
