@@ -16,7 +16,6 @@ break doesn't fit the code any more or tests fail without one.
 import argparse
 import os
 import queue
-import shlex
 import shutil
 import subprocess
 import sys
@@ -38,7 +37,8 @@ class Break:
     what: str  # what is wrong then
     old: str
     new: str
-    tests: str  # arguments for pytest: files, file::test, -k NAME
+    test_file: str
+    chosen: str  # which of its tests: what pytest's -k takes; '': all
     unseen_because: str = ''  # why no test can see it, if so
 
 
@@ -46,135 +46,102 @@ BREAKS = []
 
 
 def breaks(file: str, tests: str, *entries: tuple):
-    """Entries: (what, old, new), then other tests than `tests` if need be, then why it must go unseen."""
+    """Entries are (what, old, new, tests, why it goes unseen), of which the last two may be left out.
+
+    tests: a file in tests/ and, after a blank, what pytest's -k takes to choose from it. An entry's own may
+    leave out the file.
+    """
+    usual_file, _, usual_choice = tests.partition(' ')
     for what, old, new, *rest in entries:
-        BREAKS.append(Break(file, what, old, new, rest[0] if rest and rest[0] else tests, *rest[1:]))
+        own, because = (*rest, '', '')[:2]
+        test_file, chosen = usual_file, own or usual_choice
+        if own.startswith('test_'):
+            test_file, _, chosen = own.partition(' ')
+        BREAKS.append(Break(file, what, old, new, f'tests/{test_file}', chosen, because))
 
 
 # ----------------------------------------------------------------------------------------------------------
 # the breaks, file by file
 
-COSINE = 'tests/test_reference.py -k cosine'
-WSD = 'tests/test_reference.py -k wsd'
-MUON = 'tests/test_reference.py -k muon'
-DROPOUT = 'tests/test_reference.py -k dropout'
+COSINE = 'test_reference.py cosine'
+WSD = 'test_reference.py wsd'
+MUON = 'test_reference.py muon'
+DROPOUT = 'test_reference.py dropout'
 
 breaks(
     'train.py', WSD,
-    ('the learning rate is the next step\'s',
-     'lr = schedule.get_lr(config, phases, state.step)',
+    ("the learning rate is the next step's", 'lr = schedule.get_lr(config, phases, state.step)',
      'lr = schedule.get_lr(config, phases, state.step + 1)'),
-    ('no optimizer gets the learning rate',
-     'set_learning_rate(state.optimizers, lr)',
-     'pass'),
-    ('gradients are not clipped',
-     'if config.grad_clip:',
-     'if False:', COSINE),
-    ('a norm that is not finite passes',
-     'if not (math.isfinite(loss) and math.isfinite(norm)):',
-     'if not math.isfinite(loss):', 'tests/test_reference.py -k finite'),
-    ('a loss that is not finite passes',
-     'if not (math.isfinite(loss) and math.isfinite(norm)):',
-     'if False:', 'tests/test_train.py -k non_finite'),
-    ('the gradient is the sum over micro-batches',
-     '(loss / runtime.grad_accum_steps).backward()',
+    ('no optimizer gets the learning rate', 'set_learning_rate(state.optimizers, lr)', 'pass'),
+    ('gradients are not clipped', 'if config.grad_clip:', 'if False:', COSINE),
+    ('a norm that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(norm)):',
+     'if not math.isfinite(loss):', 'finite'),
+    ('a loss that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(norm)):',
+     'if False:', 'test_train.py non_finite'),
+    ('the gradient is the sum over micro-batches', '(loss / runtime.grad_accum_steps).backward()',
      'loss.backward()'),
-    ('the logged loss is the last micro-batch\'s',
-     'loss_sum += loss.detach()',
+    ("the logged loss is the last micro-batch's", 'loss_sum += loss.detach()',
      'loss_sum = runtime.grad_accum_steps * loss.detach()'),
-    ('gradients are left for the next step',
-     'optimizer.zero_grad(set_to_none=True)\n        state.step',
+    ('gradients are left for the next step', 'optimizer.zero_grad(set_to_none=True)\n        state.step',
      'pass\n        state.step'),
-    ('shuffle is ignored',
-     'rows, config.shuffle, config.seed)',
-     'rows, False, config.seed)', COSINE),
-    ('the seed of the data is ignored',
-     'rows, config.shuffle, config.seed)',
-     'rows, config.shuffle, 1337)', COSINE),
+    ('shuffle is ignored', 'rows, config.shuffle, config.seed)', 'rows, False, config.seed)', COSINE),
+    ('the seed of the data is ignored', 'rows, config.shuffle, config.seed)', 'rows, config.shuffle, 1337)',
+     COSINE),
     ('each micro-batch is the first one',
      'first = (runtime.rank * runtime.grad_accum_steps + micro_step) * config.batch_size',
      'first = runtime.rank * runtime.grad_accum_steps * config.batch_size'),
-    ('every stage\'s new layers are the same',
-     'manual_seed(config.seed * 1000 + stage)',
+    ("every stage's new layers are the same", 'manual_seed(config.seed * 1000 + stage)',
      'manual_seed(config.seed * 1000 + 1)', COSINE),
-    ('the seed of the weights is ignored',
-     'manual_seed(config.seed * 1000 + stage)',
+    ('the seed of the weights is ignored', 'manual_seed(config.seed * 1000 + stage)',
      'manual_seed(1337 * 1000 + stage)', COSINE),
-    ('dropout is the same in each step',
-     '(config.seed * 1_000_003 + step)',
-     '(config.seed * 1_000_003)', DROPOUT),
-    ('dropout is the same with each seed',
-     '(config.seed * 1_000_003 + step)',
-     '(1_000_003 + step)', DROPOUT),
-    ('dropout is the same in each micro-batch',
-     ' * 100_003 + micro_batch',
-     ' * 100_003', DROPOUT),
-    ('nothing is autocast',
-     'with runtime.amp:\n                    loss',
-     'if True:\n                    loss', 'tests/test_reference.py -k bfloat16'),
-    ('nothing freezes',
-     'model.freeze(phase.frozen, phase.embeddings)',
+    ('dropout is the same in each step', '(config.seed * 1_000_003 + step)', '(config.seed * 1_000_003)',
+     DROPOUT),
+    ('dropout is the same with each seed', '(config.seed * 1_000_003 + step)', '(1_000_003 + step)',
+     DROPOUT),
+    ('dropout is the same in each micro-batch', ' * 100_003 + micro_batch', ' * 100_003', DROPOUT),
+    ('nothing is autocast', 'with runtime.amp:\n                    loss',
+     'if True:\n                    loss', 'bfloat16'),
+    ('nothing freezes', 'model.freeze(phase.frozen, phase.embeddings)',
      'model.freeze((), phase.embeddings)'),
-    ('embeddings never freeze',
-     'model.freeze(phase.frozen, phase.embeddings)',
+    ('embeddings never freeze', 'model.freeze(phase.frozen, phase.embeddings)',
      "model.freeze(phase.frozen, 'train')", COSINE),
-    ('a wrong set of gradients passes',
-     'check_gradients(model)\n            first_step',
-     'first_step', 'tests/test_train.py -k wrong_set'),
-    ('ranks train apart',
-     'if runtime.world_size > 1:\n        return DistributedDataParallel',
-     'if False:\n        return DistributedDataParallel', "tests/test_ranks.py -k '4_ranks and flags0'"),
+    ('a wrong set of gradients passes', 'check_gradients(model)\n            first_step', 'first_step',
+     'test_train.py wrong_set'),
+    ('ranks train apart', 'if runtime.world_size > 1:\n        return DistributedDataParallel',
+     'if False:\n        return DistributedDataParallel', 'test_ranks.py 4_ranks and flags0'),
     ('gradients meet in the first micro-step',
      'wrapped.require_backward_grad_sync = micro_step == runtime.grad_accum_steps - 1',
-     'wrapped.require_backward_grad_sync = micro_step == 0', "tests/test_ranks.py -k '4_ranks and flags0'"),
-    ('the logged loss is one rank\'s',
-     'dist.all_reduce(stats)',
-     'stats *= runtime.world_size', "tests/test_ranks.py -k '4_ranks and flags0'"),
-    ('val_loss is the training split\'s',
-     'estimate_loss(state.model, run_data.val,',
+     'wrapped.require_backward_grad_sync = micro_step == 0', 'test_ranks.py 4_ranks and flags0'),
+    ("the logged loss is one rank's", 'dist.all_reduce(stats)', 'stats *= runtime.world_size',
+     'test_ranks.py 4_ranks and flags0'),
+    ("val_loss is the training split's", 'estimate_loss(state.model, run_data.val,',
      'estimate_loss(state.model, run_data.train,'),
-    ('val_loss weighs a part of a batch as a whole one',
-     '.float() * len(sequences))',
+    ('val_loss weighs a part of a batch as a whole one', '.float() * len(sequences))',
      '.float() * batch_size)'),
-    ('val_loss is computed with dropout',
-     'model.eval()\n    device',
-     'device', DROPOUT),
-    ('dropout stays off after an evaluation',
-     'model.train()\n        lr',
-     'lr', DROPOUT),
-    ('HellaSwag is scored in the other style',
-     "run_data.tokenizer, 'nanogpt',",
+    ('val_loss is computed with dropout', 'model.eval()\n    device', 'device', DROPOUT),
+    ('dropout stays off after an evaluation', 'model.train()\n        lr', 'lr', DROPOUT),
+    ('HellaSwag is scored in the other style', "run_data.tokenizer, 'nanogpt',",
      "run_data.tokenizer, 'lm_eval',"),
-    ('acc_norm is acc',
-     "values[f'hellaswag_{name}'] = scores[name]",
+    ('acc_norm is acc', "values[f'hellaswag_{name}'] = scores[name]",
      "values[f'hellaswag_{name}'] = scores[name.removesuffix('_norm')]"),
-    ('evaluation is counted as training',
-     "state.clock['eval_seconds'] += time",
+    ('evaluation is counted as training', "state.clock['eval_seconds'] += time",
      "state.clock['seconds'] += time"),
-    ('saving is counted as training',
-     "state.clock['checkpoint_seconds'] += time",
+    ('saving is counted as training', "state.clock['checkpoint_seconds'] += time",
      "state.clock['seconds'] += time"),
-    ('tokens per second are twice as many',
-     'tok_per_sec=round(rate)',
-     'tok_per_sec=round(2 * rate)'),
+    ('tokens per second are twice as many', 'tok_per_sec=round(rate)', 'tok_per_sec=round(2 * rate)'),
     ('speed is measured from the start on',
-     "self.window = (state.clock['seconds'], state.step)\n        if self.writer",
-     'if self.writer'),
+     "self.window = (state.clock['seconds'], state.step)\n        if self.writer", 'if self.writer'),
     ('a resumed run begins with empty optimizers',
-     "load_optimizer_state(model, optimizers, saved['optimizer'])",
-     'pass', "tests/test_train.py -k 'stopping_anywhere and flags0'"),
-    ('a resumed run begins with no seconds',
-     "clock = {name: saved['totals'][name] for",
-     "clock = {name: 0.0 for", 'tests/test_train.py -k stopping_anywhere'),
-    ('settings may change on resume',
-     'check_same_run(config, saved, run_data.token_counts(), total)',
-     'pass', 'tests/test_train.py -k refused'),
-    ('no dry run',
-     '    dry_run(config, runtime, run_data, examples)\n',
-     '', 'tests/test_train.py -k fails_at_full_depth'),
-    ('a signal ends a run without saving',
-     'if stopping or stage_done or on_interval',
-     'if stage_done or on_interval', 'tests/test_train.py -k sigterm'),
+     "load_optimizer_state(model, optimizers, saved['optimizer'])", 'pass',
+     'test_train.py stopping_anywhere and flags0'),
+    ('a resumed run begins with no seconds', "clock = {name: saved['totals'][name] for",
+     'clock = {name: 0.0 for', 'test_train.py stopping_anywhere'),
+    ('settings may change on resume', 'check_same_run(config, saved, run_data.token_counts(), total)',
+     'pass', 'test_train.py refused'),
+    ('no dry run', '    dry_run(config, runtime, run_data, examples)\n', '',
+     'test_train.py fails_at_full_depth'),
+    ('a signal ends a run without saving', 'if stopping or stage_done or on_interval',
+     'if stage_done or on_interval', 'test_train.py sigterm'),
 )
 
 breaks(
@@ -184,26 +151,101 @@ breaks(
     ('beta1 is fixed', '(config.beta1, config.beta2)', '(0.9, config.beta2)'),
     ('beta2 is fixed', '(config.beta1, config.beta2)', '(config.beta1, 0.95)'),
     ('epsilon is 1e-4', 'eps=1e-8', 'eps=1e-4', WSD),
-    ('Muon takes AdamW\'s learning rate', 'lr=config.muon_learning_rate', 'lr=config.learning_rate', MUON),
+    ("Muon takes AdamW's learning rate", 'lr=config.muon_learning_rate', 'lr=config.learning_rate', MUON),
     ('Muon has no weight decay', '(muon, lr=config.muon_learning_rate, weight_decay=config.weight_decay)',
      '(muon, lr=config.muon_learning_rate, weight_decay=0.0)', MUON),
     ('Muon takes the embeddings too', '[p for p in model.transformer.h.parameters() if p.dim() == 2]',
      '[p for p in model.parameters() if p.dim() == 2]', MUON),
-    ('Muon\'s share of the learning rate is lost', "group['lr'] = lr * group['lr_scale']", "group['lr'] = lr", MUON),
-    ('moments are kept where they should be reset', "if config.grow_optimizer == 'reset':", 'if False:', WSD),
+    ("Muon's share of the learning rate is lost", "group['lr'] = lr * group['lr_scale']",
+     "group['lr'] = lr", MUON),
+    ('moments are kept where they should be reset', "if config.grow_optimizer == 'reset':", 'if False:',
+     WSD),
     ('moments are reset where they should be kept', "if config.grow_optimizer == 'reset':", 'if True:'),
     ('copies of layers have no moments', "if config.grow_optimizer == 'copy':", 'if False:', MUON),
-    ('layers share their copies\' moments', '{name: value.clone() for name, value in', '{name: value for name, value in',
-     MUON),
+    ("layers share their copies' moments", '{name: value.clone() for name, value in',
+     '{name: value for name, value in', MUON),
+)
+
+breaks(
+    'model.py', 'test_model.py',
+    ('GELU is the exact one', "approximate='tanh'", "approximate='none'", 'transformers'),
+    ('a token sees those after it', 'is_causal=mask is None', 'is_causal=False', 'transformers'),
+    ('no final norm', 'return self.transformer.ln_f(x)', 'return x', 'transformers'),
+    ('positions count from 1', 'torch.arange(idx.shape[1], device',
+     'torch.arange(1, 1 + idx.shape[1], device', 'transformers'),
+    ('residual projections are scaled by the depth so far', 'math.sqrt(2 * self.config.n_layer)',
+     'math.sqrt(2 * max(1, self.depth))', COSINE),
+    ('residual projections are not scaled', 'std=0.02 / math.sqrt(2 * self.config.n_layer)', 'std=0.02',
+     'initialisation'),
+    ('new layers are drawn from the global generator', 'nn.init.normal_(p, std=0.02, generator=generator)',
+     'nn.init.normal_(p, std=0.02)', 'same_seed'),
+    ('a copy copies nothing', 'block.load_state_dict(old[source].state_dict())', 'pass', 'layout_says'),
+    ('zero is not zero', 'nn.init.zeros_(projection.weight)', 'pass', 'zero'),
+    ('new layers train while the model is evaluated', 'nn.ModuleList(blocks).train(self.training)',
+     'nn.ModuleList(blocks)', 'models_mode'),
+    ('what was frozen stays frozen', 'self.requires_grad_(True)\n', '', 'every_time'),
+    ('positions train where the input is frozen', "wpe.requires_grad_(embeddings == 'train')",
+     "wpe.requires_grad_(embeddings != 'frozen')", 'every_time'),
+    ('a frozen prefix keeps its graph', "self.cut_input = embeddings != 'train'",
+     "self.cut_input = embeddings == 'frozen'", 'prefix'),
+    ('attention drops out in evaluation', 'self.dropout if self.training else 0.0', 'self.dropout',
+     'dropout'),
+    ('masks are ignored', 'block.forward(x, mask)', 'block.forward(x)', 'under_a_mask'),
+    ('what is recomputed is kept all the same', 'return kept.shape if kept.data_ptr() == address else kept',
+     'return kept', 'block_keeps'),
+)
+
+breaks(
+    'schedule.py', 'test_schedule.py',
+    ('warm-up begins at 0', 'high * (step + 1) / config.warmup_steps', 'high * step / config.warmup_steps',
+     'closed_forms'),
+    ('cosine ends at 0', 'low + (high - low) * (1 + math.cos', '(high - low) * (1 + math.cos',
+     'closed_forms'),
+    ('cosine begins with the warm-up', 'progress = (step - config.warmup_steps)', 'progress = step',
+     'closed_forms'),
+    ('wsd decays over a tenth of the run', 'config.decay_fraction * total', '0.1 * total', 'closed_forms'),
+    ('a layer needs no product for its input', 'weights * (1 if i in phase.frozen else 2)', 'weights',
+     'torchs_counter'),
+    ('attention goes backward for half', 'backward += 2 * attention', 'backward += attention',
+     'torchs_counter'),
+    ('a frozen head costs as much', "head * (1 if phase.embeddings == 'frozen' else 2)", 'head * 2',
+     'torchs_counter'),
+    ('the graph reaches down to the bottom', "lowest = 0 if phase.embeddings == 'train' else",
+     'lowest = 0 if True else', 'torchs_counter'),
+    ('the head is not counted', 'return phase.depth * (weights + attention) + head,',
+     'return phase.depth * (weights + attention),', 'torchs_counter'),
+    ("frozen layers cost backward by the paper's ledger", 'phase.depth + phase.depth - phase.n_frozen',
+     '2 * phase.depth', 'papers_closed_forms'),
+    ("match counts by the paper's ledger", 'budget = compute(other, plan(other), config.ledger)',
+     "budget = compute(other, plan(other), 'paper')", 'match'),
+    ('early stages get fewer layers', '-(-grown * k // config.n_stages)', 'grown * k // config.n_stages',
+     'eight_stages'),
+    ('equal compute rounds up', 'return steps, round((budget - spent) / full)',
+     'return steps, 2 + round((budget - spent) / full)', 'one_step_of_the_target'),
+    ('trained parameters leave out biases', '12 * C * C + 13 * C', '12 * C * C', 'json_plan'),
+    ('hours are days', '3.6e15', '86.4e15', 'hours'),
+)
+
+breaks(
+    'common.py', 'test_common.py',
+    ('what is written atomically never reaches the disk', 'os.fsync(f.fileno())', 'pass'),
+    ('it reaches the disk but for the end', 'f.flush()', 'pass'),
+    ('it is not written aside', "temporary = path + '.tmp'", 'temporary = path'),
+    ('a failed write leaves a part', 'os.remove(temporary)', 'pass'),
+    ('a mistake ends with code 1', 'sys.exit(2)', 'sys.exit(1)'),
+    ('Ctrl-C is an ordinary exit', 'die_of(signal.SIGINT)', 'sys.exit(1)'),
+    ("errors of the system's that name no file are hidden", 'if error.filename is None:', 'if False:'),
+    ('a second process may come in', 'lock.acquire(blocking=False)', 'pass'),
+    ('a second process waits', 'lock.acquire(blocking=False)', 'lock.acquire(timeout=3600)'),
 )
 
 # ----------------------------------------------------------------------------------------------------------
 # running them
 
 
-def run_tests(folder: Path, tests: str) -> int:
+def run_tests(folder: Path, test_file: str, chosen: str) -> int:
     """pytest's exit code: 0 all passed, 1 some failed, others: they could not run."""
-    command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', *shlex.split(tests)]
+    command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', test_file, '-k', chosen]
     # One thread each, and no bytecode: two versions of a file within a second would look the same to Python.
     environment = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
     try:
@@ -219,9 +261,18 @@ def with_break(folder: Path, broken: Break) -> int:
     text = path.read_text(encoding='utf-8')
     path.write_text(text.replace(broken.old, broken.new), encoding='utf-8')
     try:
-        return run_tests(folder, broken.tests)
+        return run_tests(folder, broken.test_file, broken.chosen)
     finally:
         path.write_text(text, encoding='utf-8')
+
+
+def without_break(folder: Path, same_file: list) -> int:
+    """run_tests with all that breaks of one test file choose from it."""
+    choices = {broken.chosen for broken in same_file}
+    chosen = ''
+    if '' not in choices:
+        chosen = ' or '.join(f'({choice})' for choice in sorted(choices))
+    return run_tests(folder, same_file[0].test_file, chosen)
 
 
 def in_parallel(jobs: int, work, items: list):
@@ -277,15 +328,18 @@ def main() -> int:
     problems = misfits(chosen)
     if args.list:
         for broken in chosen:
-            print(f'{broken.file}: {broken.what} ({broken.tests})')
+            print(f'{broken.file}: {broken.what} ({broken.test_file} -k {broken.chosen!r})')
 
     # Tests that fail anyway would seem to see everything.
-    selections = sorted({broken.tests for broken in chosen})
+    by_test_file = {}
+    for broken in chosen:
+        by_test_file.setdefault(broken.test_file, []).append(broken)
     if not problems and not args.list:
-        for tests, code, seconds in in_parallel(args.jobs, run_tests, selections):
-            print(f'whole    {tests} ({seconds:.0f} s)', flush=True)
+        for same_file, code, seconds in in_parallel(args.jobs, without_break, list(by_test_file.values())):
+            test_file = same_file[0].test_file
+            print(f'whole    {test_file} ({seconds:.0f} s)', flush=True)
             if code != 0:
-                problems.append(f'{tests}: pytest ends with {code} although nothing is broken')
+                problems.append(f'{test_file}: pytest ends with {code} although nothing is broken')
     if problems or args.list:
         print('\n'.join(problems))
         return 2 if problems else 0
@@ -293,7 +347,7 @@ def main() -> int:
     unseen = []
     for broken, code, seconds in in_parallel(args.jobs, with_break, chosen):
         verdict = {0: 'UNSEEN', 1: 'seen'}.get(code, f'BROKE {code}')
-        print(f'{verdict:<8} {broken.file}: {broken.what} ({broken.tests}, {seconds:.0f} s)', flush=True)
+        print(f'{verdict:<8} {broken.file}: {broken.what} ({broken.test_file}, {seconds:.0f} s)', flush=True)
         if code != 1:
             unseen.append(broken)
     n_seen = len(chosen) - len(unseen)
