@@ -25,6 +25,7 @@ times, so an ending alone tells nothing: chance is 25%, and only the context hel
 
 import argparse
 import ast
+import collections
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -38,11 +39,12 @@ import sys
 import sysconfig
 import time
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common import UserError, run_main
+from common import UserError, atomic_write, locked, run_main
 from data import read_meta, write_shard
 
 # the standard library, and packages that requirements.txt pins; a paragraph in two of them stays in the first
@@ -50,11 +52,19 @@ PACKAGES = ('python', 'torch', 'numpy', 'pandas', 'datasets', 'tiktoken')
 SKIPPED = {'test', 'tests', '__pycache__', 'site-packages'}
 # parts of the standard library that Linux distributions package apart, so that a machine may lack them
 OPTIONAL = {'idlelib', 'turtledemo', 'turtle', 'tkinter', 'lib2to3', 'distutils', 'ensurepip', 'venv'}
+SOURCE = 'English docstrings and comments of installed Python packages'
+
 PROSE = 0.85  # share of letters and spaces in a paragraph of prose, at least
 WINDOW = 32  # letters and digits in a row that no two documents share; a power of two
-HELD_OUT, SHARD_TOKENS, EXAMPLES, EOT, SEED = 0.05, 4_000_000, 3_400, 256, 1337
-SOURCE = 'English docstrings and comments of installed Python packages'
-# Contexts have 30 to 90 bytes from the start of a sentence, endings 5 to 10: together within the 128 of cpu.py.
+HELD_OUT = 0.05
+SHARD_TOKENS = 4_000_000
+EOT = 256  # the end-of-text token of the tokenizer 'bytes'
+
+EXAMPLES = 3_400
+SEED = 1337
+# in bytes, from the start of a sentence: contexts and endings together fit in the block_size of 128 of cpu.py
+CONTEXT_BYTES = range(30, 91)
+ENDING_BYTES = range(5, 11)
 FUNCTION_WORDS = frozenset(re.findall('[a-z]+', """
     a an the this that these those each every any all some no its their his her your our my it they you we he she i which who
     what when where how if then else and or but nor so as than because while whether since though although unless until
@@ -63,73 +73,122 @@ FUNCTION_WORDS = frozenset(re.findall('[a-z]+', """
     there here both either neither such same other more most just very too yet even still again already"""))
 
 
+@dataclass
+class Cut:
+    """A place in a held-out document where an example could be made."""
+
+    document: int
+    package: str
+    context: str
+    ending: str
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', default='data/demo', help='folder to write to (default: %(default)s)')
-    build(parser.parse_args().out)
+    args = parser.parse_args()
+    build(os.path.expanduser(args.out))
 
 
 def build(out: str):
     """Make the corpus in `out`, unless it is there, whole and from the same versions; print which.
 
-    Raises UserError if a package is missing or `out` holds something else.
+    Raises UserError if a package is missing, `out` holds something else, or another process is making it.
     """
-    began, versions, old = time.time(), installed_versions(), read_old(out)
+    versions = installed_versions()
+    old = read_old(out)
     if old:
-        reasons = [f'{name} was {old["versions"].get(name, "absent")}, is {version}'
-                   for name, version in versions.items() if old['versions'].get(name) != version]
-        reasons += [f'{name} is missing or damaged' for name, digest in old['files'].items()
-                    if sha256_of(os.path.join(out, name)) != digest]
+        reasons = why_again(out, old, versions)
         if not reasons:
             print(f'{out}: done already, checked: {summary(old)}')
             return
         print(f'{out}: making it again, since {"; ".join(reasons)}')
+    with locked(out):
+        make(out, versions)
 
+
+def why_again(out: str, old: dict, versions: dict) -> list[str]:
+    """What has changed since the corpus in `out` was made, each in words."""
+    reasons = []
+    for name, version in versions.items():
+        before = old['versions'].get(name, 'absent')
+        if before != version:
+            reasons.append(f'{name} was {before}, is {version}')
+    for name, digest in old['files'].items():
+        if sha256_of(os.path.join(out, name)) != digest:
+            reasons.append(f'{name} is missing or damaged')
+    return reasons
+
+
+def make(out: str, versions: dict[str, str]):
+    """Read the documents, hold some out, and write all files."""
+    began = time.time()
     documents = []
     for package in PACKAGES:
-        found = [(package, text) for path in source_files(package) for text in read_documents(path)]
-        print(f'{package} {versions[package]}: {len(found):,} documents, {sum(len(d) for _, d in found) / 1e6:.1f} MB')
+        found = []
+        for path in source_files(package):
+            for text in read_documents(path):
+                found.append((package, text))
+        n_bytes = sum(len(text) for _, text in found)
+        print(f'{package} {versions[package]}: {len(found):,} documents, {n_bytes / 1e6:.1f} MB')
         documents += found
     documents = deduplicate(documents)
     # The hash of its text gives a document its place in the order, and the first ones are held out: no generator, and
     # the same whatever else there is.
     documents.sort(key=lambda document: hashlib.sha256(document[1].encode()).digest())
     n_val = round(HELD_OUT * len(documents))
-    val, train = tokenize(documents[:n_val]), tokenize(documents[n_val:])
-    examples = multiple_choice(documents[:n_val])
+    held_out = documents[:n_val]
+    val = tokenize(held_out)
+    train = tokenize(documents[n_val:])
+    examples = multiple_choice(held_out)
 
-    new = os.path.join(out, 'new.tmp')  # all is written there before anything is replaced
+    n_bytes = dict.fromkeys(PACKAGES, 0)
+    for package, text in documents:
+        n_bytes[package] += len(text)
+    meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': EOT, 'source': SOURCE, 'versions': versions,
+            'bytes': n_bytes, 'documents': {'train': len(documents) - n_val, 'val': n_val},
+            'tokens': {'train': len(train), 'val': len(val)}, 'examples': len(examples)}
+    write(out, train, val, examples, meta)
+    print(f'{out}: done in {time.time() - began:.0f} s: {summary(meta)}')
+
+
+def write(out: str, train: np.ndarray, val: np.ndarray, examples: list[dict], meta: dict):
+    """Write the corpus, all of it to out/new.tmp before anything is replaced."""
+    new = os.path.join(out, 'new.tmp')
     shutil.rmtree(new, ignore_errors=True)
     os.makedirs(new)
     write_shard(os.path.join(new, 'demo_val_000000.bin'), val)
     for i, start in enumerate(range(0, len(train), SHARD_TOKENS), 1):
         write_shard(os.path.join(new, f'demo_train_{i:06d}.bin'), train[start : start + SHARD_TOKENS])
-    with open(os.path.join(new, 'hellaswag.jsonl'), 'w', encoding='ascii', newline='\n') as f:
-        f.writelines(json.dumps(example) + '\n' for example in examples)
+    # bytes: the same line ends on every system
+    with atomic_write(os.path.join(new, 'hellaswag.jsonl'), 'wb') as f:
+        for example in examples:
+            f.write(json.dumps(example).encode('ascii') + b'\n')
     names = sorted(os.listdir(new))
-    meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': EOT, 'source': SOURCE, 'versions': versions,
-            'bytes': {p: sum(len(text) for package, text in documents if package == p) for p in PACKAGES},
-            'documents': {'train': len(documents) - n_val, 'val': n_val},
-            'tokens': {'train': len(train), 'val': len(val)}, 'examples': len(examples),
-            'files': {name: sha256_of(os.path.join(new, name)) for name in names}}
-    with open(os.path.join(new, 'meta.json'), 'w', encoding='ascii', newline='\n') as f:
-        json.dump(meta, f, indent=1)
-    for name in [*names, 'meta.json']:  # meta.json last: stopped before it, its checksums tell the next run
+    meta['files'] = {name: sha256_of(os.path.join(new, name)) for name in names}
+    with atomic_write(os.path.join(new, 'meta.json'), 'wb') as f:
+        f.write(json.dumps(meta, indent=1).encode('ascii'))
+    # meta.json last: stopped before it, its checksums tell the next run
+    for name in [*names, 'meta.json']:
         os.replace(os.path.join(new, name), os.path.join(out, name))
-    for name in os.listdir(out):  # a corpus of fewer shards replaced a longer one
+    # a corpus of fewer shards replaced a longer one
+    for name in os.listdir(out):
         if name.startswith('demo_') and name not in names:
             os.remove(os.path.join(out, name))
     os.rmdir(new)
-    print(f'{out}: done in {time.time() - began:.0f} s: {summary(meta)}')
 
 
 def installed_versions() -> dict[str, str]:
     """Version of each source, of Python and of this script. Raises UserError, naming what isn't installed."""
-    missing = [name for name in PACKAGES[1:] if importlib.util.find_spec(name) is None]
+    packages = PACKAGES[1:]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'not installed: {", ".join(missing)}; pip install -r requirements.txt')
-    versions = {name: importlib.metadata.version(name).partition('+')[0] for name in PACKAGES[1:]}  # 2.13.0+cpu: 2.13.0
-    return {'python': platform.python_version(), **versions, 'prepare_demo.py': sha256_of(__file__)[:12]}
+    versions = {'python': platform.python_version()}
+    for name in packages:
+        versions[name] = importlib.metadata.version(name).partition('+')[0]  # 2.13.0+cpu: 2.13.0
+    versions['prepare_demo.py'] = sha256_of(__file__)[:12]
+    return versions
 
 
 def read_old(out: str) -> dict | None:
@@ -139,37 +198,52 @@ def read_old(out: str) -> dict | None:
         meta = read_meta(out)
         if meta.get('source') != SOURCE:
             raise UserError(f"{path} is another data set's; choose another --out")
-        return meta
+        # what this script reads of it; a damaged one is made again
+        whole = all(type(meta.get(name)) is dict for name in ('versions', 'files', 'tokens', 'documents'))
+        return meta if whole else {**meta, 'versions': {}, 'files': {}}
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f'{out} is a file; choose another --out')
-    others = [name for name in sorted(os.listdir(out) if os.path.exists(out) else ())
-              if name.endswith(('.bin', '.npy')) and not name.startswith('demo_')]
-    if others:
-        raise UserError(f'{out} holds {others[0]}, a shard of another data set; choose another --out')
+    names = sorted(os.listdir(out)) if os.path.exists(out) else []
+    for name in names:
+        if name.endswith(('.bin', '.npy')) and not name.startswith('demo_'):
+            raise UserError(f'{out} holds {name}, a shard of another data set; choose another --out')
     return None
 
 
 def sha256_of(path: str) -> str:
     """SHA-256 of a file, '' if there is none."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if os.path.exists(path) else ''
+    if not os.path.exists(path):
+        return ''
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def summary(meta: dict) -> str:
-    return (f'{meta["tokens"]["train"]:,} training and {meta["tokens"]["val"]:,} validation tokens (bytes) of '
+    tokens = meta['tokens']
+    return (f'{tokens["train"]:,} training and {tokens["val"]:,} validation tokens (bytes) of '
             f'{sum(meta["documents"].values()):,} documents, {meta["examples"]:,} multiple-choice examples')
+
+
+# from packages to documents
 
 
 def source_files(package: str) -> list[Path]:
     """The Python files of a package, its tests left out, in the same order everywhere."""
     if package == 'python':
-        root, tops = Path(sysconfig.get_paths()['stdlib']), sys.stdlib_module_names - OPTIONAL
+        root = Path(sysconfig.get_paths()['stdlib'])
+        modules = sys.stdlib_module_names - OPTIONAL
     else:
-        root, tops = Path(importlib.util.find_spec(package).submodule_search_locations[0]), None
+        root = Path(importlib.util.find_spec(package).submodule_search_locations[0])
+        modules = None  # all of them
     files = []
     for folder, subfolders, names in os.walk(root):
         subfolders[:] = [name for name in subfolders if name not in SKIPPED]
-        files += [Path(folder, name).relative_to(root) for name in names if name.endswith('.py')]
-    return [root / f for f in sorted(files, key=Path.as_posix) if not tops or f.parts[0].removesuffix('.py') in tops]
+        for name in names:
+            path = Path(folder, name).relative_to(root)
+            module = path.parts[0].removesuffix('.py')
+            if name.endswith('.py') and (modules is None or module in modules):
+                files.append(path)
+    files.sort(key=Path.as_posix)
+    return [root / path for path in files]
 
 
 def read_documents(path: Path) -> list[str]:
@@ -182,62 +256,99 @@ def read_documents(path: Path) -> list[str]:
             nodes = list(ast.walk(ast.parse(source)))
         except SyntaxError:  # written for a later Python
             return []
+    # an expression that is nothing but a string is a docstring, or used as one
     bare = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
-    texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)
-             and (id(node) in bare or '\n' in node.value)]
-    texts += [re.sub(r'(?m)^[ \t]*# ?', '', block) for block in re.findall(r'(?m)(?:^[ \t]*#.*\n)+', source)]
-    documents = ['\n'.join(filter(is_prose, paragraphs(text))) for text in texts]
-    return [document for document in documents if document]
+    texts = []
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) in bare or '\n' in node.value:
+                texts.append(node.value)
+    for block in re.findall(r'(?m)(?:^[ \t]*#.*\n)+', source):
+        texts.append(re.sub(r'(?m)^[ \t]*# ?', '', block))
+    documents = []
+    for text in texts:
+        prose = [paragraph for paragraph in paragraphs(text) if is_prose(paragraph)]
+        if prose:
+            documents.append('\n'.join(prose))
+    return documents
 
 
 def paragraphs(text: str) -> list[str]:
     """Cut where a line is empty, changes its indentation or starts an item; whitespace becomes single spaces."""
-    found, indent = [], None
+    found = []
+    indent = None  # of the paragraph's next line; None: a new one begins
     for line in inspect.cleandoc(text).splitlines():
         words = line.split()
         if not words:
             indent = None
             continue
-        here, item = len(line) - len(line.lstrip()), words[0][0] in '-*:@+|.>'
-        if item or here != indent:
+        here = len(line) - len(line.lstrip())
+        is_item = words[0][0] in '-*:@+|.>'
+        if is_item or here != indent:
             found.append([])
         found[-1] += words
-        indent = here + 2 * item
+        indent = here + 2 if is_item else here
     return [' '.join(words) for words in found]
 
 
 def is_prose(paragraph: str) -> bool:
     """Printable ASCII, mostly letters and spaces, words of a normal length, no template, no doctest."""
-    letters = sum(map(len, re.findall('[A-Za-z ]+', paragraph)))
-    return (paragraph.isascii() and paragraph.isprintable() and letters >= PROSE * len(paragraph)
-            and 12 * paragraph.count(' ') >= len(paragraph) and not re.search(r'[{}]|%\(|>>>', paragraph))
+    if not paragraph.isascii() or not paragraph.isprintable():
+        return False
+    letters = sum(len(run) for run in re.findall('[A-Za-z ]+', paragraph))
+    if letters < PROSE * len(paragraph):
+        return False
+    if 12 * paragraph.count(' ') < len(paragraph):  # words of more than 11 letters on average
+        return False
+    return not re.search(r'[{}]|%\(|>>>', paragraph)
 
 
 def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """(package, text) without the paragraphs that share 32 letters and digits in a row with an earlier document, and
     without those that have fewer than 32."""
-    owners, lines, keys = [], [], []
+    owners = []  # of each paragraph: its document
+    lines = []  # its text
+    keys = []  # its letters and digits
     for i, (_, text) in enumerate(documents):
         for line in text.split('\n'):
             key = re.sub('[^a-z0-9]', '', line.lower())
             if len(key) >= WINDOW:
-                owners.append(i), lines.append(line), keys.append(key)
-    line_of = np.repeat(np.arange(len(keys)), [len(key) for key in keys])  # of each character
-    # hashes[i]: polynomial hash, modulo 2**64, of the characters from i to i + width
-    hashes, width, factor = np.frombuffer(''.join(keys).encode(), np.uint8).astype(np.uint64), 1, 0x9E3779B97F4A7C15
-    while width < WINDOW:
-        hashes = hashes[:-width] * np.uint64(factor) + hashes[width:]
-        width, factor = 2 * width, factor * factor % 2**64
-    inside = line_of[: len(hashes)] == line_of[WINDOW - 1 :]
-    hashes, line_of = hashes[inside], line_of[: len(hashes)][inside]
-    owner_of = np.array(owners)[line_of]
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    copied = set(line_of[owner_of[first][which] != owner_of].tolist())
-    kept = {}
+                owners.append(i)
+                lines.append(line)
+                keys.append(key)
+    copied = copied_lines(owners, keys)
+    kept = collections.defaultdict(list)
     for i, line in enumerate(lines):
         if i not in copied:
-            kept.setdefault(owners[i], []).append(line)
-    return [(documents[i][0], '\n'.join(lines)) for i, lines in kept.items()]
+            kept[owners[i]].append(line)
+    return [(documents[i][0], '\n'.join(found)) for i, found in kept.items()]
+
+
+def copied_lines(owners: list[int], keys: list[str]) -> set[int]:
+    """The numbers of the paragraphs that hold WINDOW characters in a row which an earlier document has, too."""
+    hashes = window_hashes(''.join(keys))
+    # The paragraph of each character; a window that goes from one paragraph into the next isn't one.
+    line_of = np.repeat(np.arange(len(keys)), [len(key) for key in keys])
+    is_inside = line_of[: len(hashes)] == line_of[WINDOW - 1 :]
+    hashes = hashes[is_inside]
+    line_of = line_of[: len(is_inside)][is_inside]
+    owner_of = np.array(owners)[line_of]
+    # For each window, the first place where its characters stand: another document's means a copy.
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    is_copy = owner_of[first][which] != owner_of
+    return set(line_of[is_copy].tolist())
+
+
+def window_hashes(text: str) -> np.ndarray:
+    """Polynomial hashes, modulo 2**64, of the WINDOW characters from each one on: uint64 (len(text) - WINDOW + 1,)."""
+    hashes = np.frombuffer(text.encode(), np.uint8).astype(np.uint64)
+    width = 1
+    factor = 0x9E3779B97F4A7C15
+    while width < WINDOW:  # two neighbors of one width make one of twice the width
+        hashes = hashes[:-width] * np.uint64(factor) + hashes[width:]
+        width = 2 * width
+        factor = factor * factor % 2**64
+    return hashes
 
 
 def tokenize(documents: list[tuple[str, str]]) -> np.ndarray:
@@ -248,36 +359,94 @@ def tokenize(documents: list[tuple[str, str]]) -> np.ndarray:
     return tokens
 
 
+# the multiple-choice set
+
+
 def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
     """Examples in HellaSwag's shape, from (package, text) of held-out documents: at most one of each kind per document."""
-    kinds = ([], [])  # cut between a content and a function word, and the other way round
+    after_content = []  # cuts between a content word and a function word
+    after_function = []  # the other way round
     for i, (package, text) in enumerate(documents):
-        found = set()
-        for words in map(str.split, re.findall(r'[^.!?:\n]+', text)):
-            for n in range(4, len(words)):
-                before, after = words[n - 1] in FUNCTION_WORDS, words[n] in FUNCTION_WORDS
-                plain = all(word.isalpha() and word.islower() for word in words[n - 1 : n + 1])
-                ctx, ends = ' '.join(words[:n]), (' '.join(words[n:m]) for m in range(n + 1, len(words) + 1))
-                ending = next((end for end in ends if 5 <= len(end) <= 10), None)
-                if plain and before != after and before not in found and ending and 30 <= len(ctx) <= 90:
-                    found.add(before)
-                    kinds[before].append((i, package, ctx, ending))
-    n, random = min(EXAMPLES // 2, *map(len, kinds)), np.random.RandomState(SEED)
-    kinds = [[kind[k] for k in np.linspace(0, len(kind) - 1, n).astype(int)] for kind in kinds]  # as many of each
+        found = find_cuts(text)
+        if False in found:
+            after_content.append(Cut(i, package, *found[False]))
+        if True in found:
+            after_function.append(Cut(i, package, *found[True]))
+    # as many of each kind, from all over the documents
+    n = min(EXAMPLES // 2, len(after_content), len(after_function))
+    after_content = spread(after_content, n)
+    after_function = spread(after_function, n)
+
+    random = np.random.RandomState(SEED)
     labels = random.permutation(np.arange(2 * n) % 4)
     examples = []
-    for rights, wrongs in (kinds, kinds[::-1]):
-        wrongs = sorted(wrongs, key=lambda cut: cut[3])  # equal endings side by side: a third of the list apart they differ
-        trios = next(trios for start in range(n)  # the first way in which no ending comes from the context's own document
-                     for trios in [[[wrongs[(k + start + shift) % n] for shift in (0, n // 3, 2 * n // 3)] for k in range(n)]]
-                     if all(wrong[0] != right[0] for right, trio in zip(rights, trios) for wrong in trio))
-        for (_, package, ctx, ending), trio in zip(rights, trios):
-            endings = [wrong[3] for wrong in trio]
+    for rights, others in ((after_content, after_function), (after_function, after_content)):
+        for right, wrongs in zip(rights, wrong_endings(rights, others)):
+            endings = [wrong.ending for wrong in wrongs]
             random.shuffle(endings)
-            label = int(labels[len(examples)])
-            endings.insert(label, ending)
-            examples.append({'ind': len(examples), 'activity_label': package, 'ctx': ctx, 'endings': endings, 'label': label})
+            number = len(examples)
+            label = int(labels[number])
+            endings.insert(label, right.ending)
+            examples.append({'ind': number, 'activity_label': right.package, 'ctx': right.context, 'endings': endings,
+                             'label': label})
     return examples
+
+
+def find_cuts(text: str) -> dict[bool, tuple[str, str]]:
+    """The first place of each kind where a text can be cut: {whether a function word stands before it: (context,
+    ending)}."""
+    found = {}
+    for sentence in re.findall(r'[^.!?:\n]+', text):
+        words = sentence.split()
+        for n in range(4, len(words)):
+            before = words[n - 1] in FUNCTION_WORDS
+            after = words[n] in FUNCTION_WORDS
+            if before == after or before in found:
+                continue
+            is_plain = all(word.isalpha() and word.islower() for word in words[n - 1 : n + 1])
+            context = ' '.join(words[:n])
+            ending = ending_of(words[n:])
+            if is_plain and ending and len(context) in CONTEXT_BYTES:
+                found[before] = (context, ending)
+    return found
+
+
+def ending_of(words: list[str]) -> str:
+    """The first words, as few as make an ending's length; '' if none do."""
+    text = ''
+    for word in words:
+        text = f'{text} {word}' if text else word
+        if len(text) in ENDING_BYTES:
+            return text
+        if len(text) > ENDING_BYTES[-1]:
+            break
+    return ''
+
+
+def spread(cuts: list[Cut], n: int) -> list[Cut]:
+    """n of the cuts, at even distances."""
+    places = np.linspace(0, len(cuts) - 1, n).astype(int)
+    return [cuts[place] for place in places]
+
+
+def wrong_endings(rights: list[Cut], others: list[Cut]) -> list[list[Cut]]:
+    """For each cut three of the others, each of those three times in all, and none of the cut's own document."""
+    n = len(rights)
+    # Equal endings stand side by side in this order, so that a third of the list apart they differ.
+    others = sorted(others, key=lambda cut: cut.ending)
+    for start in range(n):
+        trios = []
+        for k in range(n):
+            places = (k + start, k + start + n // 3, k + start + 2 * n // 3)
+            trios.append([others[place % n] for place in places])
+        if not any(shares_document(right, trio) for right, trio in zip(rights, trios)):
+            return trios
+    raise AssertionError('every way to pair the cuts gives one an ending of its own document')
+
+
+def shares_document(right: Cut, wrongs: list[Cut]) -> bool:
+    """Whether a wrong ending comes from the document of the right one."""
+    return any(wrong.document == right.document for wrong in wrongs)
 
 
 if __name__ == '__main__':

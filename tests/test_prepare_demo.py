@@ -62,7 +62,8 @@ def letters(text):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """What is in a folder, without the lock's hidden files."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != '.'}
 
 
 def test_it_is_ten_megabytes_of_english_with_five_percent_held_out(corpus, documents):
@@ -82,7 +83,7 @@ def test_meta_json_tells_what_the_shards_hold(corpus, documents):
         assert meta['documents'][split] == len(texts)
         assert meta['tokens'][split] == sum(map(len, texts)) + len(texts)
     assert sum(meta['bytes'].values()) == sum(map(len, documents['train'])) + sum(map(len, documents['val']))
-    assert set(meta['files']) | {'meta.json'} == {path.name for path in corpus.iterdir()}
+    assert set(meta['files']) | {'meta.json'} == set(content(corpus))
     assert data.Split(str(corpus), 'val', 128, 257).n_tokens == meta['tokens']['val']
 
 
