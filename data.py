@@ -1,39 +1,51 @@
 """
 Token shards and tokenizers: the one place that knows the shard format. No torch: tokens come as numpy arrays.
 
-A shard is the .bin file of llm.c and modded-nanogpt: 256 int32 of header (magic 20240520, version 1, number of tokens),
-then the tokens as uint16. build-nanogpt's .npy shards (a plain uint16 array) are read too. A data directory holds
-*train*.bin and *val*.bin (or .npy) shards, and a meta.json that names the tokenizer, its vocabulary size, the end-of-text
-token, the source and the counts; shards that others publish without a meta.json are taken as GPT-2 tokens.
+A shard is the .bin file of llm.c and modded-nanogpt: 256 int32 of header (magic 20240520, version 1, number of
+tokens), then the tokens as uint16. build-nanogpt's .npy shards (a plain uint16 array) are read too. A data directory
+holds such shards, each with 'train' or 'val' as a word of its name (edufineweb_train_000001.bin), and a meta.json
+that names the tokenizer, its vocabulary size, the end-of-text token, the source and the counts. Shards that others
+publish without a meta.json are taken as GPT-2 tokens.
 
 Which tokens a step sees is a pure function of the step: Split.get_batch. There is no loader state to save.
 """
 
 import functools
-import glob
+import hashlib
 import json
 import os
+import re
+import shlex
 
 import numpy as np
 
-from common import UserError
+from common import UserError, atomic_write, read_json
 
-MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
+MAGIC = 20240520
+VERSION = 1
+HEADER_INTS = 256
 HEADER_BYTES = 4 * HEADER_INTS
+MAX_SHARD_TOKENS = 2**31 - 1  # the header counts in int32
+SPLITS = ('train', 'val')
 GPT2_META = {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
 
 
+# the format of a shard
+
+
 def write_shard(path: str, tokens: np.ndarray):
-    """Write uint16 tokens as one shard: to a temporary name, flushed, then renamed, so that no torn shard looks whole."""
+    """Write uint16 tokens as one .bin shard, atomically: no half-written shard ever has a shard's name.
+
+    Raises UserError if it can't be written or has more tokens than the header can count.
+    """
     assert tokens.dtype == np.uint16 and tokens.ndim == 1
+    if len(tokens) > MAX_SHARD_TOKENS:
+        raise UserError(f'{path}: {len(tokens)} tokens, and a .bin shard holds at most {MAX_SHARD_TOKENS}')
     header = np.zeros(HEADER_INTS, dtype=np.int32)
     header[:3] = MAGIC, VERSION, len(tokens)
-    with open(path + '.tmp', 'wb') as f:
+    with atomic_write(path, 'wb') as f:
         f.write(header.tobytes())
-        f.write(tokens.data)  # not tobytes(): a shard is 200 MB
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(path + '.tmp', path)
+        f.write(tokens.data)  # not tobytes(), which would copy a shard of 200 MB
 
 
 def shard_layout(path: str) -> tuple[int, int]:
@@ -41,29 +53,79 @@ def shard_layout(path: str) -> tuple[int, int]:
 
     Raises UserError, naming the file, if it is no shard or its size doesn't match its header.
     """
-    size = os.path.getsize(path)
     with open(path, 'rb') as f:
         if path.endswith('.npy'):
-            try:
-                version = np.lib.format.read_magic(f)
-                read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-                shape, _, dtype = read_header[version](f)
-            except (ValueError, KeyError, EOFError) as error:
-                raise UserError(f'{path}: not a .npy file ({error})') from None
-            if dtype != np.uint16 or len(shape) != 1:
-                raise UserError(f'{path}: holds {dtype} of shape {shape}, not a row of uint16 tokens')
-            offset, n = f.tell(), shape[0]
+            offset, n_tokens = read_npy_header(f, path)
         else:
-            header = np.frombuffer(f.read(HEADER_BYTES).ljust(12, b'\0')[:12], dtype=np.int32)
-            if header[0] != MAGIC:
-                raise UserError(f'{path}: not a token shard (magic number {header[0]}, expected {MAGIC})')
-            if header[1] != VERSION:
-                raise UserError(f'{path}: token shard of version {header[1]}, expected {VERSION}')
-            offset, n = HEADER_BYTES, int(header[2])
-    if size != offset + 2 * n:
-        raise UserError(f'{path}: {size} bytes, but its header promises {n} tokens = {offset + 2 * n} bytes; '
-                        'the file is torn: make or fetch it again')
-    return offset, n
+            offset, n_tokens = read_bin_header(f, path)
+    size = os.path.getsize(path)
+    expected = offset + 2 * n_tokens
+    if size != expected:
+        raise UserError(f'{path}: {size} bytes, but its header promises {n_tokens} tokens = {expected} bytes; '
+                        'the file is truncated or damaged: make or fetch it again')
+    return offset, n_tokens
+
+
+def read_bin_header(f, path: str) -> tuple[int, int]:
+    """(offset, number of tokens) of llm.c's format. Raises UserError for any other file."""
+    start = f.read(HEADER_BYTES).ljust(12, b'\0')  # a file too short for a header has no magic number either
+    magic, version, n_tokens = np.frombuffer(start[:12], dtype=np.int32).tolist()
+    if magic != MAGIC:
+        raise UserError(f'{path}: not a token shard (magic number {magic}, expected {MAGIC})')
+    if version != VERSION:
+        raise UserError(f'{path}: token shard of version {version}, expected {VERSION}')
+    if n_tokens < 0:  # what a count of 2^31 or more becomes as int32
+        raise UserError(f'{path}: its header promises {n_tokens} tokens, so it is damaged, or was made with more than '
+                        f'the {MAX_SHARD_TOKENS} tokens that a .bin shard can count: make several shards of it')
+    return HEADER_BYTES, n_tokens
+
+
+def read_npy_header(f, path: str) -> tuple[int, int]:
+    """(offset, number of tokens) of a .npy file. Raises UserError unless it holds one row of uint16."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        version = np.lib.format.read_magic(f)
+        shape, _, dtype = readers[version](f)
+    except (ValueError, KeyError, EOFError) as error:
+        raise UserError(f'{path}: not a .npy file ({error})') from None
+    if dtype != np.uint16 or len(shape) != 1:
+        raise UserError(f'{path}: holds {dtype} of shape {shape}, not a row of uint16 tokens')
+    return f.tell(), shape[0]
+
+
+# the data directory
+
+
+def split_of(name: str) -> str:
+    """'train' or 'val', whichever is a word of a shard's name; words end at _, - and . and at the name's ends.
+
+    Not any part of the name: pretrain_val_1.bin is validation data, medieval_train_1.bin isn't.
+    Raises UserError if the name has neither word or both.
+    """
+    words = re.split('[_.-]', os.path.basename(name))
+    found = [split for split in SPLITS if split in words]
+    if len(found) != 1:
+        has = 'both' if found else 'neither'
+        raise UserError(f"{name}: the name of a shard has 'train' or 'val' as a word (between _, - or .), and this one "
+                        f'has {has}: rename it, or move it out of the data')
+    return found[0]
+
+
+def shard_paths(data_dir: str, split: str) -> list[str]:
+    """The shards of a split, in the order of their names. Raises UserError if there is none, or a name is unclear."""
+    if not os.path.isdir(data_dir):
+        raise UserError(f'data_dir {data_dir} does not exist: make it with prepare_fineweb.py or prepare_demo.py')
+    paths = []
+    for name in sorted(os.listdir(data_dir)):
+        # what begins with a dot is hidden: macOS lays ._x.bin beside x.bin on foreign disks
+        if name.endswith(('.bin', '.npy')) and not name.startswith('.'):
+            path = os.path.join(data_dir, name)
+            if split_of(path) == split:
+                paths.append(path)
+    if not paths:
+        raise UserError(f"data_dir {data_dir} has no {split} shards (.bin or .npy files with the word '{split}' in "
+                        'their name)')
+    return paths
 
 
 def read_meta(data_dir: str) -> dict:
@@ -71,23 +133,81 @@ def read_meta(data_dir: str) -> dict:
     path = os.path.join(data_dir, 'meta.json')
     if not os.path.exists(path):
         return dict(GPT2_META)
-    try:
-        with open(path, encoding='utf-8') as f:
-            meta = json.load(f)
-        assert type(meta['tokenizer']) is str and type(meta['vocab_size']) is int and type(meta['eot']) is int
-    except (ValueError, KeyError, TypeError, AssertionError, RecursionError):
-        raise UserError(f'{path}: not a meta.json with tokenizer, vocab_size and eot; make the data again') from None
+    what = 'a meta.json with tokenizer, vocab_size and eot; make the data again'
+    meta = read_json(path, what)
+    if not is_meta(meta):
+        raise UserError(f'{path}: not {what}')
     return meta
 
 
+def is_meta(meta) -> bool:
+    """Whether a JSON value has what the other functions take from a meta.json."""
+    if type(meta) is not dict:
+        return False
+    types = {'tokenizer': str, 'vocab_size': int, 'eot': int}
+    for name, kind in types.items():
+        if type(meta.get(name)) is not kind:
+            return False
+    shards = meta.get('shards', [])
+    if type(shards) is not list or type(meta.get('options', {})) is not dict:
+        return False
+    return all(type(shard) is dict and type(shard.get('file')) is str for shard in shards)
+
+
 def write_meta(data_dir: str, meta: dict):
-    """Write meta.json, through a temporary name as a shard is."""
-    path = os.path.join(data_dir, 'meta.json')
-    with open(path + '.tmp', 'w', encoding='utf-8') as f:
+    """Write meta.json atomically, as a shard is. Raises UserError if it can't be written."""
+    with atomic_write(os.path.join(data_dir, 'meta.json')) as f:
         json.dump(meta, f, indent=1)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(path + '.tmp', path)
+
+
+def check_complete(data_dir: str):
+    """Raises UserError, with the command to type, if meta.json says that there is more data to come than is there."""
+    meta = read_meta(data_dir)
+    command = preparing_command(data_dir, meta)
+    if meta.get('complete', True) is not True:
+        raise UserError(f'{data_dir}: its meta.json says that it is not complete; finish it with: {command}')
+    for shard in meta.get('shards', []):
+        if not os.path.exists(os.path.join(data_dir, shard['file'])):
+            raise UserError(f'{data_dir}: {shard["file"]}, which its meta.json lists, is missing; copy it here, or make '
+                            f'it again with: {command}')
+
+
+def preparing_command(data_dir: str, meta: dict) -> str:
+    """The command line that made a folder, from the options in its meta.json."""
+    words = ['python', 'prepare_fineweb.py']
+    for name, value in meta.get('options', {}).items():
+        if type(value) is list:
+            if value:
+                words += [f'--{name}', *map(str, value)]
+        elif value:
+            words.append(f'--{name}={value}')
+    words.append(f'--out={data_dir}')
+    return shlex.join(words)
+
+
+def fingerprint(data_dir: str) -> dict:
+    """What tells one data set from another wherever it lies, for run.json: of each split the number of tokens and of
+    shards, and the SHA-256 of its first megabyte of tokens. Reads 2 MB and the shards' headers."""
+    found = {}
+    for split in SPLITS:
+        digest = hashlib.sha256()
+        wanted = 2**20  # bytes still to read
+        n_tokens = 0
+        paths = shard_paths(data_dir, split)
+        for path in paths:
+            offset, n = shard_layout(path)
+            n_tokens += n
+            if wanted:
+                with open(path, 'rb') as f:
+                    f.seek(offset)
+                    start = f.read(wanted)
+                digest.update(start)
+                wanted -= len(start)
+        found[split] = {'tokens': n_tokens, 'shards': len(paths), 'sha256': digest.hexdigest()}
+    return found
+
+
+# which tokens a step sees
 
 
 class Split:
@@ -95,56 +215,79 @@ class Split:
 
     Sequences follow each other overlapping by one token (the last target of one is the first input of the next) and
     never cross shards. Nothing is kept open or mapped: a read opens the shards that it needs and no other.
-    Raises UserError for a missing folder, no shards, a bad shard, or fewer tokens than one sequence.
+    Raises UserError for a missing or incomplete folder, no shards, a bad shard, or fewer tokens than one sequence.
     """
 
     def __init__(self, data_dir: str, split: str, block_size: int, vocab_size: int):
-        self.block_size, self.vocab_size = block_size, vocab_size
-        if not os.path.isdir(data_dir):
-            raise UserError(f'data_dir {data_dir} does not exist: make it with prepare_fineweb.py or prepare_demo.py')
-        pattern = os.path.join(glob.escape(data_dir), f'*{split}*.')
-        self.paths = sorted(glob.glob(pattern + 'bin') + glob.glob(pattern + 'npy'))
-        if not self.paths:
-            raise UserError(f'data_dir {data_dir} has no {split} shards (*{split}*.bin or *{split}*.npy)')
-        layouts = [shard_layout(path) for path in self.paths]
-        self.offsets = [offset for offset, _ in layouts]
-        self.n_tokens = sum(n for _, n in layouts)
-        counts = [max(0, (n - 1) // block_size) for _, n in layouts]
-        self.starts = np.concatenate([[0], np.cumsum(counts)])  # first sequence of each shard, and the end
+        self.block_size = block_size
+        self.vocab_size = vocab_size
+        check_complete(data_dir)
+        self.paths = shard_paths(data_dir, split)
+        self.offsets = []
+        self.n_tokens = 0
+        self.starts = [0]  # the number of each shard's first sequence, and the end
+        for path in self.paths:
+            offset, n_tokens = shard_layout(path)
+            self.offsets.append(offset)
+            self.n_tokens += n_tokens
+            n_sequences = max(0, (n_tokens - 1) // block_size)
+            self.starts.append(self.starts[-1] + n_sequences)
+        self.starts = np.array(self.starts)
         self.n_sequences = int(self.starts[-1])
         if self.n_sequences == 0:
             raise UserError(f'data_dir {data_dir}: the {split} shards hold {self.n_tokens} tokens, '
                             f'fewer than one sequence of block_size + 1 = {block_size + 1}')
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Sequences by number -> int64 (len(indices), block_size + 1). Neighbours are read in one go."""
+        """Sequences by number -> int64 (len(indices), block_size + 1). Neighbors are read in one go.
+
+        Raises UserError, naming the shard, for a token outside the vocabulary.
+        """
         size = self.block_size
         out = np.empty((len(indices), size + 1), dtype=np.int64)
         shards = np.searchsorted(self.starts, indices, side='right') - 1
-        breaks = np.flatnonzero((np.diff(indices) != 1) | (np.diff(shards) != 0)) + 1
-        for first, last in zip([0, *breaks.tolist()], [*breaks.tolist(), len(indices)]):
-            shard, n = int(shards[first]), last - first
-            tokens = np.empty(n * size + 1, dtype=np.uint16)
-            with open(self.paths[shard], 'rb', buffering=0) as f:
-                f.seek(self.offsets[shard] + 2 * size * int(indices[first] - self.starts[shard]))
-                if f.readinto(tokens) < tokens.nbytes:
-                    raise UserError(f'{self.paths[shard]} has become shorter since this run began')
+        # a run of neighbors ends where the number jumps or the shard changes
+        jumps = (np.diff(indices) != 1) | (np.diff(shards) != 0)
+        ends = [*(np.flatnonzero(jumps) + 1).tolist(), len(indices)]
+        first = 0
+        for last in ends:
+            n = last - first
+            shard = int(shards[first])
+            start = size * int(indices[first] - self.starts[shard])
+            tokens = self.read_tokens(shard, start, n * size + 1)
+            # (n, block_size) without the last token of each sequence, which is the first one of the next
             out[first:last, :-1] = tokens[:-1].reshape(n, size)
             out[first:last, -1] = tokens[size::size]
+            first = last
         if out.max(initial=0) >= self.vocab_size:
             row = int(out.max(axis=1).argmax())
             raise UserError(f'{self.paths[shards[row]]}: token {out[row].max()} in a vocabulary of {self.vocab_size}; '
                             'this shard belongs to another tokenizer, or is damaged')
         return out
 
-    def get_batch(self, step: int, sequences_per_step: int, rows: range, shuffle: bool, seed: int):
-        """Inputs and targets, each int64 (len(rows), block_size): sequences `rows` of the `sequences_per_step` of this step.
+    def read_tokens(self, shard: int, start: int, n: int) -> np.ndarray:
+        """n tokens of a shard from its token number `start` on, uint16. Raises UserError if it has become shorter."""
+        tokens = np.empty(n, dtype=np.uint16)
+        left = memoryview(tokens).cast('B')
+        with open(self.paths[shard], 'rb', buffering=0) as f:
+            f.seek(self.offsets[shard] + 2 * start)
+            while left:
+                n_read = f.readinto(left)  # network file systems may give less than was asked for
+                if not n_read:
+                    raise UserError(f'{self.paths[shard]} has become shorter since this run began')
+                left = left[n_read:]
+        return tokens
+
+    def get_batch(self, step: int, sequences_per_step: int, rows: range, shuffle: bool,
+                  seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets, each int64 (len(rows), block_size): sequences `rows` of the step's sequences_per_step.
 
         A pure function of its arguments; ranks and micro-steps take different rows of the same step. An epoch is
         n_sequences // sequences_per_step steps, in file order or in a seeded order of its own.
         """
         epoch, step = divmod(step, self.n_sequences // sequences_per_step)
-        indices = np.arange(step * sequences_per_step + rows.start, step * sequences_per_step + rows.stop)
+        first = step * sequences_per_step
+        indices = np.arange(first + rows.start, first + rows.stop)
         if shuffle:
             indices = permutation(self.n_sequences, seed, epoch)[indices]
         sequences = self.read(indices)
@@ -154,7 +297,11 @@ class Split:
 @functools.lru_cache(maxsize=1)
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     """Order of an epoch's n sequences. RandomState, not Generator: numpy promises never to change its stream."""
-    return np.random.RandomState([seed & 0xFFFFFFFF, epoch]).permutation(n).astype(np.uint32)
+    random = np.random.RandomState([seed & 0xFFFFFFFF, epoch])
+    return random.permutation(n).astype(np.uint32)
+
+
+# tokenizers
 
 
 @functools.cache
@@ -166,12 +313,14 @@ def get_tokenizer(name: str):
     import tiktoken  # here, since training needs no tokenizer
 
     if name == 'bytes':
-        return tiktoken.Encoding('bytes', pat_str=r'[\s\S]', mergeable_ranks={bytes([i]): i for i in range(256)},
+        ranks = {bytes([i]): i for i in range(256)}
+        return tiktoken.Encoding('bytes', pat_str=r'[\s\S]', mergeable_ranks=ranks,
                                  special_tokens={'<|endoftext|>': 256})
     if name != 'gpt2':
         raise UserError(f"no tokenizer is called {name!r}: 'gpt2' or 'bytes'")
     try:
         return tiktoken.get_encoding('gpt2')
     except OSError as error:  # requests' errors are OSErrors
-        raise UserError("GPT-2's vocabulary could not be downloaded; on a machine without network, copy tiktoken's cache "
-                        f'from one that has it and set TIKTOKEN_CACHE_DIR to it ({type(error).__name__})') from None
+        raise UserError("GPT-2's vocabulary could not be downloaded; on a machine without network, copy tiktoken's "
+                        'cache from one that has it and set TIKTOKEN_CACHE_DIR to it '
+                        f'({type(error).__name__})') from None
