@@ -260,9 +260,9 @@ def read_documents(path: Path) -> list[str]:
     bare = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
     texts = []
     for node in nodes:
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if id(node) in bare or '\n' in node.value:
-                texts.append(node.value)
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and (id(node) in bare or '\n' in node.value):
+            texts.append(node.value)
     for block in re.findall(r'(?m)(?:^[ \t]*#.*\n)+', source):
         texts.append(re.sub(r'(?m)^[ \t]*# ?', '', block))
     documents = []
