@@ -1,0 +1,42 @@
+# Does growing pay? Twelve recipes at equal compute, tuned, at three budgets, over seeds, on the demo's corpus.
+#
+#   python prepare_demo.py
+#   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=1000        tuning and the first budget
+#   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=1000,4000
+#   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=16000 --seeds=1,2 \
+#       --only='full depth,Li, 8 stages,full depth, Muon,Li, 8 stages, Muon'
+#
+# 12 layers of width 64, 0.65M parameters without embeddings; 2,048 bytes a step. 1,000, 4,000 and 16,000 full-depth steps
+# are 3, 14 and 55 bytes a parameter. One full-depth run of 1,000 steps takes three minutes of one core.
+arms = {
+    'full depth': 'baseline',
+    'Li, 8 stages': 'incremental_8stage',
+    '8 stages, never frozen': 'nofreeze_8stage',
+    'Bu, layer copied, tau .5': 'bu_1to12_wsd --stage_fractions=0.5,0',
+    'Bu, random, tau .8': 'bu_1to12_wsd --grow_init=random --stage_fractions=0.8,0',
+    'Gong, 3 6 12': 'gong_3_6_12',
+    'interleave, 6 12': 'interleave_6_12',
+    '6 layers': 'baseline --n_layer=6',
+    'full depth, Muon': 'baseline --optimizer=muon',
+    'Li, 8 stages, Muon': 'incremental_8stage --optimizer=muon',
+    'Bu, random, tau .8, Muon': 'bu_1to12_wsd --grow_init=random --stage_fractions=0.8,0 --optimizer=muon',
+    'Gong, 3 6 12, Muon': 'gong_3_6_12 --optimizer=muon',
+}
+baseline = ('full depth', 'full depth, Muon')
+overlays = ('cpu',)
+settings = {
+    'lr_schedule': 'wsd', 'decay_fraction': 0.2,
+    'eval_interval': 250, 'log_interval': 50, 'keep_checkpoints': 1,
+    'hellaswag_interval': 1_000_000,  # at the end alone
+}
+budgets = (1_000, 4_000, 16_000)
+seeds = (1, 2, 3)
+_muon = {'muon_learning_rate': (0.01, 0.02, 0.04)}
+tune = {
+    'learning_rate': (2.5e-3, 5e-3, 1e-2),
+    'full depth, Muon': _muon,
+    'Li, 8 stages, Muon': _muon,
+    'Bu, random, tau .8, Muon': _muon,
+    'Gong, 3 6 12, Muon': _muon,
+}
+tune_extend = 2

@@ -1,0 +1,334 @@
+"""
+A grid of runs by one command: arms x budgets x seeds, every run with the same compute at its budget.
+
+    python study.py studies/cpu_growth.py                     run what isn't done yet
+    python study.py studies/cpu_growth.py --slots=0,1,2,3     four GPUs, one run each; 0+1,2+3: two runs of two GPUs
+    python study.py studies/cpu_growth.py --dry_run           what all of it costs; --tflops=X adds the hours
+    python study.py studies/cpu_growth.py --status            a table of the runs, at any time
+    python study.py studies/cpu_growth.py --print             the commands instead, for another scheduler
+    python study.py studies/cpu_growth.py --collect           the finished runs' records into results/, without weights
+
+--only=ARM[,ARM], --budgets=, --seeds= take a part of the grid; --out=DIR another place than out/STUDY. Every run is a
+command of train.py, the first line of its console.txt. Typed again, the study goes on where it was. What results/STUDY
+holds isn't run again, unless a part of the grid is named.
+
+Runs that train their first steps alike train them once: the longest run trains them, the others branch off there
+(train.py --branch_from) and end in the same bits as on their own. --separate shares nothing. Warm-up-stable-decay runs
+of 1,000, 4,000 and 16,000 steps that decay over their last fifth cost .81 of separate runs.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from collections import Counter
+
+import schedule
+from common import UserError, atomic_write, locked, run_main
+from grid import (
+    STUDY_NAMES,
+    Run,
+    Study,
+    all_tuning_runs,
+    did_you_mean,
+    final_loss,
+    finished_folder,
+    last_state,
+    last_step,
+    load_study,
+    out_folder,
+    plan_runs,
+    source_arm,
+)
+from launch import Launcher, best_prefix, command_of, parse_slots, slot_environment
+
+
+def main():
+    args = parse_args()
+    study = load_study(args.study, args.out)
+    selected(study, [], args)  # whether the study has what is named
+    if args.dry_run:
+        print_costs(study, args)
+    elif args.status:
+        print_status(study, args)
+    elif args.collect:
+        collect(study)
+    elif args.print:
+        print_commands(study, args)
+    else:
+        launch(study, args)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     allow_abbrev=False)
+    parser.add_argument('study', metavar='STUDY', help='a study file; its names: ' + '; '.join(STUDY_NAMES))
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument('--dry_run', action='store_true', help='print what the study costs')
+    what.add_argument('--status', action='store_true', help='print how far each run is')
+    what.add_argument('--collect', action='store_true', help='copy the records of finished runs into results/')
+    what.add_argument('--print', action='store_true', help='print the commands, prefixes first, instead of running them')
+    parser.add_argument('--slots', default='', help='where runs go: cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
+    parser.add_argument('--separate', action='store_true', help='share no prefixes')
+    parser.add_argument('--tflops', type=float, default=0.0, help='what a slot keeps up, in 1e12 FLOPs a second')
+    parser.add_argument('--out', default='', metavar='DIR', help='the folder of the runs (default: out/STUDY)')
+    for name in ('only', 'budgets', 'seeds'):
+        parser.add_argument(f'--{name}', default='', metavar='A[,B]', help='a part of the grid')
+    return parser.parse_args()
+
+
+def selected(study: Study, grid: list[Run], args) -> list[Run]:
+    """The runs that --only, --budgets and --seeds name. Raises UserError for one that the study doesn't have."""
+    chosen = list(grid)
+    for option, name, known in (('only', 'arm', study.arms), ('budgets', 'budget', study.budgets),
+                                ('seeds', 'seed', study.seeds)):
+        text = getattr(args, option)
+        if text:
+            wanted = split_names(text, known) if option == 'only' else text.split(',')
+            texts = [str(value) for value in known]
+            for value in wanted:
+                if value not in texts:
+                    raise UserError(f'--{option}={text}: the study has no {name} {value!r}' + did_you_mean(value, texts))
+            chosen = [run for run in chosen if str(getattr(run, name)) in wanted]
+    return chosen
+
+
+def split_names(text: str, known) -> list[str]:
+    """Names joined by commas; a name may hold commas of its own."""
+    if text in known or ',' not in text:
+        return [text]
+    for name in known:
+        if text.startswith(f'{name},'):
+            return [name, *split_names(text[len(name) + 1:], known)]
+    return text.split(',')
+
+
+def tuning_runs(study: Study, tunings: dict, args) -> list[Run]:
+    """The runs that tune the arms of --only, and the arms that these start from the end of."""
+    arms = split_names(args.only, study.arms) if args.only else list(study.arms)
+    for arm in arms:
+        source = source_arm(study, arm)
+        if source and source not in arms:
+            arms.append(source)
+    return [run for run in all_tuning_runs(tunings) if run.arm in arms]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# launching
+
+
+def launch(study: Study, args):
+    """Tune, run the grid, report. Raises UserError if another launcher is at work here."""
+    slots = parse_slots(args.slots)
+    with locked(study.out):
+        launcher = Launcher(study, slots, args.separate)
+        try:
+            tune(launcher, args)
+            run_grid(launcher, args)
+        finally:
+            launcher.close()
+    if launcher.signals:
+        print('stopped; the runs have saved, and the same command goes on')
+        sys.exit(130)
+    print_status(study, args)
+    if launcher.failed:
+        print(f'{len(launcher.failed)} runs failed twice: {", ".join(launcher.failed)}; see console.txt in their folders')
+        sys.exit(1)
+
+
+def tune(launcher: Launcher, args):
+    """Run what tunes the arms, in rounds, since what is finished may ask for further values."""
+    study = launcher.study
+    while not launcher.signals:
+        tunings, grid = plan_runs(study)
+        todo = []
+        for run in tuning_runs(study, tunings, args):
+            if final_loss(study, run) is None and run.folder not in launcher.failed:
+                todo.append(run)
+        if not todo:
+            break
+        print(f'tuning: {sharing_text(todo, args.separate)}', flush=True)
+        launcher.execute(todo, grid + all_tuning_runs(tunings))
+    for run in tuning_runs(study, tunings, args):
+        if run is tunings[run.arm].runs[-1]:
+            print(f'tuned  {run.arm}: {tunings[run.arm]}', flush=True)
+
+
+def run_grid(launcher: Launcher, args):
+    """Run what isn't done of the grid, or of the part that is named."""
+    study = launcher.study
+    tunings, grid = plan_runs(study)
+    todo = left_of_grid(study, grid, args)
+    if todo and not launcher.signals:
+        print(sharing_text(todo, args.separate), flush=True)
+        launcher.execute(todo, grid + all_tuning_runs(tunings))
+
+
+def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
+    """What isn't done of the grid, or of the part of it that is named, and what that starts from the end of.
+
+    Records of runs that were finished elsewhere count as done, unless a part is named: then it is run here again.
+    """
+    wanted = selected(study, grid, args)
+    for run in wanted:
+        if run.source and run.source not in wanted:
+            wanted.append(run.source)  # whose own source the loop then comes to
+    sources = {run.source for run in wanted}
+    part = args.only or args.budgets or args.seeds
+    left = []
+    for run in wanted:
+        elsewhere = not part and run not in sources  # records hold no weights to start from
+        if finished_folder(study, run, elsewhere) is None:
+            left.append(run)
+    return left
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what to do without launching
+
+
+def sharing_text(runs: list[Run], separate: bool) -> str:
+    """What the runs cost, with and without shared prefixes."""
+    alone = sum(run.flops() for run in runs)
+    spared = sum(run.flops(run.shared) for run in runs)
+    if separate:
+        return f'{len(runs)} runs, {alone:.4g} FLOPs; sharing prefixes would spare {spared / max(1, alone):.1%}'
+    return (f'{len(runs)} runs, {alone - spared:.4g} FLOPs: shared prefixes spare {spared / max(1, alone):.1%} of '
+            f'the {alone:.4g} of separate runs')
+
+
+def print_costs(study: Study, args):
+    """What all of a study costs. Where the tuning isn't finished, as if all arms kept their first values."""
+    tunings, grid = plan_runs(study, guess=True)
+    print(f'{"arm":<32}{"budget":>8}{"steps":>8}{"tokens":>9}{"FLOPs":>10}{"runs":>6}')
+    for arm in study.arms:
+        rows = {}
+        for run in (*tunings[arm].runs, *selected(study, grid, args)):
+            if run.arm == arm:
+                rows.setdefault(('tuning ' if run.seed == study.tune_seed else '') + str(run.budget), []).append(run)
+        for budget, runs in rows.items():
+            tokens = runs[0].total * runs[0].config.total_batch_size
+            print(f'{arm:<32}{budget:>8}{runs[0].total:>8}{tokens:>9.3g}{runs[0].flops():>10.3g}{len(runs):>6}')
+    runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
+    print('\n' + sharing_text(runs, args.separate))
+    if any(tuning.runs and not tuning.decided for tuning in plan_runs(study)[0].values()):
+        print('the tuning is still to come: counted as if every arm kept its first values')
+    if args.tflops:
+        flops = sum(run.flops() - (0 if args.separate else run.flops(run.shared)) for run in runs)
+        hours = flops / args.tflops / 3.6e15
+        print(f'{hours:.1f} hours of one slot at {args.tflops} TFLOP/s, {hours / len(parse_slots(args.slots)):.1f} of all')
+    gigabytes = sum(disk_bytes(run) for run in runs) / 1e9
+    print(f'at most {gigabytes:.1f} GB on the disk once all are done')
+
+
+def disk_bytes(run: Run) -> int:
+    """At most what a run leaves on the disk: its newest checkpoints, those that others branch from, each stage's weights."""
+    size = schedule.as_json(run.config, schedule.plan(run.config))['totals']['bytes']
+    saves = run.config.n_stages + 1
+    if run.config.checkpoint_interval:
+        saves += run.total // run.config.checkpoint_interval
+    checkpoints = min(saves, run.config.keep_checkpoints) + len(run.save_at)
+    return checkpoints * (size['weights'] + size['optimizer']) + run.config.n_stages * size['weights']
+
+
+def print_status(study: Study, args):
+    """One row a run: done, running, failed, stopped on its way, or waiting."""
+    tunings, grid = plan_runs(study)
+    state = last_state(study)
+    running = state['running'] if is_alive(state['pid']) else {}
+    print(f'{"run":<52}{"state":<10}{"step":>8}{"of":>8}{"val loss":>10}')
+    count = Counter()
+    for run in tuning_runs(study, tunings, args) + selected(study, grid, args):
+        folder = finished_folder(study, run)
+        step = last_step(folder or out_folder(study, run))
+        word = 'stopped' if step else 'waiting'
+        loss = ''
+        if folder:
+            word, loss = 'done', f'{final_loss(study, run):.4f}'
+        elif run.folder in running:
+            word = 'running'
+        elif run.folder in state['failed']:
+            word = 'failed'
+        count[word] += 1
+        print(f'{run.folder:<52}{word:<10}{step:>8}{run.total:>8}{loss:>10}')
+    print(', '.join(f'{n} {word}' for word, n in count.items()))
+    for arm, tuning in tunings.items():
+        if not tuning.decided:
+            print(f'{arm}: its grid waits for its tuning')
+    for folder, why in state['failed'].items():
+        print(f'{folder} failed: {why}')
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is alive."""
+    try:
+        os.kill(pid, 0)
+        return pid > 0
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+
+
+def print_commands(study: Study, args):
+    """The commands of what isn't done, one a line, in levels: each needs only what stands in the levels above it."""
+    tunings, grid = plan_runs(study)
+    runs = [run for run in tuning_runs(study, tunings, args) if final_loss(study, run) is None]
+    is_tuning = bool(runs)
+    if not is_tuning:
+        runs = left_of_grid(study, grid, args)
+    slot = parse_slots(args.slots)[0]
+    environment = ''
+    if slot.startswith('cpu'):  # which GPU a command gets is the scheduler's to say
+        environment = ''.join(f'{name}={value} ' for name, value in slot_environment(slot).items())
+    levels = levels_of(runs, args.separate)
+    for level in range(1, 1 + max(levels.values(), default=0)):
+        print(f'# level {level}')
+        for run in runs:
+            if levels[run] != level:
+                continue
+            branch_from = ''
+            if run.parent in levels and not args.separate:
+                branch_from = out_folder(study, run.parent)
+            elif not args.separate:
+                branch_from = best_prefix(study, run, grid + all_tuning_runs(tunings))
+            print(environment + shlex.join(command_of(study, run, slot, branch_from, args.separate)))
+    if is_tuning:
+        print('# these tune the arms; when they are done, --print again for the grid')
+
+
+def levels_of(runs: list[Run], separate: bool) -> dict:
+    """run: 1 if it needs none of the others, else one more than what it needs: its prefix, or what it starts from."""
+    levels = {}
+    left = list(runs)
+    while left:
+        run = left.pop(0)
+        needs = [other for other in (run.source, None if separate else run.parent) if other in runs]
+        if any(other not in levels for other in needs):
+            left.append(run)
+            continue
+        levels[run] = 1 + max((levels[other] for other in needs), default=0)
+    return levels
+
+
+def collect(study: Study):
+    """Copy what the report needs of the finished runs into results/, without weights."""
+    tunings, grid = plan_runs(study)
+    count = 0
+    for run in grid + all_tuning_runs(tunings):
+        folder = finished_folder(study, run, elsewhere=False)
+        if folder is None:
+            continue
+        target = os.path.join(study.results, run.folder)
+        os.makedirs(target, exist_ok=True)
+        for name in ('config.json', 'run.json', 'metrics.jsonl'):
+            path = os.path.join(folder, name)
+            if os.path.exists(path):
+                with open(path, encoding='utf-8') as f, atomic_write(os.path.join(target, name)) as copy:
+                    copy.write(f.read())
+        count += 1
+    print(f'{count} finished runs are in {study.results}')
+
+
+if __name__ == '__main__':
+    run_main(main)
