@@ -27,7 +27,7 @@ overlays = ('cpu',)
 settings = {
     'lr_schedule': 'wsd', 'decay_fraction': 0.2,
     'eval_interval': 250, 'log_interval': 50, 'keep_checkpoints': 1,
-    'hellaswag_interval': 1_000_000,  # at the end alone
+    'hellaswag_interval': 1_000_000, 'hellaswag_limit': 1_000,  # at the end alone
 }
 budgets = (1_000, 4_000, 16_000)
 seeds = (1, 2, 3)
