@@ -65,7 +65,7 @@ def read_checkpoint(path: str) -> dict:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
     kinds = {'config': dict, 'tokenizer': str, 'depth': int, 'step': int, 'model': dict, 'optimizer': dict, 'totals': dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
-    if wrong or not 0 < state['depth'] <= len(state['model']) or state['step'] < 0:  # a layer has more than one tensor
+    if wrong or not 0 <= state['depth'] <= len(state['model']) or state['step'] < 0:  # a layer has more than one tensor
         raise UserError(f'{path}: damaged, or not made by this project ({(wrong or ["depth or step"])[0]} makes no sense)')
     return state
 

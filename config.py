@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import difflib
 import itertools
+import math
 import os
 import sys
 import types
@@ -58,8 +59,9 @@ class TrainConfig:
     stage_steps: tuple[int, ...] = setting((), 'steps of each stage, instead of an even split of growth_steps')
     stage_fractions: tuple[float, ...] = setting((), "each stage's share of the whole run (growth_steps + continual_steps), "
                                                  'instead of stage_steps; what they leave is continual')
-    phase1_fraction: float = setting(0.5, "share of each stage, from stage 2 on, that trains only the new layers; "
-                                     '0: never freeze')
+    phase1_fraction: float | tuple[float, ...] = setting(
+        0.5, 'share of a stage, from the second growth on, that trains only the new layers; 0: never freeze; one value, or one '
+        'for each stage')
     phase1_embeddings: str = setting('input_frozen', "what trains beside the new layers in phase 1; 'train': both "
                                      "embeddings, head and final norm, 'input_frozen': head and final norm, "
                                      "'frozen': the final norm", choices=('train', 'input_frozen', 'frozen'))
@@ -69,8 +71,12 @@ class TrainConfig:
     baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at")
     ledger: str = setting('flops', "the ledger that counts for 'equal_compute' and match", choices=('flops', 'paper'))
     match: str = setting('', "run directory or configs (joined by +) whose total compute this run's steps are set to")
-    grow_init: str = setting('random', 'how new layers start: ' + '; '.join(f'{k}: {v}' for k, v in OPERATORS.items()),
-                             choices=tuple(OPERATORS))
+    grow_init: str | tuple[str, ...] = setting(
+        'random', 'how new layers start, one value or one for each stage: ' + '; '.join(
+            f'{name}: {operator.__doc__.splitlines()[0]}' for name, operator in OPERATORS.items()), choices=OPERATORS)
+    grow_map: tuple[tuple[int, ...], ...] = setting(
+        (), "the layers after each growth from the bottom, by number of the old layer, -1 for a fresh one ('random' or 'zero', "
+        'as grow_init says): ((0, 1, 2, 0, 1, 2),) is stack; () leaves a growth to grow_init')
     grow_optimizer: str = setting('keep', "optimizer moments at growth; 'keep': old layers keep theirs, new ones start "
                                   "fresh, 'copy': a copied layer copies its source's too, 'reset': all start fresh",
                                   choices=('keep', 'copy', 'reset'))
@@ -86,6 +92,11 @@ class TrainConfig:
                                'whole run', choices=('constant', 'cosine', 'wsd'))
     warmup_steps: int = setting(0, 'steps of linear warm-up from 0, in every schedule')
     rewarm_steps: int = setting(0, 'steps of linear warm-up after each growth')
+    rewarm: str = setting('all', "what rewarm_steps warm up: 'all', or 'new': only the layers that have just grown",
+                          choices=('all', 'new'))
+    lr_depth_power: float = setting(0.0, 'learning rate times (depth / n_layer)^-p; No Train No Gain: p = 0.25')
+    stage_lr_scale: float | tuple[float, ...] = setting(
+        1.0, 'learning rate times this while a stage lasts, up to continual training; one value, or one for each stage')
     decay_fraction: float = setting(0.1, 'wsd: share of all steps, at the end, that decays')
     weight_decay: float = setting(0.1, 'AdamW weight decay, on matrices only')
     beta1: float = setting(0.9, 'AdamW beta1')
@@ -192,25 +203,56 @@ def assign(where: str, name: str, value, values: dict, problems: list[str]):
         return
     if value is None:
         return
-    kind, choices = TYPES[name], FIELDS[name].metadata['choices']
-    if typing.get_origin(kind) is tuple:
-        value = tuple(value) if type(value) in (list, tuple) else (value,)
-        (item, _), kinds = typing.get_args(kind), (tuple,)
-        value = tuple(float(v) if item is float and type(v) is int else v for v in value)
-        wrong_type = any(type(v) is not item for v in value)
-    else:
-        kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-        if float in kinds and type(value) is int:
-            value = float(value)
-        if kinds == (str,) and type(value) in (int, float):
-            value = str(value)  # --run_name=7
-        wrong_type = type(value) not in kinds
-    if wrong_type or (choices and type(value) is str and value not in choices):
-        wanted = [k.__name__ for k in kinds if k is not str or not choices] + [repr(c) for c in choices]
-        wanted = f'a tuple of {item.__name__}' if tuple in kinds else ' or '.join(wanted)
+    choices = FIELDS[name].metadata['choices']
+    kinds = kinds_of(TYPES[name])
+    fitting = [fitted(value, kind, choices) for kind in kinds]
+    fitting = [v for v in fitting if v is not None]
+    if not fitting:
+        wanted = ' or '.join(kind_text(kind, choices) for kind in kinds)
         problems.append(f'{where}: {name} must be {wanted}, not {value!r}')
         return
-    values[name] = value
+    values[name] = fitting[0]
+
+
+def kinds_of(kind) -> tuple:
+    """The types that a field takes, simple ones before tuples."""
+    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+
+
+def fitted(value, kind, choices):
+    """`value` as one of type `kind`, None if it is none: a list is a tuple, one item a tuple of one, 1 a 1.0."""
+    if typing.get_origin(kind) is not tuple:
+        if kind is float and type(value) is int:
+            value = float(value)
+        if kind is str and not choices and type(value) in (int, float):
+            value = str(value)  # --run_name=7
+        is_right = type(value) is kind and not (choices and kind is str and value not in choices)
+        return value if is_right else None
+    item_kind = typing.get_args(kind)[0]
+    if typing.get_origin(item_kind) is tuple and type(value) in (list, tuple) and value and type(value[0]) is int:
+        value = (value,)  # --grow_map=0,1,0,1 is one growth
+    if type(value) is str and choices:
+        value = value.split(',')  # --grow_init=stack,zero
+    if type(value) not in (list, tuple):
+        value = (value,)
+    items = [fitted(item, item_kind, choices) for item in value]
+    return None if None in items else tuple(items)
+
+
+def kind_text(kind, choices) -> str:
+    """What a field takes, for people."""
+    if kind == tuple[tuple[int, ...], ...]:
+        return 'a tuple of tuples of int'
+    if typing.get_origin(kind) is tuple:
+        return 'a tuple of them' if choices else f'a tuple of {typing.get_args(kind)[0].__name__}'
+    if kind is str and choices:
+        return ' or '.join(repr(choice) for choice in choices)
+    return kind.__name__
+
+
+def values_of(value) -> tuple:
+    """The values of a setting that takes one, or one for each stage."""
+    return value if type(value) is tuple else (value,)
 
 
 def check(c: TrainConfig) -> list[str]:
@@ -219,16 +261,21 @@ def check(c: TrainConfig) -> list[str]:
                    'keep_checkpoints',
                 0: 'vocab_size init_depth growth_steps baseline_steps warmup_steps rewarm_steps eval_interval '
                    'hellaswag_interval hellaswag_limit checkpoint_interval min_lr weight_decay grad_clip dropout '
-                   'phase1_fraction decay_fraction learning_rate muon_learning_rate beta1 beta2 seed'}
-    problems = [f'{name} must be at least {bound}, not {getattr(c, name)}'
-                for bound, names in at_least.items() for name in names.split() if not getattr(c, name) >= bound]
+                   'phase1_fraction decay_fraction learning_rate muon_learning_rate beta1 beta2 seed lr_depth_power '
+                   'stage_lr_scale'}
+    problems = []
+    for bound, names in at_least.items():
+        for name in names.split():
+            if not all(value >= bound for value in values_of(getattr(c, name))):
+                problems.append(f'{name} must be at least {bound}, not {getattr(c, name)}')
     problems += [f'{name} must be below 1, not {getattr(c, name)}' for name in ('dropout', 'beta1', 'beta2')
                  if getattr(c, name) >= 1]
     problems += [f'{name} must be at most 1, not {getattr(c, name)}' for name in ('phase1_fraction', 'decay_fraction')
-                 if getattr(c, name) > 1]
+                 if any(value > 1 for value in values_of(getattr(c, name)))]
     problems += [f'seed must be below 2**32, not {c.seed}'] if c.seed >= 2**32 else []
-    problems += [f'{name} must be a finite number' for name, kind in TYPES.items()
-                 if kind is float and getattr(c, name) in (float('inf'), float('-inf'))]
+    for name in TYPES:
+        if any(type(value) is float and math.isinf(value) for value in values_of(getattr(c, name))):
+            problems.append(f'{name} must be a finite number')
 
     def need(ok: bool, text: str):
         if not ok:
@@ -241,11 +288,17 @@ def check(c: TrainConfig) -> list[str]:
     need(c.total_batch_size % (c.batch_size * c.block_size) == 0,
          f'total_batch_size {c.total_batch_size} is not a multiple of batch_size x block_size = '
          f'{c.batch_size} x {c.block_size} = {c.batch_size * c.block_size}')
+    need(c.optimizer != 'muon' or c.learning_rate > 0 or c.muon_learning_rate == 0, 'learning_rate 0 would stop Muon too, '
+         'whose rate follows its schedule as muon_learning_rate / learning_rate: make it small instead')
     need(c.min_lr <= c.learning_rate, f'min_lr {c.min_lr} is above learning_rate {c.learning_rate}')
     need(c.n_stages <= c.n_layer or depths, f'{c.n_stages} stages need at least as many layers; n_layer is {c.n_layer}')
     need(not depths or len(depths) == c.n_stages, f'stage_depths has {len(depths)} depths, n_stages is {c.n_stages}')
     need(not depths or depths[-1] == c.n_layer, f'stage_depths must end with n_layer {c.n_layer}: {depths}')
-    need(all(a < b for a, b in itertools.pairwise((0, *depths))), f'stage_depths must grow: {depths}')
+    need(all(a < b for a, b in itertools.pairwise((-1, *depths))), f'stage_depths must grow: {depths}')
+    for name in ('phase1_fraction', 'grow_init', 'stage_lr_scale'):
+        values = getattr(c, name)
+        need(type(values) is not tuple or len(values) == c.n_stages,
+             f'{name} has {len(values_of(values))} values, n_stages is {c.n_stages}')
     need(not c.stage_steps or len(c.stage_steps) == c.n_stages,
          f'stage_steps has {len(c.stage_steps)} entries, n_stages is {c.n_stages}')
     need(all(s >= 1 for s in c.stage_steps), f'every one of stage_steps must be at least 1: {c.stage_steps}')
@@ -258,8 +311,10 @@ def check(c: TrainConfig) -> list[str]:
          f'growth_steps {c.growth_steps} is less than one step for each of {c.n_stages} stages')
     need(type(c.continual_steps) is str or c.continual_steps >= 0,
          f'continual_steps must be at least 0, not {c.continual_steps}')
-    need(scratch == (c.init_depth == 0), 'init_from and init_depth go together: init_depth is the number of layers of '
-         f'the model to grow from (init_from is {c.init_from!r}, init_depth {c.init_depth})')
+    # A zero-layer model to grow from must be meant: by stage_depths that begin with 0.
+    has_layers = c.init_depth > 0 or depths[:1] == (0,)
+    need(c.init_depth == 0 if scratch else has_layers, 'init_from and init_depth go together: init_depth is the number of '
+         f'layers of the model to grow from (init_from is {c.init_from!r}, init_depth {c.init_depth})')
     need(scratch or not depths or depths[0] >= c.init_depth,
          f'stage_depths starts below init_depth {c.init_depth}: {depths}')
     need(scratch or c.init_depth <= c.n_layer, f'init_depth {c.init_depth} is above n_layer {c.n_layer}')
@@ -285,7 +340,12 @@ def describe() -> str:
 
 def config_to_dict(config: TrainConfig) -> dict:
     """The config as plain types, for config.json and checkpoints."""
-    return {k: list(v) if type(v) is tuple else v for k, v in dataclasses.asdict(config).items()}
+    return {name: as_list(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def as_list(value):
+    """Tuples as lists, which JSON has, inside each other too."""
+    return [as_list(item) for item in value] if type(value) is tuple else value
 
 
 def config_from_dict(values: dict, where: str) -> TrainConfig:

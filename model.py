@@ -13,7 +13,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from growth import layout
+from common import UserError
+from growth import layout, problem_with
 
 LARGE = 2**20  # numbers in an activation; below, the time that Python takes to save memory is worth more than 4 MB
 
@@ -171,28 +172,36 @@ class GPT(nn.Module):
     def depth(self) -> int:
         return len(self.transformer.h)
 
-    def grow(self, depth: int, init: str, generator: torch.Generator | None = None) -> list:
-        """Add blocks until there are `depth`: which goes where, and starts as a copy of which, is growth.layout's to say.
+    def grow(self, depth: int, init: str, generator: torch.Generator | None = None, layers=None) -> list:
+        """Add blocks until there are `depth`: where each goes and what it copies is growth.layout's to say, or `layers`'.
 
         Existing blocks stay the same objects with the same weights. New ones are drawn on the CPU from `generator`, so that
         the same seed gives the same layers on every rank, device and resume. `freeze` must be called afterwards.
         Returns the new blocks from the bottom up, each as (block, the old block that it copies or None).
+        Raises UserError, naming the operator, if the layout is no growth of this model to `depth`.
         """
         old = list(self.transformer.h)
+        if layers is None:
+            layers = layout(init, len(old), depth)
+        problem = problem_with(layers, len(old), depth)
+        if problem:
+            raise UserError(f'the growth operator {init!r} {problem}')
         blocks, new_blocks = [], []
-        for source, is_new in layout(init, len(old), depth):
+        for source, is_new in layers:
             if not is_new:
                 blocks.append(old[source])
                 continue
             block = self.new_block(generator)
+            copied = None
             if source is not None:
-                block.load_state_dict(old[source].state_dict())
-            elif init == 'zero':
-                for projection in (block.attn.c_proj, block.mlp.c_proj):
-                    nn.init.zeros_(projection.weight)
+                copied = old[source]
+                block.load_state_dict(copied.state_dict())
+            elif init == 'zero':  # the block adds nothing to the residual stream
+                nn.init.zeros_(block.attn.c_proj.weight)
+                nn.init.zeros_(block.mlp.c_proj.weight)
             block.to(self.transformer.wte.weight.device)
             blocks.append(block)
-            new_blocks.append((block, None if source is None else old[source]))
+            new_blocks.append((block, copied))
         self.transformer.h = nn.ModuleList(blocks).train(self.training)
         return new_blocks
 

@@ -6,42 +6,61 @@ Frozen parameters are covered too: they have no gradient, so nothing moves them,
 import torch
 
 
-def make_optimizers(model, config) -> list[torch.optim.Optimizer]:
+def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]:
     """AdamW over all parameters of a GPT, decay on matrices only; or Muon for the blocks' matrices beside it.
 
-    `config`: a TrainConfig. A group's lr_scale is its peak learning rate relative to config.learning_rate.
+    `config`: a TrainConfig. A group's lr_scale is its peak learning rate relative to config.learning_rate. `new_blocks`:
+    the blocks that have just grown; with config.rewarm 'new' their parameters are groups of their own, is_new True.
     """
-    muon = []
+    by_muon = set()
     if config.optimizer == 'muon':
-        muon = [p for p in model.transformer.h.parameters() if p.dim() == 2]
-    by_muon = set(muon)
-    others = [p for p in model.parameters() if p not in by_muon]
-    groups = [{'params': [p for p in others if p.dim() >= 2], 'weight_decay': config.weight_decay},
-              {'params': [p for p in others if p.dim() < 2], 'weight_decay': 0.0}]
+        by_muon = {p for p in model.transformer.h.parameters() if p.dim() == 2}
+    just_grown = set()
+    if config.rewarm == 'new':
+        for block in new_blocks:
+            just_grown.update(block.parameters())
+
+    adamw_groups, muon_groups = [], []
+    for is_new in (False, True):
+        some = [p for p in model.parameters() if (p in just_grown) == is_new]
+        others = [p for p in some if p not in by_muon]
+        matrices = [p for p in others if p.dim() >= 2]
+        vectors = [p for p in others if p.dim() < 2]
+        adamw_groups.append({'params': matrices, 'weight_decay': config.weight_decay, 'is_new': is_new})
+        adamw_groups.append({'params': vectors, 'weight_decay': 0.0, 'is_new': is_new})
+        muon_groups.append({'params': [p for p in some if p in by_muon], 'is_new': is_new})
+    adamw_groups = [group for group in adamw_groups if group['params']]
+    muon_groups = [group for group in muon_groups if group['params']]
+
     betas = (config.beta1, config.beta2)
-    optimizers = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)]
-    if muon:
-        optimizers.append(torch.optim.Muon(muon, lr=config.muon_learning_rate, weight_decay=config.weight_decay))
+    optimizers = [torch.optim.AdamW(adamw_groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)]
+    if muon_groups:
+        lr, decay = config.muon_learning_rate, config.weight_decay
+        optimizers.append(torch.optim.Muon(muon_groups, lr=lr, weight_decay=decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
+            # With a peak of 0 the step's learning rate is 0 too (config.check refuses that beside Muon).
             group['lr_scale'] = group['lr'] / config.learning_rate if config.learning_rate else 0.0
     return optimizers
 
 
-def set_learning_rate(optimizers: list, lr: float):
-    """Give every group its share of the learning rate `lr` of a step."""
+def set_learning_rate(optimizers: list, lr: float, new_scale: float = 1.0):
+    """Give every group its share of the learning rate `lr` of a step; blocks that have just grown `new_scale` of theirs."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group['lr'] = lr * group['lr_scale']
+            if group['is_new']:
+                group['lr'] *= new_scale
 
 
 def grow_optimizers(model, config, optimizers: list, new_blocks: list) -> list[torch.optim.Optimizer]:
     """Optimizers that cover a GPT that has just grown, given those from before and what model.grow() returned.
 
-    config.grow_optimizer says what happens to the moments: 'keep': old layers keep theirs, new ones start fresh;
-    'copy': a layer that copies another one's weights copies its moments too; 'reset': all start fresh.
+    `new_blocks`: of several growths at one step all of it, in their order. config.grow_optimizer says what happens to the
+    moments: 'keep': old layers keep theirs, new ones start fresh; 'copy': a layer that copies another one's weights copies
+    its moments too; 'reset': all start fresh.
     """
-    new_optimizers = make_optimizers(model, config)
+    new_optimizers = make_optimizers(model, config, [block for block, _ in new_blocks])
     if config.grow_optimizer == 'reset':
         return new_optimizers
     state = merged_state(optimizers)

@@ -27,7 +27,19 @@ from dataclasses import dataclass
 
 from common import UserError, read_json, run_main
 from config import FIELDS, TrainConfig, config_from_dict, load_config
-from growth import layout
+from growth import layout, layout_of, problem_with
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The layers that a stage adds, and where."""
+
+    stage: int
+    old_depth: int
+    depth: int
+    layers: tuple  # from the bottom up, each (source, is_new): a layout of growth.py
+    fresh: str  # how layers without a source start, 'random' or 'zero'; '' if each has one
+    name: str = dataclasses.field(compare=False)  # the operator, or 'grow_map', which does the same under another name
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,8 @@ class Phase:
     depth: int
     frozen: tuple  # indices of the blocks that don't train
     embeddings: str  # 'train', 'input_frozen' or 'frozen'
+    growths: tuple = ()  # what grows before its first step: one Growth, or more where stages have no steps
+    new: tuple = ()  # indices of the blocks that the newest growth added
 
     @property
     def steps(self) -> int:
@@ -55,14 +69,50 @@ class Phase:
 def plan(config: TrainConfig) -> list[Phase]:
     """The phases of a run, in order; their steps follow each other without a gap.
 
-    Raises UserError if 'equal_compute' leaves no steps, or if the whole plan has none.
+    Raises UserError for a plan that can't be: no steps at all or none left for 'equal_compute', a layout that is no growth,
+    stages in which nothing grows, an end below n_layer.
     """
     assert not config.match, 'resolve() comes first'
-    budget = config.baseline_steps * step_cost(config, config.ledger) if config.continual_steps == 'equal_compute' else None
-    phases = phases_of(config, *stages_and_continual(config, budget))
-    if not phases:
-        raise UserError('there is nothing to do: growth_steps and continual_steps are both 0')
+    budget = None
+    if config.continual_steps == 'equal_compute':
+        budget = config.baseline_steps * step_cost(config, config.ledger)
+    steps_of_stages, continual = stages_and_continual(config, budget)
+    phases = phases_of(config, steps_of_stages, continual)
+    check_plan(config, steps_of_stages, phases)
     return phases
+
+
+def check_plan(config: TrainConfig, steps_of_stages: tuple, phases: list[Phase]):
+    """Raise UserError if the phases are not what the settings seem to mean."""
+    if not phases:
+        what = 'growth_steps and continual_steps'
+        if config.continual_steps == 'equal_compute':
+            what = "baseline_steps, whose compute 'equal_compute' aims at,"
+        raise UserError(f'there is nothing to do: {what} leave no steps')
+    if phases[-1].depth < config.n_layer:
+        raise UserError(f'the run would end with {phases[-1].depth} of {config.n_layer} layers, since stage {config.n_stages} '
+                        'has no steps: give it some, or continual_steps (after stages that leave some)')
+    if config.n_stages > 1 and not any(p.growths for p in phases):
+        raise UserError(f'nothing grows, although n_stages is {config.n_stages}: all steps are at {config.n_layer} layers. '
+                        'Give the earlier stages steps, or set n_stages=1')
+    for name, neutral in (('stage_lr_scale', 1.0), ('phase1_fraction', 0.0)):
+        if type(getattr(config, name)) is not tuple:
+            continue
+        for stage, steps in enumerate(steps_of_stages, 1):
+            value = of_stage(getattr(config, name), stage)
+            if steps == 0 and value != neutral:
+                raise UserError(f'{name} of stage {stage} is {value}, but that stage has no steps: give it its share of '
+                                f'stage_fractions, or {name} {neutral}')
+    check_length(config, total_steps(phases))
+
+
+def check_length(config: TrainConfig, total: int):
+    """Raise UserError if match or equal_compute made a run of `total` steps that no one can have meant."""
+    own = sum(config.stage_steps) or config.growth_steps
+    own += config.baseline_steps if config.continual_steps == 'equal_compute' else config.continual_steps
+    if own and total > 100 * own:
+        raise UserError(f'the plan has {total:,} steps, {total / own:,.0f} times the {own:,} of the settings: does what is to '
+                        'be matched lack an overlay that this run has? If it is meant, set continual_steps to a number')
 
 
 def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple, int]:
@@ -70,7 +120,6 @@ def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple
 
     Raises UserError if the stages alone cost more than the budget.
     """
-    full = step_cost(config, config.ledger)
     if config.stage_fractions:
         if budget is None:
             return shares(config, config.growth_steps + config.continual_steps)
@@ -78,6 +127,7 @@ def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple
     steps = stage_steps(config)
     if budget is None:
         return steps, config.continual_steps
+    full = step_cost(config, config.ledger)
     spent = compute(config, phases_of(config, steps, 0), config.ledger)
     if spent > budget:
         raise UserError(f'the stages alone cost as much as {spent / full:.0f} full-depth steps, more than the '
@@ -100,19 +150,93 @@ def total_for(config: TrainConfig, budget: int) -> int:
 
 
 def phases_of(config: TrainConfig, steps_of_stages: tuple, continual: int) -> list[Phase]:
-    phases, step, depth = [], 0, config.init_depth
-    for stage, (steps, new_depth) in enumerate(zip(steps_of_stages, stage_depths(config)), 1):
-        frozen = tuple(i for i, (_, new) in enumerate(layout(config.grow_init, depth, new_depth)) if not new) \
-            if 0 < depth < new_depth else ()
-        phase1 = int(steps * config.phase1_fraction) if frozen else 0
+    """The phases of a run with so many steps in each stage and after the last one.
+
+    A stage without steps grows all the same, at the step at which the next one does; its layers, which never trained,
+    count as new there. From scratch a run begins with the layers of its first stage that has steps.
+    """
+    phases = []
+    step = 0
+    exists = config.init_from != 'scratch'  # there is a model that can grow
+    has_trained = [True] * config.init_depth  # for each layer
+    growths, new = (), ()  # since the last step; the layers that the newest growths added
+    for stage, depth in enumerate(stage_depths(config), 1):
+        steps = steps_of_stages[stage - 1]
+        if not exists:
+            has_trained = [False] * depth
+        elif depth > len(has_trained):
+            growth = growth_of_stage(config, stage, len(has_trained), depth)
+            growths += (growth,)
+            has_trained = [not is_new and has_trained[source] for source, is_new in growth.layers]
+            new = tuple(i for i in range(depth) if not has_trained[i])
+        if steps == 0:
+            continue
+        frozen = ()
+        if growths:
+            frozen = tuple(i for i in range(depth) if has_trained[i])
+        phase1 = 0
+        if frozen:
+            phase1 = int(steps * of_stage(config.phase1_fraction, stage))
         if phase1:
-            phases.append(Phase(stage, 'phase1', step, step + phase1, new_depth, frozen, config.phase1_embeddings))
+            middle = step + phase1
+            phases.append(Phase(stage, 'phase1', step, middle, depth, frozen, config.phase1_embeddings, growths, new))
+            growths = ()
         if steps > phase1:
-            phases.append(Phase(stage, 'phase2', step + phase1, step + steps, new_depth, (), 'train'))
-        step, depth = step + steps, new_depth
+            start, stop = step + phase1, step + steps
+            phases.append(Phase(stage, 'phase2', start, stop, depth, (), 'train', growths, new))
+        step += steps
+        exists, has_trained, growths = True, [True] * depth, ()
     if continual:
-        phases.append(Phase(config.n_stages, 'continual', step, step + continual, config.n_layer, (), 'train'))
+        stop = step + continual
+        phases.append(Phase(config.n_stages, 'continual', step, stop, config.n_layer, (), 'train', growths, new))
     return phases
+
+
+def growth_of_stage(config: TrainConfig, stage: int, old_depth: int, depth: int) -> Growth:
+    """How a stage grows. Raises UserError, naming the operator or grow_map, if what it says is no growth to `depth`."""
+    init = of_stage(config.grow_init, stage)
+    grow_map = map_of_stage(config, stage)
+    if grow_map:
+        name, where = 'grow_map', f'grow_map {grow_map} of stage {stage}'
+        layers = layout_of(grow_map)
+        if init not in ('random', 'zero'):
+            raise UserError(f"{where} says which layer comes from which: grow_init beside it is 'random' or 'zero' (how the "
+                            f'layers -1 start), not {init!r}')
+    else:
+        name, where = init, f'grow_init {init!r} of stage {stage}'
+        layers = layout(init, old_depth, depth)
+    problem = problem_with(layers, old_depth, depth)
+    if problem:
+        raise UserError(f'{where} {problem}')
+    fresh = ''
+    if any(source is None for source, _ in layers):
+        fresh = 'zero' if init == 'zero' else 'random'
+    return Growth(stage, old_depth, depth, tuple(layers), fresh, name)
+
+
+def map_of_stage(config: TrainConfig, stage: int) -> tuple:
+    """The entry of grow_map for a stage, () if it leaves the stage to grow_init.
+
+    grow_map has one entry for each growth, or one for each stage. Raises UserError if it has another number of them.
+    """
+    if not config.grow_map:
+        return ()
+    depths = stage_depths(config)
+    if config.init_from == 'scratch':
+        growing = list(range(2, config.n_stages + 1))  # the first stage's layers don't grow, they are there
+    else:
+        growing = [k for k, (a, b) in enumerate(itertools.pairwise((config.init_depth, *depths)), 1) if b > a]
+    if len(config.grow_map) == len(growing):
+        return config.grow_map[growing.index(stage)]
+    if len(config.grow_map) != config.n_stages:
+        raise UserError(f'grow_map has {len(config.grow_map)} entries, and the run {len(growing)} growths in {config.n_stages} '
+                        'stages: give it one entry for each growth')
+    return config.grow_map[stage - 1]
+
+
+def of_stage(value, stage: int):
+    """The value for a stage (from 1) of a setting that has one for all, or one for each."""
+    return value[stage - 1] if type(value) is tuple else value
 
 
 def stage_depths(config: TrainConfig) -> tuple:
@@ -147,7 +271,8 @@ def get_lr(config: TrainConfig, phases: list[Phase], step: int) -> float:
     """Learning rate of update number `step` (from 0): the schedule over the whole run, times the warm-ups.
 
     constant; cosine from the end of the warm-up to min_lr; wsd: constant, then over the last decay_fraction of all steps
-    linear to min_lr. Each growth (not the first layers) starts a linear warm-up of rewarm_steps.
+    linear to min_lr. All of it times the stage's stage_lr_scale (1 in continual training), (depth / n_layer)^-lr_depth_power
+    (No Train No Gain, arXiv 2307.06440; depth 0 counts as 1) and, with rewarm 'all', rewarming().
     """
     total, low, high = total_steps(phases), config.min_lr, config.learning_rate
     if step < config.warmup_steps:
@@ -159,8 +284,27 @@ def get_lr(config: TrainConfig, phases: list[Phase], step: int) -> float:
         lr = low + (high - low) * min(1.0, (total - step) / max(1, config.decay_fraction * total))
     else:
         lr = high
-    growths = [b.start for a, b in itertools.pairwise(phases) if b.depth > a.depth and b.start <= step]
-    return lr * min(1.0, (step - growths[-1] + 1) / config.rewarm_steps) if growths and config.rewarm_steps else lr
+    phase = phase_at(phases, step)
+    if phase.phase != 'continual':
+        lr *= of_stage(config.stage_lr_scale, phase.stage)
+    if config.lr_depth_power:
+        lr *= (max(1, phase.depth) / config.n_layer) ** -config.lr_depth_power
+    if config.rewarm == 'all':
+        lr *= rewarming(config, phases, step)
+    return lr
+
+
+def get_new_scale(config: TrainConfig, phases: list[Phase], step: int) -> float:
+    """The share of get_lr() that the newest layers get: below 1 only where `rewarm` is 'new' and they warm up."""
+    return rewarming(config, phases, step) if config.rewarm == 'new' else 1.0
+
+
+def rewarming(config: TrainConfig, phases: list[Phase], step: int) -> float:
+    """The linear warm-up of rewarm_steps that begins with each growth, at step 0 too, as a factor of 1 or less."""
+    growths = [p.start for p in phases if p.growths and p.start <= step]
+    if not growths or not config.rewarm_steps:
+        return 1.0
+    return min(1.0, (step - growths[-1] + 1) / config.rewarm_steps)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -224,20 +368,26 @@ def trained_parameters(config: TrainConfig, phase: Phase) -> int:
 # match: the same compute as another run
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
+def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
     """The config with `match` replaced by the steps that it means, so that the plan depends on the config alone.
 
     The run's own stages stay as they are and continual_steps fills up to the other's compute; a run of one stage (a
-    baseline) gets as many steps in all. Raises UserError if the other can't be read or costs less than the stages.
+    baseline) gets as many steps in all. `matched`: what was followed to get here. Raises UserError if the other can't be
+    read, costs less than the stages, matches this one in turn, or makes a plan that no one can have meant.
     """
     if not config.match:
         return config
+    target = tuple(os.path.realpath(part) for part in config.match.split('+'))
+    if target in matched:
+        raise UserError(f'match={config.match}: it matches itself in the end, so that no compute is said')
     path = os.path.join(config.match, 'config.json')
     if os.path.isfile(path):
         other = load_run_config(config.match)
     else:
-        other = resolve(load_config(config.match.split('+'), __doc__))
-    return with_compute(dataclasses.replace(config, match=''), compute(other, plan(other), config.ledger))
+        other = resolve(load_config(config.match.split('+'), __doc__), (*matched, target))
+    resolved = with_compute(dataclasses.replace(config, match=''), compute(other, plan(other), config.ledger))
+    check_length(config, total_steps(plan(resolved)))
+    return resolved
 
 
 def with_compute(config: TrainConfig, budget: int) -> TrainConfig:
@@ -245,7 +395,7 @@ def with_compute(config: TrainConfig, budget: int) -> TrainConfig:
 
     By the config's ledger, within half a step. Raises UserError if the stages alone cost more.
     """
-    if config.n_stages == 1 and not config.init_depth:  # a baseline: its one stage is no more than a first part
+    if config.n_stages == 1 and config.init_from == 'scratch':  # a baseline: its one stage is no more than a first part
         total = max(1, round(budget / step_cost(config, config.ledger)))
         first = min(config.growth_steps, total)
         return dataclasses.replace(config, growth_steps=first, stage_steps=(), continual_steps=total - first)
@@ -267,8 +417,8 @@ def load_run_config(run_dir: str) -> TrainConfig:
 # Settings that act only through the plan, the learning rate or the growths, which are compared step by step.
 COMPARED_BY_STEP = {
     'n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'phase1_fraction', 'phase1_embeddings',
-    'continual_steps', 'baseline_steps', 'ledger', 'match', 'grow_init', 'grow_optimizer',
-    'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction',
+    'continual_steps', 'baseline_steps', 'ledger', 'match', 'grow_init', 'grow_map', 'grow_optimizer',
+    'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'rewarm', 'decay_fraction', 'lr_depth_power', 'stage_lr_scale',
 }
 # Settings that may change on resume and yet change the order of a sum, or the rounding of a product.
 CHANGE_BITS = {'batch_size', 'dtype', 'compile'}
@@ -289,38 +439,51 @@ def prefix_difference(a: TrainConfig, b: TrainConfig) -> tuple[int, str]:
         if matters and getattr(a, name) != getattr(b, name):
             return 0, f'{name}: {getattr(a, name)!r} and {getattr(b, name)!r}'
     phases_a, phases_b = plan(a), plan(b)
-    depth = a.init_depth or None  # from scratch the model starts with the first phase's layers, which is no growth
     # Each pair of phases begins at the same step, since all before them are alike.
     for p, q in zip(phases_a, phases_b):
-        if dataclasses.replace(p, stop=0) != dataclasses.replace(q, stop=0):
+        if without_growths(p) != without_growths(q):
             return p.start, f'step {p.start}: {phase_text(p)} and {phase_text(q)}'
-        if depth not in (None, p.depth) and growth_of(a, depth, p) != growth_of(b, depth, q):
-            growths = [f'{c.grow_init}, optimizer state {c.grow_optimizer}' for c in (a, b)]
-            return p.start, f'growth at step {p.start}: {" and ".join(growths)}'
+        if p.growths != q.growths or grown_state(a, p) != grown_state(b, q):
+            growths = f'{growth_text(a, p)} and {growth_text(b, q)}'
+            return p.start, f'growth at step {p.start}: {growths}'
         stop = min(p.stop, q.stop)
         step = first_other_lr(a, b, p.start, stop)
         if step < stop:
-            rates = [repr(get_lr(c, plan(c), step)) for c in (a, b)]
+            rates = [lr_text(c, plan(c), step) for c in (a, b)]
             return step, f'learning rate of step {step}: {" and ".join(rates)}'
         if p.stop != q.stop:
             return stop, f'{phase_text(p)}: until step {p.stop} and until step {q.stop}'
-        depth = p.depth
     if len(phases_a) != len(phases_b):
         return stop, f'the end: step {total_steps(phases_a)} and step {total_steps(phases_b)}'
     return stop, ''
 
 
-def growth_of(config: TrainConfig, old: int, phase: Phase) -> tuple:
-    """What the growth from `old` layers at the start of a phase depends on, beside the weights, the seed and the stage."""
-    layers = layout(config.grow_init, old, phase.depth)
-    sources = {source for source, is_new in layers if is_new}
-    zeroed = config.grow_init == 'zero' and None in sources
-    moments = config.grow_optimizer
-    if moments == 'copy' and sources == {None}:
-        moments = 'keep'  # nothing is copied
-    if phase.start == 0:
-        moments = ''  # there are none yet
-    return layers, zeroed, moments
+def without_growths(phase: Phase) -> Phase:
+    """A phase apart from how it came about and how long it is."""
+    return dataclasses.replace(phase, stop=0, growths=(), new=())
+
+
+def grown_state(config: TrainConfig, phase: Phase) -> str:
+    """What the growths of a phase do to the optimizer state, as the setting that does the same with the least."""
+    if not phase.growths or phase.start == 0:
+        return ''  # there is no state yet
+    copies = [source for growth in phase.growths for source, is_new in growth.layers if is_new and source is not None]
+    if config.grow_optimizer == 'copy' and not copies:
+        return 'keep'
+    return config.grow_optimizer
+
+
+def growth_text(config: TrainConfig, phase: Phase) -> str:
+    """How a phase grows, in words."""
+    names = [growth.name for growth in phase.growths]
+    return f'{", ".join(names)}, optimizer state {config.grow_optimizer}'
+
+
+def lr_text(config: TrainConfig, phases: list[Phase], step: int) -> str:
+    """The learning rate of a step, exactly."""
+    scale = get_new_scale(config, phases, step)
+    new = '' if scale == 1 else f' ({scale:.3g} of it for new layers)'
+    return f'{get_lr(config, phases, step)!r}{new}'
 
 
 def phase_text(phase: Phase) -> str:
@@ -332,7 +495,8 @@ def phase_text(phase: Phase) -> str:
 
 def first_other_lr(a: TrainConfig, b: TrainConfig, start: int, stop: int) -> int:
     """The first step in [start, stop) whose learning rates differ, else stop. All earlier phases are alike."""
-    shaping = ('min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction')
+    shaping = ('min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'rewarm', 'decay_fraction', 'lr_depth_power',
+               'stage_lr_scale')
     phases_a, phases_b = plan(a), plan(b)
     if all(getattr(a, name) == getattr(b, name) for name in shaping):
         totals = total_steps(phases_a), total_steps(phases_b)
@@ -341,7 +505,9 @@ def first_other_lr(a: TrainConfig, b: TrainConfig, start: int, stop: int) -> int
         # Only the totals differ: before the shorter run's decay they can't show, so there is no need to look.
         start = max(start, min(stop, decay_start(a, min(totals))))
     for step in range(start, stop):
-        if get_lr(a, phases_a, step) != get_lr(b, phases_b, step):
+        rates_a = get_lr(a, phases_a, step), get_new_scale(a, phases_a, step)
+        rates_b = get_lr(b, phases_b, step), get_new_scale(b, phases_b, step)
+        if rates_a != rates_b:
             return step
     return stop
 

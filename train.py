@@ -113,7 +113,7 @@ def main():
         examples = hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size)
     dry_run(config, runtime, run_data, examples)
 
-    state = restore_state(config, saved, runtime) if saved else initial_state(config, phases, runtime)
+    state = restore_state(config, phases, saved, runtime) if saved else initial_state(config, phases, runtime)
     del saved  # its tensors lie in memory beside the model's
     log = Log(config, phases, runtime, state, prefix_dir)
     finished = train(config, phases, runtime, run_data, examples, state, log)
@@ -171,7 +171,7 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
             stop_not_finite(config, state.step, loss, float(norm), runtime)
         if config.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.grad_clip, norm)
-        set_learning_rate(state.optimizers, lr)
+        set_learning_rate(state.optimizers, lr, schedule.get_new_scale(config, phases, state.step))
         for optimizer in state.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -348,7 +348,8 @@ def dry_run(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: 
 def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> State:
     """Step 0: a model of the first depth, from scratch or from init_from."""
     shape = checkpoint.gpt_config(config_to_dict(config))
-    model = GPT(shape, config.init_depth or phases[0].depth, stage_generator(config, 1)).to(runtime.device)
+    depth = phases[0].depth if config.init_from == 'scratch' else config.init_depth
+    model = GPT(shape, depth, stage_generator(config, 1)).to(runtime.device)
     if config.init_from != 'scratch':
         load_initial_weights(model, config)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
@@ -367,10 +368,11 @@ def load_initial_weights(model: GPT, config: TrainConfig):
     model.load_state_dict(source.state_dict())
 
 
-def restore_state(config: TrainConfig, saved: dict, runtime: Runtime) -> State:
+def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runtime) -> State:
     """The state that a checkpoint holds."""
     model = checkpoint.build_model(saved, config.out_dir).to(runtime.device)
-    optimizers = make_optimizers(model, config)
+    phase = schedule.phase_at(phases, max(0, saved['step'] - 1))  # the growth of the next one is still to come
+    optimizers = make_optimizers(model, config, [model.transformer.h[i] for i in phase.new])
     load_optimizer_state(model, optimizers, saved['optimizer'])
     clock = {name: saved['totals'][name] for name in ('seconds', 'eval_seconds', 'checkpoint_seconds')}
     return State(saved['step'], model, optimizers, clock)
@@ -392,7 +394,10 @@ def enter_phase(config: TrainConfig, phase: schedule.Phase, runtime: Runtime, st
     """
     model = state.model
     if phase.depth > model.depth:
-        new_blocks = model.grow(phase.depth, config.grow_init, stage_generator(config, phase.stage))
+        new_blocks = []
+        for growth in phase.growths:
+            generator = stage_generator(config, growth.stage)
+            new_blocks += model.grow(growth.depth, growth.fresh, generator, growth.layers)
         state.optimizers = grow_optimizers(model, config, state.optimizers, new_blocks)
     model.freeze(phase.frozen, phase.embeddings)
     if runtime.compiled:

@@ -240,7 +240,8 @@ REFUSED = {  # every setting that isn't free, and a value that no run may change
     'vocab_size': 384, 'dropout': 0.1, 'init_from': '{run}', 'init_depth': '2 --init_from={run}', 'n_stages': 2,
     'stage_depths': (1, 2, 4), 'growth_steps': 21, 'stage_steps': (6, 7, 5), 'stage_fractions': (0.2, 0.2, 0.2),
     'phase1_fraction': 0.25, 'phase1_embeddings': 'train', 'continual_steps': 9, 'baseline_steps': 5, 'ledger': 'paper',
-    'match': '{long}', 'grow_init': 'stack', 'grow_optimizer': 'reset', 'total_batch_size': 512, 'optimizer': 'muon',
+    'match': '{long}', 'grow_init': 'stack', 'grow_map': '[[0,1,0],[0,1,2,0]]', 'grow_optimizer': 'reset',
+    'rewarm': 'new', 'lr_depth_power': 0.25, 'stage_lr_scale': 0.5, 'total_batch_size': 512, 'optimizer': 'muon',
     'learning_rate': 0.02, 'min_lr': 0.001, 'lr_schedule': 'wsd', 'warmup_steps': 2, 'rewarm_steps': 2,
     'decay_fraction': 0.2, 'weight_decay': 0.2, 'beta1': 0.8, 'beta2': 0.99, 'muon_learning_rate': 0.1, 'grad_clip': 1.0}
 ACCEPTED = {
