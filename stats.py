@@ -41,6 +41,9 @@ class Estimate:
     p: float  # of "the true value is 0"
 
 
+NOTHING = Estimate(*[math.nan] * 6)
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One independent sample's share in a contrast: its mean enters with `weight`."""
@@ -128,6 +131,11 @@ def mcnemar(a, b) -> tuple[int, int, float]:
     return only_a, only_b, float(scipy_stats.binomtest(only_a, only_a + only_b).pvalue)
 
 
+def critical(df, tests: int = 1):
+    """Differences from so many standard errors on are clear, whatever the other `tests` - 1 of the family give."""
+    return special.stdtrit(df, 1 - SIGNIFICANT / tests / 2)
+
+
 def detectable(sd: float, n_a: int, n_b: int, tests: int = 1, known: bool = False) -> tuple[float, float]:
     """(the smallest observed difference that is clear; the true difference that is found four times in five).
 
@@ -135,18 +143,17 @@ def detectable(sd: float, n_a: int, n_b: int, tests: int = 1, known: bool = Fals
     of it is taken. `known`: sd is given, not estimated.
     """
     se = sd * math.sqrt(1 / n_a + 1 / n_b)
-    quantile = 1 - SIGNIFICANT / tests / 2
     df = math.inf if known else n_a + n_b - 2
     if df < 1:
         return math.nan, math.nan
-    critical = float(special.stdtrit(df, quantile))
+    needed = float(critical(df, tests))
     if known:
-        return critical * se, (critical + float(special.ndtri(POWER))) * se
+        return needed * se, (needed + float(special.ndtri(POWER))) * se
 
     def missing(shift):  # power at a true difference of `shift` standard errors, minus the one that is wanted
-        return scipy_stats.nct.sf(critical, df, shift) - POWER
+        return scipy_stats.nct.sf(needed, df, shift) - POWER
 
-    return critical * se, float(optimize.brentq(missing, 0, 4 * critical)) * se
+    return needed * se, float(optimize.brentq(missing, 0, 4 * needed)) * se
 
 
 # ------------------------------------------------------------------------------------------------------------

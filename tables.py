@@ -15,7 +15,8 @@ import textwrap
 
 WIDTH = 100  # columns of a terminal that everybody has
 GAP = '  '
-NARROWEST = 10  # no column of words is squeezed below this
+NARROW = 24  # columns of words are squeezed to this, and only if that isn't enough
+NARROWEST = 8  # to this
 
 # What LaTeX reads as a command. The backslash comes first, since the others bring their own.
 LATEX = {'\\': r'\textbackslash ', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{',
@@ -47,17 +48,17 @@ class Table:
         return '\n'.join(lines)
 
     def _widths(self, width: int) -> list[int]:
-        """Natural widths, then the widest column of words gives way until all fit."""
+        """Natural widths; if they don't fit, columns of words give way, the last one first."""
         widths = []
         for cells in zip(self.header, *self.rows):
             widths.append(max(len(cell) for cell in cells))
         excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
-        while excess > 0 and self.left:
-            widest = widths.index(max(widths[:self.left]))
-            if widths[widest] <= NARROWEST:
-                break
-            widths[widest] -= 1
-            excess -= 1
+        for least in (NARROW, NARROWEST):
+            for i in reversed(range(self.left)):
+                given = min(excess, widths[i] - least)
+                if given > 0:
+                    widths[i] -= given
+                    excess -= given
         return widths
 
     def _lines(self, row: list[str], widths: list[int]) -> list[str]:
@@ -78,11 +79,11 @@ class Table:
     def markdown(self) -> str:
         """A pipe table, as code hosts render it."""
         marks = [':---' if i < self.left else '---:' for i in range(len(self.header))]
-        lines = [f'**{_markdown_cell(self.title)}**', ''] if self.title else []
+        lines = [f'**{escaped(self.title)}**', ''] if self.title else []
         for row in [self.header, marks, *self.rows]:
-            lines.append('| ' + ' | '.join(_markdown_cell(cell) for cell in row) + ' |')
+            lines.append('| ' + ' | '.join(escaped(cell) for cell in row) + ' |')
         if self.note:
-            lines += ['', *(_markdown_cell(line) for line in self.note.splitlines())]
+            lines += ['', *(escaped(line) for line in self.note.splitlines())]
         return '\n'.join(lines)
 
     def latex(self) -> str:
@@ -97,7 +98,8 @@ class Table:
         return '\n'.join([*lines, r'\end{table}'])
 
 
-def _markdown_cell(cell: str) -> str:
+def escaped(cell: str) -> str:
+    """A cell or a sentence for Markdown."""
     # A name may hold what Markdown reads as emphasis, a column's end or HTML.
     for mark in ('\\', '|', '*', '_', '<', '`', '$', '~'):
         cell = cell.replace(mark, '\\' + mark)

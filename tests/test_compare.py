@@ -1,7 +1,6 @@
-"""Runs side by side. Run: python -m pytest tests/test_compare.py"""
+"""compare.py as it is typed: tables, verdicts, files. Run: python -m pytest tests/test_compare.py"""
 
 import csv
-import itertools
 import json
 import math
 import os
@@ -12,44 +11,13 @@ import sys
 
 import numpy as np
 import pytest
+from fake_runs import RATES, counters, power_law, write_run
 
 import compare
-import config as configuration
-import schedule
 from common import UserError
-from config import TrainConfig
+from config import TrainConfig, config_to_dict
 from data import write_shard
-
-RATES = {'tokens': 2048, 'flops': 3e10, 'flops_paper': 2e10, 'seconds': 0.25}  # per step
-
-
-def power_law(step):
-    return 2.0 + 4.0 * (step + 20)**-0.4
-
-
-def fields(step, rates):
-    return {'step': step, **{k: step * v for k, v in rates.items()}, 'eval_seconds': 9.0, 'checkpoint_seconds': 9.0}
-
-
-def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=None, tail=b'', **settings):
-    """A run directory of 1000 steps (by default) whose evaluations are loss(step) and whose costs are rates * step."""
-    c = TrainConfig(**{'run_name': path.name, 'growth_steps': 1000, 'continual_steps': 0, **settings})
-    phases = schedule.plan(c)
-    total = schedule.total_steps(phases)
-    path.mkdir(parents=True)
-    (path / 'config.json').write_text(json.dumps(configuration.config_to_dict(c)))
-    lines = []
-    for step in range(1 + (total if until is None else until)):
-        at = {**fields(step, RATES | rates), 'stage': 1, 'phase': 'phase2', 'depth': c.n_layer}
-        if step % every == 0 or step == total:
-            scores = {} if acc_norm is None else {'hellaswag_acc': 0.5, 'hellaswag_acc_norm': acc_norm, 'hellaswag_n': 400}
-            lines.append({'kind': 'eval', **at, 'val_loss': loss(step), **scores})
-        lines += [{'kind': 'phase', **at, 'stage': p.stage, 'phase': p.phase, 'depth': p.depth, 'n_frozen': p.n_frozen}
-                  for p in phases if p.start == step]
-        if step and step % 20 == 0:
-            lines.append({'kind': 'train', **at, 'loss': 9.0, 'lr': 1e-3, 'grad_norm': 1.0, 'tok_per_sec': 1})
-    (path / 'metrics.jsonl').write_bytes(''.join(json.dumps(line) + '\n' for line in lines).encode() + tail)
-    return path
+from runs import AXES
 
 
 @pytest.fixture
@@ -84,7 +52,7 @@ def test_a_run_that_learns_at_another_speed_costs_what_it_must(tmp_path, run, sp
     write_run(tmp_path / 'other', lambda step: power_law(speed * step), rates, every=every, n_stages=4)
     out, rows = run(base, tmp_path / 'other', f'--csv={tmp_path}/c.csv')
     row = rows['other']
-    for axis in compare.AXES:
+    for axis in AXES:
         wanted = rates[axis] / RATES[axis] / speed
         assert float(row[f'{axis}:cost']) == pytest.approx(wanted, rel=0.01)
         if speed < 1:
@@ -103,7 +71,7 @@ def test_a_run_that_learns_at_another_speed_costs_what_it_must(tmp_path, run, sp
         difference = power_law(1000 * speed) - power_law(at / RATES[axis])
         assert float(row[f'{axis}:difference']) == pytest.approx(difference, abs=2e-3)
     printed = re.search(r'other: costs (\S+)x the baseline for the same loss \((\S+)x by .*, (\S+)x in seconds\)', out)
-    assert [float(x) for x in printed.groups()] == pytest.approx([float(row[f'{a}:cost']) for a in compare.AXES], abs=0.0051)
+    assert [float(x) for x in printed.groups()] == pytest.approx([float(row[f'{a}:cost']) for a in AXES], abs=0.0051)
     assert ("the baseline's final loss" if speed < 1 else 'its own final loss') in lines_of(out, 'other: ')[0]
     assert 'not reached' in lines_of(out, 'other: ')[0]
 
@@ -117,19 +85,6 @@ def test_the_run_may_also_be_the_longer_one(tmp_path, run):
     assert float(row['flops:loss']) == pytest.approx(power_law(800)) and float(row['flops:baseline_loss']) == power_law(1000)
     assert row['flops:baseline_needs'] == ''
     assert float(row['flops:cost']) == pytest.approx(1.25, rel=0.01)  # it got there, later
-
-
-def test_a_loss_is_first_reached_where_the_curve_first_falls_to_it():
-    curve = [{'flops': x, 'val_loss': y} for x, y in [(0, 9.0), (10, 5.0), (1000, 4.0), (2000, 4.5), (3000, 3.0)]]
-    assert compare.reached(curve, 'flops', 7.0) == (5.0, False)  # linear from 0
-    assert compare.reached(curve, 'flops', 4.5) == (pytest.approx(100), False)  # logarithmic: half of two decades
-    assert compare.reached(curve, 'flops', 4.0) == (1000, False)
-    assert compare.reached(curve, 'flops', 2.9) == (None, False)
-    assert compare.reached(curve, 'flops', 9.0) == (0, True)
-    assert compare.loss_at(curve, 'flops', 100) == pytest.approx(4.5)
-    assert compare.loss_at(curve, 'flops', 2.5) == 8.0
-    assert compare.loss_at(curve, 'flops', 3000) == 3.0 and compare.loss_at(curve, 'flops', 3001) is None
-    assert compare.loss_at(curve[1:], 'flops', 9) is None
 
 
 def test_a_run_with_one_evaluation_has_bounds_and_no_inventions(tmp_path, run):
@@ -166,11 +121,14 @@ def test_runs_that_differ_in_the_seed_alone_are_a_mean_and_a_sample_deviation(tm
     assert float(row['seconds']) == pytest.approx(1000 * (0.2 + 0.01 * 10 / 3))
     assert float(row['acc_norm']) == pytest.approx(0.31) and float(row['acc_norm_sd']) == pytest.approx(0.02)
     assert float(row['acc_norm_se']) == pytest.approx(math.sqrt(0.31 * 0.69 / 400))
-    assert '± 0.0200' in lines_of(out, 'base')[0] and '0.3100 ± 0.0231 (seeds ± 0.0200)' in lines_of(out, 'base')[0]
-    # the difference's error: sqrt(.02^2 / 3 + .04^2 / 3)
+    assert '± 0.0200' in lines_of(out, 'base')[0]
+    assert lines_of(out, 'base')[1].split()[-3:] == ['-', '-', '0.0200'] and '0.3100 ± 0.0231' in lines_of(out, 'base')[1]
+    # the difference's error: sqrt(.02^2 / 3 + .04^2 / 3); Welch's t with Satterthwaite's 2.94 degrees of freedom
     assert float(rows['grown']['flops:error']) == pytest.approx(math.sqrt((0.02**2 + 0.04**2) / 3), rel=1e-6)
     assert float(rows['grown']['flops:difference']) == pytest.approx(0.06, abs=1e-6)
-    assert 'at equal compute +0.0600 ± 0.0258' in out and 'beyond the noise' not in out
+    assert float(rows['grown']['flops:df']) == pytest.approx(2.941, abs=0.001)
+    assert float(rows['grown']['p']) == pytest.approx(0.1053, abs=0.001)
+    assert 'at equal compute +0.0600 nats (95%: -0.0231 to +0.1431), p 0.1: not clear' in out
 
 
 def test_a_difference_within_the_noise_of_the_seeds_is_called_so(tmp_path, run):
@@ -179,8 +137,14 @@ def test_a_difference_within_the_noise_of_the_seeds_is_called_so(tmp_path, run):
         write_run(tmp_path / f'grown_seed{seed}', lambda s, o=offset: power_law(s) + 0.01 + o, seed=seed, n_stages=4)
     write_run(tmp_path / 'single', n_stages=3)
     out, _ = run(*sorted(tmp_path.iterdir()))
-    assert 'no difference beyond the noise of the seeds' in lines_of(out, 'grown: ')[0]
-    assert 'too few seeds to know the noise' in lines_of(out, 'single: ')[0]
+    assert lines_of(out, 'grown: ')[0].endswith('not clear (two seeds a side: only a huge difference can show)')
+    assert lines_of(out, 'single: ')[0].endswith('no verdict: it takes two seeds or more a side (or --sigma)')
+    assert re.search(r'2 seeds a side see differences from 0\.1217 \(a saving of \d+.\d%\) on', out)
+    # With a known deviation one seed is enough, and two see more.
+    out, rows = run(*sorted(tmp_path.iterdir()), '--sigma=0.001', f'--csv={tmp_path}/c.csv')
+    assert lines_of(out, 'grown: ')[0].endswith(': clear') and lines_of(out, 'single: ')[0].endswith(': not clear')
+    assert float(rows['grown']['flops:error']) == pytest.approx(0.001)
+    assert float(rows['single']['flops:error']) == pytest.approx(0.001 * math.sqrt(1.5))
 
 
 def test_other_settings_make_another_group_and_a_repeated_seed_is_left_out(tmp_path, run):
@@ -195,13 +159,6 @@ def test_other_settings_make_another_group_and_a_repeated_seed_is_left_out(tmp_p
     assert re.search('note: .*/b/grown repeats seed 1337 of .*/a/grown', out)
 
 
-def test_seeds_with_other_intervals_meet_at_the_steps_that_both_have(tmp_path, run):
-    for seed, every in ((1, 30), (2, 50)):
-        write_run(tmp_path / f'base_seed{seed}', every=every, seed=seed, eval_interval=every)
-    groups = compare.make_groups(compare.read_runs([str(p) for p in sorted(tmp_path.iterdir())]), [])
-    assert len(groups) == 1 and [e['step'] for e in groups[0].curve] == [*range(0, 901, 150), 1000]
-
-
 # ---- flagged, not mixed
 
 
@@ -211,24 +168,14 @@ def test_an_unfinished_run_is_shown_but_neither_averaged_nor_judged(tmp_path, ru
     write_run(tmp_path / 'grown_seed2', lambda s: 99.0, n_stages=4, seed=2, until=500)
     write_run(tmp_path / 'grown_seed3', n_stages=4, seed=3, until=900, tail=b'{"kind": "train", "step": 920, "tok')
     (tmp_path / 'started').mkdir()
-    (tmp_path / 'started' / 'config.json').write_text(json.dumps(configuration.config_to_dict(TrainConfig(n_stages=2))))
+    (tmp_path / 'started' / 'config.json').write_text(json.dumps(config_to_dict(TrainConfig(n_stages=2))))
     out, rows = run(*sorted(tmp_path.iterdir()), f'--csv={tmp_path}/c.csv', f'--figure={tmp_path}/f.png')
     assert float(rows['grown_seed1']['val_loss']) == power_law(1000) and rows['grown_seed1']['seeds'] == '1'
     assert rows['grown_seed2']['flags'] == 'unfinished: step 500 of 1000' and rows['grown_seed2']['flops:cost'] == ''
-    assert rows['grown_seed3']['flags'] == 'unfinished: step 900 of 1000, last line torn'
+    assert rows['grown_seed3']['flags'] == 'unfinished: step 900 of 1000, last line truncated'
     assert rows['started']['val_loss'] == '' and rows['started']['flags'] == 'unfinished: step 0 of 20000'
     assert 'flagged: grown_seed2: unfinished: step 500 of 1000' in out
     assert lines_of(out, 'grown_seed2: ') == ['grown_seed2: not judged (unfinished: step 500 of 1000)']
-
-
-def test_a_last_line_without_its_line_break_counts_if_it_is_whole(tmp_path):
-    path = write_run(tmp_path / 'base')
-    text = (path / 'metrics.jsonl').read_bytes()
-    (path / 'metrics.jsonl').write_bytes(text[:-1])
-    whole = compare.read_run(str(path))
-    (path / 'metrics.jsonl').write_bytes(text[:-2])
-    torn = compare.read_run(str(path))
-    assert not whole.torn and torn.torn and len(whole.curve) == 21
 
 
 @pytest.mark.parametrize('field, value', [('data_dir', 'data/other'), ('vocab_size', 320), ('block_size', 512),
@@ -305,7 +252,7 @@ def test_without_a_finished_baseline_the_table_stands_alone(tmp_path, run):
 # ---- what the user gets wrong
 
 
-GOOD = {'kind': 'eval', **fields(1000, RATES), 'val_loss': 3.0}
+GOOD = {'kind': 'eval', **counters(1000, RATES), 'val_loss': 3.0}
 
 
 @pytest.mark.parametrize('line, what', [
@@ -359,37 +306,6 @@ def test_without_matplotlib_there_is_the_table_and_a_clear_error(tmp_path):
 
 
 # ---- the figure, and a run of train.py
-
-
-def test_the_figure_draws_the_numbers_of_the_metrics(tmp_path, run, monkeypatch):
-    from matplotlib.figure import Figure
-
-    figures, savefig = [], Figure.savefig
-    monkeypatch.setattr(Figure, 'savefig', lambda self, *a, **k: (figures.append(self), savefig(self, *a, **k)))
-    write_run(tmp_path / 'base', acc_norm=0.3)
-    grown = write_run(tmp_path / 'grown', lambda s: power_law(s) + 0.1, n_stages=4, acc_norm=0.4)
-    write_run(tmp_path / 'other', vocab_size=320)
-    run(*sorted(tmp_path.iterdir()), f'--baseline={tmp_path}/base', f'--figure={tmp_path}/f.png')
-    assert (tmp_path / 'f.png').read_bytes().startswith(b'\x89PNG') and not (tmp_path / 'f.png.tmp').exists()
-    axes = figures[0].axes
-    evals = [r for r in map(json.loads, open(grown / 'metrics.jsonl')) if r['kind'] == 'eval']
-    starts = [r for r in map(json.loads, open(grown / 'metrics.jsonl')) if r['kind'] == 'phase']
-    panels = [('tokens', 1, 'val_loss'), ('flops', 1, 'val_loss'), ('seconds', 60, 'val_loss'),
-              ('flops', 1, 'hellaswag_acc_norm')]
-    assert len(axes) == 4
-    for ax, (x, scale, y) in zip(axes, panels):
-        curves = {line.get_label(): line for line in ax.lines if not line.get_label().startswith('_')}
-        assert set(curves) == {'base: 12 layers', 'grown: 3-6-9-12'}  # on other data: not in it
-        line = curves['grown: 3-6-9-12']
-        assert list(line.get_xdata()) == [e[x] / scale for e in evals] and list(line.get_ydata()) == [e[y] for e in evals]
-        assert len({(c.get_color(), c.get_linestyle(), c.get_marker()) for c in curves.values()}) == 2
-        assert len({c.get_linestyle() for c in curves.values()}) == 2  # also without colour
-        colour = line.get_color()
-        ticks = [c.get_xdata()[0] for c in ax.lines if c.get_marker() == '|' and c.get_color() == colour]
-        assert ticks == [p[x] / scale for p in starts if p['step'] in (250, 500, 750)]
-        shadows = [c.get_xdata() for c in ax.lines if c.get_linewidth() == 8 and c.get_color() == colour]
-        assert [(s[0], s[-1]) for s in shadows] == [(a[x] / scale, b[x] / scale) for a, b in itertools.pairwise(starts)
-                                                    if a['phase'] == 'phase1'] and len(shadows) == 3
 
 
 def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tmp_path, run):

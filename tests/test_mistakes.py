@@ -102,9 +102,9 @@ def work(tiny, tmp_path_factory):
             path.unlink()
         os.mkdir('run_empty')
         config = json.loads(Path('run/config.json').read_text())
-        for name, n_stages, lr in (('run_baseline_1', 1, 0.01), ('run_baseline_2', 1, 0.02)):
+        for name, n_stages, decay in (('run_baseline_1', 1, 0.1), ('run_baseline_2', 1, 0.2)):
             os.mkdir(name)
-            Path(name, 'config.json').write_text(json.dumps(config | {'n_stages': n_stages, 'learning_rate': lr}))
+            Path(name, 'config.json').write_text(json.dumps(config | {'n_stages': n_stages, 'weight_decay': decay}))
             shutil.copy('run/metrics.jsonl', name)
 
         # what HellaSwag and prepare_fineweb read

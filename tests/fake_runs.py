@@ -1,0 +1,58 @@
+"""Run directories as train.py leaves them, with losses that are known: for the tests of runs, judge, report, figure."""
+
+import json
+import random
+
+import schedule
+from config import TrainConfig, config_to_dict
+
+RATES = {'tokens': 2048, 'flops': 3e10, 'flops_paper': 2e10, 'seconds': 0.25}  # per step
+
+
+def power_law(step):
+    return 2.0 + 4.0 * (step + 20)**-0.4
+
+
+def shifted(loss, shift):
+    """A loss curve moved by a constant: another seed's."""
+    return lambda step: loss(step) + shift
+
+
+def counters(step, rates):
+    return {'step': step, **{name: step * rate for name, rate in rates.items()}, 'eval_seconds': 9.0,
+            'checkpoint_seconds': 9.0}
+
+
+def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=None, tail=b'', info=None, **settings):
+    """A run directory of 1000 steps (by default) whose evaluations are loss(step) and whose costs are rates * step."""
+    config = TrainConfig(**{'run_name': path.name, 'growth_steps': 1000, 'continual_steps': 0, **settings})
+    phases = schedule.plan(config)
+    total = schedule.total_steps(phases)
+    path.mkdir(parents=True)
+    (path / 'config.json').write_text(json.dumps(config_to_dict(config)))
+    if info is not None:
+        (path / 'run.json').write_text(json.dumps(info))
+    lines = []
+    for step in range(1 + (total if until is None else until)):
+        at = {**counters(step, RATES | rates), 'stage': 1, 'phase': 'phase2', 'depth': config.n_layer}
+        if step % every == 0 or step == total:
+            scores = {}
+            if acc_norm is not None:
+                scores = {'hellaswag_acc': 0.5, 'hellaswag_acc_norm': acc_norm, 'hellaswag_n': 400}
+            lines.append({'kind': 'eval', **at, 'val_loss': loss(step), **scores})
+        for phase in phases:
+            if phase.start == step:
+                lines.append({'kind': 'phase', **at, 'stage': phase.stage, 'phase': phase.phase, 'depth': phase.depth,
+                              'n_frozen': phase.n_frozen})
+        if step and step % 20 == 0:
+            lines.append({'kind': 'train', **at, 'loss': 9.0, 'lr': 1e-3, 'grad_norm': 1.0, 'tok_per_sec': 1})
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (path / 'metrics.jsonl').write_bytes(text.encode() + tail)
+    return path
+
+
+def write_seeds(folder, name, seeds, loss=power_law, sd=0.003, **settings):
+    """One run per seed, each with an offset of its own that depends on name and seed only."""
+    for seed in seeds:
+        offset = random.Random(f'{name} {seed}').gauss(0, sd)
+        write_run(folder / f'{name}_seed{seed}', shifted(loss, offset), seed=seed, **settings)
