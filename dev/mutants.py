@@ -239,6 +239,87 @@ breaks(
     ('a second process waits', 'lock.acquire(blocking=False)', 'lock.acquire(timeout=3600)'),
 )
 
+breaks(
+    'hellaswag.py', 'test_hellaswag.py',
+    ('lm_eval normalizes by bytes', 'else len(ending))', 'else len(ending.encode()))',
+     'characters_not_bytes'),
+    ('nanogpt normalizes by characters', "len(scored) if each == 'nanogpt' else len(ending)", 'len(ending)',
+     'normalization'),
+    ('the last of equal endings wins', 'pred = sums.argmin(1)', 'pred = 3 - sums[:, ::-1].argmin(1)',
+     'equal_endings'),
+    ('the last of equal normalized endings wins', 'pred_norm = normed.argmin(1)',
+     'pred_norm = 3 - normed[:, ::-1].argmin(1)', 'equal_endings'),
+    ('scoring is in training mode', 'model.eval()\n    for batch', 'for batch', 'eval_mode'),
+    ('scoring leaves a model in training mode', 'model.train(was_training)', 'model.train()', 'eval_mode'),
+    ('bits are nats', 'per_byte = sums / math.log(2) / n_bytes', 'per_byte = sums / n_bytes', 'bits'),
+    ('bits are per token', 'n_bytes.append(len(enc.decode_bytes(scored)))', 'n_bytes.append(len(scored))',
+     'bits'),
+    ('the margin is against the worst ending', 'margin = per_byte.min(1) - bits',
+     'margin = np.where(np.isinf(per_byte), 0, per_byte).max(1) - bits', 'margin'),
+    ('branches see each other', '& (i[:, None] < ends[:, None, :])', '', 'one_by_one and gpt2'),
+    ('positions count on over branches', 'row.positions.append(position)',
+     'row.positions.append(len(row.tokens) - 1)', 'packed_losses'),
+    ('long contexts lose their end', 'sequence[-(block_size + 1):]', 'sequence[:block_size + 1]',
+     'packed_losses'),
+    ('standard errors are of a population', 'ddof=min(1, n - 1)', 'ddof=0', 'standard_errors'),
+    ('blanks stay with the context', 'len(enc.encode_ordinary(context.rstrip()))',
+     'len(enc.encode_ordinary(context))', 'lm_eval_style'),
+    ('an empty context predicts nothing', 'joint[:n] or [enc.eot_token]', 'joint[:n] or [0]',
+     'clean_up_leaves_empty'),
+    ('ranks keep their shares', 'dist.all_reduce(shared)', 'pass', 'two_ranks'),
+)
+
+breaks(
+    'questions.py', 'test_questions.py',
+    ('ctx_b keeps its small letter', "example['ctx_b'].capitalize()", "example['ctx_b']", 'capitalized'),
+    ('a title is no sentence', "replace(' [title]', '. ')", "replace(' [title]', '')", 'cleaned_up'),
+    ('the limit is one more', 'if limit and len(examples) == limit:', 'if limit and len(examples) > limit:',
+     'limit'),
+    ('the fingerprint leaves out labels', "[example['ctx'], example['endings'], example['label']]",
+     "[example['ctx'], example['endings']]", 'fingerprint'),
+    ('a fifth ending passes', 'len(endings) != 4', 'len(endings) < 4', 'bad_line'),
+    ('what was fetched is not looked at', 'read_examples(temporary, path)\n', 'pass\n',
+     'before_it_is_stored'),
+    ('what is fetched has one name on all machines', "f'{path}.{uuid.uuid4().hex}.tmp'", "f'{path}.tmp'",
+     'share_a_disk'),
+)
+
+breaks(
+    'paired.py', 'test_paired.py',
+    ('the difference is the first less the second', 'stats.paired(second_values, first_values)',
+     'stats.paired(first_values, second_values)'),
+    ('other examples are compared all the same', 'if differs:', 'if False:'),
+    ('styles are mixed', "if line['style'] == style:", 'if True:'),
+)
+
+breaks(
+    'stats.py', 'test_stats.py',
+    ('variances are of a population', 'values.var(axis=-1, ddof=1)', 'values.var(axis=-1, ddof=0)',
+     'equals_scipy'),
+    ("degrees of freedom are Student's", '(one.n - 1)\n    se', 'one.n\n    se', 'equals_scipy'),
+    ('p is one-sided', 'p = 2 * special.stdtr(df, -t)', 'p = special.stdtr(df, -t)', 'equals_scipy'),
+    ('intervals are of 90%', '(1 + LEVEL) / 2', 'LEVEL', 'equals_scipy'),
+    ("Holm is Bonferroni's", 'np.maximum(1, tests - np.arange(p.shape[-1]))', 'tests', 'holm'),
+    ('corrected p values may fall', 'np.maximum.accumulate(scaled, axis=-1)', 'scaled', 'holm'),
+    ('what is no test counts', 'np.sum(~np.isnan(p), axis=-1, keepdims=True)', 'p.shape[-1]', 'holm'),
+    ('McNemar is one-sided', 'only_a + only_b).pvalue', "only_a + only_b, alternative='less').pvalue",
+     'mcnemar'),
+    ('what could be seen knows no correction', 'quantile = 1 - SIGNIFICANT / tests / 2',
+     'quantile = 1 - SIGNIFICANT / 2', 'could_be_seen'),
+    ('rungs of more seeds weigh as others', 'root = np.sqrt(self.n)', 'root = np.ones_like(self.n)',
+     'weights'),
+    ('a law that rises passes', 'if not A > 0:', 'if False:', 'do_not_fall'),
+)
+
+breaks(
+    'tables.py', 'test_tables.py',
+    ('numbers stand left', 'cell.rjust(widths[i])', 'cell.ljust(widths[i])'),
+    ('Markdown reads names', "cell = cell.replace(mark, '\\\\' + mark)", 'pass'),
+    ('LaTeX reads underscores as a command', "'_': r'\\_', ", ''),
+    ('words are cut', 'parts = textwrap.wrap(cell, widths[i], break_on_hyphens=False)',
+     'parts = [cell[:widths[i]]]'),
+)
+
 # ----------------------------------------------------------------------------------------------------------
 # running them
 

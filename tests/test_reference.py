@@ -43,10 +43,9 @@ SETTINGS = {
     'n_head': HEADS,
     'n_embd': WIDTH,
     'block_size': BLOCK,
-    # the plan: 2, 3, 4 layers from steps 0, 6, 12 on, new ones train alone for 3 steps; 6 steps at the end
+    # the plan: 2, 3, 4 layers from steps 0, 6, 12 on, at first new ones train alone; 6 steps at the end
     'n_stages': 3,
     'stage_steps': '6,6,6',
-    'phase1_fraction': 0.5,
     'continual_steps': 6,
     'learning_rate': LEARNING_RATE,
     'min_lr': MIN_LR,
@@ -86,6 +85,12 @@ class Recipe:
     optimizer: str = 'adamw'
     muon_learning_rate: float = 0.02
     log_interval: int = 1
+    # one value, or one for each stage
+    phase1_fraction: float | tuple = 0.5
+    stage_lr_scale: float | tuple = 1.0
+    lr_depth_power: float = 0.0
+    rewarm: str = 'all'
+    grow_map: tuple = ()
 
 
 RECIPES = {
@@ -114,6 +119,16 @@ RECIPES = {
         optimizer='muon',
         muon_learning_rate=4e-3,
     ),
+    'map': Recipe(
+        'input_frozen', 'random', 'copy', 'wsd',
+        decay_fraction=0.25,
+        rewarm_steps=4,
+        rewarm='new',
+        phase1_fraction=(0.0, 0.5, 0.2),
+        stage_lr_scale=(1.5, 0.5, 0.8),
+        lr_depth_power=0.25,
+        grow_map=((-1, 0, 1), (0, 1, 1, 2)),
+    ),
 }
 
 # The layers after growing from 2 to 3 and from 3 to 4, from the bottom: (old layer or None, is it new?).
@@ -124,6 +139,8 @@ GROWTHS = {
                    ((0, False), (0, True), (1, False), (2, False))),
     'stack': (((0, False), (1, False), (0, True)),
               ((0, False), (1, False), (2, False), (0, True))),
+    'map': (((None, True), (0, False), (1, False)),
+            ((0, False), (1, False), (1, True), (2, False))),
 }
 
 
@@ -231,6 +248,7 @@ class ReferenceGPT(torch.nn.Module):
         self.wpe = torch.nn.Parameter(wpe.double())
         self.layers = torch.nn.ModuleList(make_layer(generator) for _ in range(depth))
         self.norm = torch.nn.LayerNorm(WIDTH).double()
+        self.new_layers = ()  # those of the last growth
         self.freeze((), 'train')
 
     def forward(self, tokens):  # (B, T) -> logits (B, T, VOCAB)
@@ -283,10 +301,21 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         decay_steps = recipe.decay_fraction * STEPS
         share = min(1.0, (STEPS - step) / decay_steps)
     rate = MIN_LR + share * (LEARNING_RATE - MIN_LR)
+    if recipe.rewarm == 'all':
+        rate *= rewarming(recipe, step)
+    stage = step // 6
+    depth = min(2 + stage, FINAL_DEPTH)
+    rate *= (depth / FINAL_DEPTH) ** -recipe.lr_depth_power
+    if stage < 3 and isinstance(recipe.stage_lr_scale, tuple):
+        rate *= recipe.stage_lr_scale[stage]
+    return rate
+
+
+def rewarming(recipe: Recipe, step: int) -> float:
     for growth in (6, 12):
         if growth <= step < growth + recipe.rewarm_steps:
-            rate *= (step - growth + 1) / recipe.rewarm_steps
-    return rate
+            return (step - growth + 1) / recipe.rewarm_steps
+    return 1.0
 
 
 class AdamW:
@@ -327,8 +356,12 @@ class Muon:
         self.momentum = optimizer.state[parameter]['momentum_buffer']
 
 
-def update(recipe: Recipe, model: ReferenceGPT, states: dict, lr: float) -> float:
+def update(recipe: Recipe, model: ReferenceGPT, states: dict, step: int) -> float:
     """Move every parameter that trains; returns the norm of all gradients before they are clipped."""
+    lr = learning_rate(recipe, step)
+    just_grown = set()
+    if recipe.rewarm == 'new':
+        just_grown = set(torch.nn.ModuleList(model.new_layers).parameters())
     trained = [p for p in model.parameters() if p.requires_grad]
     norm = math.sqrt(sum(p.grad.square().sum().item() for p in trained))
     scale = 1.0
@@ -341,7 +374,8 @@ def update(recipe: Recipe, model: ReferenceGPT, states: dict, lr: float) -> floa
         for p in trained:
             if p not in states:
                 states[p] = Muon(recipe) if p in matrices else AdamW(p, recipe)
-            states[p].update(p, p.grad * scale, lr)
+            own_lr = lr * rewarming(recipe, step) if p in just_grown else lr
+            states[p].update(p, p.grad * scale, own_lr)
     model.zero_grad()  # to None: what is frozen next must not move by what is left
     return norm
 
@@ -354,16 +388,18 @@ def grow(recipe: Recipe, model: ReferenceGPT, states: dict, stage: int) -> tuple
     """Put the new layers of a stage where they belong. Returns the places of the old ones."""
     generator = torch.Generator().manual_seed(recipe.seed * 1000 + stage)
     old_layers = list(model.layers)
-    layers, old_places = [], ()
+    layers, old_places, model.new_layers = [], (), ()
     if recipe.grow_optimizer == 'reset':  # AdamW's count of updates begins anew too
         states.clear()
-    for place, (source, is_new) in enumerate(GROWTHS[recipe.grow_init][stage - 2]):
+    growths = GROWTHS['map'] if recipe.grow_map else GROWTHS[recipe.grow_init]
+    for place, (source, is_new) in enumerate(growths[stage - 2]):
         if not is_new:  # the same parameters, so that their states go on
             layers.append(old_layers[source])
             old_places += (place,)
             continue
         layer = make_layer(generator)
         layers.append(layer)
+        model.new_layers += (layer,)
         if source is None:
             continue
         layer.load_state_dict(old_layers[source].state_dict())
@@ -421,22 +457,25 @@ def reference_run(recipe: Recipe, folder: Path) -> Story:
     questions = [json.loads(line) for line in (folder / 'questions.jsonl').read_text().splitlines()]
     model = ReferenceGPT(2, torch.Generator().manual_seed(recipe.seed * 1000 + 1))
     states = {}  # parameter -> its AdamW or Muon
+    phase1_end = 0
     story = Story([], [], [], {}, {}, {})
     for step in range(STEPS):
-        # What train.py reads off its list of phases stands here as numbers.
         # Stages of 2, 3 and 4 layers begin at 0, 6 and 12; from the second on new layers first train alone.
         if step in (6, 12):
             old_places = grow(recipe, model, states, stage=1 + step // 6)
             model.freeze(old_places, recipe.phase1_embeddings)
-        if step in (9, 15):
+            fraction = recipe.phase1_fraction
+            if isinstance(fraction, tuple):
+                fraction = fraction[step // 6]
+            phase1_end = step + int(6 * fraction)
+        if step == phase1_end:
             model.freeze((), 'train')
         # All sequences at once: the mean over equal micro-batches is the mean over the step.
         loss = model.loss(batch_of_step(train_sequences, recipe, step))
         loss.backward()
-        lr = learning_rate(recipe, step)
         story.losses.append(loss.item())
-        story.rates.append(lr)
-        story.norms.append(update(recipe, model, states, lr))
+        story.rates.append(learning_rate(recipe, step))
+        story.norms.append(update(recipe, model, states, step))
         done = step + 1
         with torch.no_grad():
             if done % 4 == 0:
@@ -618,6 +657,7 @@ def test_the_recipes_cover_every_mode_of_freezing_optimizer_state_and_schedule()
     assert {recipe.grow_optimizer for recipe in recipes} == {'keep', 'copy', 'reset'}
     assert {recipe.lr_schedule for recipe in recipes} == {'constant', 'cosine', 'wsd'}
     assert {recipe.optimizer for recipe in recipes} == {'adamw', 'muon'}
+    assert {recipe.rewarm for recipe in recipes if recipe.rewarm_steps} == {'all', 'new'}
 
 
 # ----------------------------------------------------------------------------------------------------------
