@@ -116,7 +116,11 @@ class TrainConfig:
                                        free=True)
     checkpoint_steps: tuple[int, ...] = setting((), 'further steps to save a checkpoint at; these are kept for good', free=True)
     keep_checkpoints: int = setting(2, 'newest checkpoints to keep (each finished stage is kept beside them)', free=True)
-    wandb_project: str = setting('', 'log to this Weights & Biases project (pip install wandb)', free=True)
+    eval_after_growth: tuple[int, ...] = setting((), 'further evaluations so many steps after each growth, such as 10,30,100,300',
+                                                 free=True)
+    tracker: str = setting('', "send every record to 'wandb', 'tensorboard' or 'trackio' as well (pip install it first)",
+                           choices=('', 'wandb', 'tensorboard', 'trackio'), free=True)
+    tracker_project: str = setting('incremental', "the tracker's project", free=True)
     # the machine
     device: str = setting('auto', "'auto' (cuda, else mps, else cpu) or a torch device", free=True)
     dtype: str = setting('auto', "autocast to 'bfloat16' or stay with 'float32'; 'auto': bfloat16 where the hardware "
@@ -354,6 +358,10 @@ def config_from_dict(values: dict, where: str) -> TrainConfig:
     if type(values) is not dict:
         raise UserError(f'{where}: not a saved config')
     for name, value in values.items():
+        if name == 'wandb_project':  # of runs before there were other trackers
+            if value:
+                checked |= {'tracker': 'wandb', 'tracker_project': value}
+            continue
         assign(where, str(name), value, checked, problems)
     config = TrainConfig(**checked)
     problems += check(config)

@@ -107,6 +107,18 @@ def use_expandable_segments():
         os.environ['PYTORCH_ALLOC_CONF'] = 'expandable_segments:True'  # read at the first allocation
 
 
+def device_name(device: torch.device) -> str:
+    """What the hardware is called: 'NVIDIA H100 80GB HBM3', or the processor's name."""
+    if device.type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    if os.path.exists('/proc/cpuinfo'):
+        with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as f:
+            for line in f:
+                if line.startswith('model name'):
+                    return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX."""
     if device.type == 'cuda':

@@ -1,15 +1,28 @@
-"""metrics.jsonl: the one place that writes and reads it.
+"""
+What a run says about itself: metrics.jsonl, run.json, trackers. The one place that writes and reads them.
 
-One JSON object a line. All have kind ('train', 'eval', 'phase'), step, tokens, flops, flops_paper, seconds of training,
-eval_seconds, checkpoint_seconds, stage, phase and depth. 'train' adds loss, lr, grad_norm and tok_per_sec, 'eval' val_loss
-and hellaswag_*, 'phase' n_frozen.
+metrics.jsonl has one JSON object a line. All have kind ('train', 'eval', 'phase'), step, tokens, flops, flops_paper, seconds
+of training, eval_seconds, checkpoint_seconds, stage, phase and depth. 'train' adds loss, lr, grad_norm, tok_per_sec and,
+where the device's peak is known, mfu; 'eval' val_loss, val_tokens and hellaswag_*; 'phase' n_frozen and, at a growth, the
+validation loss before and after it.
+
+run.json says where the numbers come from: run_id, the data's fingerprint, what init_from and branch_from were, and for
+each start of the run the command, code, versions and machine. The newest start's values stand at the top level too.
 """
 
+import datetime
+import importlib.metadata
 import json
 import math
 import os
+import platform
+import shlex
+import socket
+import subprocess
+import sys
+import uuid
 
-from common import UserError, atomic_write
+from common import UserError, atomic_write, read_json
 
 COUNTERS = ('step', 'tokens', 'flops', 'flops_paper', 'seconds')
 
@@ -119,3 +132,122 @@ def parse_record(line: bytes) -> dict | None:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return record if is_record else None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# run.json
+
+
+def git_state(folder: str) -> tuple[str | None, bool | None]:
+    """(commit, whether files differ from it) of the checkout that `folder` is in; (None, None) outside of one."""
+    answers = []
+    for arguments in (['rev-parse', 'HEAD'], ['status', '--porcelain', '--untracked-files=no']):
+        try:
+            done = subprocess.run(['git', '-C', folder, *arguments], capture_output=True, text=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
+            return None, None
+        if done.returncode != 0:
+            return None, None
+        answers.append(done.stdout.strip())
+    commit, changes = answers
+    return commit, bool(changes)
+
+
+def describe_start(step: int, device_name: str, device_count: int, world_size: int, cuda: str | None) -> dict:
+    """Who starts this run here and now, at which step, with which code, on which machine."""
+    commit, dirty = git_state(os.path.dirname(os.path.abspath(__file__)))
+    versions = {'python': platform.python_version(), 'cuda': cuda}
+    for package in ('torch', 'numpy'):
+        versions[package] = importlib.metadata.version(package)
+    return {'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'), 'step': step,
+            'command': shlex.join(sys.argv), 'git_commit': commit, 'git_dirty': dirty, 'versions': versions,
+            'host': socket.gethostname(), 'device': device_name, 'device_count': device_count, 'world_size': world_size}
+
+
+def new_run_info(before: dict, start: dict, **facts) -> dict:
+    """The contents of run.json after one more start. `before`: what it said, {} for a new run; `facts`: data, init_from,
+    ..., which stay as they were first written where they are None now."""
+    info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}
+    info |= {name: value for name, value in start.items() if name not in ('time', 'step')}
+    for name, value in facts.items():
+        info[name] = before.get(name) if value is None else value
+    info['starts'] = [*before.get('starts', []), start]
+    return info
+
+
+def write_run_json(run_dir: str, info: dict):
+    with atomic_write(os.path.join(run_dir, 'run.json')) as f:
+        json.dump(info, f, indent=1)
+
+
+def read_run_json(run_dir: str) -> dict:
+    """What run.json says; {} for a run that has none. Raises UserError if it can't be read."""
+    path = os.path.join(run_dir, 'run.json')
+    if not os.path.exists(path):
+        return {}
+    info = read_json(path, 'a readable run.json')
+    if type(info) is not dict:
+        raise UserError(f'{path}: not a readable run.json')
+    return info
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# trackers
+
+
+class Tracker:
+    """Weights & Biases, TensorBoard or trackio, imported only when named. Every record is sent once, over kills and resumes:
+    the place of the last one sent is kept in the run directory, and what a resumed run repeats is left out.
+    """
+
+    def __init__(self, kind: str, project: str, run_dir: str, name: str, group: str, run_id: str, settings: dict):
+        """Start one. Raises UserError, saying why, if it isn't installed or can't be started."""
+        self.kind = kind
+        self.path = os.path.join(run_dir, 'tracker.json')
+        self.sent = read_json(self.path, 'a tracker.json')['sent'] if os.path.exists(self.path) else []
+        start = {'wandb': self.start_wandb, 'tensorboard': self.start_tensorboard, 'trackio': self.start_trackio}[kind]
+        try:
+            self.log_values, self.close = start(project, run_dir, name, group, run_id, settings)
+        except ImportError:
+            raise UserError(f'tracker is {kind!r}, which is not installed: pip install {kind}') from None
+        except Exception as error:  # no login, a name it refuses, no network: whatever its client raises
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise UserError(f'the tracker {kind} could not be started ({reason[0]}): mend that, or leave --tracker out') \
+                from None
+
+    def start_wandb(self, project, run_dir, name, group, run_id, settings):
+        import wandb
+
+        if not hasattr(wandb, 'init'):  # a folder called wandb, which Python takes for a package
+            raise ImportError
+        run = wandb.init(project=project, name=name, group=group, id=run_id, resume='allow', dir=run_dir, config=settings)
+        return lambda values, step: run.log(values, step=step), run.finish
+
+    def start_tensorboard(self, project, run_dir, name, group, run_id, settings):
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(os.path.join(run_dir, 'tensorboard'))
+
+        def log_values(values, step):
+            for key, value in values.items():
+                if type(value) in (int, float):
+                    writer.add_scalar(key, value, step)
+            writer.flush()
+
+        return log_values, writer.close
+
+    def start_trackio(self, project, run_dir, name, group, run_id, settings):
+        import trackio
+
+        run = trackio.init(project=project, name=f'{name}-{run_id}', group=group, config=settings, resume='allow')
+        return lambda values, step: run.log(values, step=step), trackio.finish
+
+    def send(self, record: dict):
+        """One record of metrics.jsonl, unless it was sent before."""
+        place = [record['step'], ('train', 'eval', 'phase').index(record['kind'])]  # their order within a step
+        if self.sent and place <= self.sent:
+            return
+        self.log_values({f'{record["kind"]}/{k}': v for k, v in record.items() if k != 'kind'}, record['step'])
+        self.sent = place
+        with atomic_write(self.path) as f:
+            json.dump({'sent': place}, f)

@@ -6,18 +6,19 @@ Train a GPT that grows layer by layer (Li, Fung, Huang, arXiv 2411.18700), or at
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 \\
         train.py configs/incremental_8stage.py --resume=auto                                   on each of 2 nodes
 
-Configs are applied from left to right, then --key=value flags. Into out_dir come config.json, metrics.jsonl,
-ckpt_NNNNNN.pt and stage_NN.pt; --resume goes on from the newest checkpoint, --resume=auto also starts if there is none.
+Configs are applied from left to right, then --key=value flags. Into out_dir come config.json, run.json, metrics.jsonl,
+hellaswag.jsonl, ckpt_NNNNNN.pt and stage_NN.pt; --resume goes on from the newest checkpoint, --resume=auto also starts if
+there is none.
 
 The state of a run is (config, step, weights, optimizer state). All else (the phase, the learning rate, the tokens of a
 step, new layers, dropout) is computed from the config and the step, so that a resumed run is the same run.
 """
 
 import atexit
-import importlib.util
-import json
+import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -31,23 +32,33 @@ from torch.nn.parallel import DistributedDataParallel
 import checkpoint
 import data
 import hellaswag
+import resume
 import schedule
-from common import UserError, atomic_write, run_main
-from config import FIELDS, TrainConfig, config_from_dict, config_to_dict, load_config
+from common import UserError, die_of, locked, run_main
+from config import TrainConfig, config_to_dict, load_config
 from device import (
     GLIBC_TUNABLES,
     autocast,
     compile_blocks,
+    device_name,
     init_distributed,
     is_out_of_memory,
     keep_freed_memory,
     lacks_glibc_tunables,
+    peak_flops,
     pick_device,
     read_ranks,
 )
-from metrics import MetricsWriter, has_last_eval
+from metrics import (
+    Tracker,
+    describe_start,
+    has_last_eval,
+    new_run_info,
+    read_run_json,
+)
 from model import GPT
 from optim import grow_optimizers, load_optimizer_state, make_optimizers, optimizer_state, set_learning_rate
+from runlog import RunLog
 
 
 @dataclass(frozen=True)
@@ -71,9 +82,7 @@ class RunData:
     val: data.Split
     val_sequences: int  # the first so many are the validation set
     tokenizer: str
-
-    def token_counts(self) -> dict:
-        return {'train_tokens': self.train.n_tokens, 'val_tokens': self.val.n_tokens}
+    fingerprint: dict  # token counts and checksums of both splits
 
 
 @dataclass
@@ -94,37 +103,41 @@ def main():
     # Whatever is wrong with the settings, the data or out_dir comes to light here, before ranks join and steps are done.
     runtime = make_runtime(config)
     run_data = open_data(config, runtime)
-    saved, prefix_dir = find_checkpoint(config)
-    if runtime.world_size > 1:
-        init_distributed(runtime.device, runtime.rank, runtime.world_size)
-        check_same_step(config, runtime, saved)
-    if saved:
-        check_same_data(config, saved, run_data.token_counts())
-        if not prefix_dir:
-            check_same_run(config, saved, total)
-        if saved['step'] == total and has_last_eval(os.path.join(config.out_dir, 'metrics.jsonl'), total):
+    with locked(config.out_dir) if runtime.rank == 0 else contextlib.nullcontext():
+        saved, prefix_dir = resume.find_checkpoint(config)
+        if runtime.world_size > 1:
+            init_distributed(runtime.device, runtime.rank, runtime.world_size)
+            resume.check_shared_out_dir(config.out_dir, runtime.rank, runtime.world_size, saved)
+        if saved:
+            resume.check_same_data(config, saved, prefix_dir or config.out_dir, run_data.fingerprint)
+        if saved and not prefix_dir:
+            resume.check_same_run(config, saved, total)
+            if runtime.rank == 0:
+                for line in resume.describe_changes(config, saved):
+                    print(line)
+        if saved and saved['step'] == total and has_last_eval(os.path.join(config.out_dir, 'metrics.jsonl'), total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
             leave(runtime)
             return
-    examples = []
-    if config.hellaswag_interval:
-        examples = hellaswag.load_examples(config.hellaswag_data, config.hellaswag_limit)
-        examples = hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size)
-    dry_run(config, runtime, run_data, examples)
+        examples = load_questions(config, run_data)
+        info, tracker = identify_run(config, runtime, run_data, saved['step'] if saved else 0)
+        dry_run(config, runtime, run_data, examples)
 
-    state = restore_state(config, phases, saved, runtime) if saved else initial_state(config, phases, runtime)
-    del saved  # its tensors lie in memory beside the model's
-    log = Log(config, phases, runtime, state, prefix_dir)
-    finished = train(config, phases, runtime, run_data, examples, state, log)
-    if not finished and runtime.rank == 0:
-        print(f'stopped by a signal; saved at step {state.step}, go on with --resume', flush=True)
-    log.close()
+        state = restore_state(config, phases, saved, runtime) if saved else initial_state(config, phases, runtime)
+        del saved  # its tensors lie in memory beside the model's
+        peak = peak_flops(runtime.device, config.dtype)
+        log = RunLog(config, phases, runtime.rank, state, prefix_dir, info, tracker, peak and peak * runtime.world_size)
+        print_start(config, phases, runtime, state)
+        stopped_by = train(config, phases, runtime, run_data, examples, state, log)
+        log.close(state, stopped_by)
     leave(runtime)
+    if stopped_by == signal.SIGINT and runtime.world_size == 1:  # torchrun sees to its ranks itself
+        die_of(signal.SIGINT)
 
 
-def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData, examples: list, state: State, log) -> bool:
-    """Train from state.step to the end of the plan. Returns False if a signal stopped it before.
+def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData, examples: list, state: State, log) -> int:
+    """Train from state.step to the end of the plan. Returns the number of the signal that stopped it before, or 0.
 
     A checkpoint at step s is what update s left; its eval, and the growth that may come next, belong to what follows, so
     that a run resumed at s does them again.
@@ -138,12 +151,12 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
     while True:
         evaluate(config, phases, runtime, run_data, examples, state, log)
         if state.step == total:
-            return True
-        began = time.perf_counter()
+            return 0
         if phase is None or state.step == phase.stop:
             phase = schedule.phase_at(phases, state.step)
-            wrapped = enter_phase(config, phase, runtime, state, log)
+            wrapped = enter_phase(config, phase, runtime, run_data, state, log)
             first_step = True
+        began = time.perf_counter()
 
         # forward and backward, grad_accum_steps times
         model.train()
@@ -182,7 +195,7 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
             log.progress(state, phase, loss, lr, float(norm))
         save_if_due(config, phases, phase, runtime, run_data, state, stopping)
         if stopping:
-            return False
+            return max(signals, default=signal.SIGTERM)  # the signal may have reached another rank only
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -214,8 +227,6 @@ def open_data(config: TrainConfig, runtime: Runtime) -> RunData:
     val = data.Split(config.data_dir, 'val', config.block_size, config.vocab_size)
     meta = data.read_meta(config.data_dir)
     val_sequences = config.val_tokens // config.block_size
-    if config.wandb_project and importlib.util.find_spec('wandb') is None:
-        raise UserError(f'wandb_project is {config.wandb_project!r}, but wandb is not installed: pip install wandb')
     if meta['vocab_size'] > config.vocab_size:
         raise UserError(f"vocab_size {config.vocab_size} is less than the {meta['vocab_size']} of {config.data_dir}")
     if train.n_sequences < runtime.sequences_per_step:
@@ -224,91 +235,30 @@ def open_data(config: TrainConfig, runtime: Runtime) -> RunData:
     if not 1 <= val_sequences <= val.n_sequences:
         raise UserError(f'val_tokens {config.val_tokens} asks for {val_sequences} sequences of {config.block_size} tokens; '
                         f'{config.data_dir} holds {val.n_sequences}')
-    return RunData(train, val, val_sequences, meta['tokenizer'])
+    return RunData(train, val, val_sequences, meta['tokenizer'], data.fingerprint(config.data_dir))
 
 
-def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
-    """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's another's).
-
-    Raises UserError where out_dir, `resume` and `branch_from` don't fit together.
-    """
-    found = None
-    if config.resume:
-        found = checkpoint.latest(config.out_dir)
-    elif any(os.path.exists(os.path.join(config.out_dir, name)) for name in ('config.json', 'metrics.jsonl')):
-        raise UserError(f'{config.out_dir} already holds a run: go on with --resume, or choose another --out_dir')
-    if found:
-        return found[1], ''
-    if config.resume == 'yes':
-        raise UserError(f'{config.out_dir} holds no checkpoint to resume from; --resume=auto would start from step 0')
-    if config.branch_from:
-        return find_prefix(config)
-    return None, ''
+def load_questions(config: TrainConfig, run_data: RunData) -> list:
+    """HellaSwag's examples as tokens; none where the run never scores."""
+    if not config.hellaswag_interval:
+        return []
+    examples = hellaswag.load_examples(config.hellaswag_data, config.hellaswag_limit)
+    return hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size)
 
 
-def find_prefix(config: TrainConfig) -> tuple[dict, str]:
-    """(the checkpoint that branch_from means, its run directory). Raises UserError if this run wouldn't get there."""
-    path = config.branch_from
-    run_dir = os.path.dirname(path) or '.'
-    last = schedule.total_steps(schedule.plan(config)) - 1  # a branch has a step of its own, and so an end of its own
-    if os.path.isdir(path):
-        run_dir = path
-        shared, difference = schedule.prefix_difference(schedule.load_run_config(path), config)
-        found = checkpoint.latest(path, min(shared, last))
-        if found is None:
-            raise UserError(f'branch_from {path}: the two runs share only their first {shared} steps, and it holds no '
-                            f'checkpoint of these; what differs, there and here: {difference}')
-        path, saved = found
-    else:
-        saved = checkpoint.read_checkpoint(path)
-    # A run may have been made longer since it saved this: the checkpoint knows the settings that led to it.
-    there = schedule.resolve(config_from_dict(saved['config'], path))
-    shared, difference = schedule.prefix_difference(there, config)
-    if saved['step'] > min(shared, last):
-        raise UserError(f'branch_from {path}: is at step {saved["step"]} of {last + 1}, and the two runs share only their '
-                        f'first {shared} steps; what differs, there and here: {difference}')
-    if not saved['optimizer']:
-        raise UserError(f'branch_from {path}: holds no optimizer state, without which the run would not be the same')
-    if not os.path.isfile(os.path.join(run_dir, 'metrics.jsonl')):
-        raise UserError(f'branch_from {path}: there is no metrics.jsonl beside it, with which that of this run begins')
-    return saved, run_dir
-
-
-def check_same_step(config: TrainConfig, runtime: Runtime, saved: dict | None):
-    """Raise UserError unless all ranks found the same checkpoint. No rank writes before all have looked."""
-    steps = [None] * runtime.world_size
-    dist.all_gather_object(steps, saved['step'] if saved else 0)
-    if len(set(steps)) > 1:
-        raise UserError(f'the ranks see different checkpoints in {config.out_dir} (steps {sorted(set(steps))}): '
-                        'out_dir must be on a file system that all nodes share')
-
-
-def check_same_run(config: TrainConfig, saved: dict, total: int):
-    """Refuse to go on from a checkpoint whose settings would have led elsewhere; says the old and the new values.
-
-    Settings marked free (intervals, device, micro-batch, ...) may change. Under a constant learning rate a run may also
-    be made longer or shorter: the steps so far are the same.
-    """
-    old = schedule.resolve(config_from_dict(saved['config'], config.out_dir))
-    changed = []
-    for name, field in FIELDS.items():
-        if not field.metadata['free'] and getattr(old, name) != getattr(config, name):
-            changed.append(name)
-    if config.lr_schedule == 'constant' and not config.stage_fractions and saved['step'] <= total:
-        changed = [name for name in changed if name not in ('continual_steps', 'baseline_steps', 'ledger')]
-    if saved['depth'] != schedule.phase_at(schedule.plan(config), max(0, saved['step'] - 1)).depth and not changed:
-        changed = ['depth']
-    lines = [f'{name}: was {getattr(old, name, None)!r}, now {getattr(config, name, None)!r}' for name in changed]
-    if lines:
-        raise UserError('\n  '.join([f"{config.out_dir} was made with other settings, which can't change on resume:", *lines]))
-
-
-def check_same_data(config: TrainConfig, saved: dict, token_counts: dict):
-    """Refuse to go on from a checkpoint that saw another data set: the steps so far would be other steps."""
-    for name, count in token_counts.items():
-        was = saved['totals'].get(name)
-        if was != count:
-            raise UserError(f'{config.data_dir}: {name} was {was} when the checkpoint was saved, now {count}')
+def identify_run(config: TrainConfig, runtime: Runtime, run_data: RunData, step: int) -> tuple[dict, Tracker | None]:
+    """(what run.json will say, the tracker that the config names). A tracker that can't start is a UserError now."""
+    if runtime.rank != 0:
+        return {}, None
+    device_count = torch.cuda.device_count() if runtime.device.type == 'cuda' else 1
+    start = describe_start(step, device_name(runtime.device), device_count, runtime.world_size, torch.version.cuda)
+    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint)
+    if not config.tracker:
+        return info, None
+    group = re.sub(r'_seed\d+$', '', config.run_name)  # runs that differ in nothing but the seed
+    tracker = Tracker(config.tracker, config.tracker_project, config.out_dir, config.run_name, group, info['run_id'],
+                      config_to_dict(config))
+    return info, tracker
 
 
 def dry_run(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: list):
@@ -378,6 +328,16 @@ def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runti
     return State(saved['step'], model, optimizers, clock)
 
 
+def print_start(config: TrainConfig, phases: list, runtime: Runtime, state: State):
+    if runtime.rank != 0:
+        return
+    n_parameters = sum(p.numel() for p in state.model.parameters())
+    resumed = f', resumed at step {state.step}' if state.step else ''
+    print(f'{config.out_dir}: {n_parameters:,} parameters in {state.model.depth} layers, {schedule.total_steps(phases)} steps '
+          f'of {config.total_batch_size:,} tokens = {runtime.world_size} ranks x {runtime.grad_accum_steps} micro-steps x '
+          f'{config.batch_size} sequences on {runtime.device}{resumed}', flush=True)
+
+
 def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
     """The source of the weights that stage `stage` initialises: the same on every rank and after every resume."""
     return torch.Generator().manual_seed(config.seed * 1000 + stage)
@@ -387,25 +347,36 @@ def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
 # the parts of the loop
 
 
-def enter_phase(config: TrainConfig, phase: schedule.Phase, runtime: Runtime, state: State, log):
+def enter_phase(config: TrainConfig, phase: schedule.Phase, runtime: Runtime, run_data: RunData, state: State, log):
     """Grow and freeze as the phase says. Returns the model wrapped to train: DDP over exactly the parameters that train.
 
     DDP fixes its hooks when it wraps, so it wraps anew in each phase.
     """
     model = state.model
-    if phase.depth > model.depth:
+    values = {'n_frozen': phase.n_frozen}
+    old_depth = model.depth
+    if phase.depth > old_depth:
+        values['val_loss_before'] = log.val_loss_at(state.step)
+        if values['val_loss_before'] is None:
+            values['val_loss_before'] = timed_loss(config, runtime, run_data, state)
+        began = time.perf_counter()
         new_blocks = []
         for growth in phase.growths:
             generator = stage_generator(config, growth.stage)
             new_blocks += model.grow(growth.depth, growth.fresh, generator, growth.layers)
         state.optimizers = grow_optimizers(model, config, state.optimizers, new_blocks)
+        state.clock['seconds'] += time.perf_counter() - began
+        values['val_loss_after'] = timed_loss(config, runtime, run_data, state)
+    began = time.perf_counter()
     model.freeze(phase.frozen, phase.embeddings)
     if runtime.compiled:
         compile_blocks(model)
-    log.enter_phase(state, phase)
+    wrapped = model
     if runtime.world_size > 1:
-        return DistributedDataParallel(model, gradient_as_bucket_view=True)
-    return model
+        wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    state.clock['seconds'] += time.perf_counter() - began
+    log.enter_phase(state, phase, old_depth, values)
+    return wrapped
 
 
 def micro_batches(config: TrainConfig, runtime: Runtime, train_split: data.Split, step: int, total: int):
@@ -469,22 +440,40 @@ def evaluate(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunD
 
     Not of an untrained model: its loss is the logarithm of vocab_size, its score chance.
     """
-    step, last = state.step, state.step == schedule.total_steps(phases)
+    step = state.step
     if step == 0 and config.init_from == 'scratch':
         return
-    began = time.perf_counter()
     values = {}
-    if last or (config.eval_interval and step % config.eval_interval == 0):
-        values['val_loss'] = estimate_loss(state.model, run_data.val, run_data.val_sequences, config.batch_size,
-                                           runtime.rank, runtime.world_size, runtime.amp)
-    if examples and (last or step % config.hellaswag_interval == 0):
+    is_last = step == schedule.total_steps(phases)
+    if is_last or is_eval_step(config, phases, step):
+        values['val_loss'] = timed_loss(config, runtime, run_data, state)
+        values['val_tokens'] = run_data.val_sequences * config.block_size
+    if examples and (is_last or step % config.hellaswag_interval == 0):
+        began = time.perf_counter()
         with runtime.amp:
-            scores = hellaswag.evaluate(state.model, examples, runtime.rank, runtime.world_size)
-        for name in ('acc', 'acc_norm', 'n'):
+            scores = hellaswag.evaluate(state.model, examples, runtime.rank, runtime.world_size,
+                                        per_example=os.path.join(config.out_dir, 'hellaswag.jsonl'))
+        for name in ('acc', 'acc_norm', 'bits', 'bits_stderr', 'margin', 'margin_stderr', 'n'):
             values[f'hellaswag_{name}'] = scores[name]
-    state.clock['eval_seconds'] += time.perf_counter() - began
+        state.clock['eval_seconds'] += time.perf_counter() - began
     if values:
         log.record('eval', state, schedule.phase_at(phases, max(0, step - 1)), **values)
+
+
+def is_eval_step(config: TrainConfig, phases: list, step: int) -> bool:
+    """Whether the validation loss is due: at every eval_interval, and eval_after_growth steps after each growth."""
+    if config.eval_interval and step % config.eval_interval == 0:
+        return True
+    return any(step - growth in config.eval_after_growth for growth in schedule.growth_starts(config, phases))
+
+
+def timed_loss(config: TrainConfig, runtime: Runtime, run_data: RunData, state: State) -> float:
+    """The validation loss of the model as it is; the clock counts it as evaluation."""
+    began = time.perf_counter()
+    loss = estimate_loss(state.model, run_data.val, run_data.val_sequences, config.batch_size, runtime.rank,
+                         runtime.world_size, runtime.amp)
+    state.clock['eval_seconds'] += time.perf_counter() - began
+    return loss
 
 
 @torch.no_grad()
@@ -525,16 +514,24 @@ def save_checkpoint(config: TrainConfig, runtime: Runtime, run_data: RunData, st
             'config': config_to_dict(config), 'tokenizer': run_data.tokenizer, 'depth': state.model.depth,
             'step': state.step, 'model': state.model.state_dict(),
             'optimizer': optimizer_state(state.model, state.optimizers) if with_optimizer else {},
-            'totals': {**state.clock, **run_data.token_counts()}})
+            'totals': {**state.clock, 'train_tokens': run_data.train.n_tokens,
+                       'val_tokens': run_data.val.n_tokens}})
         checkpoint.prune(config.out_dir, config.keep_checkpoints, config.checkpoint_steps)
     state.clock['checkpoint_seconds'] += time.perf_counter() - began
 
 
 def catch_signals() -> list:
-    """A list that SIGTERM and Ctrl-C fill; all ranks then agree on the step after which they stop."""
+    """A list that SIGTERM and Ctrl-C fill; all ranks then agree on the step after which they stop. A second one ends the
+    process at once."""
     received = []
+
+    def on_signal(signum, frame):
+        if received:
+            die_of(signum)
+        received.append(signum)
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda number, frame: received.append(number))
+        signal.signal(signum, on_signal)
     return received
 
 
@@ -548,88 +545,6 @@ def leave(runtime: Runtime):
     # after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end without teardown.
     sys.stdout.flush()
     atexit.register(os._exit, 0)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# the log
-
-
-class Log:
-    """metrics.jsonl, the console and, where asked for, wandb. On all ranks but the first it does nothing."""
-
-    def __init__(self, config: TrainConfig, phases: list, runtime: Runtime, state: State, prefix_dir: str):
-        self.config, self.phases = config, phases
-        self.total = schedule.total_steps(phases)
-        self.window = (state.clock['seconds'], state.step)  # at the last line of training loss
-        self.writer = None
-        self.wandb = None
-        if runtime.rank != 0:
-            return
-        os.makedirs(config.out_dir, exist_ok=True)
-        logs_step = state.step % config.log_interval == 0 or state.step == self.total
-        self.writer = MetricsWriter(os.path.join(config.out_dir, 'metrics.jsonl'), state.step,
-                                    logs_step=logs_step,
-                                    prefix=prefix_dir and os.path.join(prefix_dir, 'metrics.jsonl'))
-        if config.wandb_project:
-            import wandb
-
-            self.wandb = wandb.init(project=config.wandb_project, name=config.run_name, id=config.run_name, resume='allow',
-                                    config=config_to_dict(config))
-        with atomic_write(os.path.join(config.out_dir, 'config.json')) as f:
-            json.dump(config_to_dict(config), f, indent=1)
-        n_parameters = sum(p.numel() for p in state.model.parameters())
-        resumed = f', resumed at step {state.step}' if state.step else ''
-        if prefix_dir:
-            resumed = f', from step {state.step} of {prefix_dir}'
-        print(f'{config.out_dir}: {n_parameters:,} parameters in {state.model.depth} layers, {self.total} steps of '
-              f'{config.total_batch_size:,} tokens = {runtime.world_size} ranks x {runtime.grad_accum_steps} micro-steps x '
-              f'{config.batch_size} sequences on {runtime.device}{resumed}', flush=True)
-
-    def record(self, kind: str, state: State, phase: schedule.Phase, **values):
-        """One line of metrics.jsonl about the state."""
-        if self.writer is None:
-            return
-        clock = {name: round(seconds, 3) for name, seconds in state.clock.items()}
-        record = {'kind': kind, 'step': state.step, 'tokens': state.step * self.config.total_batch_size,
-                  'flops': schedule.compute(self.config, self.phases, 'flops', state.step),
-                  'flops_paper': schedule.compute(self.config, self.phases, 'paper', state.step), **clock,
-                  'stage': phase.stage, 'phase': phase.phase, 'depth': state.model.depth, **values}
-        self.writer.write(record)
-        if kind == 'eval':
-            scores = [f'{k} {values[k]:.4f}' for k in ('val_loss', 'hellaswag_acc', 'hellaswag_acc_norm') if k in values]
-            print(f'step {state.step:05d}/{self.total} eval | {" | ".join(scores)}', flush=True)
-        if self.wandb:
-            self.wandb.log({f'{kind}/{k}': v for k, v in record.items() if k != 'kind'}, step=state.step)
-
-    def enter_phase(self, state: State, phase: schedule.Phase):
-        self.window = (state.clock['seconds'], state.step)
-        if state.step == phase.start:
-            self.record('phase', state, phase, n_frozen=phase.n_frozen)
-
-    def progress(self, state: State, phase: schedule.Phase, loss: float, lr: float, norm: float):
-        """A line of training loss, here and on the console, with the speed since the last one."""
-        since, from_step = self.window
-        self.window = (state.clock['seconds'], state.step)
-        if self.writer is None:
-            return
-        seconds = state.clock['seconds'] - since
-        rate = (state.step - from_step) * self.config.total_batch_size / seconds
-        self.record('train', state, phase, loss=loss, lr=lr, grad_norm=norm, tok_per_sec=round(rate))
-        # The steps to come may be deeper: what is left is reckoned in FLOPs.
-        spent = schedule.compute(self.config, self.phases, 'flops', state.step)
-        flops_per_second = (spent - schedule.compute(self.config, self.phases, 'flops', from_step)) / seconds
-        eta = (schedule.compute(self.config, self.phases, 'flops') - spent) / flops_per_second
-        where = f'stage {phase.stage}/{self.config.n_stages} {phase.phase.replace("phase", "phase ")} ' \
-                f'depth {phase.depth} frozen {phase.n_frozen}'
-        print(f'step {state.step:05d}/{self.total} ({100 * state.step // self.total}%) | {where} | loss {loss:.4f} | '
-              f'lr {lr:.2e} | norm {norm:.2f} | {rate / 1000:.1f}k tok/s | '
-              f'eta {int(eta // 3600)}h{int(eta % 3600 // 60):02d}m', flush=True)
-
-    def close(self):
-        if self.writer:
-            self.writer.close()
-        if self.wandb:
-            self.wandb.finish()
 
 
 if __name__ == '__main__':

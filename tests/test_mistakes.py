@@ -5,7 +5,6 @@ run in this process, as `python SCRIPT ARGS` would run them, since starting 80 o
 at the end of the file are started for real.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -152,7 +151,8 @@ MISTAKES = [
     ('train', f'{GOOD} --seed=-1', r'seed must be at least 0'),
     ('train', f'{GOOD} --device=gpu', r"device 'gpu' is not there"),
     ('train', f'{GOOD} --dtype=float16', r"dtype must be .*not 'float16'"),
-    ('train', f'{GOOD} --wandb_project=mine', r"wandb_project is 'mine', but wandb is not installed"),
+    ('train', f'{GOOD} --tracker=wandb', r"tracker is 'wandb', which is not installed: pip install wandb"),
+    ('train', f'{GOOD} --tracker=mlflow', r"tracker must be '' or 'wandb' or 'tensorboard' or 'trackio', not 'mlflow'"),
     ('train', f'{GOOD} --n_embd=1000000 --n_head=1', r'out of memory at full depth \(4 layers\)'),
     ('train', f'{GOOD} --vocab_size=200', r'vocab_size 200 is less than the 257 of data'),
     ('train', f'{GOOD} --val_tokens=100000', r'val_tokens 100000 asks for 3125 sequences'),
@@ -282,8 +282,7 @@ def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys,
     monkeypatch.chdir(work)
     for key, value in env.items():
         monkeypatch.setenv(key, value)
-    find = importlib.util.find_spec  # wandb may be there or not
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *more: None if name == 'wandb' else find(name, *more))
+    monkeypatch.setitem(sys.modules, 'wandb', None)  # it may be installed here or not
     before = snapshot(work)
     code = script(monkeypatch, name, args)
     err = capsys.readouterr().err

@@ -1,7 +1,6 @@
 """The training loop on one process. Run: python -m pytest tests/test_train.py"""
 
 import ctypes
-import importlib.machinery
 import json
 import os
 import platform
@@ -247,8 +246,9 @@ REFUSED = {  # every setting that isn't free, and a value that no run may change
 ACCEPTED = {
     'out_dir': '{copy}', 'run_name': 'another', 'resume': 'auto', 'batch_size': 4, 'eval_interval': 3, 'val_tokens': 320,
     'hellaswag_interval': 7, 'hellaswag_data': '{data}/hellaswag.jsonl', 'hellaswag_limit': 5, 'log_interval': 2,
-    'checkpoint_interval': 1, 'checkpoint_steps': (5, 7), 'branch_from': '{run}', 'keep_checkpoints': 1,
-    'wandb_project': 'mine', 'device': 'cpu:0', 'dtype': 'bfloat16', 'compile': True}
+    'checkpoint_interval': 1, 'eval_after_growth': '1,2', 'tracker': 'wandb', 'tracker_project': 'mine',
+    'checkpoint_steps': (5, 7), 'branch_from': '{run}', 'keep_checkpoints': 1,
+    'device': 'cpu:0', 'dtype': 'bfloat16', 'compile': True}
 
 
 @pytest.fixture(scope='module')
@@ -294,7 +294,6 @@ def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monke
 @pytest.mark.parametrize('name', ACCEPTED)
 def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path, name):
     wandb, logged, compiled = types.ModuleType('wandb'), [], []
-    wandb.__spec__ = importlib.machinery.ModuleSpec('wandb', None)
     wandb.init = lambda **settings: logged.append(settings) or wandb
     wandb.log = lambda values, step: logged.append((step, values))
     wandb.finish = lambda: logged.append('finish')
@@ -305,8 +304,9 @@ def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path
         f'--{name}={filled(ACCEPTED[name], cosine if name != "out_dir" else tmp_path)[0]}')
     assert metrics(tmp_path / 'copy')[-1]['step'] == 24
     assert bool(compiled) == (name == 'compile')
-    if name == 'wandb_project':
-        assert logged[0]['project'] == 'mine' and logged[0]['resume'] == 'allow' and logged[-1] == 'finish'
+    if name == 'tracker':
+        run_id = json.loads((tmp_path / 'copy' / 'run.json').read_text())['run_id']
+        assert logged[0]['id'] == run_id and logged[0]['resume'] == 'allow' and logged[-1] == 'finish'
         assert [step for step, values in logged[1:-1] if 'train/loss' in values] == [22, 23, 24]
     else:
         assert not logged
@@ -370,7 +370,7 @@ def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, tmp_path, capsys)
     with pytest.raises(SystemExit) as stop:
         common.run_main(train.main)
     message = capsys.readouterr().err
-    assert stop.value.code == 2 and message.startswith(f'error: {tmp_path}/a/metrics.jsonl could not be saved') and \
+    assert stop.value.code == 2 and message.startswith(f'error: {tmp_path}/a/.lock_owner') and \
         'Permission denied' in message and message.count('\n') == 1
     assert before == {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
 
