@@ -267,17 +267,6 @@ def phase_at(phases: list[Phase], step: int) -> Phase:
     return next((p for p in phases if step < p.stop), phases[-1])
 
 
-def growth_starts(config: TrainConfig, phases: list[Phase]) -> list[int]:
-    """The steps before which a model that exists grows: not the first layers of a run from scratch."""
-    starts = []
-    depth = config.init_depth or phases[0].depth
-    for phase in phases:
-        if phase.depth > depth:
-            starts.append(phase.start)
-        depth = phase.depth
-    return starts
-
-
 def get_lr(config: TrainConfig, phases: list[Phase], step: int) -> float:
     """Learning rate of update number `step` (from 0): the schedule over the whole run, times the warm-ups.
 

@@ -464,7 +464,7 @@ def is_eval_step(config: TrainConfig, phases: list, step: int) -> bool:
     """Whether the validation loss is due: at every eval_interval, and eval_after_growth steps after each growth."""
     if config.eval_interval and step % config.eval_interval == 0:
         return True
-    return any(step - growth in config.eval_after_growth for growth in schedule.growth_starts(config, phases))
+    return any(step - phase.start in config.eval_after_growth for phase in phases if phase.growths)
 
 
 def timed_loss(config: TrainConfig, runtime: Runtime, run_data: RunData, state: State) -> float:
