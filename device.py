@@ -267,10 +267,16 @@ def init_distributed(device: torch.device, rank: int, world_size: int):
 
 
 def compile_blocks(model):
-    """torch.compile for training, block by block, for the blocks of a GPT that aren't compiled yet.
+    """torch.compile for training: the blocks of a GPT that aren't compiled yet, and the loss of its head.
 
-    All blocks share the same few graphs, so growth compiles next to nothing and never meets dynamo's recompile limit.
+    All blocks share the same few graphs, one for each combination of "its weights train" and "something below trains"
+    that occurs: three for the paper's schedule, four at most. So growth compiles nothing new, and dynamo's recompile
+    limit is never met; meeting it is an error, where dynamo by default would go on without compiling.
     """
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    # Else DDP splits what is compiled under it at its buckets of 25 MB, and a block of GPT-2 124M has 28 MB.
+    torch._dynamo.config.optimize_ddp = False
+    model.compiled_loss = True
     for block in model.transformer.h:
         if block._compiled_call_impl is None:
-            block.compile()
+            block.compile(fullgraph=True, dynamic=False)

@@ -1,11 +1,12 @@
 """
 GPT-2 with layer-stage hooks: grow() adds blocks, freeze() says what trains.
 
-The model is GPT-2 exactly: learned positions, pre-norm blocks with biases, LayerNorm epsilon 1e-5, tanh GELU, head tied to
-the token embedding. Parameters have nanoGPT's names (transformer.h.0.attn.c_attn.weight, ...). A block that has not grown
-yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has 124,439,808 parameters.
+The model is GPT-2 exactly: learned positions, pre-norm blocks with biases, LayerNorm epsilon 1e-5, tanh GELU, head
+tied to the token embedding. Parameters have nanoGPT's names (transformer.h.0.attn.c_attn.weight, ...). A block that
+has not grown yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has 124,439,808 parameters.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -16,12 +17,14 @@ import torch.nn.functional as F
 from common import UserError
 from growth import layout, problem_with
 
-LARGE = 2**20  # numbers in an activation; below, the time that Python takes to save memory is worth more than 4 MB
+# Numbers in an activation. Below, the time that Python takes to save memory is worth more than 4 MB.
+LARGE = 2**20
 
 
 def compute_dtype(x) -> torch.dtype:
     """The dtype in which x is multiplied here: autocast's where that is on, else its own."""
-    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @dataclass(frozen=True)
@@ -41,22 +44,28 @@ def gelu(x):
 
 
 def recompute_linear(function, linear: nn.Linear, x):
-    """linear(function(x)), whose backward computes function(x) again instead of keeping it, where it is large.
+    """linear(function(x)), whose backward computes function(x) again where it is large, instead of keeping it.
 
-    For GELU and the norms that is a third of what a block would keep. torch.utils.checkpoint does the same, but costs a small
-    model twice as much time. Compiled blocks choose by themselves what to compute again.
+    That is activation checkpointing of GELU and the norms alone, a third of what a block would keep.
+    torch.utils.checkpoint does the same, but costs a small model twice as much time. Compiled blocks choose by
+    themselves what to compute again.
     """
     y = function(x)
     if torch.compiler.is_compiling() or y.numel() < LARGE:
         return linear(y)
     y = y.to(compute_dtype(y))
-    x, address, dtype = x.detach(), y.data_ptr(), y.dtype
+    x = x.detach()
+    y_address = y.data_ptr()
+    y_dtype = y.dtype
 
-    def pack(kept):  # what autograd would keep: y, the weights
-        return kept.shape if kept.data_ptr() == address else kept
+    # Autograd wants to keep y, for the weight's gradient, and the weight. Of y it gets the shape alone.
+    def pack(saved):
+        return saved.shape if saved.data_ptr() == y_address else saved
 
-    def unpack(kept):
-        return kept if isinstance(kept, torch.Tensor) else function(x).to(dtype).view(kept)
+    def unpack(packed):
+        if isinstance(packed, torch.Tensor):
+            return packed
+        return function(x).to(y_dtype).view(packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return linear(y)
@@ -65,17 +74,22 @@ def recompute_linear(function, linear: nn.Linear, x):
 class SelfAttention(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.n_head, self.dropout = config.n_head, config.dropout
+        self.n_head = config.n_head
+        self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values of all heads at once
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x, norm, mask=None):
         B, T, C = x.shape
-        qkv = recompute_linear(norm, self.c_attn, x)
-        q, k, v = (t.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for t in qkv.split(C, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None,  # (B, n_head, T, C / n_head)
-                                           dropout_p=self.dropout if self.training else 0.0)
-        return F.dropout(self.c_proj(y.transpose(1, 2).reshape(B, T, C)), self.dropout, self.training)
+        heads = (B, T, self.n_head, C // self.n_head)
+        q, k, v = recompute_linear(norm, self.c_attn, x).split(C, dim=2)
+        q = q.view(heads).transpose(1, 2)  # (B, n_head, T, C / n_head)
+        k = k.view(heads).transpose(1, 2)
+        v = v.view(heads).transpose(1, 2)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
+        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -86,7 +100,9 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
 
     def forward(self, x, norm):
-        return F.dropout(recompute_linear(gelu, self.c_proj, recompute_linear(norm, self.c_fc, x)), self.dropout, self.training)
+        y = recompute_linear(norm, self.c_fc, x)  # (B, T, 4 C)
+        y = recompute_linear(gelu, self.c_proj, y)
+        return F.dropout(y, self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -97,58 +113,156 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x, mask=None):  # x (B, T, C); mask (B, 1, T, T), True where attention may look; None: causal
+    def forward(self, x, mask=None):
+        """x (B, T, C) -> (B, T, C). mask (B, 1, T, T): True where attention may look; None: causal."""
         x = x + self.attn(x, self.ln_1, mask)
         return x + self.mlp(x, self.ln_2)
 
 
-class FusedLinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of F.linear(x, weight), a chunk of rows at a time, with the gradients computed on the spot.
+# ---------------------------------------------------------------------------------------------------------------------
+# the head's loss
 
-    So the logits of all rows never exist, forward or backward, and no product is done twice. (torch's own
-    F.linear_cross_entropy with options works alike, but stays in float32 under autocast.)
+
+class FusedLinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of F.linear(x, weight) in nats, a chunk of rows at a time, its gradients computed on the spot.
+
+    So the logits of all rows never exist, forward or backward, and no matmul is done twice. What happens between the
+    matmuls is memory traffic: on a GPU it would cost more than they do, so with `is_compiled` it is one kernel. (torch's
+    own F.linear_cross_entropy works alike, but stays in float32 under autocast, or sums in bfloat16.)
     """
 
-    CHUNK = 2**25  # logits at a time: 128 MB in float32, 667 rows of GPT-2's vocabulary; in bfloat16 64 MB beside them
+    # Logits at a time: in float32 128 MB, 667 rows of GPT-2's vocabulary, with 64 MB beside them under bfloat16. A GPU
+    # wants larger matmuls: 2^28 bfloat16 logits are 512 MB.
+    CHUNK = 2**25
+    CUDA_CHUNK = 2**28
 
     @staticmethod
-    def forward(ctx, x, weight, targets, train: bool):  # x (N, C), weight (V, C), targets (N,)
-        dtype = compute_dtype(x)
-        w = weight.to(dtype)
+    def forward(ctx, x, weight, targets, train: bool, is_compiled: bool):
+        """x (N, C), weight (V, C), targets (N,) int64 -> scalar. train: whether gradients will be asked for."""
         ctx.dx = torch.empty_like(x) if train and ctx.needs_input_grad[0] else None
         ctx.dw = torch.zeros_like(weight) if train and ctx.needs_input_grad[1] else None
-        chunks = math.ceil(len(x) * len(weight) / FusedLinearCrossEntropy.CHUNK)
-        rows = math.ceil(len(x) / chunks)
-        # all chunks share one memory for what the matrix products give and take, and one for what needs float32
-        products = torch.empty(rows, len(weight), dtype=dtype, device=x.device)
-        logits = products if dtype == torch.float32 else torch.empty_like(products, dtype=torch.float32)
-        dw = torch.empty_like(w) if ctx.dw is not None and dtype != weight.dtype else None
+        has_gradient = ctx.dx is not None or ctx.dw is not None
+        w = weight.to(compute_dtype(x))
+        chunk = ChunkMemory.of(x, w, is_compiled)
+        scale = 1 / len(x)
         losses = []
-        for i in range(0, len(x), rows):
-            x_chunk, y = x[i : i + rows].to(dtype), targets[i : i + rows, None]
-            product, p = products[: len(y)], logits[: len(y)]
-            torch.mm(x_chunk, w.t(), out=product)
-            p.copy_(product)  # the logits in float32; in this memory they become the softmax and then the gradient
-            top, target = p.amax(1, keepdim=True), p.gather(1, y)
-            z = p.sub_(top).exp_().sum(1, keepdim=True)
-            losses.append(z.log() + top - target)
-            if ctx.dx is None and ctx.dw is None:
-                continue
-            p.mul_(1 / (len(x) * z)).scatter_add_(1, y, torch.full_like(z, -1 / len(x)))  # d loss / d logits
-            product.copy_(p)
+        for first in range(0, len(x), chunk.rows):
+            x_chunk = x[first : first + chunk.rows].to(w.dtype)
+            y = targets[first : first + chunk.rows, None]
+            n = len(y)
+            if is_compiled and n < chunk.rows:  # all of one size, or a second graph: rows of zeros add nothing to dw
+                x_chunk = F.pad(x_chunk, (0, 0, 0, chunk.rows - n))
+                y = F.pad(y, (0, 0, 0, chunk.rows - n))
+            logits = torch.mm(x_chunk, w.t(), out=chunk.logits[: len(y)])
+            if is_compiled:
+                loss = compiled_chunk_loss()(logits, y, scale)
+            else:
+                loss = eager_chunk_loss(logits, chunk.float32[: len(y)], y, len(x), has_gradient)
+            losses.append(loss[:n])
+            gradient = logits  # the same memory
             if ctx.dx is not None:
-                ctx.dx[i : i + rows] = product @ w
-            if dw is not None:
-                ctx.dw += torch.mm(product.t(), x_chunk, out=dw)
-            elif ctx.dw is not None:
-                torch.addmm(ctx.dw, product.t(), x_chunk, out=ctx.dw)  # addmm_ is not in torch's flop counter
+                ctx.dx[first : first + n] = (gradient @ w)[:n]
+            if ctx.dw is not None:
+                add_matmul(ctx.dw, gradient.t(), x_chunk)
         return torch.cat(losses).mean()
 
     @staticmethod
     def backward(ctx, grad):
         dx, dw = ctx.dx, ctx.dw
         del ctx.dx, ctx.dw
-        return None if dx is None else dx.mul_(grad), None if dw is None else dw.mul_(grad), None, None
+        if dx is not None:
+            dx.mul_(grad)
+        if dw is not None:
+            dw.mul_(grad)
+        return dx, dw, None, None, None
+
+
+@dataclass
+class ChunkMemory:
+    """What all chunks of a loss share: their size, and the memory that the logits and then their gradient lie in."""
+
+    rows: int  # of x, at most
+    logits: torch.Tensor  # (rows, V), what the matmuls give and take
+    float32: torch.Tensor  # (rows, V), the same memory where the matmuls are in float32; eager only
+
+    @classmethod
+    def of(cls, x, w, is_compiled: bool):
+        on_gpu = is_compiled and x.device.type == 'cuda'
+        chunk = FusedLinearCrossEntropy.CUDA_CHUNK if on_gpu else FusedLinearCrossEntropy.CHUNK
+        n_chunks = math.ceil(len(x) * len(w) / chunk)
+        rows = math.ceil(len(x) / n_chunks)
+        if is_compiled:
+            # Tensor cores want rows that begin at multiples of 128 bytes; a vocabulary of 50,257 doesn't give them.
+            aligned = math.ceil(len(w) / 64) * 64
+            logits = torch.empty(rows, aligned, dtype=w.dtype, device=x.device)[:, : len(w)]
+            return cls(rows, logits, logits)
+        logits = torch.empty(rows, len(w), dtype=w.dtype, device=x.device)
+        if w.dtype == torch.float32:
+            return cls(rows, logits, logits)
+        return cls(rows, logits, torch.empty_like(logits, dtype=torch.float32))
+
+
+def eager_chunk_loss(logits, float32, y, n_rows: int, has_gradient: bool):
+    """Cross-entropy (rows, 1) of logits (rows, V) and targets y (rows, 1), over which the gradient of its sum over
+    `n_rows` is written where it is wanted. `float32` is memory for the steps between: the logits there become the
+    softmax and then the gradient."""
+    float32.copy_(logits)
+    top = float32.amax(1, keepdim=True)
+    target = float32.gather(1, y)
+    total = float32.sub_(top).exp_().sum(1, keepdim=True)
+    if has_gradient:
+        float32.mul_(1 / (n_rows * total))
+        float32.scatter_add_(1, y, torch.full_like(total, -1 / n_rows))
+        logits.copy_(float32)
+    return total.log() + top - target
+
+
+def chunk_loss(logits, y, scale: float):
+    """The same for torch.compile, with a gradient times `scale`: one kernel that reads each logit twice and writes it
+    once, 6 bytes a logit in bfloat16. inductor finds its online softmax (maximum and sum in one pass) in just these
+    steps, where no gather comes between; eager they would cost 1.7 times as much as the other way."""
+    x = logits.float()
+    top = x.amax(1, keepdim=True)
+    log_total = (x - top).exp().sum(1, keepdim=True).log()
+    is_target = torch.arange(logits.shape[1], device=logits.device) == y
+    target = torch.where(is_target, x, 0.0).sum(1, keepdim=True)
+    softmax = (x - top - log_total).exp()  # another exp than above: inductor would keep the first in memory
+    logits.copy_((softmax - is_target.float()) * scale)
+    return log_total + top - target
+
+
+@functools.cache
+def compiled_chunk_loss():
+    """chunk_loss, compiled at its first call."""
+    return torch.compile(chunk_loss, fullgraph=True, dynamic=False)
+
+
+def add_matmul(total, a, b):
+    """total += a @ b, where total is float32 and a and b may be bfloat16."""
+    if a.dtype == total.dtype:
+        torch.addmm(total, a, b, out=total)  # addmm_ is not in torch's flop counter
+    elif adds_in_float32(a.device, a.dtype):
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total += a @ b
+
+
+@functools.cache
+def adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a matmul of `dtype` can add to a float32 tensor by itself: on CUDA, by the torch that is installed."""
+    if device.type != 'cuda':
+        return False
+    a = torch.zeros(16, 16, dtype=dtype, device=device)
+    total = torch.zeros(16, 16, device=device)
+    try:
+        torch.addmm(total, a, a, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the model
 
 
 class GPT(nn.Module):
@@ -157,6 +271,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, depth: int | None = None, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
+        self.compiled_loss = False  # device.compile_blocks sets it
         self.transformer = nn.ModuleDict({
             'wte': nn.Embedding(config.vocab_size, config.n_embd),
             'wpe': nn.Embedding(config.block_size, config.n_embd),
@@ -234,7 +349,7 @@ class GPT(nn.Module):
         self.cut_input = embeddings != 'train'
 
     def hidden(self, idx, positions=None, mask=None):
-        """idx (B, T) -> (B, T, C) behind the final norm. In training mode blocks run compiled where they are."""
+        """idx (B, T) -> (B, T, C) after the final norm. In training mode blocks run compiled where they are."""
         assert idx.shape[1] <= self.config.block_size or positions is not None, 'sequence longer than block_size'
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
@@ -249,7 +364,9 @@ class GPT(nn.Module):
     def forward(self, idx, targets):
         """idx, targets (B, T) int64 -> mean cross-entropy in nats, without ever holding the logits of all B * T rows."""
         x = self.hidden(idx).flatten(0, 1)
-        return FusedLinearCrossEntropy.apply(x, self.transformer.wte.weight, targets.flatten(), torch.is_grad_enabled())
+        is_compiled = self.compiled_loss and self.training
+        return FusedLinearCrossEntropy.apply(x, self.transformer.wte.weight, targets.flatten(), torch.is_grad_enabled(),
+                                             is_compiled)
 
     def logits(self, idx, at=None, positions=None, mask=None):
         """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,), columns (N,)).
