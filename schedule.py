@@ -1,12 +1,13 @@
 """
-The paper's idea as pure arithmetic: which layers exist and train at which step, at what learning rate, at what cost.
-No torch is needed to print the plan of a run:
+The paper's idea as pure arithmetic: which layers exist and train at which step, at what learning rate, at what
+cost. No torch is needed to print the plan of a run:
 
-    python schedule.py configs/incremental_8stage.py [more configs] [--key=value ...] [--tflops=X] [--json]
+    python schedule.py CONFIG [CONFIG ...] [--key=value ...] [--tflops=X] [--json] [--figure=plan.png]
 
---tflops=X (matrix products per second that your machine keeps up, in 1e12) adds the hours. --json prints one JSON object
-instead. At GPT-2 124M with the head's input path frozen, growing in 8 stages costs .585 of full depth for the same
-tokens by the `flops` ledger and .469 by the paper's.
+--tflops=X (matrix products per second that your machine keeps up, in 1e12) adds the hours. --json prints one JSON
+object instead. --figure draws depth over the steps, frozen layers hatched, and what a step costs. At GPT-2 124M with
+the head's input path frozen, growing in 8 stages costs .585 of full depth for the same tokens by the `flops` ledger
+and .469 by the paper's.
 
 Two ledgers count the compute, both in FLOPs:
   paper   a layer costs c per token forward and the same backward, only layers that train go backward, embeddings and head
@@ -27,7 +28,7 @@ from dataclasses import dataclass
 
 from common import UserError, read_json, run_main
 from config import FIELDS, TrainConfig, config_from_dict, load_config
-from growth import layout, layout_of, problem_with
+from growth import describe, layout, layout_of, problem_with
 
 
 @dataclass(frozen=True)
@@ -411,6 +412,44 @@ def load_run_config(run_dir: str) -> TrainConfig:
     return config_from_dict(read_json(path, 'a readable config'), path)
 
 
+def sunk_cost(info: dict) -> dict:
+    """What a model to grow from has cost until then, for run.json: path, step, flops, flops_paper, seconds.
+
+    `info`: what checkpoint.load_model() says of it. A checkpoint that was itself grown from another one counts that one's
+    cost too, which its run.json knows. Costs are None where they aren't known: weights from Hugging Face, and what was
+    grown from them.
+    """
+    unknown = {'path': info['path'], 'step': info['step'], 'flops': None, 'flops_paper': None, 'seconds': None}
+    if 'totals' not in info:  # not a checkpoint of ours
+        return unknown
+    config = resolve(config_from_dict(info['config'], info['path']))
+    phases = plan(config)
+    cost = {'path': info['path'], 'step': info['step']}
+    cost['flops'] = compute(config, phases, 'flops', info['step'])
+    cost['flops_paper'] = compute(config, phases, 'paper', info['step'])
+    cost['seconds'] = info['totals'].get('seconds', 0.0)
+    if config.init_from == 'scratch':
+        return cost
+    run_json = os.path.join(os.path.dirname(info['path']), 'run.json')
+    earlier = None
+    if os.path.exists(run_json):
+        earlier = read_json(run_json, 'a readable run.json').get('init_from')
+    if type(earlier) is not dict or earlier.get('flops') is None:
+        return unknown
+    for name in ('flops', 'flops_paper', 'seconds'):
+        cost[name] += earlier[name]
+    return cost
+
+
+def question_epochs(config: TrainConfig, phases: list[Phase], n_tokens: int) -> str:
+    """A question to the user if a run sees its `n_tokens` of training data more than 1,000 times, else ''."""
+    epochs = total_steps(phases) * config.total_batch_size / n_tokens
+    if epochs <= 1000:
+        return ''
+    return (f'the plan of {total_steps(phases):,} steps sees the {n_tokens:,} tokens of {config.data_dir} {epochs:,.0f} times: '
+            'is that meant?')
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # shared prefixes: the first steps that two runs train alike
 
@@ -525,65 +564,115 @@ def decay_start(config: TrainConfig, total: int) -> int:
 # the printed plan
 
 
-def as_json(config: TrainConfig, phases: list[Phase]) -> dict:
-    """The plan as plain types: `phases`, one dict each, and `totals`."""
-    def cost(some):
-        return {'tokens': sum(p.steps for p in some) * config.total_batch_size,
-                'flops': compute(config, some, 'flops'), 'flops_paper': compute(config, some, 'paper')}
+def costs(config: TrainConfig, phases: list[Phase]) -> dict:
+    """What some phases take: tokens, and FLOPs by both ledgers."""
+    steps = sum(phase.steps for phase in phases)
+    return {'tokens': steps * config.total_batch_size, 'flops': compute(config, phases, 'flops'),
+            'flops_paper': compute(config, phases, 'paper')}
 
-    rows = [{'stage': p.stage, 'phase': p.phase, 'start': p.start, 'stop': p.stop, 'depth': p.depth, 'n_frozen': p.n_frozen,
-             'trained_parameters': trained_parameters(config, p), **cost([p])} for p in phases]
-    everything = 4 * trained_parameters(config, full_depth(config, 1))
+
+def full_depth_steps(config: TrainConfig, phases: list[Phase]) -> dict:
+    """Steps at full depth, all training, that cost as much as some phases do, by each ledger."""
+    return {ledger: compute(config, phases, ledger) / step_cost(config, ledger) for ledger in ('flops', 'paper')}
+
+
+def as_json(config: TrainConfig, phases: list[Phase]) -> dict:
+    """The plan as plain types: `phases` and `growths`, one dict each, and `totals`."""
+    rows, growths = [], []
+    for phase in phases:
+        rows.append({'stage': phase.stage, 'phase': phase.phase, 'start': phase.start, 'stop': phase.stop,
+                     'depth': phase.depth, 'n_frozen': phase.n_frozen,
+                     'trained_parameters': trained_parameters(config, phase), **costs(config, [phase])})
+        for growth in phase.growths:
+            growths.append({'stage': growth.stage, 'step': phase.start, 'old_depth': growth.old_depth,
+                            'depth': growth.depth, 'operator': growth.name, 'layers': describe(growth.layers)})
+    equal = {ledger: round(steps, 1) for ledger, steps in full_depth_steps(config, phases).items()}
+    weights = 4 * trained_parameters(config, full_depth(config, 1))  # bytes, in float32
     moments = 1 if config.optimizer == 'muon' else 2
-    totals = {'steps': total_steps(phases), **cost(phases),
-              'equal_compute_steps': {ledger: round(compute(config, phases, ledger) / step_cost(config, ledger), 1)
-                                      for ledger in ('flops', 'paper')},
-              'bytes': {'weights': everything, 'gradients': everything, 'optimizer': moments * everything}}
-    return {'phases': rows, 'totals': totals}
+    memory = {'weights': weights, 'gradients': weights, 'optimizer': moments * weights}
+    totals = {'steps': total_steps(phases), **costs(config, phases), 'equal_compute_steps': equal, 'bytes': memory}
+    return {'phases': rows, 'growths': growths, 'totals': totals}
 
 
 def print_plan(config: TrainConfig, phases: list[Phase], tflops: float):
-    """The plan as a table: one row per phase, totals, the equal-compute budgets, memory, and hours at `tflops`."""
-    plan_json = as_json(config, phases)
-    totals = plan_json['totals']
+    """The plan as a table, then the budgets of equal compute, memory, and where the layers come from."""
+    print_phases(config, phases, tflops)
     baseline = {ledger: config.baseline_steps * step_cost(config, ledger) for ledger in ('flops', 'paper')}
+    total = {ledger: compute(config, phases, ledger) for ledger in ('flops', 'paper')}
+    equal = full_depth_steps(config, phases)
+    stages = full_depth_steps(config, [p for p in phases if p.phase != 'continual'])
+    left = {ledger: config.baseline_steps - steps for ledger, steps in stages.items()}
+    print(f"\nbaseline: {config.baseline_steps} steps at full depth, {baseline['flops']:.4g} FLOPs "
+          f"({baseline['paper']:.4g} by the paper's ledger)")
+    print(f"this plan: {total['flops']:.4g} FLOPs ({total['paper']:.4g} by the paper's ledger)")
+    print(f"equal compute: {equal['flops']:.1f} steps at full depth ({equal['paper']:.1f} by the paper's ledger)")
+    print(f"to reach the baseline's compute the stages leave {left['flops']:.1f} continual steps "
+          f"({left['paper']:.1f} by the paper's ledger)")
+    memory = as_json(config, phases)['totals']['bytes']
+    sizes = [f'{name} {size / 1e9:.2f} GB' for name, size in memory.items()]
+    print(f'memory at full depth, before activations: {", ".join(sizes)}')
+    print_growths(config, phases)
+
+
+def print_phases(config: TrainConfig, phases: list[Phase], tflops: float):
+    """A row for each phase and one for all of them; hours where the machine's `tflops` are given."""
     hours = f'{"hours":>8}' if tflops else ''
     print(f'{"stage":>5} {"phase":<9} {"steps":>7} {"until":>7} {"depth":>5} {"frozen":>6} {"trained":>12} {"tokens":>9} '
           f'{"FLOPs":>9} {"of baseline":>11}{hours}')
-    for row in [*plan_json['phases'], {'stage': '', 'phase': 'total', 'start': 0, 'stop': totals['steps'], 'depth': '',
-                                       'n_frozen': '', 'trained_parameters': '', **totals}]:
-        trained = f'{row["trained_parameters"]:,}' if row['trained_parameters'] else ''
-        hours = f'{row["flops"] / tflops / 3.6e15:>8.2f}' if tflops else ''
-        print(f'{row["stage"]:>5} {row["phase"]:<9} {row["stop"] - row["start"]:>7} {row["stop"]:>7} {row["depth"]:>5} '
-              f'{row["n_frozen"]:>6} {trained:>12} {row["tokens"]:>9.3g} {row["flops"]:>9.3g} '
-              f'{row["flops"] / baseline["flops"] if baseline["flops"] else math.nan:>11.1%}{hours}')
-    print(f'\nbaseline: {config.baseline_steps} steps at full depth, {baseline["flops"]:.4g} FLOPs '
-          f'({baseline["paper"]:.4g} by the paper\'s ledger)')
-    equal = totals['equal_compute_steps']
-    print(f'this plan: {totals["flops"]:.4g} FLOPs ({totals["flops_paper"]:.4g} by the paper\'s ledger)')
-    print(f'equal compute: {equal["flops"]} steps at full depth ({equal["paper"]} by the paper\'s ledger)')
-    growing = compute(config, [p for p in phases if p.phase != 'continual'], 'flops')
-    growing_paper = compute(config, [p for p in phases if p.phase != 'continual'], 'paper')
-    left = {'flops': baseline['flops'] - growing, 'paper': baseline['paper'] - growing_paper}
-    print('to reach the baseline\'s compute the stages leave '
-          f'{left["flops"] / step_cost(config, "flops"):.1f} continual steps '
-          f'({left["paper"] / step_cost(config, "paper"):.1f} by the paper\'s ledger)')
-    print('memory at full depth, before activations: ' +
-          ', '.join(f'{name} {size / 1e9:.2f} GB' for name, size in totals['bytes'].items()))
+    for phase in phases:
+        trained = f'{trained_parameters(config, phase):,}'
+        first = f'{phase.stage:>5} {phase.phase:<9} {phase.steps:>7} {phase.stop:>7} {phase.depth:>5}'
+        print(f'{first} {phase.n_frozen:>6} {trained:>12} {cost_columns(config, [phase], tflops)}')
+    steps = total_steps(phases)
+    print(f'{"":>5} {"total":<9} {steps:>7} {steps:>7} {"":>25} {cost_columns(config, phases, tflops)}')
+
+
+def cost_columns(config: TrainConfig, phases: list[Phase], tflops: float) -> str:
+    """Tokens, FLOPs, the share of the baseline's FLOPs, and hours at `tflops`."""
+    cost = costs(config, phases)
+    baseline = config.baseline_steps * step_cost(config, 'flops')
+    share = f'{cost["flops"] / baseline:.1%}' if baseline else '-'
+    columns = f'{cost["tokens"]:>9.3g} {cost["flops"]:>9.3g} {share:>11}'
+    if tflops:
+        columns += f'{cost["flops"] / tflops / 3.6e15:>8.2f}'
+    return columns
+
+
+def print_growths(config: TrainConfig, phases: list[Phase]):
+    """Which layers each stage keeps, copies and adds. Nothing for a plan without growth."""
+    growths = as_json(config, phases)['growths']
+    if not growths:
+        return
+    print("\nlayers from the bottom up: 0 is the old layer 0, +0' a copy of it, +new a fresh one")
+    if config.init_from == 'scratch':
+        print(f'stage 1, step 0: {phases[0].depth} fresh layers')
+    else:
+        print(f'init_from, step 0: {config.init_depth} layers')
+    for growth in growths:
+        depths = f'{growth["old_depth"]} -> {growth["depth"]}'
+        print(f'stage {growth["stage"]}, step {growth["step"]}: {depths} by {growth["operator"]}: {growth["layers"]}')
 
 
 def main():
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--tflops', type=float, default=0.0)
+    parser.add_argument('--figure', default='')
     own, rest = parser.parse_known_args()
     if not 0 <= own.tflops < math.inf:
         raise UserError(f'--tflops={own.tflops}: must be a positive number')
     config = resolve(load_config(rest, __doc__))
+    phases = plan(config)
     if own.json:
-        print(json.dumps(as_json(config, plan(config))))
+        print(json.dumps(as_json(config, phases)))
     else:
-        print_plan(config, plan(config), own.tflops)
+        print_plan(config, phases, own.tflops)
+    if own.figure:
+        from figure import draw_plan  # a floor above, and matplotlib with it: for this one option only
+
+        draw_plan(own.figure, phases, [compute(config, [phase], 'flops') for phase in phases], config.run_name)
+        if not own.json:
+            print(f'\n{own.figure} written')
 
 
 if __name__ == '__main__':

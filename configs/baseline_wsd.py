@@ -1,4 +1,5 @@
-# The baseline under warm-up (2%), stable, decay (last 10%, linear to 0): what bu_1to12_wsd.py is compared with.
+# The baseline under warm-up (2%), stable, decay (last 10%, linear to 0): what the bu_ and marin_ configs are compared
+# with. 20,000 steps * 524,288 tokens = 10.5B tokens; 9.0e18 FLOPs, 100.0% of full depth for the same tokens.
 n_stages = 1
 growth_steps = 10_000
 continual_steps = 10_000
