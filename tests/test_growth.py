@@ -1,39 +1,152 @@
 """Which layer comes from which. Run: python -m pytest tests/test_growth.py"""
 
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from growth import OPERATORS, layout
+import growth
+import schedule
+from common import UserError
+from config import TrainConfig, load_config
+from growth import OPERATORS, describe, layout, layout_of, problem_with
+from model import GPT, GPTConfig
+
+ROOT = Path(__file__).parent.parent
+
+# Each operator for growths that divide evenly and for some that don't: (old, new, layers from the bottom up).
+EXPECTED = {
+    'random': [(3, 6, '0 1 2 +new +new +new'), (2, 3, '0 1 +new'), (1, 3, '0 +new +new')],
+    'zero': [(3, 6, '0 1 2 +new +new +new'), (2, 3, '0 1 +new'), (1, 3, '0 +new +new')],
+    'copy_last': [(3, 6, "0 1 2 +2' +2' +2'"), (2, 3, "0 1 +1'"), (1, 3, "0 +0' +0'")],
+    'stack': [(3, 6, "0 1 2 +0' +1' +2'"), (3, 8, "0 1 2 +0' +1' +2' +0' +1'"), (1, 4, "0 +0' +0' +0'")],
+    'interleave': [(3, 6, "0 +0' 1 +1' 2 +2'"), (2, 3, "0 +0' 1"), (2, 6, "0 +0' +0' 1 +1' +1'")],
+    'middle': [(3, 6, "0 1 2 +0' +1' +2'"), (3, 4, "0 1 +1' 2"), (4, 6, "0 1 2 +1' +2' 3"),
+               (9, 12, "0 1 2 3 4 5 +3' +4' +5' 6 7 8"), (2, 6, "0 1 +0' +1' +0' +1'")],
+    'middle_layer': [(3, 6, "0 1 +1' +1' +1' 2"), (3, 4, "0 1 +1' 2"), (4, 6, "0 1 +1' +1' 2 3"),
+                     (6, 9, "0 1 2 +2' +2' +2' 3 4 5"), (1, 3, "0 +0' +0'"), (2, 3, "0 +0' 1")],
+}
 
 
-def sources(init, old, new):
-    """Layers from the bottom up, numbered from 1 as papers do; a new one in brackets."""
-    return [f'[{"" if s is None else s + 1}]' if is_new else str(s + 1) for s, is_new in layout(init, old, new)]
+def test_there_is_an_expectation_for_every_operator():
+    assert EXPECTED.keys() == OPERATORS.keys()
 
 
-@pytest.mark.parametrize('init, old, new, expected', [
-    ('random', 2, 4, '1 2 [] []'),
-    ('zero', 2, 3, '1 2 []'),
-    ('copy_last', 2, 4, '1 2 [2] [2]'),
-    ('stack', 3, 6, '1 2 3 [1] [2] [3]'),
-    ('stack', 3, 8, '1 2 3 [1] [2] [3] [1] [2]'),
-    ('stack', 1, 4, '1 [1] [1] [1]'),
-    ('interleave', 3, 6, '1 [1] 2 [2] 3 [3]'),
-    ('interleave', 2, 3, '1 [1] 2'),
-    ('interleave', 2, 6, '1 [1] [1] 2 [2] [2]'),
-    ('middle', 3, 6, '1 2 3 [1] [2] [3]'),
-    ('middle', 3, 4, '1 2 [2] 3'),
-    ('middle', 9, 12, '1 2 3 4 5 6 [4] [5] [6] 7 8 9'),
-    ('random', 0, 2, '[] []'),
-    ('stack', 0, 2, '[] []'),
-])
-def test_layouts_are_the_papers(init, old, new, expected):
-    assert sources(init, old, new) == expected.split()
+@pytest.mark.parametrize('init', EXPECTED)
+def test_layouts_are_the_papers(init):
+    for old, new, expected in EXPECTED[init]:
+        assert describe(layout(init, old, new)) == expected
 
 
 @pytest.mark.parametrize('init', OPERATORS)
-def test_old_layers_stay_all_of_them_in_order(init):
+def test_old_layers_stay_all_of_them_in_order_for_any_depths(init):
     for old in range(1, 9):
         for new in range(old + 1, 17):
-            rows = layout(init, old, new)
-            assert len(rows) == new
-            assert [s for s, is_new in rows if not is_new] == list(range(old))
+            layers = layout(init, old, new)
+            assert problem_with(layers, old, new) == ''
+            assert [source for source, is_new in layers if not is_new] == list(range(old))
+
+
+@pytest.mark.parametrize('init', OPERATORS)
+def test_from_no_layer_all_are_fresh_whatever_the_operator(init):
+    assert layout(init, 0, 3) == [(None, True)] * 3
+
+
+@pytest.mark.parametrize('init', OPERATORS)
+def test_every_operator_says_where_it_comes_from(init):
+    first_line = OPERATORS[init].__doc__.splitlines()[0]
+    assert any(year in first_line for year in ('20', 'arXiv'))
+
+
+@pytest.mark.parametrize('grow_map, expected', [
+    ((0, 1, 2, 0, 1, 2), "0 1 2 +0' +1' +2'"),
+    ((-1, -1, 0), '+new +new 0'),
+    ((1, 0, -1, 1), "1 0 +new +1'"),
+    ((), ''),
+])
+def test_the_first_place_of_an_old_layer_is_the_layer_itself_and_further_ones_are_copies(grow_map, expected):
+    assert describe(layout_of(grow_map)) == expected
+
+
+# What a layout from 3 to 5 layers can be wrong in, and the words for it.
+WRONG = {
+    'too short': ([(0, False), (1, False), (2, False), (0, True)], 'makes 4 layers out of 3, not 5'),
+    'too long': ([(0, False), (1, False), (2, False)] + [(None, True)] * 3, 'makes 6 layers out of 3, not 5'),
+    'source above': ([(0, False), (1, False), (2, False), (3, True), (None, True)],
+                     'takes layer 3, and there are only the layers 0 to 2'),
+    'source below': ([(0, False), (1, False), (2, False), (-2, True), (None, True)],
+                     'takes layer -2, and there are only the layers 0 to 2'),
+    'layer lost': ([(0, False), (2, False), (0, True), (2, True), (None, True)], 'keeps layer 1 0 times, not once'),
+    'layer twice': ([(0, False), (1, False), (2, False), (1, False), (None, True)], 'keeps layer 1 2 times, not once'),
+    'kept from nowhere': ([(0, False), (1, False), (2, False), (None, False), (None, True)],
+                          'keeps a layer that has no source'),
+}
+
+
+@pytest.mark.parametrize('kind', WRONG)
+def test_a_wrong_operator_is_named_by_the_plan_and_by_the_model(monkeypatch, kind):
+    layers, words = WRONG[kind]
+    monkeypatch.setitem(OPERATORS, 'mine', lambda old, new: layers)
+    config = TrainConfig(n_layer=5, n_stages=2, stage_depths=(3, 5), growth_steps=10, grow_init='mine')
+    with pytest.raises(UserError) as error:
+        schedule.phases_of(config, (5, 5), 5)
+    assert str(error.value) == f"grow_init 'mine' of stage 2 {words}"
+    model = GPT(GPTConfig(8, 16, 5, 1, 4), 3)
+    with pytest.raises(UserError) as error:
+        model.grow(5, 'mine')
+    assert str(error.value) == f"the growth operator 'mine' {words}"
+    assert model.depth == 3
+
+
+def test_a_wrong_operator_is_no_assertion_that_python_O_strips():
+    for name in ('growth', 'model', 'schedule'):
+        for node in ast.walk(ast.parse((ROOT / f'{name}.py').read_text())):
+            if isinstance(node, ast.Assert):
+                assert 'layout' not in ast.unparse(node) and 'problem_with' not in ast.unparse(node)
+
+
+NEW_OPERATOR = '''
+def double_even(old, new):
+    """each even layer doubled in place: 0 0 1 2 2 3 (a test, 2026)"""
+    grow_map = []
+    for i in range(old):
+        grow_map += [i, i] if i % 2 == 0 else [i]
+    return layout_of(grow_map)
+
+
+OPERATORS['double_even'] = double_even
+'''
+
+
+def test_a_new_operator_is_one_entry_of_ten_lines_in_growth_alone(tiny, tmp_path):
+    """A copy of growth.py with it, in front of the repository on the path, is all that the scripts need."""
+    assert len([line for line in NEW_OPERATOR.splitlines() if line]) <= 10
+    (tmp_path / 'growth.py').write_text((ROOT / 'growth.py').read_text() + NEW_OPERATOR)
+    flags = [*tiny, '--n_layer=6', '--n_stages=2', '--stage_depths=4,6', '--grow_init=double_even',
+             f'--out_dir={tmp_path}/run', '--hellaswag_interval=0', '--checkpoint_interval=0']
+    code = (f'import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n'
+            f'import schedule, train; sys.argv = ["schedule.py", *{flags!r}]; schedule.main()\n'
+            f'sys.argv[0] = "train.py"; train.main()\n'
+            'sys.argv = ["train.py", "--help"]; train.main()')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "stage 2, step 9: 4 -> 6 by double_even: 0 +0' 1 2 +2' 3" in done.stdout
+    assert 'step 00024/24 eval' in done.stdout
+    assert 'each even layer doubled in place' in done.stdout
+
+
+def test_the_readmes_pictures_are_what_the_operators_do():
+    rows = [line for line in (ROOT / 'README.md').read_text().splitlines() if line.startswith('| `')]
+    for name in OPERATORS:
+        row = next(line for line in rows if line.startswith(f'| `{name}` |'))
+        assert f'`0 1 2`<br>`{describe(layout(name, 3, 6))}`' in row
+
+
+def test_help_names_every_operator_and_its_source(capsys):
+    with pytest.raises(SystemExit):
+        load_config(['--help'], '')
+    printed = ' '.join(capsys.readouterr().out.split())
+    for name, operator in growth.OPERATORS.items():
+        assert f'{name}: {" ".join(operator.__doc__.splitlines()[0].split())}' in printed
