@@ -22,6 +22,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -208,7 +209,7 @@ def model_card(model, info: dict) -> str:
     """
     run_dir = os.path.dirname(info['path'])
     is_ours = 'seed' in info['config']  # a Hugging Face folder's config is the model's part alone
-    name = info['config'].get('run_name') or os.path.basename(run_dir or info['path'])
+    name = info['config'].get('run_name') or os.path.basename(os.path.normpath(info['path']))
     n_parameters = sum(p.numel() for p in model.parameters())
     shape = model.config
     lines = [
@@ -300,7 +301,7 @@ def origin_lines(run_dir: str) -> list[str]:
 
 def check_repository(name: str):
     """Raise UserError unless an account is logged in and may put a model there, where none is yet."""
-    if name.count('/') != 1:
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', name, re.ASCII):
         raise UserError(f'--push={name}: a repository is called USER/NAME')
     from huggingface_hub import HfApi
 

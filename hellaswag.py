@@ -386,10 +386,7 @@ def parse_args():
 def main():
     args = parse_args()
     rank, world_size, local_rank = read_ranks()
-    device = pick_device(args.device)
-    if world_size > 1 and device.type == 'cuda':
-        device = pick_device(f'cuda:{local_rank}')
-        torch.cuda.set_device(device)
+    device = pick_device(args.device, local_rank, world_size)
     if world_size > 1:
         init_distributed(device, rank, world_size)
 

@@ -92,10 +92,9 @@ def parse_example(line: str, where: str) -> dict:
     label = example['label']
     if type(label) not in (int, str):
         raise UserError(f"{where}: 'label' must be 0, 1, 2 or 3")
-    if label == '':
-        raise UserError(f"{where}: 'label' is empty: the test split has no labels, take the validation split")
     if str(label) not in LABELS:
-        raise UserError(f"{where}: 'label' must be 0, 1, 2 or 3, not {str(label)[:40]!r}")
+        hint = ' (the test split has no labels: take the validation split)' if label == '' else ''
+        raise UserError(f"{where}: 'label' must be 0, 1, 2 or 3, not {str(label)[:40]!r}{hint}")
     return example | {'label': int(label)}
 
 

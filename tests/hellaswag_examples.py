@@ -70,9 +70,9 @@ def make_examples(n: int, seed: int) -> list[dict]:
     return examples
 
 
-def known_gpt(config=None) -> GPT:
+def known_gpt(config=None, depth=None) -> GPT:
     """A small GPT whose weights are numpy's, so the same everywhere, and wide enough to tell endings apart."""
-    model = GPT(config or GPTConfig(block_size=128, vocab_size=50257, n_layer=2, n_head=2, n_embd=16))
+    model = GPT(config or GPTConfig(block_size=128, vocab_size=50257, n_layer=2, n_head=2, n_embd=16), depth)
     rng = np.random.RandomState(0)
     with torch.no_grad():
         for name, p in model.named_parameters():

@@ -1,10 +1,15 @@
 """Checkpoints as Hugging Face folders. Run: python -m pytest tests/test_export_hf.py"""
 
+import base64
+import contextlib
+import http.server
 import importlib.util
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,8 +20,9 @@ import checkpoint
 import config as configuration
 import data
 import export_hf
+import schedule
 from common import UserError
-from config import TrainConfig
+from config import TrainConfig, config_from_dict, config_to_dict
 from model import GPT, GPTConfig
 
 SIZES = {'bytes': (320, 257), 'gpt2': (50304, 50257)}  # rows of the embedding, vocabulary of the tokenizer
@@ -42,8 +48,11 @@ def exported(request, tmp_path_factory):
     """(tokenizer's name, the model, the folder that the command line made of it)."""
     path = tmp_path_factory.mktemp(request.param)
     model = save_checkpoint(path / 'ckpt_000007.pt', request.param)
-    done = subprocess.run([sys.executable, 'export_hf.py', path, path / 'hf'], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr == '' and done.stdout.endswith('2 layers, step 7, with tokenizer files\n')
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as m, contextlib.redirect_stdout(said):
+        m.setattr(sys, 'argv', ['export_hf.py', str(path), str(path / 'hf')])
+        export_hf.main()
+    assert said.getvalue().endswith('2 layers, step 7, with tokenizer files\n')
     return request.param, model, path / 'hf'
 
 
@@ -156,3 +165,225 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pt', 'hf', 'new']
     assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == \
         ['README.md', 'config.json', 'merges.txt', 'model.safetensors', 'tokenizer_config.json', 'vocab.json']
+
+
+def test_a_model_without_layers_is_a_gpt2_of_none(tmp_path, monkeypatch):
+    """Embeddings, final norm and head alone, as a run with stage_depths = (0, ...) has them at first."""
+    import transformers
+
+    model = save_checkpoint(tmp_path / 'a.pt', 'bytes', depth=0)
+    monkeypatch.setattr(sys, 'argv', ['export_hf.py', str(tmp_path / 'a.pt'), str(tmp_path / 'hf')])
+    export_hf.main()
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / 'hf')
+    idx = torch.randint(257, (2, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(idx).logits, model.logits(idx)[..., :257], atol=1e-4, rtol=0)
+    again, info = checkpoint.load_model(str(tmp_path / 'hf'))
+    assert again.depth == info['depth'] == 0
+
+
+# ---- the model card
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    """A run directory as training leaves it: 3 layers, in stages of 1 and 3, stopped after 6 of 8 steps."""
+    path = tmp_path_factory.mktemp('runs') / 'grown'
+    path.mkdir()
+    shape = {'n_layer': 3, 'n_head': 4, 'n_embd': 32, 'block_size': 24, 'vocab_size': 320}
+    c = TrainConfig(**shape, n_stages=2, stage_depths=(1, 3), growth_steps=6, continual_steps=2, phase1_fraction=0.5,
+                    total_batch_size=48, batch_size=1, run_name='grown')
+    checkpoint.save_checkpoint(str(path / 'ckpt_000006.pt'), {
+        'config': config_to_dict(c), 'tokenizer': 'bytes', 'depth': 3, 'step': 6, 'model': GPT(GPTConfig(**shape)).state_dict(),
+        'optimizer': {}, 'totals': {}})
+    counters = {'tokens': 0, 'flops': 0, 'flops_paper': 0, 'seconds': 0}
+    with open(path / 'metrics.jsonl', 'w') as f:
+        for values in ({'step': 3, 'val_loss': 3.5, 'hellaswag_acc': 0.25, 'hellaswag_acc_norm': 0.26, 'hellaswag_n': 9},
+                       {'step': 6, 'val_loss': 2.75}, {'step': 7, 'val_loss': 1.25}):
+            f.write(json.dumps({'kind': 'eval', **counters, **values}) + '\n')
+    (path / 'run.json').write_text(json.dumps({
+        'command': 'train.py configs/x.py --seed=7', 'git_commit': 'abc123', 'git_dirty': True,
+        'versions': {'python': '3.11.7', 'torch': '2.13.0'}, 'host': 'secret', 'device': 'NVIDIA H100', 'device_count': 8,
+        'world_size': 8}))
+    return path
+
+
+def card_of(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['export_hf.py', str(run), str(tmp_path / 'hf')])
+    export_hf.main()
+    return (tmp_path / 'hf' / 'README.md').read_text(encoding='utf-8')
+
+
+def test_the_card_tells_schedule_compute_scores_and_command(run, tmp_path, monkeypatch):
+    card = card_of(run, tmp_path, monkeypatch)
+    c = schedule.load_run_config(str(run)) if (run / 'config.json').exists() else None
+    assert c is None  # what the card says of the schedule is the checkpoint's own
+    c = config_from_dict(checkpoint.read_checkpoint(str(run / 'ckpt_000006.pt'))['config'], '')
+    phases = schedule.plan(c)
+    assert card.startswith('---\nlibrary_name: transformers\n') and '\n# grown\n' in card
+    assert 'A GPT-2 of 3 layers, width 32, 4 heads, 24 tokens of context' in card
+    assert 'Step 6 of 8, 48 tokens each.' in card
+    rows = [line for line in card.splitlines() if line.startswith('|')]
+    assert '| 1 | phase2 | 0 to 3 | 1 | 0 |' in rows and '| 2 | phase1 | 3 to 4 | 3 | 1 |' in rows
+    assert '| 2 | phase2 | 4 to 6 | 3 | 0 |' in rows and 'continual' not in card  # which it hasn't reached
+    for ledger in ('flops', 'paper'):
+        spent = schedule.compute(c, phases, ledger, 6)
+        share = spent / (6 * schedule.step_cost(c, ledger))
+        assert any(f'| {spent:.4g} | {share:.3f} |' in row for row in rows if ledger in row)
+    assert '| validation loss, nats a token | 2.7500 | 6 |' in rows  # not the later one, of another checkpoint
+    assert '| HellaSwag accuracy, by mean loss per token | 0.2600 | 3 |' in rows
+    assert '```\ntrain.py configs/x.py --seed=7\n```' in card
+    assert 'commit abc123, with changes that are not committed' in card and 'python 3.11.7, torch 2.13.0' in card
+    assert '8 x NVIDIA H100, 8 ranks' in card and 'secret' not in card
+
+
+def test_the_card_leaves_out_what_is_not_there(tmp_path, monkeypatch, run):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'ckpt_000006.pt').write_bytes((run / 'ckpt_000006.pt').read_bytes())
+    card = card_of(tmp_path / 'run', tmp_path, monkeypatch)
+    assert '## Schedule' in card and '## Scores' not in card and '## How it was made' not in card
+    again = tmp_path / 'again'
+    again.mkdir()
+    assert '# hf\n' in card_of(tmp_path / 'hf', again, monkeypatch)  # a Hugging Face folder has no schedule either
+
+
+def test_a_run_json_of_other_fields_is_no_obstacle(tmp_path, monkeypatch, run):
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'ckpt_000006.pt').write_bytes((run / 'ckpt_000006.pt').read_bytes())
+    (tmp_path / 'run' / 'run.json').write_text(json.dumps({'command': ['train.py', 'a b.py'], 'git_commit': None}))
+    card = card_of(tmp_path / 'run', tmp_path, monkeypatch)
+    assert "train.py 'a b.py'" in card and 'commit' not in card.split('## How it was made')[1]
+
+
+# ---- the Hub
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """Stands in for the Hub: an account, repositories with their files, and what a client asks in an upload."""
+
+    def __init__(self, repositories: dict):
+        super().__init__(('127.0.0.1', 0), HubHandler)
+        self.repositories = repositories  # 'me/name' -> {path: content}
+        self.refuse_commits = False
+
+
+class HubHandler(http.server.BaseHTTPRequestHandler):
+    def answer(self, status: int, content=None, **headers):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace('_', '-'), value)
+        self.send_header('Content-Length', str(len(body)))
+        self.send_header('Content-Type', 'application/json')
+        self.end_headers()
+        if self.command != 'HEAD':
+            self.wfile.write(body)
+
+    def is_logged_in(self):
+        return self.headers.get('Authorization') == 'Bearer hf_mine'
+
+    def do_HEAD(self):
+        owner, name, _, _, path = self.path.lstrip('/').split('/', 4)
+        files = self.server.repositories.get(f'{owner}/{name}')
+        if files is None:
+            self.answer(404, X_Error_Code='RepoNotFound')
+        elif path not in files:
+            self.answer(404, X_Error_Code='EntryNotFound', X_Repo_Commit='0' * 40)
+        else:
+            self.answer(200, X_Repo_Commit='0' * 40, ETag='"x"', X_Linked_Size='1')
+
+    def do_GET(self):
+        if not self.is_logged_in():
+            self.answer(401, {'error': 'Invalid username or password.'})
+        elif self.path.endswith('whoami-v2'):
+            self.answer(200, {'name': 'me', 'type': 'user'})
+        else:
+            self.answer(200, {'id': 'me/x', 'sha': '0' * 40, 'siblings': []})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers['Content-Length']))
+        if self.path == '/api/repos/create':
+            name = json.loads(body)['name']
+            owner = json.loads(body).get('organization') or 'me'
+            if owner != 'me':
+                return self.answer(403, {'error': 'You have no rights to this namespace'})
+            self.server.repositories.setdefault(f'me/{name}', {})
+            return self.answer(200, {'url': f'https://huggingface.co/me/{name}'})
+        if '/preupload/' in self.path:
+            files = [{'path': file['path'], 'uploadMode': 'regular', 'shouldIgnore': False, 'oid': None}
+                     for file in json.loads(body)['files']]
+            return self.answer(200, {'files': files})
+        if '/commit/' in self.path:
+            if self.server.refuse_commits:
+                return self.answer(403, {'error': 'over quota'})
+            files = self.server.repositories['/'.join(self.path.split('/')[3:5])]
+            for line in body.decode().splitlines():
+                operation = json.loads(line)
+                if operation['key'] == 'file':
+                    value = operation['value']
+                    files[value['path']] = base64.b64decode(value['content'])
+            url = 'https://huggingface.co/me/grown/commit/main'
+            return self.answer(200, {'commitUrl': url, 'commitOid': '0' * 40, 'commitMessage': ''})
+        return self.answer(200, {})  # validate-yaml
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    import huggingface_hub
+
+    with Hub({'me/taken': {'config.json': b'{}'}}) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}'
+        monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', address)
+        monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
+        monkeypatch.setattr(huggingface_hub.constants, 'HUGGINGFACE_CO_URL_TEMPLATE',
+                            address + '/{repo_id}/resolve/{revision}/{filename}')
+        monkeypatch.setenv('HF_TOKEN', 'hf_mine')
+        yield server
+        server.shutdown()
+
+
+def export_and_push(run, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(sys, 'argv', ['export_hf.py', str(run), str(tmp_path / 'hf'), f'--push={name}'])
+    export_hf.main()
+
+
+def test_push_uploads_the_folder_with_its_card(hub, run, tmp_path, monkeypatch, capsys):
+    export_and_push(run, tmp_path, monkeypatch, 'me/grown')
+    folder = tmp_path / 'hf'
+    uploaded = hub.repositories['me/grown']
+    assert uploaded.keys() == {p.name for p in folder.iterdir()} and 'README.md' in uploaded
+    assert all(uploaded[p.name] == p.read_bytes() for p in folder.iterdir())
+    assert capsys.readouterr().out.splitlines()[-1].endswith('/me/grown')
+
+
+@pytest.mark.parametrize('name, message', [
+    ('me/taken', 'there is a model already: name another repository'), ('grown', 'a repository is called USER/NAME'),
+    ('a/b/c', 'a repository is called USER/NAME'), ('/x', 'a repository is called USER/NAME'),
+    ('me/', 'a repository is called USER/NAME'), ('me/a b', 'a repository is called USER/NAME'),
+    ('me/-x', 'the Hub refuses'),
+])
+def test_a_repository_that_cannot_be_is_refused_before_anything_is_written(hub, run, tmp_path, monkeypatch, name, message):
+    with pytest.raises(UserError, match=message) as error:
+        export_and_push(run, tmp_path, monkeypatch, name)
+    assert '\n' not in str(error.value)
+    assert not list(tmp_path.iterdir()) and list(hub.repositories) == ['me/taken']
+
+
+def test_without_a_login_nothing_is_written(hub, run, tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_TOKEN', 'hf_wrong')
+    with pytest.raises(UserError, match=r'the Hub refuses .*hf auth login'):
+        export_and_push(run, tmp_path, monkeypatch, 'me/grown')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub, run, tmp_path, monkeypatch):
+    hub.refuse_commits = True
+    with pytest.raises(UserError, match=r'is whole, but could not be uploaded to me/grown .*`hf upload me/grown '):
+        export_and_push(run, tmp_path, monkeypatch, 'me/grown')
+    assert 'model.safetensors' in {p.name for p in (tmp_path / 'hf').iterdir()}
+    with pytest.raises(UserError, match='could not be uploaded to someone-else/grown'):
+        export_hf.push(str(tmp_path / 'hf'), 'someone-else/grown')

@@ -328,6 +328,14 @@ def test_scoring_is_in_eval_mode_and_leaves_the_model_as_it_was_and_able_to_trai
     assert not model.training  # and in eval mode, where it was so
 
 
+def test_a_model_without_layers_is_scored():
+    model = known_gpt(GPTConfig(1024, 320, 2, 2, 16), depth=0)
+    examples = examples_of(3, seed=1)
+    sums = hellaswag.summed_losses(model, hellaswag.encode(examples, 'bytes', 'nanogpt', 1024))
+    reference = np.array([one_by_one(model, e, 'nanogpt', 'bytes') for e in examples])
+    assert model.depth == 0 and np.abs(sums - reference).max() < 1e-6 * reference.max()
+
+
 def test_losses_that_are_not_finite_are_an_error():
     model = known_gpt(GPTConfig(1024, 320, 1, 1, 8))
     model.transformer.ln_f.weight.data[0] = math.nan

@@ -52,7 +52,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     (json.dumps(GOOD | {'label': 4}), "line 2: 'label' must be 0, 1, 2 or 3, not '4'"),
     (json.dumps(GOOD | {'label': True}), "line 2: 'label' must be 0, 1, 2 or 3"),
     (json.dumps(GOOD | {'label': 1.0}), "line 2: 'label' must be 0, 1, 2 or 3"),
-    (json.dumps(GOOD | {'label': ''}), 'line 2: .* is empty: the test split'),
+    (json.dumps(GOOD | {'label': ''}), "line 2: 'label' must be .*, not '' .the test split"),
 ])
 def test_a_bad_line_is_named_by_its_number(tmp_path, line, message):
     (tmp_path / 'x.jsonl').write_text(LINE + '\n' + line + '\n')

@@ -1,6 +1,7 @@
 """Text from a checkpoint. Run: python -m pytest tests/test_sample.py"""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -8,10 +9,9 @@ import pytest
 import torch
 
 import checkpoint
-import common
-import config as configuration
 import sample
-from config import TrainConfig
+from common import UserError
+from config import TrainConfig, config_to_dict
 from model import GPT, GPTConfig
 from sample import generate
 
@@ -28,11 +28,15 @@ def model():
 @pytest.fixture(scope='module')
 def run_dir(model, tmp_path_factory):
     path = tmp_path_factory.mktemp('run')
-    c = TrainConfig(**SHAPE, growth_steps=5, total_batch_size=16, batch_size=1)
-    checkpoint.save_checkpoint(str(path / 'ckpt_000005.pt'), {
-        'config': configuration.config_to_dict(c), 'tokenizer': 'bytes', 'depth': 2, 'step': 5, 'model': model.state_dict(),
-        'optimizer': {}, 'totals': {}})
+    save(path / 'ckpt_000005.pt', model, 'bytes')
     return path
+
+
+def save(path, model, tokenizer):
+    settings = config_to_dict(TrainConfig(**SHAPE, growth_steps=5, total_batch_size=16, batch_size=1))
+    checkpoint.save_checkpoint(str(path), {
+        'config': settings, 'tokenizer': tokenizer, 'depth': model.depth, 'step': 5, 'model': model.state_dict(),
+        'optimizer': {}, 'totals': {}})
 
 
 @pytest.fixture
@@ -125,7 +129,7 @@ def test_the_text_is_the_decoded_tokens_and_ends_at_end_of_text(run_dir, say, mo
     (['--device=abacus'], 'abacus')])
 def test_mistakes_are_one_line(run_dir, monkeypatch, args, message):
     monkeypatch.setattr(sys, 'argv', ['sample.py', str(run_dir), *args])
-    with pytest.raises(common.UserError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         sample.main()
     assert '\n' not in str(error.value)
 
@@ -134,3 +138,24 @@ def test_a_missing_checkpoint_is_one_line_and_exit_code_2(tmp_path):
     done = subprocess.run([sys.executable, 'sample.py', tmp_path / 'nowhere'], capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ''
     assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1 and 'nowhere' in done.stderr
+
+
+def test_a_vocabulary_of_fewer_rows_than_the_tokenizer_has_tokens_is_one_line(tmp_path, model, monkeypatch):
+    """A prompt's tokens would lie beyond the embedding."""
+    save(tmp_path / 'a.pt', model, 'gpt2')
+    monkeypatch.setattr(sys, 'argv', ['sample.py', str(tmp_path / 'a.pt'), '--prompt=the man', '--device=cpu'])
+    with pytest.raises(UserError, match="vocabulary of 320, the tokenizer 'gpt2' one of 50257") as error:
+        sample.main()
+    assert '\n' not in str(error.value)
+
+
+def test_a_model_without_layers_speaks_too(tmp_path, say):
+    save(tmp_path / 'a.pt', GPT(GPTConfig(**SHAPE), 0), 'bytes')
+    assert say(tmp_path / 'a.pt', '--prompt=ab', '--tokens=20').startswith('ab')
+
+
+def test_a_terminal_without_the_characters_shows_question_marks(run_dir):
+    done = subprocess.run([sys.executable, 'sample.py', run_dir, '--prompt=naïve 日本', '--tokens=3', '--device=cpu'],
+                          capture_output=True, env=os.environ | {'PYTHONIOENCODING': 'ascii'})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b'na?ve ??')
