@@ -414,13 +414,15 @@ def grow(recipe: Recipe, model: ReferenceGPT, states: dict, stage: int) -> tuple
 class Score:
     acc: float
     acc_norm: float
+    bits: list  # of each question's true ending, per byte
+    margins: list  # of each question: bits per byte of the best wrong ending less the true one's
     lead: float  # the least by which a choice was better than the next one
 
 
 def score(model: ReferenceGPT, questions: list) -> Score:
     """HellaSwag one ending at a time: raw texts, encoded apart; acc_norm by the mean loss of a token."""
     n_right, n_right_norm = 0, 0
-    leads = []
+    bits, margins, leads = [], [], []
     for question in questions:
         context = list(question['ctx'].encode())
         sums, means = [], []
@@ -431,12 +433,16 @@ def score(model: ReferenceGPT, questions: list) -> Score:
             losses = F.cross_entropy(logits, torch.tensor(ending), reduction='none')
             sums.append(losses.sum().item())
             means.append(losses.mean().item())
-        n_right += sums.index(min(sums)) == question['label']
-        n_right_norm += means.index(min(means)) == question['label']
         for losses in (sums, means):
             best, second = sorted(losses)[:2]
             leads.append(second - best)
-    return Score(n_right / len(questions), n_right_norm / len(questions), min(leads))
+        n_right += sums.index(min(sums)) == question['label']
+        n_right_norm += means.index(min(means)) == question['label']
+        # A token is a byte here, and so the mean loss of a token is that of a byte.
+        true = means.pop(question['label'])
+        bits.append(true / math.log(2))
+        margins.append((min(means) - true) / math.log(2))
+    return Score(n_right / len(questions), n_right_norm / len(questions), bits, margins, min(leads))
 
 
 @dataclass
@@ -447,6 +453,7 @@ class Story:
     rates: list
     norms: list
     val_losses: dict  # step -> loss
+    growths: dict  # step -> validation loss (before, after) the layers were added
     scores: dict  # step -> Score
     weights: dict  # step -> name -> tensor
 
@@ -458,11 +465,18 @@ def reference_run(recipe: Recipe, folder: Path) -> Story:
     model = ReferenceGPT(2, torch.Generator().manual_seed(recipe.seed * 1000 + 1))
     states = {}  # parameter -> its AdamW or Muon
     phase1_end = 0
-    story = Story([], [], [], {}, {}, {})
+    story = Story([], [], [], {}, {}, {}, {})
+
+    def val_loss():
+        with torch.no_grad():
+            return model.loss(val_sequences).item()
+
     for step in range(STEPS):
         # Stages of 2, 3 and 4 layers begin at 0, 6 and 12; from the second on new layers first train alone.
         if step in (6, 12):
+            before = val_loss()
             old_places = grow(recipe, model, states, stage=1 + step // 6)
+            story.growths[step] = before, val_loss()
             model.freeze(old_places, recipe.phase1_embeddings)
             fraction = recipe.phase1_fraction
             if isinstance(fraction, tuple):
@@ -477,10 +491,10 @@ def reference_run(recipe: Recipe, folder: Path) -> Story:
         story.rates.append(learning_rate(recipe, step))
         story.norms.append(update(recipe, model, states, step))
         done = step + 1
-        with torch.no_grad():
-            if done % 4 == 0:
-                story.val_losses[done] = model.loss(val_sequences).item()
-            if done % 8 == 0:
+        if done % 4 == 0:
+            story.val_losses[done] = val_loss()
+        if done % 8 == 0:
+            with torch.no_grad():
                 story.scores[done] = score(model, questions)
         if done % 6 == 0:
             story.weights[done] = model.weights()
@@ -619,19 +633,46 @@ def test_weights_are_those_of_the_plain_run(pair, step, name):
         assert difference < 1e-4, weight_name
 
 
-def test_evaluations_are_those_of_the_plain_run(pair):
-    losses, scores = {}, {}
+def test_validation_losses_are_those_of_the_plain_run(pair):
+    losses = {}
     for line in pair.lines_of('eval'):
         losses[line['step']] = line['val_loss']
-        if 'hellaswag_acc' in line:
-            scores[line['step']] = line['hellaswag_acc'], line['hellaswag_acc_norm']
-            assert line['hellaswag_n'] == 30
+        assert line['val_tokens'] == VAL_SEQUENCES * BLOCK
     assert losses == {step: near(loss) for step, loss in pair.story.val_losses.items()}
-    assert scores.keys() == pair.story.scores.keys()
+
+
+def test_losses_before_and_after_growth_are_those_of_the_plain_run(pair):
+    losses = {}
+    for line in pair.lines_of('phase'):
+        if 'val_loss_after' in line:
+            losses[line['step']] = line['val_loss_before'], line['val_loss_after']
+    assert losses.keys() == pair.story.growths.keys()
+    for step, (before, after) in pair.story.growths.items():
+        assert losses[step] == (near(before), near(after))
+
+
+def test_scores_are_those_of_the_plain_run(pair):
+    lines = {line['step']: line for line in pair.lines_of('eval') if 'hellaswag_acc' in line}
+    assert lines.keys() == pair.story.scores.keys()
     for step, expected in pair.story.scores.items():
         assert expected.lead > 1e-4, 'a choice that rounding decides: take another QUESTIONS_SEED'
         assert expected.acc != expected.acc_norm, 'a mistake of one for the other could not be seen'
-        assert scores[step] == (near(expected.acc), near(expected.acc_norm))
+        line = lines[step]
+        assert line['hellaswag_n'] == 30
+        assert line['hellaswag_acc'] == near(expected.acc)
+        assert line['hellaswag_acc_norm'] == near(expected.acc_norm)
+        for name, values in (('bits', expected.bits), ('margin', expected.margins)):
+            assert line[f'hellaswag_{name}'] == near(np.mean(values))
+            assert line[f'hellaswag_{name}_stderr'] == near(np.std(values, ddof=1) / math.sqrt(30))
+
+
+def test_the_last_scores_are_written_question_by_question(pair):
+    text = (pair.out_dir / 'hellaswag.jsonl').read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    expected = pair.story.scores[STEPS]
+    assert [line['ind'] for line in lines] == list(range(30))
+    assert [line['bits'] for line in lines] == [near(bits) for bits in expected.bits]
+    assert [line['margin'] for line in lines] == [near(margin) for margin in expected.margins]
 
 
 def test_updates_evaluations_and_saves_are_counted_apart(pair):
