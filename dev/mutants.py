@@ -170,6 +170,37 @@ breaks(
 )
 
 breaks(
+    'checkpoint.py', 'test_checkpoint.py',
+    ('a pickle may run code', 'weights_only=True, mmap', 'weights_only=False, mmap', 'run_code'),
+    ('a flipped bit passes', 'damaged = archive.testzip()', 'damaged = None', 'damaged_are_told'),
+    ('checkpoints are ordered as text', 'return sorted(found)',
+     'return sorted(found, key=lambda pair: pair[1])', 'number or million'),
+    ('any name is a checkpoint', "re.fullmatch(r'ckpt_(\\d+)\\.pt', name)",
+     "re.match(r'ckpt_0*(\\d+)', name)", 'name or number'),
+    ('the oldest are kept', 'for path in passing[:-n]:', 'for path in passing[n:]:', 'keep'),
+    ('what was asked to be kept goes', 'if step not in keep]', ']', 'keep'),
+    ('another format passes', "or state['format'] != FORMAT", '', 'another_format'),
+    ('a loaded model drops out', 'return model.to(device).eval(), info', 'return model.to(device), info',
+     'known_of_it'),
+    ('any vocabulary goes with any tokenizer', 'if not n <= vocab_size < n + LARGEST_PADDING:', 'if False:',
+     'test_hellaswag.py mistakes_on_the_command_line'),
+)
+
+breaks(
+    'metrics.py', 'test_metrics.py',
+    ('a run is finished 60 steps early', '\'{"kind": "eval", "step": %d,\' % total_steps',
+     '\'{"kind": "eval"\''),
+    ('a record that is not finite passes', 'math.isfinite(v) and v >= 0', 'v >= 0'),
+    ('steps may go back', 'if records and record[k] < records[-1][k]:', 'if False:'),
+    ('an evaluation may be there twice', "if record['kind'] == 'eval' and any(", 'if False and any('),
+    ('each start is another run', "before.get('run_id') or uuid", 'uuid'),
+    ('a tracker is sent what it has', 'if self.sent and place <= self.sent:', 'if False:'),
+    ('a resumed run repeats lines',
+     "keep = record['step'] < step or (record['step'] == step and record['kind'] == 'train' and logs_step)",
+     'keep = True', 'test_train.py stopping_anywhere and flags0'),
+)
+
+breaks(
     'runlog.py', WSD,
     ('tokens per second are twice as many', "{'tok_per_sec': round(rate)}",
      "{'tok_per_sec': round(2 * rate)}"),
@@ -237,9 +268,14 @@ breaks(
      "self.cut_input = embeddings == 'frozen'", 'prefix'),
     ('attention drops out in evaluation', 'self.dropout if self.training else 0.0', 'self.dropout',
      'dropout'),
-    ('masks are ignored', 'block.forward(x, mask)', 'block.forward(x)', 'test_hellaswag.py packed_losses'),
-    ('what is recomputed is kept all the same', 'return kept.shape if kept.data_ptr() == address else kept',
-     'return kept', 'recompute_linear'),
+    ('what is recomputed is kept all the same',
+     'return saved.shape if saved.data_ptr() == y_address else saved', 'return saved', 'recompute_linear'),
+    ('the loss is not that of the target', 'return total.log() + top - target', 'return total.log() + top',
+     'cross_entropy_of'),
+    ('the gradient forgets the target', 'float32.scatter_add_(1, y, torch.full_like(total, -1 / n_rows))',
+     'pass', 'cross_entropy_of'),
+    ('the gradient is not that of the outer loss', 'dw.mul_(grad)', 'pass', COSINE),
+    ('masks are ignored', 'block.forward(x, mask)', 'block.forward(x)', 'mask_hides'),
 )
 
 breaks(

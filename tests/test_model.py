@@ -94,6 +94,18 @@ def test_logits_at_places_and_under_a_mask_equal_the_plain_ones():
     assert torch.allclose(model.logits(x, mask=causal, positions=torch.arange(32).expand(2, 32)), full, atol=1e-5)
 
 
+def test_a_mask_hides_tokens_and_positions_are_what_they_are_said_to_be():
+    model = GPT(SMALL, generator=seeded(0)).eval()
+    x = tokens(SMALL)
+    alone = model.logits(x[:, 5:])
+    # The same tokens after five others that they don't see, at the positions that they have alone.
+    mask = torch.ones(32, 32, dtype=torch.bool).tril()
+    mask[5:, :5] = False
+    positions = torch.arange(32) - 5
+    hidden = model.logits(x, mask=mask[None, None], positions=positions.clamp(min=0).expand(2, 32))
+    assert torch.allclose(hidden[:, 5:], alone, atol=1e-5)
+
+
 @pytest.mark.parametrize('init', OPERATORS)
 def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
     model = GPT(SMALL, 3, seeded(0)).eval()

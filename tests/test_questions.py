@@ -45,6 +45,7 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     ('[1, 2]', "line 2: an example needs the fields 'ctx', 'endings' and 'label'"),
     (json.dumps({'ctx': 'a', 'endings': GOOD['endings']}), "line 2: an example needs .* 'label'"),
     (json.dumps(GOOD | {'endings': ['a', 'b', 'c']}), "line 2: 'endings' must be four texts"),
+    (json.dumps(GOOD | {'endings': ['a', 'b', 'c', 'd', 'e']}), "line 2: 'endings' must be four texts"),
     (json.dumps(GOOD | {'endings': ['a', 'b', 'c', ' ']}), "line 2: 'endings' must be four texts"),
     (json.dumps(GOOD | {'endings': ['a', 'b', 'c', ['d']]}), "line 2: 'endings' must be four texts"),
     (json.dumps(GOOD | {'ctx': None}), "line 2: 'ctx' must be a text"),
