@@ -346,15 +346,13 @@ def stretches_of(group, axis: str) -> list[tuple]:
     seeds, as far as the runs have come."""
     phases = group.runs[0].phases
     found = []
-    before = phases[0].depth
     reached = min(run.step for run in group.judged_runs)
     for phase in phases:
         if phase.start >= reached:
             break
         edges = [run.where(axis, [phase.start, min(phase.stop, reached)]) for run in group.judged_runs]
         start, stop = np.mean(edges, axis=0)
-        found.append((start, stop, phase.depth, len(phase.frozen), phase.depth > before))
-        before = phase.depth
+        found.append((start, stop, phase.depth, len(phase.frozen), bool(phase.growths)))
     return found
 
 

@@ -32,7 +32,8 @@ import stats
 from common import UserError
 from runs import AXES, MATCHED, TUNED, Group, Run, is_budget, make_groups
 
-GRID = 200  # places on the compute axis that are searched for a loss, besides the evaluations
+TINY = 1e-6  # nats: losses that differ by less are equal
+GRID = 60  # places on the compute axis that are searched for a loss, besides the evaluations
 FIT_FROM = 4  # rungs; three have a curve that meets them exactly
 
 
@@ -198,13 +199,8 @@ class Reference:
 
     def places(self) -> np.ndarray:
         """Where to look for a loss: a fine grid, and every evaluation in between."""
-        grid = [np.array([self.low, self.high]), np.geomspace(self.low, self.high, GRID)]
-        if len(self.rungs) == 1:
-            grid += own_places(self.rungs[0], self.axis)
-        else:
-            grid.append(self.compute)
-        places = np.unique(np.concatenate(grid))
-        return places[(places >= self.low) & (places <= self.high)]
+        evaluations = [self.compute] if len(self.rungs) > 1 else own_places(self.rungs[0], self.axis)
+        return grid_of(self.low, self.high, evaluations)
 
     def slope(self, x: float) -> float:
         """d loss / d log compute around x; nan where the reference is a single point."""
@@ -214,6 +210,13 @@ class Reference:
             return math.nan
         (loss_a, loss_b), _ = self.at(np.array([a, b]))
         return (loss_b - loss_a) / math.log(b / a)
+
+
+def grid_of(low: float, high: float, evaluations: list[np.ndarray]) -> np.ndarray:
+    """Ascending places from low to high: both ends, the evaluations in between, and others by equal ratios."""
+    inner = np.exp(np.linspace(math.log(low), math.log(high), GRID)[1:-1])
+    places = np.unique(np.concatenate([[low, high], inner, *evaluations]))
+    return places[(places >= low) & (places <= high)]
 
 
 def own_places(group: Group, axis: str) -> list[np.ndarray]:
@@ -231,7 +234,29 @@ def compare(group: Group, ladder: Ladder, axis: str, sigma: float | None = None)
     if not all(math.isfinite(end) and end > 0 for end in ends):
         return None
     reference = ladder.reference(axis)
+    equal = equal_compute(group, ladder, reference, sigma)
     found = find_cost(group, reference, sigma)
+    in_baseline, in_run = middles(group, reference, found, equal)
+    return Comparison(group.end(axis), reference.high, equal.at, equal.loss, equal.baseline_loss, equal.difference,
+                      found.baseline_needs, found.needs, found.cost, ladder.decays and in_baseline, in_run,
+                      reference.slope(equal.at))
+
+
+@dataclasses.dataclass
+class EqualCompute:
+    """Two losses at one compute; see Comparison."""
+
+    at: float
+    loss: float
+    baseline_loss: float
+    difference: stats.Estimate
+    is_own_rung: bool  # both are read at their ends
+
+
+def equal_compute(group: Group, ladder: Ladder, reference: Reference, sigma: float | None = None) -> EqualCompute:
+    """Both losses where the group ends, by the baseline of the same budget if there is one; or, where the baseline ends
+    earlier, there."""
+    axis = reference.axis
     rung = own_rung(group, ladder, axis)
     if rung:
         at = group.end(axis)
@@ -243,12 +268,9 @@ def compare(group: Group, ladder: Ladder, axis: str, sigma: float | None = None)
         run_losses = group.losses_at(axis, at) if at >= group.start(axis) else np.array([math.nan])
         baseline_loss, parts = read_baseline(ladder, reference, axis, at)
     against = [stats.Part(-part.weight, part.variance, part.n) for part in parts]
-    value = run_losses.mean() - baseline_loss
-    difference = stats.contrast(value, [stats.part(1.0, run_losses), *against], sigma)
-    in_baseline, in_run = middles(group, reference, found, at, bool(rung))
-    return Comparison(group.end(axis), reference.high, at, float(run_losses.mean()), baseline_loss, difference,
-                      found.baseline_needs, found.needs, found.cost, ladder.decays and in_baseline, in_run,
-                      reference.slope(at))
+    loss = float(run_losses.mean())
+    difference = stats.contrast(loss - baseline_loss, [stats.part(1.0, run_losses), *against], sigma)
+    return EqualCompute(at, loss, baseline_loss, difference, bool(rung))
 
 
 def own_rung(group: Group, ladder: Ladder, axis: str) -> Group | None:
@@ -269,10 +291,10 @@ def read_baseline(ladder: Ladder, reference: Reference, axis: str, at: float) ->
     return float(value), parts
 
 
-def middles(group: Group, reference: Reference, found: 'Found', at: float, has_rung: bool) -> tuple[bool, bool]:
+def middles(group: Group, reference: Reference, found: 'Found', equal: EqualCompute) -> tuple[bool, bool]:
     """Whether the numbers rest on the middle of the baseline, and on the middle of a run whose rate decays."""
-    from_baseline = [] if has_rung else [at]
-    from_run = [] if has_rung else [at]
+    from_baseline = [] if equal.is_own_rung else [equal.at]
+    from_run = [] if equal.is_own_rung else [equal.at]
     if not math.isnan(found.baseline_needs):
         from_baseline.append(found.baseline_needs)
     elif found.cost.bound == '' and not math.isnan(found.needs):
@@ -306,7 +328,7 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
     x = reference.places()
     losses, parts = reference.at(x)
     dear = stats.contrast(losses - group.finals.mean(), [*parts, stats.part(-1.0, group.finals)], sigma)
-    y = run_places(group, axis)
+    y = grid_of(group.start(axis), end, own_places(group, axis))
     own = group.losses_at(axis, y)
     top, top_parts = reference.at(reference.high)
     cheap = stats.contrast(top - own.mean(axis=-1), [*top_parts, stats.part(-1.0, own)], sigma)
@@ -348,24 +370,16 @@ def starts_below(group: Group, reference: Reference) -> bool:
     return run_starts or (baseline_start is not None and baseline_start <= group.finals.mean())
 
 
-def run_places(group: Group, axis: str) -> np.ndarray:
-    """Where to look for a loss on a run's own curve."""
-    start = group.start(axis)
-    end = group.end(axis)
-    places = np.unique(np.concatenate([[start, end], np.geomspace(start, end, GRID), *own_places(group, axis)]))
-    return places[(places >= start) & (places <= end)]
-
-
 def crossing(positions: np.ndarray, rising: np.ndarray) -> tuple[float, bool]:
     """(where a rising series first is at 0 or above, linear in between, nan if never; whether it begins there, so that the
     place is only a bound)."""
-    above = np.flatnonzero(rising >= 0)
+    above = np.flatnonzero(rising >= -TINY)
     if len(above) == 0:
         return math.nan, False
     i = int(above[0])
     if i == 0:
         return float(positions[0]), True
-    share = rising[i - 1] / (rising[i - 1] - rising[i])
+    share = min(1.0, rising[i - 1] / (rising[i - 1] - rising[i]))
     return float(positions[i - 1] + share * (positions[i] - positions[i - 1])), False
 
 
@@ -526,7 +540,7 @@ def catch_up(judgment: Judgment, sigma: float | None = None) -> list[CatchUp]:
     """
     group = judgment.group
     first = group.runs[0]
-    growths = [b.start for a, b in itertools.pairwise(first.phases) if b.depth > a.depth]
+    growths = first.growth_steps
     if not growths:
         return []
     began = float(first.where('tokens', growths[-1]))
@@ -543,14 +557,10 @@ def catch_up(judgment: Judgment, sigma: float | None = None) -> list[CatchUp]:
 
 
 def evaluations_after(group: Group, growth: int) -> list[tuple[int, np.ndarray]]:
-    """(step, loss of each seed) of the evaluations after a growth, the one of the grown model itself included where all
-    seeds have it."""
+    """(step, loss of each seed) of the evaluations after a growth; of the grown model itself too where all seeds have it."""
     found = []
-    grown = []
-    for run in group.judged_runs:
-        at_growth = [record['val_loss'] for record in run.evals()[0] if record['step'] == growth]
-        grown += at_growth[1:]  # the first is the model before it grew
-    if len(grown) == len(group.judged_runs):
+    grown = [run.loss_after_growth(growth) for run in group.judged_runs]
+    if None not in grown:
         found.append((growth, np.array(grown)))
     curves = group.judged
     last = min(curve.step[-1] for curve in curves)

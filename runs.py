@@ -22,9 +22,9 @@ import sys
 import numpy as np
 
 import schedule
-from common import UserError, read_json
+from common import UserError
 from config import FIELDS, TrainConfig
-from metrics import read_metrics
+from metrics import read_metrics, read_run_json
 
 AXES = ('flops', 'flops_paper', 'seconds')
 COUNTERS = ('step', 'tokens', *AXES)
@@ -93,6 +93,18 @@ class Run:
     def finished(self) -> bool:
         evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
         return bool(evals) and evals[-1]['step'] == self.total_steps
+
+    @property
+    def growth_steps(self) -> list[int]:
+        """The steps before which layers are added; the first layers of all are not."""
+        return [phase.start for phase in self.phases if phase.growths]
+
+    def loss_after_growth(self, step: int) -> float | None:
+        """Validation loss of the model that has just grown before an update, where train.py measured it."""
+        for record in self.records:
+            if record['kind'] == 'phase' and record['step'] == step:
+                return record.get('val_loss_after')
+        return None
 
     def where(self, axis: str, steps) -> np.ndarray:
         """Where some steps lie on an axis, by all lines of the log: the cost of a step differs from phase to phase."""
@@ -186,7 +198,8 @@ class Group:
 
     def end(self, axis: str) -> float:
         """Compute of the whole run, the mean over the seeds: on the clock they differ."""
-        return float(np.mean([getattr(curve, axis)[-1] for curve in self.judged])) + self.sunk.get(axis, 0)
+        ends = [float(getattr(curve, axis)[-1]) for curve in self.judged]
+        return sum(ends) / len(ends) + self.sunk.get(axis, 0)
 
     def start(self, axis: str) -> float:
         """Where the last seed has its first evaluation."""
@@ -259,25 +272,18 @@ def read_run(path: str) -> Run:
     config = schedule.resolve(schedule.load_run_config(path))
     metrics = os.path.join(path, 'metrics.jsonl')
     records, truncated = read_metrics(metrics)
-    info_path = os.path.join(path, 'run.json')
-    info = read_json(info_path, "a run's run.json; repair it or take it away") if os.path.exists(info_path) else {}
-    if type(info) is not dict:
-        raise UserError(f"{info_path}: not a run's run.json; repair it or take it away")
+    info = read_run_json(path)
     written = os.path.getmtime(metrics) if records else 0.0
     return Run(path, config, schedule.plan(config), records, truncated, info, written)
 
 
 def make_curve(run: Run) -> Curve:
-    """The validation losses of a run after step 0. A model before and after growth is evaluated twice at one step: the
-    first, what training reached, is the curve's."""
+    """The validation losses of a run after step 0."""
     evals, _ = run.evals()
-    kept = {}
-    for record in evals:
-        if record['step'] > 0:
-            kept.setdefault(record['step'], record)
+    kept = [record for record in evals if record['step'] > 0]
     columns = []
     for name in (*COUNTERS, 'val_loss'):
-        columns.append(np.array([record[name] for record in kept.values()], float))
+        columns.append(np.array([record[name] for record in kept], float))
     return Curve(*columns)
 
 

@@ -59,7 +59,7 @@ def test_a_damaged_run_json_is_named(tmp_path):
     path = write_run(tmp_path / 'base')
     for text in ('{"git_commit": ', '[1]'):
         (path / 'run.json').write_text(text)
-        with pytest.raises(UserError, match=r'base/run.json: not a run'):
+        with pytest.raises(UserError, match=r'base/run.json: not a readable run.json'):
             read_run(str(path))
 
 
