@@ -120,8 +120,8 @@ def main():
                 print(f'{config.out_dir}: finished, {total} steps')
             leave(runtime)
             return
-        examples = load_questions(config, run_data)
-        info, tracker = identify_run(config, runtime, run_data, saved['step'] if saved else 0)
+        examples, questions = load_questions(config, run_data)
+        info, tracker = identify_run(config, runtime, run_data, questions, saved, prefix_dir)
         dry_run(config, runtime, run_data, examples)
 
         state = restore_state(config, phases, saved, runtime) if saved else initial_state(config, phases, runtime)
@@ -238,21 +238,30 @@ def open_data(config: TrainConfig, runtime: Runtime) -> RunData:
     return RunData(train, val, val_sequences, meta['tokenizer'], data.fingerprint(config.data_dir))
 
 
-def load_questions(config: TrainConfig, run_data: RunData) -> list:
-    """HellaSwag's examples as tokens; none where the run never scores."""
+def load_questions(config: TrainConfig, run_data: RunData) -> tuple[list, dict | None]:
+    """(HellaSwag's examples as tokens, what tells them from others); none where the run never scores."""
     if not config.hellaswag_interval:
-        return []
+        return [], None
     examples = hellaswag.load_examples(config.hellaswag_data, config.hellaswag_limit)
-    return hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size)
+    questions = {'n': len(examples), 'sha256': hellaswag.fingerprint(examples)}
+    return hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size), questions
 
 
-def identify_run(config: TrainConfig, runtime: Runtime, run_data: RunData, step: int) -> tuple[dict, Tracker | None]:
+def identify_run(config: TrainConfig, runtime: Runtime, run_data: RunData, questions: dict | None, saved: dict | None,
+                 prefix_dir: str) -> tuple[dict, Tracker | None]:
     """(what run.json will say, the tracker that the config names). A tracker that can't start is a UserError now."""
     if runtime.rank != 0:
         return {}, None
+    step = saved['step'] if saved else 0
     device_count = torch.cuda.device_count() if runtime.device.type == 'cuda' else 1
     start = describe_start(step, device_name(runtime.device), device_count, runtime.world_size, torch.version.cuda)
-    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint)
+    branch_from, init_from = None, None
+    if prefix_dir:
+        before = read_run_json(prefix_dir)
+        branch_from = {'path': prefix_dir, 'step': step, 'run_id': before.get('run_id')}
+        init_from = before.get('init_from')
+    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint, hellaswag_data=questions,
+                        init_from=init_from, branch_from=branch_from)
     if not config.tracker:
         return info, None
     group = re.sub(r'_seed\d+$', '', config.run_name)  # runs that differ in nothing but the seed

@@ -505,3 +505,144 @@ def test_help_and_a_typo_on_the_command_line():
     done = subprocess.run([sys.executable, 'train.py', 'configs/baseline.py', '--n_layers=3'], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
     assert "no setting is called 'n_layers'; did you mean 'n_layer'?" in done.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# one process in a run directory; who runs, and what a run says
+
+
+def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny, tmp_path):
+    """The first one is killed, as hard as it goes, and its lock is no obstacle."""
+    flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=100000', '--eval_interval=0', '--hellaswag_interval=0']
+    first = subprocess.Popen([sys.executable, 'train.py', *flags], stdout=subprocess.PIPE, text=True)
+    try:
+        for line in first.stdout:
+            if line.startswith('step 00004'):
+                break
+        before = (tmp_path / 'a' / 'config.json').read_bytes()
+        for more in ([], ['--resume'], ['--resume=auto', '--log_interval=7']):
+            done = subprocess.run([sys.executable, 'train.py', *flags, *more], capture_output=True, text=True)
+            assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr
+            assert f'{tmp_path}/a is in use by process {first.pid} on {platform.node()}' in done.stderr
+        assert (tmp_path / 'a' / 'config.json').read_bytes() == before
+    finally:
+        first.kill()
+        first.wait()
+        first.stdout.close()
+    step = checkpoint.latest(str(tmp_path / 'a'))[1]['step']
+    done = subprocess.run([sys.executable, 'train.py', *flags[:-3], f'--continual_steps={step - 15}', '--resume'],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_start_that_is_refused_leaves_no_folder(monkeypatch, tiny, tmp_path):
+    with pytest.raises(UserError, match=r'nowhere\.jsonl'):
+        run(monkeypatch, tiny, tmp_path / 'a', '--hellaswag_data=nowhere.jsonl')
+    assert not (tmp_path / 'a').exists()
+    (tmp_path / 'b').mkdir()
+    (tmp_path / 'b' / 'notes.txt').write_text('mine')
+    with pytest.raises(UserError, match=r'nowhere\.jsonl'):
+        run(monkeypatch, tiny, tmp_path / 'b', '--hellaswag_data=nowhere.jsonl')
+    assert (tmp_path / 'b' / 'notes.txt').read_text() == 'mine'
+
+
+def test_an_out_dir_with_nothing_but_a_checkpoint_holds_a_run(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a')
+    (tmp_path / 'b').mkdir()
+    shutil.copy(tmp_path / 'a' / 'ckpt_000012.pt', tmp_path / 'b')
+    with pytest.raises(UserError, match='already holds a run'):
+        run(monkeypatch, tiny, tmp_path / 'b')
+    run(monkeypatch, tiny, tmp_path / 'b', '--resume')
+    assert_same_weights(tmp_path / 'a', tmp_path / 'b')
+
+
+def assert_same_weights(a, b):
+    one, other = (checkpoint.latest(str(d))[1]['model'] for d in (a, b))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_run_json_tells_data_code_machine_and_each_start(monkeypatch, tiny, tmp_path):
+    run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
+    run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=5', '--resume')
+    run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=6', '--resume')
+    info = json.loads((tmp_path / 'a' / 'run.json').read_text())
+    assert [start['step'] for start in info['starts']] == [0, 21, 23]
+    assert '--continual_steps=6' in info['command'] and '--continual_steps=3' in info['starts'][0]['command']
+    assert info['data']['train']['tokens'] == 4000 and len(info['data']['val']['sha256']) == 64
+    assert info['hellaswag_data']['n'] == 12 and len(info['hellaswag_data']['sha256']) == 64
+    assert info['world_size'] == 1 and info['device'] and info['host'] == platform.node()
+    assert info['versions']['torch'] == torch.__version__ and re.fullmatch('[0-9a-f]{8}', info['run_id'])
+    assert info['init_from'] is None and info['branch_from'] is None
+
+
+def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, tiny, tmp_path, capsys):
+    """With layers that start as zero nothing changes; eval_after_growth adds evaluations behind each growth."""
+    run(monkeypatch, tiny, tmp_path / 'a', '--grow_init=zero', '--eval_interval=6', '--eval_after_growth=1,4')
+    records = metrics(tmp_path / 'a')
+    grown = [r for r in records if 'val_loss_after' in r]
+    at = {r['step']: r['val_loss'] for r in records if 'val_loss' in r}
+    assert [r['step'] for r in grown] == [6, 12] and all(r['kind'] == 'phase' for r in grown)
+    for r in grown:
+        assert r['val_loss_before'] == at[r['step']] == r['val_loss_after']
+    assert sorted(at) == [6, 7, 10, 12, 13, 16, 18, 24]
+    out = capsys.readouterr().out
+    assert f'growth | depth 2 -> 3: 0 1 +new | val_loss {at[6]:.4f} -> {at[6]:.4f}' in out
+    # an operator that does change the function: both losses are what the checkpoint and its grown model have
+    run(monkeypatch, tiny, tmp_path / 'b', '--grow_init=stack', '--eval_interval=5')
+    first = next(r for r in metrics(tmp_path / 'b') if 'val_loss_after' in r)
+    assert first['val_loss_before'] != first['val_loss_after']
+    state = checkpoint.read_checkpoint(str(tmp_path / 'b' / 'ckpt_000006.pt'))
+    model = checkpoint.build_model(state, 'here')
+    folder = next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1]
+    val = train.data.Split(folder, 'val', 32, 320)
+    amp = train.autocast(torch.device('cpu'), 'float32')
+    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_before'], rel=1e-6)
+    model.grow(3, 'random', None, ((0, False), (1, False), (0, True)))
+    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_after'], rel=1e-6)
+
+
+def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, capsys):
+    run(monkeypatch, tiny, tmp_path / 'a')
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-5:]]
+    assert rows[0][:3] == ['stage', 'depth', 'steps']
+    records = metrics(tmp_path / 'a')
+    flops = {r['step']: r['flops'] for r in records}
+    assert [row[:3] for row in rows[1:]] == [['1', '2', '6'], ['2', '3', '6'], ['3', '4', '6'], ['continual', '4', '6']]
+    for row, first, last in zip(rows[1:], (0, 6, 12, 18), (6, 12, 18, 24)):
+        assert row[3] == '1.54e+03' and float(row[5]) == pytest.approx(flops[last] - flops[first], rel=0.01)
+    assert rows[4][7] == f'{records[-1]["val_loss"]:.4f}'
+    grown = next(r for r in records if 'val_loss_after' in r)
+    assert rows[1][7] == f'{grown["val_loss_before"]:.4f}' and rows[2][6] == f'{grown["val_loss_after"]:.4f}'
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(tiny, tmp_path, again):
+    code = ('import os, signal, schedule, train, common\nreal = schedule.get_lr\n'
+            'def get_lr(c, phases, step):\n'
+            '    if step == 10:\n'
+            '        os.kill(os.getpid(), signal.SIGINT)\n'
+            f'        {again} and os.kill(os.getpid(), signal.SIGINT)\n'
+            '    return real(c, phases, step)\n'
+            'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
+    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and 'Traceback' not in done.stderr, done.stderr
+    assert checkpoint.latest(str(tmp_path / 'a'))[1]['step'] == (9 if again else 11)
+    assert ('saved at step 11' in done.stdout) == (not again)
+
+
+def test_ctrl_c_before_step_0_ends_without_a_traceback(tiny, tmp_path):
+    code = ('import os, signal, train, common\n'
+            'train.dry_run = lambda *arguments: os.kill(os.getpid(), signal.SIGINT)\ncommon.run_main(train.main)')
+    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT and done.stderr == ''
+    assert not (tmp_path / 'a').exists()
+
+
+def test_what_a_resumed_run_does_otherwise_is_said(monkeypatch, tiny, tmp_path, capsys):
+    run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
+    capsys.readouterr()
+    run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=6', '--val_tokens=320', '--resume')
+    out = capsys.readouterr().out
+    assert 'the run now has 24 steps, it had 21' in out
+    assert 'val_tokens is now 320, it was 640: evaluations before and after do not compare' in out
+    assert {r['val_tokens'] for r in metrics(tmp_path / 'a') if 'val_loss' in r} == {320, 640}
