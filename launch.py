@@ -200,15 +200,10 @@ class Launcher:
             branch_from = best_prefix(self.study, run, everything)
         command = command_of(self.study, run, slot, branch_from, self.separate)
         as_typed = ' '.join([f'{name}={value}' for name, value in environment.items()] + [shlex.join(command)])
-        python = [sys.executable]
-        if command[0] == 'torchrun':
-            python += ['-m', 'torch.distributed.run']
         with open(os.path.join(folder, 'console.txt'), 'ab') as console:
             console.write(f'$ {as_typed}\n'.encode())
             console.flush()
-            # A session of its own: Ctrl-C at the terminal reaches the launcher, which passes it on once.
-            process = subprocess.Popen([*python, *command[1:]], stdin=subprocess.DEVNULL, stdout=console,
-                                       stderr=subprocess.STDOUT, env=os.environ | environment, start_new_session=True)
+            process = start_process(command, environment, console)
         self.tell_watchdog('+', process)
         self.active[number] = (run, process)
         self.tries[run.folder] += 1
@@ -243,6 +238,16 @@ class Launcher:
         running = {run.folder: self.slots[number] for number, (run, _) in self.active.items()}
         with atomic_write(os.path.join(self.study.out, 'study.json')) as f:
             json.dump({'pid': os.getpid(), 'running': running, 'failed': self.failed}, f, indent=1)
+
+
+def start_process(command: list[str], environment: dict, console) -> subprocess.Popen:
+    """Start a command, by this interpreter and in a session of its own: Ctrl-C at the terminal reaches the launcher
+    alone, which passes it on once."""
+    program = [sys.executable]
+    if command[0] == 'torchrun':
+        program += ['-m', 'torch.distributed.run']
+    return subprocess.Popen([*program, *command[1:]], stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
+                            env=os.environ | environment, start_new_session=True)
 
 
 def last_words(folder: str) -> str:
