@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import typing
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,6 @@ import schedule
 import study
 import train
 from common import UserError
-from config import load_config
 
 HERE = Path(__file__).parent.parent
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
@@ -38,7 +38,7 @@ class Killed(BaseException):
 class InProcess:
     """Stands in for a process: train.py's main(), here and at once."""
 
-    commands = []
+    commands: typing.ClassVar[list] = []
 
     def __init__(self, command, environment, console):
         InProcess.commands.append(command)
@@ -120,12 +120,12 @@ def assert_same_run(a: Path, b: Path):
 
 
 WSD = {'lr_schedule': 'wsd', 'decay_fraction': 0.25, 'warmup_steps': 2}
-SHARING = dict(
-    arms={'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2', 'never frozen': 'nofreeze_8stage --n_stages=2',
+SHARING = {
+    'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2', 'never frozen': 'nofreeze_8stage --n_stages=2',
           'tau .4': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.4,0 --grow_optimizer=copy',
           'tau .6': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.6,0 --rewarm_steps=3',
           'other rate': 'baseline --learning_rate=0.02'},
-    baseline='full', settings=WSD, budgets=(6, 12, 24), seeds=(1,))
+    'baseline': 'full', 'settings': WSD, 'budgets': (6, 12, 24), 'seeds': (1,)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -183,9 +183,9 @@ def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay
     assert sorted(p.name for p in (tmp_path / 'a').glob('ckpt*')) == ['ckpt_000003.pt', 'ckpt_000009.pt', 'ckpt_000014.pt']
     for flag, what in (('--seed=2', 'seed: 1337 and 2'), ('--weight_decay=0.5', 'weight_decay: 0.1 and 0.5'),
                        ('--batch_size=1', 'batch_size: 2 and 1')):
-        with pytest.raises(UserError, match=f'share only their first 0 steps.*{what}'):
+        with pytest.raises(UserError, match=f'share only their first 0 steps, .*{what}'):
             train_run(*base, flag, f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a')
-    with pytest.raises(UserError, match='at step 14 of 14.*first 10 steps.*learning rate of step 10'):
+    with pytest.raises(UserError, match=r'at step 14 of 14.*first 10 steps.*learning rate of step 10'):
         train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a/ckpt_000014.pt')
     with pytest.raises(UserError, match='no optimizer state'):
         shutil.copy(tmp_path / 'a' / 'ckpt_000003.pt', tmp_path / 'weights.pt')
@@ -240,3 +240,336 @@ def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, over
     tuned = sorted(p.name for p in (tmp_path / 'out' / 'grown').glob('tune*'))
     assert tuned == ['tune_b4_s0_learning_rate=0.01', 'tune_b4_s0_learning_rate=0.02']
     assert json.loads((tmp_path / 'out/grown' / tuned[0] / 'config.json').read_text())['init_from'].endswith('tune_b4_s0')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# tuning, the study file, records from elsewhere
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """A copy of the scripts in which train.py is a stand-in, as the working directory."""
+    for path in (*HERE.glob('*.py'), HERE / 'configs'):
+        if path.is_dir():
+            shutil.copytree(path, tmp_path / path.name)
+        else:
+            shutil.copy(path, tmp_path / path.name)
+    (tmp_path / 'train.py').write_text(STAND_IN)
+    launcher = (tmp_path / 'launch.py').read_text()
+    (tmp_path / 'launch.py').write_text(launcher.replace('POLL_SECONDS = 0.5', 'POLL_SECONDS = 0.02'))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# What it does is in behavior.json, by the last two parts of its out_dir and the number of its start; '' is all others.
+STAND_IN = """
+import json, os, signal, sys, time
+from common import locked
+from config import config_to_dict, load_config
+import schedule
+
+config = schedule.resolve(load_config(sys.argv[1:], ''))
+total = schedule.total_steps(schedule.plan(config))
+folder = '/'.join(config.out_dir.split('/')[-2:])
+
+def log(what):
+    with open('log.jsonl', 'a') as f:
+        environment = {name: os.environ.get(name) for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MASTER_PORT', 'RANK')}
+        f.write(json.dumps({'what': what, 'folder': folder, 'time': time.monotonic(), 'pid': os.getpid(), 'argv': sys.argv,
+                            **environment}) + '\\n')
+
+def on_signal(number, frame):
+    log('signal')
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, on_signal)
+behavior = json.load(open('behavior.json')) if os.path.exists('behavior.json') else {}
+starts = sum(json.loads(line)['what'] == 'start' and json.loads(line)['folder'] == folder for line in open('log.jsonl')) \\
+    if os.path.exists('log.jsonl') else 0
+log('start')
+with locked(config.out_dir):
+    acts = behavior.get(folder, behavior.get('', ['sleep 0']))
+    act = acts[min(starts, len(acts) - 1)]
+    for step in config.checkpoint_steps:
+        open(f'{config.out_dir}/ckpt_{step:06d}.pt', 'w').close()
+    json.dump(config_to_dict(config), open(f'{config.out_dir}/config.json', 'w'))
+    if act == 'fail':
+        print('error: this run cannot be')
+        sys.exit(2)
+    if act == 'diverge':
+        print('error: step 3: loss nan, gradient norm nan: stopped before the update. There is no checkpoint yet')
+        sys.exit(1)
+    if act == 'die':
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(float(act.split()[1]))
+    if os.environ.get('RANK', '0') == '0':
+        loss = 1 + abs(config.learning_rate - 0.02) + config.seed / 1000
+        line = {'kind': 'eval', 'step': total, 'tokens': total, 'flops': total, 'flops_paper': total, 'seconds': 1.0,
+                'eval_seconds': 0.0, 'checkpoint_seconds': 0.0, 'stage': 1, 'phase': 'continual', 'depth': config.n_layer,
+                'val_loss': loss}
+        open(f'{config.out_dir}/metrics.jsonl', 'w').write(json.dumps(line) + '\\n')
+        open(f'{config.out_dir}/run.json', 'w').write('{}')
+log('end')
+"""
+TWO_ARMS = {'arms': {'full': 'baseline', 'Li': 'incremental_8stage'}, 'baseline': 'full', 'budgets': (100, 200),
+            'seeds': (1, 2), 'overlays': ('cpu',), 'settings': {'lr_schedule': 'wsd', 'vocab_size': 320}}
+
+
+def start_launcher(*argv) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, 'study.py', 'mine.py', *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True)
+
+
+def run_launcher(*argv, code=0) -> str:
+    """What a launcher says until it ends with exit code `code`."""
+    process = start_launcher(*argv)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, (out, err)
+    return out + err
+
+
+def logged(what='start') -> list[dict]:
+    if not os.path.exists('log.jsonl'):
+        return []
+    lines = [json.loads(line) for line in open('log.jsonl')]
+    return [line for line in lines if line['what'] == what]
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, 'it took too long'
+        time.sleep(0.05)
+
+
+def behave(**acts):
+    Path('behavior.json').write_text(json.dumps(acts))
+
+
+def test_each_arm_keeps_its_best_value_the_grid_goes_on_at_an_edge_and_an_edge_that_stays_is_said(scripts):
+    names = TWO_ARMS | {'budgets': (100,), 'seeds': (1,), 'tune_extend': 2,
+                        'tune': {'learning_rate': (0.0025, 0.005), 'Li': {'learning_rate': (0.05, 0.02)}}}
+    write_study(scripts / 'mine.py', **names)
+    behave(**{'': ['sleep 0'], 'li/tune_b100_s0_learning_rate=0.02': ['diverge']})
+    said = run_launcher('--slots=cpu,cpu', code=1)
+    tuned = sorted(float(p.name.partition('=')[2]) for p in scripts.glob('out/mine/full/tune*'))
+    assert tuned == [0.0025, 0.005, 0.01, 0.02]
+    assert 'tuned  full: learning_rate 0.02, the best of 4 (learning_rate: best at the largest value tried)' in said
+    # A value that diverged is as bad as can be; the grid of Li went on above .05 and below nothing was better.
+    assert 'learning_rate 0.05, the best of' in said
+    assert json.loads((scripts / 'out/mine/full/b100_s1/config.json').read_text())['learning_rate'] == 0.02
+    assert json.loads((scripts / 'out/mine/li/b100_s1/config.json').read_text())['learning_rate'] == 0.05
+
+
+def test_every_run_has_its_budgets_compute_and_growth_takes_the_same_share(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 1000), 'arms': TWO_ARMS['arms'] | {
+        'Bu': 'bu_1to12_wsd', 'stages': 'incremental_4stage --stage_steps=10,20,30,40 --baseline_steps=400',
+        'small': 'baseline --n_layer=6'}})
+    sys.path.insert(0, str(scripts))
+    loaded = grid.load_study('mine.py')
+    _, runs = grid.plan_runs(loaded)
+    step = schedule.step_cost(runs[0].config, 'flops')
+    for run in runs:
+        assert abs(run.flops() - run.budget * step) <= step / 2, run.folder
+        if run.arm == 'Li':
+            assert run.config.growth_steps == run.budget / 2
+        if run.arm == 'stages':
+            assert sum(run.config.stage_steps) == run.budget / 4
+    assert len(runs) == 20 and {run.folder for run in runs} >= {'full/b100_s1', 'small/b1000_s2'}
+
+
+MISTAKES = [
+    ({'seds': (1,)}, "has no 'seds'; did you mean 'seeds'"),
+    ({'baseline': 'ful'}, "baseline 'ful' is no arm; did you mean 'full'"),
+    ({'arms': {'full': 'basline'}}, "arm 'full': there is no config configs/basline.py; did you mean 'baseline'"),
+    ({'arms': {'full': 'baseline --n_layr=3'}}, "arm 'full': .*did you mean 'n_layer'"),
+    ({'arms': {'full': 'baseline --seed=3'}}, 'seed is what the study itself gives'),
+    ({'arms': {'full': 'baseline', 'Full': 'baseline'}}, "'full' and 'Full' would share the folder full"),
+    ({'arms': {'full': 'baseline', 'x': "baseline --init_from='@ful'"}}, "'x' starts from the end of 'ful'.*did you mean 'full'"),
+    ({'arms': {'full': "baseline --init_from='@full'"}}, 'starts from its own end'),
+    ({'arms': {}}, "baseline 'full' is no arm"),
+    ({'settings': {'lr_schedul': 'wsd'}}, "no setting is called 'lr_schedul'; did you mean 'lr_schedule'"),
+    ({'settings': {'out_dir': 'x'}}, 'out_dir is what the study itself gives'),
+    ({'budgets': (100, 100)}, r'budgets must be a tuple of different values of type int, not \(100, 100\)'),
+    ({'budgets': (0,)}, 'budgets must be positive'),
+    ({'budgets': ()}, 'budgets is missing'),
+    ({'budgets': (3,)}, "arm 'Li': growth_steps 2 is less than one step for each of 8 stages"),
+    ({'seeds': 'one'}, "seeds must be a tuple of different values of type int, not 'one'"),
+    ({'tune': {'learning_rate': 0.1}}, 'learning_rate must have a tuple of values to try'),
+    ({'tune': {'learning_rat': (0.1, 0.2)}}, "no setting is called 'learning_rat'"),
+    ({'tune': {'Lee': {'learning_rate': (0.1,)}}}, "tune: 'Lee' is no arm"),
+    ({'tune': {'learning_rate': ('high',)}}, "learning_rate must be float, not 'high'"),
+]
+
+
+@pytest.mark.parametrize('change, message', MISTAKES)
+def test_a_mistake_in_a_study_file_is_one_clear_line(tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(HERE)
+    path = write_study(tmp_path / 'mine.py', **TWO_ARMS | change)
+    with pytest.raises(UserError, match=message):
+        grid.load_study(path)
+
+
+def test_all_mistakes_are_said_at_once(tmp_path):
+    path = write_study(tmp_path / 'mine.py', **TWO_ARMS | {'budget': 3, 'seeds': 'x', 'settings': 4})
+    with pytest.raises(UserError) as error:
+        grid.load_study(path)
+    assert str(error.value).count('\n  ') == 3
+
+
+def test_records_of_another_machine_count_as_done_unless_a_part_is_named(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}})
+    run_launcher('--slots=cpu,cpu')
+    assert '10 finished runs are in results/mine' in run_launcher('--collect')
+    collected = {p.name for p in scripts.glob('results/mine/*/*/*')}
+    assert collected == {'config.json', 'run.json', 'metrics.jsonl'}
+    shutil.rmtree('out')
+    before = len(logged())
+    run_launcher('--slots=cpu,cpu')
+    assert len(logged()) == before
+    run_launcher('--slots=cpu', '--only=Li', '--budgets=100', '--seeds=2')
+    assert [line['folder'] for line in logged()[before:]] == ['li/b100_s2']
+    assert '--learning_rate=0.02' in logged()[-1]['argv']  # the tuning is known
+
+
+def test_a_run_that_was_made_with_other_settings_is_said_not_taken(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    run_launcher('--slots=cpu,cpu')
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'settings': TWO_ARMS['settings'] | {'weight_decay': 0.3}})
+    assert 'out/mine/full/b100_s1 was made with other settings (weight_decay: was 0.1, now 0.3)' in run_launcher(code=2)
+    assert len(logged()) == 8
+
+
+def test_dry_run_says_what_all_costs(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    said = run_launcher('--dry_run', '--tflops=0.02', '--slots=cpu,cpu')
+    assert '8 runs' in said and 'shared prefixes spare' in said and 'hours of one slot' in said and 'GB on the disk' in said
+    assert not os.path.exists('out')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# faults
+
+
+def test_a_run_that_fails_is_tried_once_more_then_reported_and_the_others_go_on(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    behave(**{'': ['sleep 0'], 'full/b100_s1': ['fail', 'sleep 0'], 'full/b200_s2': ['fail'], 'li/b100_s1': ['die', 'sleep 0']})
+    said = run_launcher('--slots=cpu,cpu', code=1)
+    assert 'failed full/b200_s2: error: this run cannot be' in said and '1 runs failed twice: full/b200_s2' in said
+    folders = [line['folder'] for line in logged()]
+    assert {name: folders.count(name) for name in ('full/b100_s1', 'full/b200_s2', 'li/b100_s1', 'li/b200_s1')} == {
+        'full/b100_s1': 2, 'full/b200_s2': 2, 'li/b100_s1': 2, 'li/b200_s1': 1}
+    status = run_launcher('--status')
+    assert '7 done' in status and '1 failed' in status and 'full/b200_s2 failed: error: this run cannot be' in status
+    behave()
+    run_launcher('--slots=cpu,cpu')
+    assert len(logged()) == len(folders) + 1  # only what wasn't done
+
+
+@pytest.mark.parametrize('signals', [[signal.SIGKILL], [signal.SIGINT]])
+def test_a_launcher_that_ends_ends_its_runs_and_the_next_one_goes_on(scripts, signals):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    behave(**{'': ['sleep 0'], 'full/b200_s1': ['sleep 500', 'sleep 0'], 'full/b200_s2': ['sleep 500', 'sleep 0']})
+    process = start_launcher('--slots=cpu,cpu,cpu')
+    wait_for(lambda: len(logged()) == 8 and len(logged('end')) == 6)
+    for number in signals:
+        process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    if signals == [signal.SIGINT]:
+        assert process.returncode == 130 and 'stopped; the runs have saved' in out
+    wait_for(lambda: len(logged('signal')) == 2)  # each was told once, so that it saves
+    run_launcher('--slots=cpu,cpu')
+    assert [line['folder'] for line in logged()[8:]] == ['full/b200_s1', 'full/b200_s2']
+
+
+def test_a_second_launcher_of_one_study_is_refused(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    behave(**{'': ['sleep 500']})
+    process = start_launcher('--slots=cpu')
+    wait_for(lambda: len(logged()) == 1)
+    assert 'out/mine is in use by process' in run_launcher('--slots=cpu', code=2)
+    assert 'running' in run_launcher('--status')
+    process.terminate()
+    process.communicate(timeout=60)
+    assert len(logged()) == len(logged('signal')) == 1
+
+
+def test_a_full_disk_stops_the_runs_and_the_launcher(in_process, monkeypatch, overlay, tmp_path, capsys):
+    def full(*args, **kwargs):
+        raise UserError('study.json could not be saved (No space left on device)')
+
+    ended = []
+    monkeypatch.setattr(launch, 'atomic_write', full)
+    monkeypatch.setattr(InProcess, '__init__', lambda self, *_: setattr(self, 'pid', 2**22))
+    monkeypatch.setattr(InProcess, 'terminate', lambda self: ended.append('told'), raising=False)
+    monkeypatch.setattr(InProcess, 'wait', lambda self: ended.append('waited'), raising=False)
+    path = write_study(tmp_path / 'grid.py', **SHARING, overlays=(str(overlay),))
+    with pytest.raises(UserError, match='No space left'):
+        run_study(path, f'--out={tmp_path}/out', '--slots=cpu')
+    assert ended == ['told', 'waited']
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# slots
+
+
+def overlapping(starts, ends) -> int:
+    """The most runs at a time."""
+    changes = sorted([(line['time'], 1) for line in starts] + [(line['time'], -1) for line in ends])
+    most = now = 0
+    for _, change in changes:
+        now += change
+        most = max(most, now)
+    return most
+
+
+def test_runs_see_their_slots_gpu_and_never_more_run_than_there_are_slots(scripts, monkeypatch):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1, 2, 3)})
+    behave(**{'': ['sleep 0.3']})
+    run_launcher('--slots=0,3')
+    for gpu in ('0', '3'):
+        starts = [line for line in logged() if line['CUDA_VISIBLE_DEVICES'] == gpu]
+        ends = [line for line in logged('end') if line['CUDA_VISIBLE_DEVICES'] == gpu]
+        assert len(starts) > 2 and overlapping(starts, ends) == 1
+        assert all('--device=cuda' in line['argv'] for line in starts)
+    assert len(logged()) == 12 and overlapping(logged(), logged('end')) == 2
+
+
+def test_numbers_of_gpus_count_within_those_that_a_scheduler_gave(scripts, monkeypatch):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,6')
+    run_launcher('--slots=1')
+    assert {line['CUDA_VISIBLE_DEVICES'] for line in logged()} == {'6'}
+    assert 'names only 2 GPUs' in run_launcher('--slots=2', '--only=full', '--seeds=1', code=2)
+
+
+def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
+    shared = STAND_IN.replace('with locked(config.out_dir):', 'for _ in range(1):')  # both ranks are in the folder
+    (scripts / 'train.py').write_text(shared)
+    behave(**{'': ['sleep 4']})
+    run_launcher('--slots=0+1,2+3')
+    by_folder = {}
+    for line in logged():
+        by_folder.setdefault(line['folder'], []).append(line)
+    assert len(by_folder) == 2 and overlapping(logged(), logged('end')) == 4
+    for lines in by_folder.values():
+        assert sorted(line['RANK'] for line in lines) == ['0', '1'] and len({line['MASTER_PORT'] for line in lines}) == 1
+    assert len({(line['MASTER_PORT'], line['CUDA_VISIBLE_DEVICES']) for line in logged()}) == 2
+    assert len({line['MASTER_PORT'] for line in logged()}) == 2
+
+
+def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
+    run_launcher('--slots=cpu')
+    assert {(line['CUDA_VISIBLE_DEVICES'], line['OMP_NUM_THREADS']) for line in logged()} == {('', '1')}
+    console = (scripts / 'out/mine/full/b100_s1/console.txt').read_text()
+    assert console.startswith('$ CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python train.py configs/baseline.py configs/cpu.py ')
+
+
+@pytest.mark.parametrize('slots, message', [('gpu', "'gpu' is no slot"), ('0,1,0', 'a GPU stands there twice'),
+                                            ('0+1,1+2', 'a GPU stands there twice'), ('cpu,0', 'slots must be alike'),
+                                            ('0,1+2', 'slots must be alike')])
+def test_slots_that_overlap_or_differ_are_refused(slots, message):
+    with pytest.raises(UserError, match=message):
+        launch.parse_slots(slots)
