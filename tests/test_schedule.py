@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import schedule
 from common import UserError
-from config import TrainConfig, check, load_config
+from config import TrainConfig, check, config_to_dict, load_config
+from growth import OPERATORS
 from model import GPT, GPTConfig
 from schedule import plan
 
@@ -95,6 +96,18 @@ def test_equal_compute_that_leaves_nothing_is_told():
         plan(TrainConfig(n_stages=8, growth_steps=1000, continual_steps='equal_compute', baseline_steps=100))
 
 
+def count_flops(model) -> int:
+    """FLOPs of one forward and backward pass over 64 tokens, as torch counts them.
+
+    The chunked loss does part of its backward ahead, in forward: the sum is what is comparable.
+    """
+    x = torch.randint(512, (2, 32))
+    # flash recomputes scores in its backward, which no convention counts
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(x, x).backward()
+    return counter.get_total_flops()
+
+
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 @pytest.mark.parametrize('depth, frozen', [(2, ()), (5, (0, 1, 2)), (4, (0, 2)), (4, (1, 3)), (3, (0, 1))])
 def test_flops_ledger_equals_torchs_counter_on_the_real_model(embeddings, depth, frozen):
@@ -102,15 +115,7 @@ def test_flops_ledger_equals_torchs_counter_on_the_real_model(embeddings, depth,
     phase = schedule.Phase(1, 'phase1', 0, 1, depth, frozen, embeddings)
     model = GPT(GPTConfig(32, 512, 6, 4, 64), depth)
     model.freeze(frozen, embeddings)
-    x = torch.randint(512, (2, 32))
-    with sdpa_kernel(SDPBackend.MATH):  # flash recomputes scores in its backward, which no convention counts
-        with FlopCounterMode(display=False) as forward:
-            loss = model(x, x)
-        with FlopCounterMode(display=False) as backward:
-            loss.backward()
-    expected = schedule.token_flops(c, phase)
-    # the chunked loss does part of its backward ahead, in forward: the sum is what is comparable
-    assert forward.get_total_flops() + backward.get_total_flops() == pytest.approx(64 * sum(expected), rel=0.01)
+    assert count_flops(model) == pytest.approx(64 * sum(schedule.token_flops(c, phase)), rel=0.01)
 
 
 def test_compute_up_to_a_step_grows_to_the_total():
@@ -122,29 +127,281 @@ def test_compute_up_to_a_step_grows_to_the_total():
         assert set(costs[phase.start:phase.stop]) == {sum(schedule.token_flops(c, phase)) * c.total_batch_size}
 
 
-@pytest.mark.parametrize('init', ['interleave', 'middle', 'stack', 'zero'])
-def test_the_ledger_knows_where_an_operator_leaves_the_frozen_layers(init):
-    c = TrainConfig(n_stages=2, stage_depths=(6, 12), growth_steps=100, continual_steps=0, grow_init=init)
-    phase = next(p for p in plan(c) if p.phase == 'phase1')
-    assert phase.frozen == {'interleave': (0, 2, 4, 6, 8, 10), 'middle': (0, 1, 2, 3, 4, 5)}.get(init, tuple(range(6)))
-    if init == 'interleave':  # the graph reaches down to layer 1: more than freezing the bottom half costs
-        below = dataclasses.replace(phase, frozen=tuple(range(6)))
-        assert schedule.token_flops(c, phase)[1] > schedule.token_flops(c, below)[1]
+# How 3 layers become 6, and which of the 6 are old: what an operator or a map says, and what freezes.
+GROWN = {
+    'random': ({'grow_init': 'random'}, (0, 1, 2)),
+    'zero': ({'grow_init': 'zero'}, (0, 1, 2)),
+    'copy_last': ({'grow_init': 'copy_last'}, (0, 1, 2)),
+    'stack': ({'grow_init': 'stack'}, (0, 1, 2)),
+    'interleave': ({'grow_init': 'interleave'}, (0, 2, 4)),
+    'middle': ({'grow_init': 'middle'}, (0, 1, 2)),
+    'middle_layer': ({'grow_init': 'middle_layer'}, (0, 1, 5)),
+    'fresh below': ({'grow_map': ((-1, -1, -1, 0, 1, 2),), 'grow_init': 'zero'}, (3, 4, 5)),
+    'fresh between': ({'grow_map': ((0, -1, 1, 1, -1, 2),)}, (0, 2, 5)),
+    'turned round': ({'grow_map': ((2, 2, 1, 0, -1, 0),)}, (0, 2, 3)),
+}
 
 
-def test_learning_rates_follow_their_closed_forms():
-    c = TrainConfig(n_stages=2, growth_steps=600, continual_steps=400, warmup_steps=100, learning_rate=1.0, min_lr=0.1)
+def test_every_operator_is_among_them():
+    assert GROWN.keys() >= OPERATORS.keys()
+
+
+@pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
+@pytest.mark.parametrize('name', GROWN)
+def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, embeddings):
+    settings, old_places = GROWN[name]
+    c = TrainConfig(n_layer=6, n_head=4, n_embd=64, block_size=32, vocab_size=512, total_batch_size=64, batch_size=2,
+                    n_stages=2, stage_depths=(3, 6), growth_steps=8, continual_steps=1, phase1_embeddings=embeddings,
+                    **settings)
     phases = plan(c)
-    assert schedule.get_lr(c, phases, 0) == 0.01 and schedule.get_lr(c, phases, 99) == 1.0
-    assert {schedule.get_lr(c, phases, s) for s in range(100, 1000)} == {1.0}
-    cosine = dataclasses.replace(c, lr_schedule='cosine')
-    for s in (100, 550, 999):
-        expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (s - 100) / 900))
-        assert schedule.get_lr(cosine, phases, s) == pytest.approx(expected)
-    wsd = dataclasses.replace(c, lr_schedule='wsd', decay_fraction=0.2)
-    assert schedule.get_lr(wsd, phases, 800) == 1.0
-    assert schedule.get_lr(wsd, phases, 900) == pytest.approx(0.55)
-    assert schedule.get_lr(wsd, phases, 999) == pytest.approx(0.1 + 0.9 / 200)
+    assert [(p.phase, p.frozen, p.new) for p in phases] == [
+        ('phase2', (), ()), ('phase1', old_places, tuple(sorted({*range(6)} - {*old_places}))),
+        ('phase2', (), phases[1].new), ('continual', (), phases[1].new)]
+    growth = phases[1].growths[0]
+    assert [p.growths for p in phases] == [(), (growth,), (), ()]
+    layer, attention, head = 24 * 64 * 64, 4 * 32 * 64, 2 * 64 * 512  # forward, a token
+    assert schedule.token_flops_paper(c, phases[1]) == 6 * (layer + attention) + 3 * (layer + attention)
+
+    # By hand: from the lowest layer that is reached on, each weight's product for the input, and for itself if it trains.
+    reached = 0 if embeddings == 'train' else min({*range(6)} - {*old_places})
+    backward = head if embeddings == 'frozen' else 2 * head
+    for i in range(reached, 6):
+        backward += 2 * attention + (layer if i in old_places else 2 * layer)
+    assert schedule.token_flops(c, phases[1]) == (6 * (layer + attention) + head, backward)
+
+    model = GPT(GPTConfig(32, 512, 6, 4, 64), 3)
+    model.grow(growth.depth, growth.fresh, None, growth.layers)
+    model.freeze(phases[1].frozen, embeddings)
+    assert count_flops(model) == pytest.approx(64 * sum(schedule.token_flops(c, phases[1])), rel=0.01)
+    for i, block in enumerate(model.transformer.h):
+        assert {p.requires_grad for p in block.parameters()} == {i not in old_places}
+
+
+def test_no_layer_costs_the_head_alone_and_nothing_by_the_papers_ledger():
+    c = TrainConfig(n_layer=4, n_head=4, n_embd=64, block_size=32, vocab_size=512, total_batch_size=64, batch_size=2,
+                    n_stages=2, stage_depths=(0, 4), growth_steps=8, continual_steps=0)
+    first, second = plan(c)  # growing from nothing freezes nothing
+    assert (first.depth, second.depth, second.phase, second.frozen) == (0, 4, 'phase2', ())
+    assert schedule.token_flops(c, first) == (2 * 64 * 512, 4 * 64 * 512) and schedule.token_flops_paper(c, first) == 0
+    model = GPT(GPTConfig(32, 512, 4, 4, 64), 0)
+    assert count_flops(model) == 64 * 6 * 64 * 512
+
+
+WRONG_MAPS = [
+    ('((0, 1, 2, 3, 0, 1),)', 'takes layer 3, and there are only the layers 0 to 2'),
+    ('((0, 1, 2, -2, 0, 1),)', 'takes layer -2, and there are only the layers 0 to 2'),
+    ('((0, 1, 0, 1, 0, 1),)', 'keeps layer 2 0 times, not once'),
+    ('((0, 1, 2, 0, 1),)', 'makes 5 layers out of 3, not 6'),
+    ('((-1, -1, -1, -1, -1, -1),)', 'keeps layer 0 0 times, not once'),
+    ('((0, 1, 2, 0, 1, 2), (0, 1, 2), (0,))', 'grow_map has 3 entries, and the run 1 growths in 2 stages'),
+    ('((0, 1, 2, 0, 1, 2.5),)', 'grow_map must be a tuple of tuples of int'),
+    ('stack', "grow_map must be a tuple of tuples of int, not 'stack'"),
+]
+
+
+@pytest.mark.parametrize('grow_map, words', WRONG_MAPS)
+def test_a_wrong_map_is_one_line_that_names_it(grow_map, words):
+    done = run('schedule.py', '--n_layer=6', '--n_stages=2', '--stage_depths=3,6', f'--grow_map={grow_map}')
+    assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1
+    assert words in done.stderr and 'grow_map' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_map_beside_an_operator_is_refused_and_beside_zero_says_how_fresh_layers_start():
+    c = TrainConfig(n_layer=6, n_stages=2, stage_depths=(3, 6), growth_steps=8, grow_map=((0, 1, 2, -1, 0, 1),))
+    assert plan(c)[1].growths[0].fresh == 'random'
+    assert plan(dataclasses.replace(c, grow_init='zero'))[1].growths[0].fresh == 'zero'
+    with pytest.raises(UserError, match=r"grow_map \(0, 1, 2, -1, 0, 1\) of stage 2 .* 'random' or 'zero' .* not 'stack'"):
+        plan(dataclasses.replace(c, grow_init='stack'))
+
+
+def test_settings_per_stage_may_be_one_value_or_one_for_each():
+    one = TrainConfig(n_layer=4, n_stages=3, stage_depths=(1, 2, 4), growth_steps=30, grow_init='stack', phase1_fraction=0.5)
+    each = dataclasses.replace(one, grow_init=('stack',) * 3, phase1_fraction=(0.0, 0.5, 0.5))
+    assert plan(one) == plan(each) and schedule.shared_prefix(one, each) == plan(one)[-1].stop
+    c = dataclasses.replace(one, grow_init=('random', 'zero', 'stack'), phase1_fraction=(0.5, 0.2, 0.0))
+    assert [(p.stage, p.phase, p.start, p.stop) for p in plan(c)[:4]] == [
+        (1, 'phase2', 0, 10), (2, 'phase1', 10, 12), (2, 'phase2', 12, 20), (3, 'phase2', 20, 30)]
+    assert [growth.name for p in plan(c) for growth in p.growths] == ['zero', 'stack']
+    mixed = dataclasses.replace(c, grow_map=((), (1, 0, 0, 1)))  # () leaves a growth to grow_init
+    mixed = dataclasses.replace(mixed, grow_init=('random', 'zero', 'random'))
+    assert [growth.name for p in plan(mixed) for growth in p.growths] == ['zero', 'grow_map']
+    assert plan(dataclasses.replace(mixed, grow_map=((-1,), (), (1, 0, 0, 1)))) == plan(mixed)  # or an entry for each stage
+
+
+@pytest.mark.parametrize('flags, words', [
+    ('--grow_init=random,stack', 'grow_init has 2 values, n_stages is 3'),
+    ('--phase1_fraction=0.5,0.5', 'phase1_fraction has 2 values, n_stages is 3'),
+    ('--stage_lr_scale=1,1,1,1', 'stage_lr_scale has 4 values, n_stages is 3'),
+    ('--phase1_fraction=0,0.5,1.5', 'phase1_fraction must be at most 1'),
+    ('--stage_lr_scale=1,-1,1', 'stage_lr_scale must be at least 0'),
+    ('--stage_lr_scale=1,1e999,1', 'stage_lr_scale must be a finite number'),
+    ('--grow_init=random,stack,clone', "grow_init must be 'random' or"),
+    ('--lr_depth_power=-1', 'lr_depth_power must be at least 0'),
+    ('--rewarm=old', "rewarm must be 'all' or 'new', not 'old'"),
+    ('--stage_depths=-1,6,12', 'stage_depths must grow'),
+    ('--optimizer=muon --learning_rate=0', 'learning_rate 0 would stop Muon too'),
+])
+def test_wrong_values_per_stage_are_told(flags, words):
+    with pytest.raises(UserError, match=words):
+        load_config(['--n_stages=3', *flags.split()], '')
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# stages without steps, plans that no one means
+
+
+def test_layers_of_a_stage_without_steps_count_as_new():
+    c = TrainConfig(n_layer=12, n_stages=3, stage_depths=(3, 6, 12), stage_fractions=(0.4, 0.0, 0.4), growth_steps=0,
+                    continual_steps=100, grow_init='stack')
+    first, phase1, phase2, last = plan(c)
+    assert (first.depth, first.stop) == (3, 40)
+    assert [(g.stage, g.old_depth, g.depth) for g in phase1.growths] == [(2, 3, 6), (3, 6, 12)]
+    assert phase1.frozen == (0, 1, 2) and phase1.new == tuple(range(3, 12))  # not 0 to 5: three of those never trained
+    assert (phase2.growths, phase2.frozen, last.growths) == ((), (), ())
+    interleaved = plan(dataclasses.replace(c, grow_init='interleave'))[1]
+    assert interleaved.frozen == (0, 4, 8)
+
+
+def test_a_share_that_rounds_to_no_step_is_a_stage_without_steps():
+    c = TrainConfig(n_layer=4, n_stages=3, stage_depths=(1, 2, 4), stage_fractions=(0.5, 0.004, 0.4), growth_steps=0,
+                    continual_steps=100)
+    phases = plan(c)
+    assert [(p.stage, p.depth, p.start) for p in phases] == [(1, 1, 0), (3, 4, 50), (3, 4, 70), (3, 4, 90)]
+    assert phases[1].frozen == (0,) and phases[1].new == (1, 2, 3)
+
+
+def test_from_scratch_a_run_begins_with_its_first_stage_that_has_steps():
+    c = TrainConfig(n_layer=6, n_stages=3, stage_depths=(2, 4, 6), stage_fractions=(0.0, 0.5, 0.2), growth_steps=0,
+                    continual_steps=100, rewarm_steps=5)
+    phases = plan(c)
+    assert (phases[0].depth, phases[0].growths, phases[0].frozen) == (4, (), ())
+    assert schedule.get_lr(c, phases, 0) == c.learning_rate
+    assert phases[1].frozen == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize('settings, words', [
+    ({'n_stages': 2, 'stage_depths': (1, 12), 'stage_fractions': (1.0, 0.0)}, r'would end with 1 of 12 layers, since stage 2'),
+    ({'n_stages': 2, 'stage_depths': (6, 12), 'stage_fractions': (0.9999, 0.0001), 'continual_steps': 10, 'growth_steps': 0},
+     r'would end with 6 of 12 layers'),
+    ({'n_stages': 2, 'stage_fractions': (0.0, 0.0)}, r'nothing grows, although n_stages is 2'),
+    ({'n_stages': 2, 'init_from': 'x', 'init_depth': 12}, r'nothing grows, although n_stages is 2'),
+    ({'growth_steps': 0, 'continual_steps': 0}, r'nothing to do: growth_steps and continual_steps'),
+    ({'growth_steps': 0, 'continual_steps': 'equal_compute', 'baseline_steps': 0}, r'nothing to do: baseline_steps'),
+    ({'n_stages': 3, 'stage_depths': (3, 6, 12), 'stage_fractions': (0.1, 0.2, 0.0), 'growth_steps': 0,
+      'continual_steps': 'equal_compute', 'baseline_steps': 0}, r'nothing to do: baseline_steps'),
+    ({'n_stages': 2, 'stage_fractions': (0.5, 0.0), 'stage_lr_scale': (1.0, 0.5)},
+     r'stage_lr_scale of stage 2 is 0.5, but that stage has no steps'),
+    ({'n_stages': 2, 'stage_fractions': (0.5, 0.0), 'phase1_fraction': (0.0, 0.5)},
+     r'phase1_fraction of stage 2 is 0.5, but that stage has no steps'),
+])
+def test_a_plan_that_no_one_means_is_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        plan(TrainConfig(**settings))
+
+
+def test_gong_with_equal_compute_and_no_baseline_is_one_line():
+    done = run('schedule.py', 'configs/gong_3_6_12.py', '--continual_steps=equal_compute', '--baseline_steps=0')
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'baseline_steps' in done.stderr
+
+
+def test_the_cpu_overlay_leaves_the_layers_to_the_schedule():
+    for name, depths in (('gpt2_12to16', (14, 16)), ('incremental_8stage', (2, 3, 5, 6, 8, 9, 11, 12))):
+        c = load_config([f'configs/{name}.py', 'configs/cpu.py'], '')
+        assert schedule.stage_depths(c) == depths
+    c = load_config(['--n_layer=6', '--n_stages=3', 'configs/cpu.py'], '')
+    assert schedule.stage_depths(c) == (2, 4, 6)
+
+
+def test_a_match_that_makes_a_run_over_100_times_as_long_is_questioned(tmp_path):
+    tiny = tmp_path / 'tiny.py'
+    tiny.write_text('n_embd = 64\nn_head = 4\nvocab_size = 320\nblock_size = 128\ntotal_batch_size = 2048\nbatch_size = 8\n'
+                    'growth_steps = 1000\ncontinual_steps = 2000\n')
+    with pytest.raises(UserError, match=r'the plan has [\d,]+ steps, [\d,]+ times the 3,000 of the settings'):
+        other = schedule.resolve(load_config(['configs/baseline.py'], ''))
+        (tmp_path / 'config.json').write_text(json.dumps(config_to_dict(other)))
+        schedule.resolve(load_config([str(tiny), f'--match={tmp_path}'], ''))
+    own = {'n_layer': 12, 'growth_steps': 10, 'continual_steps': 90}
+    assert schedule.total_steps(plan(TrainConfig(**own))) == 100
+    schedule.check_length(TrainConfig(**own), 10_000)
+    with pytest.raises(UserError, match='10,001 steps'):
+        schedule.check_length(TrainConfig(**own), 10_001)
+
+
+def test_more_than_1000_epochs_are_questioned():
+    c = TrainConfig(growth_steps=100, continual_steps=0, total_batch_size=32_768)
+    assert schedule.question_epochs(c, plan(c), 3277) == ''
+    assert 'sees the 3,276 tokens' in schedule.question_epochs(c, plan(c), 3276)
+
+
+def test_a_config_that_matches_itself_is_told(tmp_path):
+    a, b = tmp_path / 'a.py', tmp_path / 'b.py'
+    a.write_text(f'match = {str(b)!r}\n')
+    b.write_text(f'match = {str(a)!r}\n')
+    with pytest.raises(UserError, match='it matches itself in the end'):
+        schedule.resolve(load_config([str(a)], ''))
+    b.write_text(f'match = {str(b)!r}\n')
+    for path in (a, b):
+        with pytest.raises(UserError, match='it matches itself in the end'):
+            schedule.resolve(load_config([str(path)], ''))
+
+
+def test_match_counts_by_the_ledger_of_the_run_that_matches():
+    """At full depth the paper's ledger leaves out the head, so the two ask for other numbers of steps."""
+    flags = ['configs/baseline.py', '--match=configs/incremental_8stage.py']
+    other = load_config(['configs/incremental_8stage.py'], '')
+    steps = {}
+    for ledger in ('flops', 'paper'):
+        c = schedule.resolve(load_config([*flags, f'--ledger={ledger}'], ''))
+        steps[ledger] = schedule.total_steps(plan(c))
+        assert steps[ledger] == round(schedule.compute(other, plan(other), ledger) / schedule.step_cost(other, ledger))
+    assert steps == {'flops': 15_850, 'paper': 14_688}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# learning rates
+
+
+def closed_form(c: TrainConfig, total: int, step: int) -> float:
+    """The schedule alone, of update number `step`, from 0, in a run of `total` steps."""
+    if step < c.warmup_steps:
+        return c.learning_rate * (step + 1) / c.warmup_steps
+    share = 1.0
+    if c.lr_schedule == 'cosine':
+        share = (1 + math.cos(math.pi * (step - c.warmup_steps) / (total - c.warmup_steps))) / 2
+    if c.lr_schedule == 'wsd':
+        share = min(1.0, (total - step) / (c.decay_fraction * total))
+    return c.min_lr + share * (c.learning_rate - c.min_lr)
+
+
+@pytest.mark.parametrize('rewarm', ['all', 'new'])
+@pytest.mark.parametrize('power', [0.0, 0.25, 1.0])
+@pytest.mark.parametrize('scale', [1.0, 0.5, (1.0, 0.8, 0.25)])
+@pytest.mark.parametrize('lr_schedule', ['constant', 'cosine', 'wsd'])
+def test_the_rate_of_every_step_follows_its_closed_form(lr_schedule, scale, power, rewarm):
+    c = TrainConfig(n_layer=8, n_stages=3, stage_depths=(1, 4, 8), stage_steps=(20, 20, 20), continual_steps=20, warmup_steps=10,
+                    learning_rate=0.5, min_lr=0.125, decay_fraction=0.35, rewarm_steps=6, lr_schedule=lr_schedule,
+                    stage_lr_scale=scale, lr_depth_power=power, rewarm=rewarm)
+    phases = plan(c)
+    for step in range(80):
+        stage = min(step // 20, 3)  # from 0; 3 is continual training
+        depth = (1, 4, 8, 8)[stage]
+        scales = (scale,) * 3 if type(scale) is float else scale
+        expected = closed_form(c, 80, step) * (*scales, 1.0)[stage] * (8 / depth) ** power
+        warming = 1.0
+        if 20 <= step < 26 or 40 <= step < 46:
+            warming = (step % 20 + 1) / 6
+        new = 1.0
+        if rewarm == 'all':
+            expected *= warming
+        else:
+            new = warming
+        assert schedule.get_lr(c, phases, step) == pytest.approx(expected, rel=1e-12), step
+        assert schedule.get_new_scale(c, phases, step) == pytest.approx(new, rel=1e-12), step
+
+
+def test_no_layer_has_the_rate_of_one():
+    c = TrainConfig(n_layer=4, n_stages=2, stage_depths=(0, 4), growth_steps=10, lr_depth_power=0.5, learning_rate=1.0)
+    assert schedule.get_lr(c, plan(c), 0) == 2.0
 
 
 def test_rewarming_follows_each_growth_but_not_the_first_layers():
@@ -154,6 +411,47 @@ def test_rewarming_follows_each_growth_but_not_the_first_layers():
     for growth in (100, 200):
         assert rates[growth:growth + 10] == pytest.approx([k / 10 for k in range(1, 11)])
     assert set(rates[210:]) == {1.0}
+
+
+@pytest.mark.parametrize('settings, growths', [
+    ({'n_stages': 2, 'growth_steps': 100}, (0, 50)),
+    ({'n_stages': 1, 'growth_steps': 100}, (0,)),
+    ({'n_stages': 2, 'growth_steps': 100, 'stage_depths': (12, 16)}, (50,)),  # its first stage grows nothing
+    ({'n_stages': 2, 'growth_steps': 0, 'stage_fractions': (0.0, 0.5)}, (0,)),
+    ({'n_stages': 2, 'growth_steps': 0, 'stage_fractions': (0.0, 0.0)}, (0,)),
+    ({'n_stages': 1, 'growth_steps': 0}, (0,)),
+])
+def test_rewarming_follows_a_growth_at_step_0_of_a_run_that_grows_a_trained_model(settings, growths):
+    c = TrainConfig(init_from='gpt2', init_depth=12, n_layer=16, continual_steps=100, learning_rate=1.0, rewarm_steps=10,
+                    **settings)
+    phases = plan(c)
+    rates = [schedule.get_lr(c, phases, step) for step in range(schedule.total_steps(phases))]
+    expected = [1.0] * len(rates)
+    for growth in growths:
+        expected[growth : growth + 10] = [k / 10 for k in range(1, 11)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('change, shared', [
+    ({'stage_lr_scale': (1.0, 0.5, 1.0)}, 20), ({'stage_lr_scale': 0.5}, 0), ({'lr_depth_power': 0.25}, 0),
+    ({'rewarm': 'new'}, 20), ({'rewarm': 'new', 'rewarm_steps': 0}, 20), ({'grow_init': ('random', 'random', 'stack')}, 40),
+    ({'grow_init': ('stack', 'random', 'random')}, 80), ({'grow_map': ((0, -1, -1), (0, 1, 2, -1, -1, -1))}, 80),
+    ({'grow_map': ((0, -1, -1), (-1, 0, 1, 2, -1, -1))}, 40), ({'phase1_fraction': (0.5, 0.5, 0.25)}, 45),
+    ({'stage_depths': (0, 3, 6)}, 0), ({'grow_init': ('random', 'zero', 'random')}, 20),
+])
+def test_shared_prefixes_end_where_rates_or_growths_begin_to_differ(change, shared):
+    a = TrainConfig(n_layer=6, n_stages=3, stage_depths=(1, 3, 6), stage_steps=(20, 20, 20), continual_steps=20, rewarm_steps=5)
+    b = dataclasses.replace(a, **change)
+    assert schedule.shared_prefix(a, b) == schedule.shared_prefix(b, a) == shared
+
+
+def test_rewarm_matters_to_a_prefix_only_where_something_warms():
+    a = TrainConfig(n_layer=6, n_stages=2, growth_steps=20, continual_steps=10)
+    assert schedule.shared_prefix(a, dataclasses.replace(a, rewarm='new')) == 30
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# growing a trained model
 
 
 def test_growing_from_a_checkpoint_has_something_to_freeze_in_its_first_stage():
@@ -242,7 +540,8 @@ def step_by_step(a: TrainConfig, b: TrainConfig) -> int:
     never_matter = {'out_dir', 'run_name', 'resume', 'device', 'log_interval', 'eval_interval', 'val_tokens'}
     by_step = {'n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'phase1_fraction',
                'phase1_embeddings', 'continual_steps', 'baseline_steps', 'ledger', 'grow_init', 'grow_optimizer',
-               'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction'}
+               'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction', 'rewarm', 'lr_depth_power',
+               'stage_lr_scale', 'grow_map'}
     for name in {f.name for f in dataclasses.fields(TrainConfig)} - never_matter - by_step:
         if getattr(a, name) != getattr(b, name) and (name != 'muon_learning_rate' or a.optimizer == 'muon'):
             return 0
@@ -253,14 +552,14 @@ def step_by_step(a: TrainConfig, b: TrainConfig) -> int:
         for c, phases in zip((a, b), plans):
             phase = next(p for p in phases if p.start <= steps < p.stop)
             did.append([phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings,
-                        schedule.get_lr(c, phases, steps)])
-            before = c.init_depth if steps == 0 else next(p for p in phases if p.start < steps <= p.stop).depth
-            if 0 < before < phase.depth:
-                layers = schedule.layout(c.grow_init, before, phase.depth)
-                copies = any(source is not None for source, is_new in layers if is_new)
-                did[-1] += [layers, c.grow_init == 'zero']
-                if steps > 0:
-                    did[-1].append({'copy': 'copy' if copies else 'keep'}.get(c.grow_optimizer, c.grow_optimizer))
+                        schedule.get_lr(c, phases, steps), schedule.get_new_scale(c, phases, steps)])
+            if steps > phase.start:
+                continue
+            for growth in phase.growths:
+                copies = any(source is not None for source, is_new in growth.layers if is_new)
+                did[-1] += [growth.stage, growth.layers, growth.fresh]
+                if steps > 0 and (copies or c.grow_optimizer == 'reset'):
+                    did[-1].append(c.grow_optimizer.replace('copy', 'copied'))
         if did[0] != did[1]:
             break
         steps += 1
@@ -275,10 +574,22 @@ def random_config(random) -> TrainConfig:
     return TrainConfig(
         n_layer=6, n_stages=n_stages, growth_steps=choose((8, 12, 13)), continual_steps=choose((0, 10, 30, 31)),
         stage_fractions=fractions, phase1_fraction=choose((0.0, 0.5)), grow_init=choose(('random', 'copy_last', 'zero', 'stack')),
+        rewarm=choose(('all', 'new')), lr_depth_power=choose((0.0, 0.0, 0.25)),
+        stage_lr_scale=choose((1.0, 1.0, 0.5, (1.0,) * (n_stages - 1) + (0.5,))),
         phase1_embeddings=choose(('input_frozen', 'train')), grow_optimizer=choose(('keep', 'copy', 'reset')),
         init_from='x' if growing else 'scratch', init_depth=1 if growing else 0, min_lr=choose((0.0, 1e-4)),
         lr_schedule=choose(('constant', 'wsd', 'wsd', 'cosine')), warmup_steps=choose((0, 5, 25)),
         rewarm_steps=choose((0, 4)), decay_fraction=choose((0.1, 0.2, 1.0)))
+
+
+def has_plan(config: TrainConfig) -> bool:
+    if check(config):
+        return False
+    try:
+        plan(config)
+    except UserError:
+        return False
+    return True
 
 
 def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_pairs():
@@ -289,14 +600,14 @@ def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_p
         values = {f.name: getattr(other, f.name) for f in dataclasses.fields(TrainConfig) if generator.random() < 0.3}
         values |= generator.choice(({}, {}, {}, {'weight_decay': 0.0}, {'muon_learning_rate': 1.0}, {'dtype': 'float32'}))
         b = dataclasses.replace(a, **values)
-        if check(a) or check(b):
+        if not (has_plan(a) and has_plan(b)):
             continue
         expected = step_by_step(a, b)
         steps, reason = schedule.prefix_difference(a, b)
         assert steps == expected == schedule.shared_prefix(b, a), (reason, a, b)
         assert bool(reason) == (steps < max(plan(a)[-1].stop, plan(b)[-1].stop)), (steps, reason)
         found.append(steps)
-    assert sum(steps > 0 for steps in found) > 150 and len(set(found)) > 20
+    assert sum(steps > 0 for steps in found) > 130 and len(set(found)) > 20
 
 
 @pytest.mark.parametrize('config', ['bu_1to12_wsd', 'gong_3_6_12', 'midas_3_6_9_12', 'incremental_8stage', 'baseline'])

@@ -1,0 +1,180 @@
+"""Optimizers over growth: whose moments go where, learning rates of new layers. Run: python -m pytest tests/test_optim.py"""
+
+import dataclasses
+
+import pytest
+import torch
+
+from config import TrainConfig
+from growth import OPERATORS, layout, layout_of
+from model import GPT, GPTConfig
+from optim import grow_optimizers, load_optimizer_state, make_optimizers, optimizer_state, set_learning_rate
+
+SHAPE = GPTConfig(block_size=8, vocab_size=32, n_layer=6, n_head=2, n_embd=8)
+CONFIG = TrainConfig(n_layer=6, n_head=2, n_embd=8, block_size=8, vocab_size=32)
+
+LAYOUTS = {name: layout(name, 3, 6) for name in OPERATORS}
+LAYOUTS['map, fresh below'] = layout_of((-1, -1, 0, 1, 1, 2))
+LAYOUTS['map, in another order'] = layout_of((2, -1, 0, 2, 1, 0))
+
+
+def trained(config, depth):
+    """A model of some layers after two updates, with its optimizers."""
+    model = GPT(SHAPE, depth, torch.Generator().manual_seed(1))
+    optimizers = make_optimizers(model, config)
+    update(model, optimizers)
+    update(model, optimizers)
+    return model, optimizers
+
+
+def update(model, optimizers):
+    tokens = torch.arange(16).view(2, 8)
+    model(tokens, tokens + 1).backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def copied(state):
+    """Optimizer state as it is now."""
+    copy = {}
+    for name, values in state.items():
+        copy[name] = {key: value.clone() for key, value in values.items()}
+    return copy
+
+
+def assert_same_state(state, expected):
+    assert state.keys() == expected.keys()
+    for name, values in expected.items():
+        assert state[name].keys() == values.keys()
+        for key, value in values.items():
+            assert torch.equal(state[name][key], value), (name, key)
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+@pytest.mark.parametrize('policy', ['keep', 'copy', 'reset'])
+@pytest.mark.parametrize('name', LAYOUTS)
+def test_weights_and_moments_of_old_and_new_layers_are_exactly_those_of_the_layout(name, policy, optimizer):
+    config = dataclasses.replace(CONFIG, grow_optimizer=policy, optimizer=optimizer)
+    model, optimizers = trained(config, 3)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    moments = copied(optimizer_state(model, optimizers))
+    new_blocks = model.grow(6, name, torch.Generator().manual_seed(2), LAYOUTS[name])
+    optimizers = grow_optimizers(model, config, optimizers, new_blocks)
+
+    grown_weights = model.state_dict()
+    expected = {}
+    if policy != 'reset':
+        expected = {key: value for key, value in moments.items() if '.h.' not in key}
+    for place, (source, is_new) in enumerate(LAYOUTS[name]):
+        if source is None:
+            continue
+        for key, value in weights.items():
+            if f'.h.{source}.' not in key:
+                continue
+            here = key.replace(f'.h.{source}.', f'.h.{place}.')
+            assert torch.equal(grown_weights[here], value), here
+            has_moments = policy == 'copy' or (policy == 'keep' and not is_new)
+            if has_moments:
+                expected[here] = moments[key]
+    assert_same_state(optimizer_state(model, optimizers), expected)
+
+
+def test_copied_moments_are_the_new_layers_own():
+    config = dataclasses.replace(CONFIG, grow_optimizer='copy')
+    model, optimizers = trained(config, 3)
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(6, 'stack'))
+    before = copied(optimizer_state(model, optimizers))
+    model.freeze((0, 1, 2), 'input_frozen')
+    update(model, optimizers)
+    after = optimizer_state(model, optimizers)
+    key = 'transformer.h.{}.attn.c_attn.weight'
+    for i in range(3):
+        assert torch.equal(after[key.format(i)]['exp_avg'], before[key.format(i)]['exp_avg'])
+        assert not torch.equal(after[key.format(i + 3)]['exp_avg'], before[key.format(i + 3)]['exp_avg'])
+
+
+def test_two_growths_at_one_step_copy_moments_through_both():
+    config = dataclasses.replace(CONFIG, grow_optimizer='copy')
+    model, optimizers = trained(config, 1)
+    moments = copied(optimizer_state(model, optimizers))
+    new_blocks = model.grow(2, 'stack') + model.grow(4, 'stack')
+    state = optimizer_state(model, grow_optimizers(model, config, optimizers, new_blocks))
+    for i in range(4):
+        for name in ('attn.c_attn.weight', 'ln_1.bias'):
+            expected = moments[f'transformer.h.0.{name}']
+            assert torch.equal(state[f'transformer.h.{i}.{name}']['exp_avg'], expected['exp_avg'])
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_growing_from_no_layer_begins_with_the_moments_of_the_rest(optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    model, optimizers = trained(config, 0)
+    assert len(optimizers) == 1  # nothing for Muon yet
+    moments = copied(optimizer_state(model, optimizers))
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(2, 'random'))
+    assert len(optimizers) == (2 if optimizer == 'muon' else 1)
+    assert_same_state(optimizer_state(model, optimizers), moments)
+    covered = [p for o in optimizers for group in o.param_groups for p in group['params']]
+    assert len(covered) == len(set(covered)) == len(list(model.parameters()))
+
+
+def rates(model, optimizers):
+    """Parameter name -> (learning rate, weight decay)."""
+    name_of = {p: name for name, p in model.named_parameters()}
+    found = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for p in group['params']:
+                assert name_of[p] not in found
+                found[name_of[p]] = group['lr'], group['weight_decay']
+    return found
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+@pytest.mark.parametrize('rewarm', ['all', 'new'])
+def test_only_with_rewarm_new_do_new_layers_have_a_rate_of_their_own(rewarm, optimizer):
+    config = dataclasses.replace(CONFIG, rewarm=rewarm, optimizer=optimizer, learning_rate=1e-3, muon_learning_rate=2e-2)
+    model, optimizers = trained(config, 2)
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(4, 'interleave'))  # new: 1 and 3
+    set_learning_rate(optimizers, 5e-4, 0.25)
+    found = rates(model, optimizers)
+    assert found.keys() == {name for name, _ in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        by_muon = optimizer == 'muon' and '.h.' in name and parameter.dim() == 2
+        is_new = rewarm == 'new' and ('.h.1.' in name or '.h.3.' in name)
+        expected = (1e-2 if by_muon else 5e-4) * (0.25 if is_new else 1.0)
+        assert found[name] == (pytest.approx(expected), 0.1 if parameter.dim() == 2 else 0.0), name
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_groups_by_newness_do_not_change_an_update(optimizer):
+    """The same numbers with the parameters in one group or in two, and after saving and loading by name."""
+    results = []
+    for rewarm in ('all', 'new', 'new, saved'):
+        config = dataclasses.replace(CONFIG, rewarm=rewarm[:3], optimizer=optimizer)
+        model, optimizers = trained(config, 2)
+        new_blocks = model.grow(4, 'stack', torch.Generator().manual_seed(3))
+        optimizers = grow_optimizers(model, config, optimizers, new_blocks)
+        update(model, optimizers)
+        if rewarm == 'new, saved':
+            saved = optimizer_state(model, optimizers)
+            optimizers = make_optimizers(model, config, [block for block, _ in new_blocks])
+            load_optimizer_state(model, optimizers, saved)
+        update(model, optimizers)
+        results.append((model.state_dict(), optimizer_state(model, optimizers)))
+    for weights, state in results[1:]:
+        assert_same_state(state, results[0][1])
+        for name, weight in results[0][0].items():
+            assert torch.equal(weights[name], weight), name
+
+
+def test_the_newest_layers_alone_are_new_after_a_second_growth():
+    config = dataclasses.replace(CONFIG, rewarm='new')
+    model, optimizers = trained(config, 1)
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(2, 'random'))
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(3, 'random'))
+    set_learning_rate(optimizers, 1e-3, 0.5)
+    found = rates(model, optimizers)
+    halved = {name for name, (lr, _) in found.items() if lr == pytest.approx(5e-4)}
+    assert halved == {name for name in found if '.h.2.' in name}
