@@ -24,5 +24,5 @@ done
 for schedule in baseline incremental_8stage; do
     torchrun --standalone --nproc_per_node=2 hellaswag.py "out/demo/$schedule" --data=data/demo/hellaswag.jsonl
 done
-python sample.py out/demo/incremental_8stage --prompt='Returns the ' --max_new_tokens=200
 python compare.py out/demo/baseline out/demo/incremental_8stage --figure=out/demo.png
+python sample.py out/demo/incremental_8stage --prompt='Returns the '

@@ -150,8 +150,11 @@ def check_same_data(config: TrainConfig, saved: dict, run_dir: str, fingerprint:
 
 
 def load_initial_weights(model, config: TrainConfig):
-    """Put the weights of init_from into the model. Raises UserError if its shape isn't the config's."""
-    source, _ = checkpoint.load_model(config.init_from)
+    """Put the weights of init_from into the model, and return what they have cost until now, for run.json.
+
+    Raises UserError if its shape isn't the config's.
+    """
+    source, info = checkpoint.load_model(config.init_from)
     shapes = [('depth', source.depth, config.init_depth)]
     for name in ('n_head', 'n_embd', 'block_size', 'vocab_size'):
         shapes.append((name, getattr(source.config, name), getattr(config, name)))
@@ -159,3 +162,4 @@ def load_initial_weights(model, config: TrainConfig):
     if wrong:
         raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
     model.load_state_dict(source.state_dict())
+    return schedule.sunk_cost(info)

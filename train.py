@@ -120,7 +120,10 @@ def main():
         info, tracker = identify_run(config, runtime, run_data, questions, step, prefix_dir)
         dry_run(config, runtime, run_data, examples)
 
-        state = restore_state(config, phases, saved, runtime) if saved else initial_state(config, phases, runtime)
+        if saved:
+            state = restore_state(config, phases, saved, runtime)
+        else:
+            state, info['init_from'] = initial_state(config, phases, runtime)
         del saved  # its tensors lie in memory beside the model's
         peak = peak_flops(runtime.device, config.dtype)
         log = RunLog(config, phases, runtime.rank, state, prefix_dir, info, tracker, peak and peak * runtime.world_size)
@@ -277,15 +280,16 @@ def dry_run(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: 
             torch.cuda.empty_cache()
 
 
-def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> State:
-    """Step 0: a model of the first depth, from scratch or from init_from."""
+def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> tuple[State, dict | None]:
+    """(step 0: a model of the first depth, from scratch or from init_from; what the weights have cost until now)."""
     shape = checkpoint.gpt_config(config_to_dict(config))
     depth = phases[0].depth if config.init_from == 'scratch' else config.init_depth
     model = GPT(shape, depth, stage_generator(config, 1)).to(runtime.device)
+    cost = None
     if config.init_from != 'scratch':
-        resume.load_initial_weights(model, config)
+        cost = resume.load_initial_weights(model, config)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
-    return State(0, model, make_optimizers(model, config), clock)
+    return State(0, model, make_optimizers(model, config), clock), cost
 
 
 def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runtime) -> State:

@@ -475,6 +475,9 @@ def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypa
         '--grow_init=zero', '--learning_rate=0', '--weight_decay=0', '--growth_steps=8')
     evals = [m for m in metrics(tmp_path / 'b') if m['kind'] == 'eval']
     assert {m['val_loss'] for m in evals} == {last}
+    made, end = json.loads((tmp_path / 'b' / 'run.json').read_text())['init_from'], metrics(tmp_path / 'a')[-1]
+    assert made['step'] == 24 and made['path'] == f'{tmp_path}/a/ckpt_000024.pt'  # what the first training has cost
+    assert (made['flops'], made['flops_paper']) == (end['flops'], end['flops_paper'])
     assert [m['depth'] for m in evals] == [4, 6, 6, 6, 6]  # steps 0, 4, 8, 12, 14
     with pytest.raises(UserError, match='its depth is 4, the config says 3'):
         run(monkeypatch, tiny, tmp_path / 'c', f'--init_from={tmp_path}/a', '--init_depth=3')
