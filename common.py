@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -73,6 +74,26 @@ def read_json(path: str, what: str):
         raise UserError(f'{path}: not {what} ({type(error).__name__})') from None
 
 
+def say(text: str):
+    """Print a line, once however many ranks run the script."""
+    if os.environ.get('RANK', '0') == '0':
+        print(text, flush=True)
+
+
+def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
+    """(number, path) of the files in a folder that are called prefix, digits, suffix, in the order of their numbers.
+
+    As text 999999 would come after 1000000. None if there is no such folder.
+    """
+    found = []
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        match = re.fullmatch(f'{re.escape(prefix)}([0-9]+){re.escape(suffix)}', name)
+        path = os.path.join(folder, name)
+        if match and os.path.isfile(path):
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
 @contextlib.contextmanager
 def locked(folder: str):
     """Hold `folder` for this process until the block ends or the process dies, however it dies.
@@ -98,6 +119,8 @@ def locked(folder: str):
             f.write(f'process {os.getpid()} on {socket.gethostname()}')
         yield
     finally:
-        if is_new and set(os.listdir(folder)) <= {'.lock', '.lock_owner'}:
+        with contextlib.suppress(OSError):
+            os.remove(owner)
+        if is_new and set(os.listdir(folder)) <= {'.lock'}:
             shutil.rmtree(folder)
         lock.release()
