@@ -54,8 +54,10 @@ def report_page(study: Study, judged, tunings: dict, grid: list[Run], finished: 
         intro = f.readline()
     missing = [run for run in grid if run not in finished.values()]
     parts = [f'# {study.name}', intro[1:].strip() if intro.startswith('#') else '']
+    asked = len(study.arms) * len(study.budgets) * len(study.seeds)
     parts.append(f'{len(study.arms)} arms, {len(study.budgets)} budgets, {len(study.seeds)} seeds: {len(finished)} of '
-                 f'{len(study.arms) * len(study.budgets) * len(study.seeds)} runs are finished. A budget is the compute of so many full-depth steps.' + missing_text(study, missing))
+                 f'{asked} runs are finished. A budget is the compute of so many full-depth steps.' +
+                 missing_text(study, missing))
     parts.append('![final loss and compute multiplier against budget](report.png)')
     tuned = {name for tune in study.tune.values() for name in tune}
     notes = report.caveats(judged, tuple(tuned))
