@@ -98,6 +98,9 @@ def main():
     # Whatever is wrong with the settings, the data or out_dir comes to light here, before ranks join and steps are done.
     runtime = make_runtime(config)
     run_data = open_data(config, runtime)
+    question = schedule.question_epochs(config, phases, run_data.train.n_tokens)
+    if question and runtime.rank == 0:
+        print(f'warning: {question}', file=sys.stderr)
     with locked(config.out_dir) if runtime.rank == 0 else contextlib.nullcontext():
         saved, prefix_dir = resume.find_checkpoint(config)
         if runtime.world_size > 1:
