@@ -454,8 +454,15 @@ def assert_close_runs(one, other):
 
 
 def test_more_than_1000_epochs_are_questioned_at_the_start(toy, monkeypatch, capsys):
-    monkeypatch.setattr(schedule, 'total_steps', lambda phases: phases[-1].stop * 100_000)
-    with pytest.raises(StopIteration):
-        monkeypatch.setattr(train, 'locked', lambda out_dir: next(iter(())))
-        toy.run('epochs', 'configs/baseline.py')
-    assert re.search(r'warning: the plan of [\d,]+ steps sees the 4,000 tokens of .* times: is that meant\?', capsys.readouterr().err)
+    class Started(Exception):
+        pass
+
+    def start(out_dir):
+        raise Started
+
+    monkeypatch.setattr(train, 'locked', start)
+    for steps, questioned in ((62_500, False), (62_501, True)):  # of 64 tokens, in a file of 4,000
+        with pytest.raises(Started):
+            toy.run('epochs', 'configs/baseline.py', f'--growth_steps={steps}', '--continual_steps=0')
+        said = capsys.readouterr().err
+        assert ('sees the 4,000 tokens of' in said and 'is that meant?' in said) == questioned
