@@ -246,9 +246,11 @@ def print_status(study: Study, args):
     tunings, grid = plan_runs(study)
     state = last_state(study)
     running = state['running'] if is_alive(state['pid']) else {}
-    print(f'{"run":<52}{"state":<10}{"step":>8}{"of":>8}{"val loss":>10}')
+    runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
+    width = max([len(run.folder) for run in runs], default=0) + 2
+    print(f'{"run":<{width}}{"state":<10}{"step":>8}{"of":>8}{"val loss":>10}')
     count = Counter()
-    for run in tuning_runs(study, tunings, args) + selected(study, grid, args):
+    for run in runs:
         folder = finished_folder(study, run)
         step = last_step(folder or out_folder(study, run))
         word = 'stopped' if step else 'waiting'
@@ -260,7 +262,7 @@ def print_status(study: Study, args):
         elif run.folder in state['failed']:
             word = 'failed'
         count[word] += 1
-        print(f'{run.folder:<52}{word:<10}{step:>8}{run.total:>8}{loss:>10}')
+        print(f'{run.folder:<{width}}{word:<10}{step:>8}{run.total:>8}{loss:>10}')
     print(', '.join(f'{n} {word}' for word, n in count.items()))
     for arm, tuning in tunings.items():
         if not tuning.decided:

@@ -7,6 +7,7 @@ the scripts has a stand-in for train.py, which takes a moment and writes what a 
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -600,3 +601,57 @@ def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
 def test_slots_that_overlap_or_differ_are_refused(slots, message):
     with pytest.raises(UserError, match=message):
         launch.parse_slots(slots)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# other people's engines, and the README
+
+
+def test_slurm_arrays_run_level_by_level_with_what_they_need_done(scripts, monkeypatch):
+    shutil.copy(HERE / 'slurm_study.sh', scripts)
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (1000, 4000), 'seeds': (1,)})
+    # Runs the tasks of an array at once, and says which one it was told to wait for.
+    (scripts / 'bin').mkdir()
+    (scripts / 'bin' / 'sbatch').write_text('''#!/bin/bash
+echo "$@" >> sbatch.txt
+for arg in "$@"; do
+    case "$arg" in
+        --array=1-*) last=${arg#--array=1-} ;;
+    esac
+done
+for task in $(seq 1 "$last"); do
+    SLURM_ARRAY_TASK_ID=$task sh -c "${!#}" >&2
+done
+wc -l < sbatch.txt
+''')
+    (scripts / 'bin' / 'sbatch').chmod(0o755)
+    (scripts / 'bin' / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (scripts / 'bin' / 'python').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{scripts / "bin"}:{os.environ["PATH"]}')
+    done = subprocess.run(['bash', 'slurm_study.sh', 'mine.py', '--', '--time=1:00'], capture_output=True, text=True, check=True)
+    assert 'level 1: 2 runs, job 1' in done.stdout and 'level 2: 2 runs, job 2' in done.stdout
+    calls = Path('sbatch.txt').read_text().splitlines()
+    assert len(calls) == 2 and '--dependency' not in calls[0] and '--dependency=afterok:1' in calls[1]
+    assert all('--time=1:00' in call for call in calls)
+    folders = [line['folder'] for line in logged()]
+    assert {folder.split('/')[1] for folder in folders[:2]} == {'b4000_s1'} and len(set(folders)) == 4
+    assert '--branch_from=out/mine/full/b4000_s1' in logged()[folders.index('full/b1000_s1')]['argv']
+    again = subprocess.run(['bash', 'slurm_study.sh', 'mine.py'], capture_output=True, text=True, check=True)
+    assert 'nothing is left to run' in again.stdout
+
+
+@pytest.mark.parametrize('path', sorted(HERE.glob('studies/*.py')), ids=lambda path: path.stem)
+def test_the_studies_that_come_with_it_can_be_planned_and_say_how_to_run_them(monkeypatch, path):
+    monkeypatch.chdir(HERE)
+    loaded = grid.load_study(f'studies/{path.name}', out='nowhere')
+    _, runs = grid.plan_runs(loaded, guess=True)
+    assert len(runs) == len(loaded.arms) * len(loaded.budgets) * len(loaded.seeds)
+    assert f'python study.py studies/{path.name}' in path.read_text()
+
+
+def test_the_studies_own_commands_in_the_readme_make_a_study(tmp_path, monkeypatch):
+    block = re.search(r"cat > studies/mine.py <<'EOF'\n(.*?)\nEOF\n", (HERE / 'README.md').read_text(), re.DOTALL)
+    (tmp_path / 'mine.py').write_text(block[1])
+    monkeypatch.chdir(HERE)
+    loaded = grid.load_study(str(tmp_path / 'mine.py'), out='nowhere')
+    assert len(loaded.arms) == 2 and len(loaded.seeds) == 2
