@@ -17,14 +17,15 @@ ckpt_NNNNNN.pt is the state after NNNNNN updates; stage_NN.pt holds the weights 
 load_model() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
 """
 
-import functools
+import glob
 import os
+import re
 import sys
+import threading
 import zipfile
 
 import torch
 
-import common
 import data
 from common import UserError, atomic_write
 from hugging_face import HUB_NAMES, HUB_OWNER, download_gpt2, hugging_face_config, read_hugging_face
@@ -45,19 +46,102 @@ def save_checkpoint(path: str, state: dict):
         torch.save({'format': FORMAT, **state}, f)
 
 
+class CheckpointWriter:
+    """Writes checkpoints by a thread: training stops for the copy to host memory, not for the disk.
+
+    One at a time: the next save waits for the one before. What goes wrong in the thread is raised in the run, by the
+    next call of any method. As a context it leaves when the thread is done, whatever happened.
+    """
+
+    def __init__(self):
+        self.thread = None
+        self.error = None
+
+    def save(self, files: dict, run_dir: str, keep_last: int, keep_steps: tuple = ()):
+        """Copy the states in `files` (path -> state), then write them in this order and prune run_dir."""
+        self.wait()
+        copies = {}
+        files = {path: copy_to_host(state, copies) for path, state in files.items()}
+
+        def write():
+            for path, state in files.items():
+                save_checkpoint(path, state)
+            prune(run_dir, keep_last, keep_steps)
+
+        self.start(write)
+
+    def save_nowhere(self, state: dict):
+        """Whatever save() takes of memory and time, but for the disk."""
+        self.wait()
+        state = copy_to_host(state, {})
+
+        def write():
+            with open(os.devnull, 'wb') as f:
+                torch.save(state, f)
+
+        self.start(write)
+
+    def start(self, write):
+        def run():
+            try:
+                write()
+            except BaseException as error:  # the thread's end would say nothing to the run
+                self.error = error
+
+        self.thread = threading.Thread(target=run, name='checkpoint')
+        self.thread.start()
+
+    def check(self):
+        """Raise what went wrong in the thread, if something did."""
+        error = self.error
+        self.error = None
+        if error is not None:
+            raise error
+
+    def wait(self):
+        """Wait until what was to be saved is on the disk."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        self.check()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if error is None:
+            self.wait()
+        elif self.thread is not None:
+            self.thread.join()  # an error of its own would hide the first one
+
+
+def copy_to_host(state, copies: dict):
+    """A copy of nested dicts whose tensors are copied to host memory, each once: `copies` (data pointer, ...) -> copy."""
+    if isinstance(state, dict):
+        return {name: copy_to_host(value, copies) for name, value in state.items()}
+    if not isinstance(state, torch.Tensor):
+        return state
+    key = (state.data_ptr(), state.shape, state.dtype)
+    if key not in copies:
+        copies[key] = state.detach().to('cpu', copy=True)
+    return copies[key]
+
+
 def read_checkpoint(path: str) -> dict:
     """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped bit."""
-    check_archive(path)
     try:
-        try:
-            state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
-        except (OSError, RuntimeError) as error:
-            if 'mmap' not in str(error):
-                raise
-            state = torch.load(path, map_location='cpu', weights_only=True)  # some file systems don't map files
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                raise UserError(f'{path}: not a checkpoint (compressed, as torch never writes one)')
+            damaged = archive.testzip()  # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
+        if damaged is not None:
+            raise UserError(f'{path}: damaged (checksum of {damaged} is wrong)')
+        state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-    except Exception as error:  # a damaged file can fail anywhere in pickle or torch
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in zipfile, pickle or torch
         raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
     if type(state) is not dict or state.keys() != KEYS or state['format'] != FORMAT:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
@@ -68,39 +152,24 @@ def read_checkpoint(path: str) -> dict:
     return state
 
 
-def check_archive(path: str):
-    """Raise UserError unless a file is a zip archive as torch writes it, with the right checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type for member in archive.infolist()):
-                raise UserError(f'{path}: not a checkpoint (compressed, as torch never writes one)')
-            damaged = archive.testzip()  # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file can fail anywhere in zipfile
-        raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
-    if damaged is not None:
-        raise UserError(f'{path}: damaged (checksum of {damaged} is wrong)')
-
-
 def numbered(run_dir: str) -> list[tuple[int, str]]:
-    """(step, path) of each ckpt_NNNNNN.pt in a run directory, by step. Files with other names aren't ours."""
-    return common.numbered(run_dir, 'ckpt_', '.pt')
+    """(step, path) of the ckpt_NNNNNN.pt in a run directory, by step."""
+    found = []
+    for name in os.listdir(run_dir) if os.path.isdir(run_dir) else ():
+        match = re.fullmatch(r'ckpt_(\d+)\.pt', name)
+        if match:
+            found.append((int(match[1]), os.path.join(run_dir, name)))
+    return sorted(found)
 
 
 def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
-    """(path, state) of the newest valid ckpt_NNNNNN.pt in a run directory, None if there is none at all.
+    """(path, state) of the newest valid ckpt_*.pt in a run directory, None if there is none at all.
 
     With `at_most` only the checkpoints up to that step count. A damaged one is skipped with a warning. Raises UserError
     if there are some and all are damaged.
     """
-    paths = []
-    for step, path in numbered(run_dir):
-        if at_most is None or step <= at_most:
-            paths.append(path)
-    for path in reversed(paths):
+    paths = [path for step, path in reversed(numbered(run_dir)) if at_most is None or step <= at_most]
+    for path in paths:
         try:
             return path, read_checkpoint(path)
         except UserError as error:
@@ -110,53 +179,13 @@ def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     return None
 
 
-def set_aside_later(run_dir: str, step: int):
-    """Rename the checkpoints after `step`, from which a run goes on: they are damaged, or of another try.
-
-    Else keep_checkpoints would count them, and the next resume might prefer them. Nothing is deleted.
-    """
-    for number, path in numbered(run_dir):
-        if number > step:
-            set_aside(path)
-
-
-def set_aside(path: str):
-    """Give a file a name that nothing looks for, and say so."""
-    target = f'{path}.set_aside'
-    while os.path.exists(target):
-        target += '_'
-    os.replace(path, target)
-    print(f'warning: {path} is now called {os.path.basename(target)}', file=sys.stderr)
-
-
 def prune(run_dir: str, n: int, keep: tuple = ()):
-    """Remove all but the n newest checkpoints and those of the steps in `keep`, and what killed saves have left over.
-
-    A damaged one takes no slot, so that the n newest can be resumed from; it is set aside.
-    """
-    for prefix in ('ckpt_', 'stage_'):
-        for _, path in common.numbered(run_dir, prefix, '.pt.tmp'):
-            os.remove(path)
-    n_whole = 0
-    for step, path in reversed(numbered(run_dir)):
-        if step in keep:
-            continue
-        if n_whole == n:
-            os.remove(path)
-        elif is_whole(path, os.stat(path).st_size, os.stat(path).st_mtime_ns):
-            n_whole += 1
-        else:
-            set_aside(path)
-
-
-@functools.lru_cache(maxsize=64)
-def is_whole(path: str, size: int, mtime_ns: int) -> bool:
-    """Whether a checkpoint's checksums are right: read once, as long as its size and time stay the same."""
-    try:
-        check_archive(path)
-    except UserError:
-        return False
-    return True
+    """Remove all but the n newest ckpt_*.pt and those of the steps in `keep`, and what killed saves have left over."""
+    for path in glob.glob(os.path.join(glob.escape(run_dir), '*.pt.tmp')):
+        os.remove(path)
+    passing = [path for step, path in numbered(run_dir) if step not in keep]
+    for path in passing[:-n]:
+        os.remove(path)
 
 
 def gpt_config(config: dict) -> GPTConfig:

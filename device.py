@@ -1,8 +1,8 @@
 """The machine: devices, number formats, peak speed, ranks, compiling, and the memory settings of the platform."""
 
-import atexit
 import contextlib
 import ctypes
+import errno
 import glob
 import os
 import platform
@@ -11,7 +11,6 @@ import sys
 import warnings
 from datetime import timedelta
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -121,14 +120,6 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def to_device(arrays, device) -> list:
-    """numpy arrays -> tensors on the device; to CUDA from pinned memory, without waiting."""
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-    if device.type == 'cuda':
-        return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
-    return [t.to(device) for t in tensors]
-
-
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX."""
     if device.type == 'cuda':
@@ -149,8 +140,13 @@ def autocast(device: torch.device, dtype: str):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device or the CPU's allocator, which raises a plain RuntimeError, ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether a device, the CPU's allocator (which raises a plain RuntimeError), Python or the system ran out of memory."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    texts = ("can't allocate memory", 'bad_alloc', 'CUDA out of memory', "can't start new thread", 'could not create a memory')
+    return any(text in str(error) for text in texts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -272,18 +268,6 @@ def init_distributed(device: torch.device, rank: int, world_size: int):
                             device_id=device if on_gpu else None)  # else NCCL guesses the GPU from the rank
 
 
-def leave_distributed(world_size: int):
-    """End the ranks together."""
-    if world_size == 1:
-        return
-    dist.barrier()
-    dist.destroy_process_group()
-    # DDP leaves gloo's threads running (torch 2.13), and now and then Python's teardown under them aborts the process
-    # after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end without teardown.
-    sys.stdout.flush()
-    atexit.register(os._exit, 0)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # compiling
 
@@ -302,3 +286,12 @@ def compile_blocks(model):
     for block in model.transformer.h:
         if block._compiled_call_impl is None:
             block.compile(fullgraph=True, dynamic=False)
+
+
+def compile_failure(error: BaseException) -> str | None:
+    """Why torch.compile failed, in one line; None if `error` has nothing to do with it."""
+    kinds = {kind.__module__.split('.')[0:2][-1] for kind in type(error).__mro__}
+    if not kinds & {'_dynamo', '_inductor', 'triton'}:
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(':') if lines else type(error).__name__

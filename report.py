@@ -657,12 +657,11 @@ def settings_tables(report: Report) -> list[Table]:
 # what to know before believing a verdict
 
 
-def caveats(report: Report, tuned: tuple = ()) -> list[str]:
-    """Everything that limits what the verdicts mean, most of it one line a run. `tuned`: settings of which each arm has its
-    own best value, which is no difference to own up to."""
+def caveats(report: Report) -> list[str]:
+    """Everything that limits what the verdicts mean, most of it one line a run."""
     notes = list(report.notes)
     for judgment in report.judgments:
-        notes += unlike(judgment, tuned)
+        notes += unlike(judgment)
     for group in report.groups:
         notes += unlike_itself(group)
     notes += other_machines(report)
@@ -670,15 +669,14 @@ def caveats(report: Report, tuned: tuple = ()) -> list[str]:
     return notes
 
 
-def unlike(judgment: Judgment, tuned: tuple) -> list[str]:
+def unlike(judgment: Judgment) -> list[str]:
     """In what a run differs from its baseline besides how it grows."""
     group, rung = judgment.group, judgment.rung
     notes = []
     shape = [name for name in SHAPE if getattr(group.config, name) != getattr(rung.config, name)]
     other = group.trained_otherwise(rung)
     if group.tried > 1 and rung.tried > 1:
-        tuned = (*tuned, *TUNED)  # each side has its own best
-    other = [name for name in other if name not in tuned]
+        other = [name for name in other if name not in TUNED]  # each side has its own best
     for what, names in (('ends as another model', shape), ('is trained otherwise, whatever it grows', other)):
         differ = [f'{name} {setting(getattr(group.config, name))}, not {setting(getattr(rung.config, name))}'
                   for name in names]

@@ -14,9 +14,12 @@ The state of a run is (config, step, weights, optimizer state). All else (the ph
 step, new layers, dropout) is computed from the config and the step, so that a resumed run is the same run.
 """
 
+import atexit
 import contextlib
+import gc
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -38,22 +41,26 @@ from device import (
     GLIBC_TUNABLES,
     autocast,
     compile_blocks,
+    compile_failure,
+    device_name,
     init_distributed,
     is_out_of_memory,
     keep_freed_memory,
     lacks_glibc_tunables,
-    leave_distributed,
     peak_flops,
     pick_device,
     read_ranks,
-    to_device,
 )
 from metrics import (
+    Tracker,
+    describe_start,
     has_last_eval,
+    new_run_info,
+    read_run_json,
 )
 from model import GPT
 from optim import grow_optimizers, load_optimizer_state, make_optimizers, optimizer_state, set_learning_rate
-from runlog import RunLog, identify_run
+from runlog import RunLog
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,7 @@ class Runtime:
     compiled: bool
     sequences_per_step: int  # of all ranks
     grad_accum_steps: int  # micro-steps of this rank
+    writer: checkpoint.CheckpointWriter
 
 
 @dataclass(frozen=True)
@@ -98,10 +106,7 @@ def main():
     # Whatever is wrong with the settings, the data or out_dir comes to light here, before ranks join and steps are done.
     runtime = make_runtime(config)
     run_data = open_data(config, runtime)
-    question = schedule.question_epochs(config, phases, run_data.train.n_tokens)
-    if question and runtime.rank == 0:
-        print(f'warning: {question}', file=sys.stderr)
-    with locked(config.out_dir) if runtime.rank == 0 else contextlib.nullcontext():
+    with locked(config.out_dir) if runtime.rank == 0 else contextlib.nullcontext(), runtime.writer:
         saved, prefix_dir = resume.find_checkpoint(config)
         if runtime.world_size > 1:
             init_distributed(runtime.device, runtime.rank, runtime.world_size)
@@ -116,24 +121,21 @@ def main():
         if saved and saved['step'] == total and has_last_eval(os.path.join(config.out_dir, 'metrics.jsonl'), total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
-            leave_distributed(runtime.world_size)
+            leave(runtime)
             return
         examples, questions = load_questions(config, run_data)
-        step = saved['step'] if saved else 0
-        info, tracker = identify_run(config, runtime, run_data, questions, step, prefix_dir)
+        info, tracker = identify_run(config, runtime, run_data, questions, saved, prefix_dir)
         dry_run(config, runtime, run_data, examples)
 
-        if saved:
-            state = restore_state(config, phases, saved, runtime)
-        else:
-            state, info['init_from'] = initial_state(config, phases, runtime)
+        state = restore_state(config, phases, saved, runtime) if saved else initial_state(config, phases, runtime)
         del saved  # its tensors lie in memory beside the model's
         peak = peak_flops(runtime.device, config.dtype)
         log = RunLog(config, phases, runtime.rank, state, prefix_dir, info, tracker, peak and peak * runtime.world_size)
-        log.say_start(state, runtime)
+        print_start(config, phases, runtime, state)
         stopped_by = train(config, phases, runtime, run_data, examples, state, log)
+        runtime.writer.wait()
         log.close(state, stopped_by)
-    leave_distributed(runtime.world_size)
+    leave(runtime)
     if stopped_by == signal.SIGINT and runtime.world_size == 1:  # torchrun sees to its ranks itself
         die_of(signal.SIGINT)
 
@@ -156,6 +158,7 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
             return 0
         if phase is None or state.step == phase.stop:
             phase = schedule.phase_at(phases, state.step)
+            wrapped = None  # DDP's old buckets are gone before it makes new ones
             wrapped = enter_phase(config, phase, runtime, run_data, state, log)
             first_step = True
         began = time.perf_counter()
@@ -178,12 +181,12 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
 
         # one update
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        loss, stopping = mean_over_ranks(runtime, loss_sum, signals)
+        loss, grad_norm, stopping = mean_over_ranks(runtime, loss_sum, norm, signals)
         if first_step:
             check_gradients(model)
             first_step = False
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            stop_not_finite(config, state.step, loss, float(norm), runtime)
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            stop_not_finite(config, state.step, loss, grad_norm, runtime)
         if config.grad_clip:
             torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.grad_clip, norm)
         set_learning_rate(state.optimizers, lr, schedule.get_new_scale(config, phases, state.step))
@@ -194,7 +197,7 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
         state.clock['seconds'] += time.perf_counter() - began
 
         if state.step % config.log_interval == 0 or state.step == total:
-            log.progress(state, phase, loss, lr, float(norm))
+            log.progress(state, phase, loss, lr, grad_norm)
         save_if_due(config, phases, phase, runtime, run_data, state, stopping)
         if stopping:
             return max(signals, default=signal.SIGTERM)  # the signal may have reached another rank only
@@ -219,8 +222,9 @@ def make_runtime(config: TrainConfig) -> Runtime:
         if rank == 0 and lacks_glibc_tunables(config):
             print(f'this run takes less memory with GLIBC_TUNABLES={GLIBC_TUNABLES} in its environment')
     compiled = device.type == 'cuda' if config.compile == 'auto' else config.compile
+    grad_accum_steps = sequences_per_step // (config.batch_size * world_size)
     return Runtime(rank, world_size, device, autocast(device, config.dtype), compiled, sequences_per_step,
-                   sequences_per_step // (config.batch_size * world_size))
+                   grad_accum_steps, checkpoint.CheckpointWriter())
 
 
 def open_data(config: TrainConfig, runtime: Runtime) -> RunData:
@@ -249,50 +253,144 @@ def load_questions(config: TrainConfig, run_data: RunData) -> tuple[list, dict |
     return hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size), questions
 
 
+def identify_run(config: TrainConfig, runtime: Runtime, run_data: RunData, questions: dict | None, saved: dict | None,
+                 prefix_dir: str) -> tuple[dict, Tracker | None]:
+    """(what run.json will say, the tracker that the config names). A tracker that can't start is a UserError now."""
+    if runtime.rank != 0:
+        return {}, None
+    step = saved['step'] if saved else 0
+    device_count = torch.cuda.device_count() if runtime.device.type == 'cuda' else 1
+    start = describe_start(step, device_name(runtime.device), device_count, runtime.world_size, torch.version.cuda)
+    branch_from, init_from = None, None
+    if prefix_dir:
+        before = read_run_json(prefix_dir)
+        branch_from = {'path': prefix_dir, 'step': step, 'run_id': before.get('run_id')}
+        init_from = before.get('init_from')
+    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint, hellaswag_data=questions,
+                        init_from=init_from, branch_from=branch_from)
+    if not config.tracker:
+        return info, None
+    group = re.sub(r'_seed\d+$', '', config.run_name)  # runs that differ in nothing but the seed
+    tracker = Tracker(config.tracker, config.tracker_project, config.out_dir, config.run_name, group, info['run_id'],
+                      config_to_dict(config))
+    return info, tracker
+
+
 def dry_run(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: list):
-    """One micro-step, update and batch of each evaluation of a throw-away model at full depth with everything training,
-    the most that any phase needs, so that running out of memory, and whatever breaks an evaluation, happens now and not
-    at the last stage. Raises UserError if memory does not suffice."""
-    device = runtime.device
+    """Two steps, a checkpoint's copy and a batch of each evaluation of a throw-away model at full depth, so that running
+    out of memory, a compiler that is missing, and whatever breaks an evaluation show now and not at the last stage.
+
+    Afterwards nothing of it is left, but for compiled code: all that the plan needs, so that no step of the run counts
+    compiling as training. Raises UserError if memory does not suffice, or torch.compile does not work here.
+    """
+    began = time.perf_counter()
+    if runtime.rank == 0:
+        what = 'compiles, and ' if runtime.compiled else ''
+        print(f'dry run: {what}takes two steps at full depth ...', flush=True)
     try:
-        model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(device)
-        if runtime.compiled:
-            compile_blocks(model)
-        tokens = torch.zeros(config.batch_size, config.block_size, dtype=torch.int64, device=device)
-        with runtime.amp:
-            loss = model(tokens, tokens)
-        loss.backward()
-        optimizers = make_optimizers(model, config)
+        try_full_depth(config, runtime, run_data, examples)
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f'out of memory at full depth ({config.n_layer} layers) with batch_size {config.batch_size}: '
+                            'lower --batch_size, which changes nothing but speed') from None
+        reason = compile_failure(error)
+        if reason and runtime.compiled:
+            raise UserError(f'torch.compile does not work here ({reason}): install a C++ compiler, and on a GPU triton, '
+                            'or go on without it: --compile=False') from None
+        raise
+    gc.collect()  # compiled modules and DDP lie in reference cycles
+    if runtime.device.type == 'cuda':
+        torch.cuda.empty_cache()
+    if runtime.rank == 0:
+        print(f'dry run: {time.perf_counter() - began:.1f} s', flush=True)
+
+
+def try_full_depth(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: list):
+    """What dry_run does, as the run does it. Its peak of memory is the run's: no phase needs more."""
+    device = runtime.device
+    model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(device).train()
+    optimizers = make_optimizers(model, config)
+    tokens = torch.arange(config.batch_size * config.block_size, device=device) % config.vocab_size
+    tokens = tokens.view(config.batch_size, config.block_size)
+    if runtime.compiled:
+        compile_graphs(model, tokens, runtime, schedule.plan(config))
+    model.freeze((), 'train')
+    wrapped = wrap(model, runtime)
+    accumulated = min(2, runtime.grad_accum_steps)  # the second adds to gradients that exist; a third does the same
+    for _ in range(2):  # the second has optimizer state from the beginning
+        with torch.autocast(device.type, enabled=False):
+            for micro_step in range(accumulated):
+                if runtime.world_size > 1:
+                    wrapped.require_backward_grad_sync = micro_step == accumulated - 1
+                with runtime.amp:
+                    loss = wrapped(tokens, tokens)
+                (loss / accumulated).backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), 1.0, norm)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        n_sequences = min(config.batch_size, run_data.val.n_sequences)
-        estimate_loss(model, run_data.val, n_sequences, config.batch_size, 0, 1, runtime.amp)
-        if examples:
+        if runtime.rank == 0:  # the copy lies in memory while the next step is under way
+            state = {'model': model.state_dict(), 'optimizer': optimizer_state(model, optimizers)}
+            runtime.writer.save_nowhere(state)
+        # Each growth leaves gaps in the memory that the C library manages: about as much as a twentieth of it all.
+        reserve = [p.detach().clone() for p in model.parameters() if device.type == 'cpu']
+    del reserve
+    n_sequences = min(config.batch_size, run_data.val.n_sequences)
+    estimate_loss(model, run_data.val, n_sequences, config.batch_size, 0, 1, runtime.amp)
+    if examples:
+        with runtime.amp:
+            longest = hellaswag.make_batches(model, examples)[0]
+            hellaswag.evaluate(model, [examples[i] for i, _ in longest])
+    runtime.writer.wait()
+
+
+def compile_graphs(model: GPT, tokens: torch.Tensor, runtime: Runtime, phases: list):
+    """Compile whatever the plan's phases need, each graph by a micro-step of the first phase that needs it.
+
+    A block has a graph for each combination of "it trains" and "something below it trains", whatever its place.
+    """
+    compile_blocks(model)
+    compiled = set()
+    for phase in phases:
+        needed = set()
+        below_trains = phase.embeddings == 'train'
+        for i in range(phase.depth):
+            trains = i not in phase.frozen
+            needed.add((trains, below_trains))
+            below_trains = below_trains or trains
+        if needed <= compiled:
+            continue
+        model.freeze(phase.frozen, phase.embeddings)  # the layers above phase.depth train, as those of the last phase
+        with torch.autocast(runtime.device.type, enabled=False):
             with runtime.amp:
-                longest = hellaswag.make_batches(model, examples)[0]
-                hellaswag.evaluate(model, [examples[i] for i, _ in longest])
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        raise UserError(f'out of memory at full depth ({config.n_layer} layers) with batch_size {config.batch_size}: '
-                        'lower --batch_size, which changes nothing but speed') from None
-    finally:
-        model = loss = optimizer = optimizers = None
-        if device.type == 'cuda':
-            torch.cuda.empty_cache()
+                loss = model(tokens, tokens)
+            loss.backward()
+        model.zero_grad(set_to_none=True)
+        compiled |= needed
 
 
-def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> tuple[State, dict | None]:
-    """(step 0: a model of the first depth, from scratch or from init_from; what the weights have cost until now)."""
+def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> State:
+    """Step 0: a model of the first depth, from scratch or from init_from."""
     shape = checkpoint.gpt_config(config_to_dict(config))
     depth = phases[0].depth if config.init_from == 'scratch' else config.init_depth
     model = GPT(shape, depth, stage_generator(config, 1)).to(runtime.device)
-    cost = None
     if config.init_from != 'scratch':
-        cost = resume.load_initial_weights(model, config)
+        load_initial_weights(model, config)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
-    return State(0, model, make_optimizers(model, config), clock), cost
+    return State(0, model, make_optimizers(model, config), clock)
+
+
+def load_initial_weights(model: GPT, config: TrainConfig):
+    """Put the weights of init_from into the model. Raises UserError if its shape isn't the config's."""
+    source, _ = checkpoint.load_model(config.init_from)
+    shapes = [('depth', source.depth, config.init_depth)]
+    for name in ('n_head', 'n_embd', 'block_size', 'vocab_size'):
+        shapes.append((name, getattr(source.config, name), getattr(config, name)))
+    wrong = [f'{name} is {theirs}, the config says {ours}' for name, theirs, ours in shapes if theirs != ours]
+    if wrong:
+        raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
+    model.load_state_dict(source.state_dict())
 
 
 def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runtime) -> State:
@@ -303,6 +401,16 @@ def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runti
     load_optimizer_state(model, optimizers, saved['optimizer'])
     clock = {name: saved['totals'][name] for name in ('seconds', 'eval_seconds', 'checkpoint_seconds')}
     return State(saved['step'], model, optimizers, clock)
+
+
+def print_start(config: TrainConfig, phases: list, runtime: Runtime, state: State):
+    if runtime.rank != 0:
+        return
+    n_parameters = sum(p.numel() for p in state.model.parameters())
+    resumed = f', resumed at step {state.step}' if state.step else ''
+    print(f'{config.out_dir}: {n_parameters:,} parameters in {state.model.depth} layers, {schedule.total_steps(phases)} steps '
+          f'of {config.total_batch_size:,} tokens = {runtime.world_size} ranks x {runtime.grad_accum_steps} micro-steps x '
+          f'{config.batch_size} sequences on {runtime.device}{resumed}', flush=True)
 
 
 def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
@@ -338,12 +446,18 @@ def enter_phase(config: TrainConfig, phase: schedule.Phase, runtime: Runtime, ru
     model.freeze(phase.frozen, phase.embeddings)
     if runtime.compiled:
         compile_blocks(model)
-    wrapped = model
-    if runtime.world_size > 1:
-        wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)
+    wrapped = wrap(model, runtime)
     state.clock['seconds'] += time.perf_counter() - began
     log.enter_phase(state, phase, old_depth, values)
     return wrapped
+
+
+def wrap(model: GPT, runtime: Runtime):
+    """The model, or where there are several ranks DDP around it, over exactly the parameters that train now."""
+    if runtime.world_size == 1:
+        return model
+    gc.collect()  # what an earlier DDP has left
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def micro_batches(config: TrainConfig, runtime: Runtime, train_split: data.Split, step: int, total: int):
@@ -356,19 +470,30 @@ def micro_batches(config: TrainConfig, runtime: Runtime, train_split: data.Split
             yield to_device(arrays, runtime.device)
 
 
+def to_device(arrays, device) -> list:
+    """numpy arrays -> tensors on the device; to CUDA from pinned memory, without waiting."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    if device.type == 'cuda':
+        return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
+    return [t.to(device) for t in tensors]
+
+
 def seed_dropout(config: TrainConfig, step: int, micro_batch: int):
     """Dropout's masks are a function of the step and the micro-batch, whichever rank computes it."""
     torch.manual_seed((config.seed * 1_000_003 + step) * 100_003 + micro_batch)
 
 
-def mean_over_ranks(runtime: Runtime, loss_sum: torch.Tensor, signals: list) -> tuple[float, float]:
-    """(mean loss of the step over all micro-batches and ranks, how many ranks were told to stop)."""
+def mean_over_ranks(runtime: Runtime, loss_sum: torch.Tensor, norm: torch.Tensor, signals: list) -> tuple:
+    """(mean loss of the step over all micro-batches and ranks, gradient norm, how many ranks were told to stop).
+
+    One all-reduce and one wait for the device; the gradients, and so their norm, are the same on all ranks already.
+    """
     mean = loss_sum / (runtime.grad_accum_steps * runtime.world_size)
     stats = torch.stack([mean, torch.tensor(float(len(signals)), device=runtime.device)])
     if runtime.world_size > 1:
         dist.all_reduce(stats)
-    loss, stopping = stats.tolist()
-    return loss, stopping
+    loss, stopping, grad_norm = torch.cat([stats, norm.float().reshape(1)]).tolist()
+    return loss, grad_norm, stopping
 
 
 def check_gradients(model: GPT):
@@ -384,6 +509,7 @@ def check_gradients(model: GPT):
 
 def stop_not_finite(config: TrainConfig, step: int, loss: float, norm: float, runtime: Runtime):
     """Stop with exit code 1, before the optimizer has seen the gradient. All ranks get here together."""
+    runtime.writer.wait()
     if runtime.rank == 0:
         found = checkpoint.latest(config.out_dir)
         last = f'The last good checkpoint is {found[0]}' if found else 'There is no checkpoint yet'
@@ -456,26 +582,33 @@ def estimate_loss(model: GPT, val: data.Split, n_sequences: int, batch_size: int
 def save_if_due(config: TrainConfig, phases: list, phase: schedule.Phase, runtime: Runtime, run_data: RunData, state: State,
                 stopping: float):
     """stage_NN.pt at the end of a stage, ckpt_NNNNNN.pt at every checkpoint_interval, at the end and before a stop."""
+    runtime.writer.check()
+    names = []
     stage_ends = [p.stop for p in phases if p.stage == phase.stage and p.phase != 'continual']
     stage_done = bool(stage_ends) and state.step == stage_ends[-1]
     if stage_done:  # before the checkpoint, after which a run that is killed here would go on
-        save_checkpoint(config, runtime, run_data, state, f'stage_{phase.stage:02d}.pt', with_optimizer=False)
+        names.append(f'stage_{phase.stage:02d}.pt')
     on_interval = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
     on_interval |= state.step in config.checkpoint_steps
     if stopping or stage_done or on_interval or state.step == schedule.total_steps(phases):
-        save_checkpoint(config, runtime, run_data, state, f'ckpt_{state.step:06d}.pt', with_optimizer=True)
+        names.append(f'ckpt_{state.step:06d}.pt')
+    if names:
+        save_checkpoint(config, runtime, run_data, state, names)
 
 
-def save_checkpoint(config: TrainConfig, runtime: Runtime, run_data: RunData, state: State, name: str, with_optimizer: bool):
+def save_checkpoint(config: TrainConfig, runtime: Runtime, run_data: RunData, state: State, names: list):
+    """Copy the state and have it written under these names while training goes on; a stage_NN.pt holds weights alone."""
     began = time.perf_counter()
     if runtime.rank == 0:
-        checkpoint.save_checkpoint(os.path.join(config.out_dir, name), {
-            'config': config_to_dict(config), 'tokenizer': run_data.tokenizer, 'depth': state.model.depth,
-            'step': state.step, 'model': state.model.state_dict(),
-            'optimizer': optimizer_state(state.model, state.optimizers) if with_optimizer else {},
-            'totals': {**state.clock, 'train_tokens': run_data.train.n_tokens,
-                       'val_tokens': run_data.val.n_tokens}})
-        checkpoint.prune(config.out_dir, config.keep_checkpoints, config.checkpoint_steps)
+        totals = {**state.clock, 'train_tokens': run_data.train.n_tokens, 'val_tokens': run_data.val.n_tokens}
+        content = {'config': config_to_dict(config), 'tokenizer': run_data.tokenizer, 'depth': state.model.depth,
+                   'step': state.step, 'model': state.model.state_dict(), 'optimizer': {}, 'totals': totals}
+        files = {}
+        for name in names:
+            files[os.path.join(config.out_dir, name)] = dict(content)
+            if name.startswith('ckpt_'):
+                files[os.path.join(config.out_dir, name)]['optimizer'] = optimizer_state(state.model, state.optimizers)
+        runtime.writer.save(files, config.out_dir, config.keep_checkpoints, config.checkpoint_steps)
     state.clock['checkpoint_seconds'] += time.perf_counter() - began
 
 
@@ -492,6 +625,18 @@ def catch_signals() -> list:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, on_signal)
     return received
+
+
+def leave(runtime: Runtime):
+    """End the ranks together."""
+    if runtime.world_size == 1:
+        return
+    dist.barrier()
+    dist.destroy_process_group()
+    # DDP leaves gloo's threads running (torch 2.13), and now and then Python's teardown under them aborts the process
+    # after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end without teardown.
+    sys.stdout.flush()
+    atexit.register(os._exit, 0)
 
 
 if __name__ == '__main__':

@@ -27,6 +27,7 @@ from conftest import make_tiny
 from test_train import assert_same_run
 
 import common
+import metrics
 import train
 
 FLAGS = [[], ['--dropout=0.1', '--shuffle=True', '--grow_init=interleave', '--grow_optimizer=copy', '--keep_checkpoints=1'],
@@ -46,10 +47,12 @@ def after(real, *args, **kwargs):
     die()
 
 
-def half_saved(real, state, f):
-    real(state, whole := io.BytesIO())
-    f.write(whole.getvalue()[:len(whole.getvalue()) // 2])
-    f.flush()
+def half_saved(real, path, state):
+    """What a kill in the middle of a write leaves. The run goes on meanwhile: a thread writes."""
+    whole = io.BytesIO()
+    torch.save(state, whole)
+    with open(path + '.tmp', 'wb') as f:
+        f.write(whole.getvalue()[:len(whole.getvalue()) // 2])
     die()
 
 
@@ -59,9 +62,10 @@ def half_written(real, writer, record):
 
 
 PLACES = {  # what is under way: (owner, name of the function, how it dies)
-    'the first step': (train.schedule, 'get_lr', before), 'a save': (torch, 'save', half_saved),
+    'the first step': (train.schedule, 'get_lr', before), 'a save': (train.checkpoint, 'save_checkpoint', half_saved),
+    'a step beside a save': (train.checkpoint.CheckpointWriter, 'check', before),
     'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'estimate_loss', after), 'the clock': None,
-    'a line of metrics': (train.MetricsWriter, 'write', half_written), 'before a rename': (os, 'replace', before),
+    'a line of metrics': (metrics.MetricsWriter, 'write', half_written), 'before a rename': (os, 'replace', before),
     'after a rename': (os, 'replace', after), 'before a growth': (train, 'enter_phase', before),
     'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),
     "a phase's first step": (train, 'check_gradients', after)}

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 
 import pytest
@@ -145,3 +146,80 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
         process.wait()
         for path in tmp_path.glob('ckpt_*.pt'):
             checkpoint.read_checkpoint(str(path))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# the thread that writes
+
+
+def slow_saves(monkeypatch):
+    """Let save_checkpoint wait until the returned event is set; what it saves is the real thing."""
+    go_on = threading.Event()
+    real = checkpoint.save_checkpoint
+
+    def save(path, content):
+        assert go_on.wait(30)
+        real(path, content)
+
+    monkeypatch.setattr(checkpoint, 'save_checkpoint', save)
+    return go_on
+
+
+def test_what_the_thread_writes_is_the_state_when_it_was_saved(monkeypatch, tmp_path):
+    go_on = slow_saves(monkeypatch)
+    content = state(3)
+    before = {name: t.clone() for name, t in content['model'].items()}
+    writer = checkpoint.CheckpointWriter()
+    writer.save({str(tmp_path / 'ckpt_000003.pt'): content}, str(tmp_path), 2)
+    for tensor in content['model'].values():
+        tensor.add_(1)  # the next update
+    assert not os.listdir(tmp_path)  # nothing is written yet, and the run goes on
+    go_on.set()
+    writer.wait()
+    read = checkpoint.read_checkpoint(str(tmp_path / 'ckpt_000003.pt'))
+    assert all(torch.equal(read['model'][name], tensor) for name, tensor in before.items())
+
+
+def test_a_save_waits_for_the_one_before_and_prunes_after_it(monkeypatch, tmp_path):
+    go_on = slow_saves(monkeypatch)
+    writer = checkpoint.CheckpointWriter()
+    paths = [str(tmp_path / f'ckpt_00000{step}.pt') for step in (1, 2, 3)]
+    with writer:
+        writer.save({paths[0]: state(1)}, str(tmp_path), 2)
+        threading.Timer(0.1, go_on.set).start()
+        for step in (2, 3):
+            writer.save({paths[step - 1]: state(step)}, str(tmp_path), 2)
+            assert os.path.exists(paths[step - 2])
+    assert sorted(os.listdir(tmp_path)) == ['ckpt_000002.pt', 'ckpt_000003.pt']
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_once_by_the_next_call(monkeypatch, tmp_path):
+    def refuse(path, content):
+        raise UserError(f'{path} could not be saved')
+
+    monkeypatch.setattr(checkpoint, 'save_checkpoint', refuse)
+    writer = checkpoint.CheckpointWriter()
+    for call in (writer.wait, writer.check, lambda: writer.save({}, str(tmp_path), 1), lambda: writer.__exit__(None, None, None)):
+        writer.save({'x.pt': state()}, str(tmp_path), 2)
+        writer.thread.join()
+        with pytest.raises(UserError, match='could not be saved'):
+            call()
+        writer.check()
+
+
+def test_an_error_of_the_run_is_not_hidden_by_one_of_the_thread(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, 'save_checkpoint', lambda path, content: 1 / 0)
+    with pytest.raises(KeyError), checkpoint.CheckpointWriter() as writer:
+        writer.save({'x.pt': state()}, str(tmp_path), 2)
+        raise KeyError
+    assert not writer.thread.is_alive()
+
+
+def test_weights_that_two_files_share_are_copied_once():
+    content = state()
+    copies = {}
+    stage, whole = (checkpoint.copy_to_host(dict(content), copies) for _ in range(2))
+    for name, tensor in content['model'].items():
+        assert stage['model'][name] is whole['model'][name] is not tensor
+        assert torch.equal(stage['model'][name], tensor)
+    assert stage['config'] == content['config'] and stage['config'] is not content['config']

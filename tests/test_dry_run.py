@@ -1,0 +1,212 @@
+"""What train.py does before step 0 and at each phase's start for memory and compiled code.
+
+Run: python -m pytest tests/test_dry_run.py
+"""
+
+import dataclasses
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import checkpoint
+import config as configuration
+import device
+import schedule
+import train
+from common import UserError
+from model import GPT
+
+NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')),
+                                    reason='torch.compile on the CPU needs a C++ compiler')
+QUIET = ['--eval_interval=0', '--hellaswag_interval=0']
+
+
+def run(monkeypatch, tiny, out_dir, *flags):
+    monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--out_dir={out_dir}', *flags])
+    train.main()
+
+
+def models_alive() -> int:
+    gc.collect()
+    return sum(isinstance(o, GPT) for o in gc.get_objects())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# compiled code
+
+
+@NEEDS_COMPILER
+def test_all_graphs_of_a_plan_exist_before_step_0_and_nothing_else_of_the_dry_run_does(monkeypatch, tiny, tmp_path):
+    """Eight stages with old layers among new ones: four graphs for blocks, one for the head."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    seen = []
+    before = models_alive()
+    real_initial_state, real_train = train.initial_state, train.train
+
+    def initial_state(*args):
+        seen.append((counters['stats']['unique_graphs'], models_alive() - before))
+        return real_initial_state(*args)
+
+    def watched_train(*args):
+        stopped_by = real_train(*args)
+        seen.append(counters['stats']['unique_graphs'])
+        return stopped_by
+
+    monkeypatch.setattr(train, 'initial_state', initial_state)
+    monkeypatch.setattr(train, 'train', watched_train)
+    run(monkeypatch, tiny, tmp_path, *QUIET, '--compile=True', '--n_layer=12', '--n_stages=8', '--growth_steps=16',
+        '--continual_steps=1', '--grow_init=interleave')
+    assert seen == [(5, 0), 5]
+    assert not counters['graph_break'] and not counters['unimplemented']
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('flags, expected', [
+    ((), [(), (0, 1)]),  # phase 2 of the first stage; phase 1 of the second: frozen, lowest that trains
+    (('--phase1_embeddings=train',), [(), (0, 1)]),
+    (('--n_stages=1',), [()]),
+    (('--phase1_fraction=0',), [()]),
+    (('--grow_init=interleave',), [(), (0, 2)]),
+    (('--stage_depths=1,2,4', '--grow_init=middle'), [(), (0,)]),
+])
+def test_one_micro_step_per_new_kind_of_block_compiles_what_a_plan_needs(monkeypatch, tiny, flags, expected):
+    config = configuration.load_config([*tiny, *flags], '')
+    model = GPT(checkpoint.gpt_config(configuration.config_to_dict(config))).train()
+    monkeypatch.setattr(train, 'compile_blocks', lambda model: None)
+    frozen = []
+    model.register_forward_pre_hook(lambda model, inputs: frozen.append(tuple(
+        i for i, block in enumerate(model.transformer.h) if not block.ln_1.weight.requires_grad)))
+    runtime = dataclasses.replace(train.make_runtime(config), compiled=True)
+    train.compile_graphs(model, torch.zeros(2, 32, dtype=torch.int64), runtime, schedule.plan(config))
+    assert frozen == expected
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_missing_compiler_is_one_line_that_names_the_way_out(monkeypatch, tiny, tmp_path):
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()
+    without = inductor.patch({'cpp.cxx': ('no-such-compiler',), 'force_disable_caches': True})
+    message = r'torch.compile does not work here \(.*\): .*--compile=False'
+    with without, pytest.raises(UserError, match=message) as error:
+        run(monkeypatch, tiny, tmp_path / 'run', *QUIET, '--compile=True')
+    assert '\n' not in str(error.value)
+    assert not (tmp_path / 'run').exists()
+    torch._dynamo.reset()
+
+
+def test_only_what_the_compiler_raises_counts_as_its_failure():
+    from torch._dynamo.exc import Unsupported
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    assert device.compile_failure(InvalidCxxCompiler()).startswith('No working C++ compiler found')
+    assert device.compile_failure(Unsupported('a graph break\nand more')) == 'a graph break'
+    assert device.compile_failure(RuntimeError('mat1 and mat2 shapes cannot be multiplied')) is None
+    assert device.compile_failure(UserError('torch._inductor')) is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# memory
+
+
+# train.py, with a limit on its memory, that writes down the most it had before and after the dry run and at the end
+WATCHED = '''
+import json, resource, sys
+import common, train
+
+limit, path = int(sys.argv.pop(1)), sys.argv.pop(1)
+if limit:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+peaks = []
+
+def note():
+    with open('/proc/self/status') as f:
+        peaks.extend(int(line.split()[1]) * 1024 for line in f if line.startswith('VmPeak'))
+    with open(path, 'w') as f:
+        json.dump(peaks, f)
+
+def watched(real):
+    def function(*args):
+        note()
+        found = real(*args)
+        note()
+        return found
+    return function
+
+train.dry_run = watched(train.dry_run)
+train.train = watched(train.train)
+common.run_main(train.main)
+'''
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc, sets RLIMIT_AS')
+def test_what_passes_the_dry_run_does_not_run_out_of_memory_later(tiny, tmp_path):
+    """Growth, accumulation, checkpoints, evaluation: with as much memory as the dry run took, the run ends well; with less
+    it is refused before step 0."""
+    script = tmp_path / 'watched.py'
+    script.write_text(WATCHED)
+    flags = [*tiny, '--n_layer=6', '--n_embd=256', '--batch_size=8', '--total_batch_size=512', '--hellaswag_interval=6',
+             '--checkpoint_interval=2', '--grow_optimizer=copy', '--grow_init=stack', '--vocab_size=2048', '--growth_steps=8',
+             '--continual_steps=4']
+
+    def peaks(limit, name):
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.getcwd()}
+        done = subprocess.run([sys.executable, str(script), str(limit), str(tmp_path / f'{name}.json'), *flags,
+                               f'--out_dir={tmp_path / name}'], env=environment, capture_output=True, text=True)
+        return done, json.loads((tmp_path / f'{name}.json').read_text())
+
+    done, (before, dry, _, _) = peaks(0, 'free')
+    assert done.returncode == 0, done.stderr
+    assert dry - before > 100e6  # else the rest would show nothing
+    done, _ = peaks(dry, 'enough')
+    assert done.returncode == 0, done.stderr
+    done, noted = peaks((before + dry) // 2, 'too_little')
+    assert done.returncode == 2 and len(noted) == 1
+    assert done.stderr.splitlines()[-1].startswith('error: out of memory at full depth (6 layers) with batch_size 8')
+    assert not (tmp_path / 'too_little').exists()
+
+
+def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, tmp_path):
+    """A group of one rank that takes itself for two: every wrapper, the dry run's too, is gone when the next one comes."""
+    alive = weakref.WeakSet()
+    found = []
+
+    class Watched(DistributedDataParallel):
+        def __init__(self, *args, **kwargs):
+            found.append(len(alive))
+            super().__init__(*args, **kwargs)
+            alive.add(self)
+
+    real = train.make_runtime
+    monkeypatch.setattr(train, 'DistributedDataParallel', Watched)
+    monkeypatch.setattr(train, 'make_runtime', lambda config: dataclasses.replace(real(config), world_size=2))
+    monkeypatch.setattr(train, 'init_distributed', lambda *args: dist.init_process_group(
+        'gloo', store=dist.HashStore(), rank=0, world_size=1))
+    monkeypatch.setattr(train.resume, 'check_shared_out_dir', lambda *args: None)
+    monkeypatch.setattr(train, 'leave', lambda runtime: dist.destroy_process_group())
+    run(monkeypatch, tiny, tmp_path, *QUIET)
+    assert found == [0] * 7  # the dry run's, and one for each phase
+
+
+def test_the_exchange_of_a_step_is_exact_and_says_loss_norm_and_signals(tiny):
+    runtime = train.make_runtime(configuration.load_config(tiny, ''))
+    loss, norm, stopping = train.mean_over_ranks(runtime, torch.tensor(8.0), torch.tensor(3.3), [15])
+    assert (loss, stopping) == (8.0 / runtime.grad_accum_steps, 1.0) and norm == float(torch.tensor(3.3))
+
+
+def test_the_dry_run_says_that_it_is_under_way(monkeypatch, tiny, tmp_path, capsys):
+    run(monkeypatch, tiny, tmp_path, *QUIET)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 'dry run: takes two steps at full depth ...' and lines[1].startswith('dry run: ')
