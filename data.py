@@ -1,11 +1,11 @@
 """
 Token shards and tokenizers: the one place that knows the shard format. No torch: tokens come as numpy arrays.
 
-A shard is the .bin file of llm.c and modded-nanogpt: 256 int32 of header (magic 20240520, version 1, number of
-tokens), then the tokens as uint16. build-nanogpt's .npy shards (a plain uint16 array) are read too. A data directory
-holds such shards, each with 'train' or 'val' as a word of its name (edufineweb_train_000001.bin), and a meta.json
-that names the tokenizer, its vocabulary size, the end-of-text token, the source and the counts. Shards that others
-publish without a meta.json are taken as GPT-2 tokens.
+A shard is the .bin file of llm.c and modded-nanogpt: 256 int32 of header (magic 20240520, version 1, number
+of tokens), then the tokens as uint16. build-nanogpt's .npy shards (a plain uint16 array) are read too. A data
+directory holds such shards, each with 'train' or 'val' as a word of its name (edufineweb_train_000001.bin),
+and a meta.json that names the tokenizer, its vocabulary size, the end-of-text token, the source and the
+counts. Shards that others publish without a meta.json are taken as GPT-2 tokens.
 
 Which tokens a step sees is a pure function of the step: Split.get_batch. There is no loader state to save.
 """
@@ -61,8 +61,8 @@ def shard_layout(path: str) -> tuple[int, int]:
     size = os.path.getsize(path)
     expected = offset + 2 * n_tokens
     if size != expected:
-        raise UserError(f'{path}: {size} bytes, but its header promises {n_tokens} tokens = {expected} bytes; '
-                        'the file is truncated or damaged: make or fetch it again')
+        raise UserError(f'{path}: {size} bytes, but its header promises {n_tokens} tokens = {expected} '
+                        'bytes; the file is truncated or damaged: make or fetch it again')
     return offset, n_tokens
 
 
@@ -75,8 +75,9 @@ def read_bin_header(f, path: str) -> tuple[int, int]:
     if version != VERSION:
         raise UserError(f'{path}: token shard of version {version}, expected {VERSION}')
     if n_tokens < 0:  # what a count of 2^31 or more becomes as int32
-        raise UserError(f'{path}: its header promises {n_tokens} tokens, so it is damaged, or was made with more than '
-                        f'the {MAX_SHARD_TOKENS} tokens that a .bin shard can count: make several shards of it')
+        raise UserError(f'{path}: its header promises {n_tokens} tokens, so it is damaged, or was made '
+                        f'with more than the {MAX_SHARD_TOKENS} tokens that a .bin shard can count: make '
+                        'several of it')
     return HEADER_BYTES, n_tokens
 
 
@@ -97,7 +98,8 @@ def read_npy_header(f, path: str) -> tuple[int, int]:
 
 
 def split_of(name: str) -> str:
-    """'train' or 'val', whichever is a word of a shard's name; words end at _, - and . and at the name's ends.
+    """'train' or 'val', whichever is a word of a shard's name; words end at _, - and . and at the name's
+    ends.
 
     Not any part of the name: pretrain_val_1.bin is validation data, medieval_train_1.bin isn't.
     Raises UserError if the name has neither word or both.
@@ -106,15 +108,17 @@ def split_of(name: str) -> str:
     found = [split for split in SPLITS if split in words]
     if len(found) != 1:
         has = 'both' if found else 'neither'
-        raise UserError(f"{name}: the name of a shard has 'train' or 'val' as a word (between _, - or .), and this one "
-                        f'has {has}: rename it, or move it out of the data')
+        raise UserError(f"{name}: the name of a shard has 'train' or 'val' as a word (between _, - or .), "
+                        f'and this one has {has}: rename it, or move it out of the data')
     return found[0]
 
 
 def shard_paths(data_dir: str, split: str) -> list[str]:
-    """The shards of a split, in the order of their names. Raises UserError if there is none, or a name is unclear."""
+    """The shards of a split, in the order of their names. Raises UserError if there is none, or a name is
+    unclear."""
     if not os.path.isdir(data_dir):
-        raise UserError(f'data_dir {data_dir} does not exist: make it with prepare_fineweb.py or prepare_demo.py')
+        raise UserError(f'data_dir {data_dir} does not exist: make it with prepare_fineweb.py or '
+                        'prepare_demo.py')
     paths = []
     for name in sorted(os.listdir(data_dir)):
         # what begins with a dot is hidden: macOS lays ._x.bin beside x.bin on foreign disks
@@ -123,13 +127,14 @@ def shard_paths(data_dir: str, split: str) -> list[str]:
             if split_of(path) == split:
                 paths.append(path)
     if not paths:
-        raise UserError(f"data_dir {data_dir} has no {split} shards (.bin or .npy files with the word '{split}' in "
-                        'their name)')
+        raise UserError(f"data_dir {data_dir} has no {split} shards (.bin or .npy files with the word "
+                        f"'{split}' in their name)")
     return paths
 
 
 def read_meta(data_dir: str) -> dict:
-    """What meta.json says; GPT-2's tokenizer where there is none. Raises UserError if it is there and unreadable."""
+    """What meta.json says; GPT-2's tokenizer where there is none. Raises UserError if it is there and
+    unreadable."""
     path = os.path.join(data_dir, 'meta.json')
     if not os.path.exists(path):
         return dict(GPT2_META)
@@ -161,15 +166,16 @@ def write_meta(data_dir: str, meta: dict):
 
 
 def check_complete(data_dir: str):
-    """Raises UserError, with the command to type, if meta.json says that there is more data to come than is there."""
+    """Raises UserError, with the command to type, if meta.json says that there is more data to come than is
+    there."""
     meta = read_meta(data_dir)
     command = preparing_command(data_dir, meta)
     if meta.get('complete', True) is not True:
         raise UserError(f'{data_dir}: its meta.json says that it is not complete; finish it with: {command}')
     for shard in meta.get('shards', []):
         if not os.path.exists(os.path.join(data_dir, shard['file'])):
-            raise UserError(f'{data_dir}: {shard["file"]}, which its meta.json lists, is missing; copy it here, or make '
-                            f'it again with: {command}')
+            raise UserError(f'{data_dir}: {shard["file"]}, which its meta.json lists, is missing; copy it '
+                            f'here, or make it again with: {command}')
 
 
 def preparing_command(data_dir: str, meta: dict) -> str:
@@ -186,8 +192,8 @@ def preparing_command(data_dir: str, meta: dict) -> str:
 
 
 def fingerprint(data_dir: str) -> dict:
-    """What tells one data set from another wherever it lies, for run.json: of each split the number of tokens and of
-    shards, and the SHA-256 of its first megabyte of tokens. Reads 2 MB and the shards' headers."""
+    """What tells one data set from another wherever it lies, for run.json: of each split the number of tokens
+    and of shards, and the SHA-256 of its first megabyte of tokens. Reads 2 MB and the shards' headers."""
     found = {}
     for split in SPLITS:
         digest = hashlib.sha256()
@@ -213,9 +219,10 @@ def fingerprint(data_dir: str) -> dict:
 class Split:
     """The 'train' or 'val' shards of a data directory, as sequences of block_size + 1 tokens.
 
-    Sequences follow each other overlapping by one token (the last target of one is the first input of the next) and
-    never cross shards. Nothing is kept open or mapped: a read opens the shards that it needs and no other.
-    Raises UserError for a missing or incomplete folder, no shards, a bad shard, or fewer tokens than one sequence.
+    Sequences follow each other overlapping by one token (the last target of one is the first input of the
+    next) and never cross shards. Nothing is kept open or mapped: a read opens the shards that it needs and no
+    other. Raises UserError for a missing or incomplete folder, no shards, a bad shard, or fewer tokens than
+    one sequence.
     """
 
     def __init__(self, data_dir: str, split: str, block_size: int, vocab_size: int):
@@ -261,12 +268,14 @@ class Split:
             first = last
         if out.max(initial=0) >= self.vocab_size:
             row = int(out.max(axis=1).argmax())
-            raise UserError(f'{self.paths[shards[row]]}: token {out[row].max()} in a vocabulary of {self.vocab_size}; '
-                            'this shard belongs to another tokenizer, or is damaged')
+            path = self.paths[shards[row]]
+            raise UserError(f'{path}: token {out[row].max()} in a vocabulary of {self.vocab_size}; this '
+                            'shard belongs to another tokenizer, or is damaged')
         return out
 
     def read_tokens(self, shard: int, start: int, n: int) -> np.ndarray:
-        """n tokens of a shard from its token number `start` on, uint16. Raises UserError if it has become shorter."""
+        """n tokens of a shard from its token number `start` on, uint16. Raises UserError if it has become
+        shorter."""
         tokens = np.empty(n, dtype=np.uint16)
         left = memoryview(tokens).cast('B')
         with open(self.paths[shard], 'rb', buffering=0) as f:
@@ -280,10 +289,11 @@ class Split:
 
     def get_batch(self, step: int, sequences_per_step: int, rows: range, shuffle: bool,
                   seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and targets, each int64 (len(rows), block_size): sequences `rows` of the step's sequences_per_step.
+        """Inputs and targets, each int64 (len(rows), block_size): sequences `rows` of the step's
+        sequences_per_step.
 
-        A pure function of its arguments; ranks and micro-steps take different rows of the same step. An epoch is
-        n_sequences // sequences_per_step steps, in file order or in a seeded order of its own.
+        A pure function of its arguments; ranks and micro-steps take different rows of the same step. An epoch
+        is n_sequences // sequences_per_step steps, in file order or in a seeded order of its own.
         """
         epoch, step = divmod(step, self.n_sequences // sequences_per_step)
         first = step * sequences_per_step
@@ -296,7 +306,8 @@ class Split:
 
 @functools.lru_cache(maxsize=1)
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    """Order of an epoch's n sequences. RandomState, not Generator: numpy promises never to change its stream."""
+    """Order of an epoch's n sequences. RandomState, not Generator: numpy promises never to change its
+    stream."""
     random = np.random.RandomState([seed & 0xFFFFFFFF, epoch])
     return random.permutation(n).astype(np.uint32)
 
@@ -321,6 +332,6 @@ def get_tokenizer(name: str):
     try:
         return tiktoken.get_encoding('gpt2')
     except OSError as error:  # requests' errors are OSErrors
-        raise UserError("GPT-2's vocabulary could not be downloaded; on a machine without network, copy tiktoken's "
-                        'cache from one that has it and set TIKTOKEN_CACHE_DIR to it '
+        raise UserError("GPT-2's vocabulary could not be downloaded; on a machine without network, copy "
+                        "tiktoken's cache from one that has it and set TIKTOKEN_CACHE_DIR to it "
                         f'({type(error).__name__})') from None

@@ -3,24 +3,28 @@ The embedded corpus: real English with nothing to download, for cpu.py, demo.sh 
 
     python prepare_demo.py [--out=data/demo]
 
-Writes token shards (one token a byte), meta.json and hellaswag.jsonl, a 4-way multiple-choice set in HellaSwag's shape.
-With the pinned packages and Python 3.11.7: 9,566,071 training and 504,420 validation tokens, 3,400 examples, in 25 s.
+Writes token shards (one token a byte), meta.json and hellaswag.jsonl, a 4-way multiple-choice set in
+HellaSwag's shape. With the pinned packages and Python 3.11.7: 9,566,071 training and 504,420 validation
+tokens, 3,400 examples, in 25 s.
 
-The text is what the programmers of Python's standard library and of the packages that requirements.txt pins wrote about
-their code: docstrings and blocks of comments, cut into paragraphs, of which prose stays and code, tables and signatures
-go. Files are read with ast and nothing is imported. The result is the same for the same versions of them and of Python
-(meta.json holds the versions and the checksums): torch's Linux and macOS wheels hold the same text.
+The text is what the programmers of Python's standard library and of the packages that requirements.txt pins
+wrote about their code: docstrings and blocks of comments, cut into paragraphs, of which prose stays and code,
+tables and signatures go. Files are read with ast and nothing is imported. The result is the same for the same
+versions of them and of Python (meta.json holds the versions and the checksums): torch's Linux and macOS
+wheels hold the same text.
 
-A document is one docstring or one block of comments. Much of such text is copied from function to function, so a
-paragraph is dropped if any 32 letters and digits in a row of it (case, spacing and punctuation ignored) stand in an
-earlier document. No two paragraphs of different documents then have such a passage in common, so the 5% of documents
-that are held out for validation, picked by a hash of their text, share none with the training documents.
+A document is one docstring or one block of comments. Much of such text is copied from function to function,
+so a paragraph is dropped if any 32 letters and digits in a row of it (case, spacing and punctuation ignored)
+stand in an earlier document. No two paragraphs of different documents then have such a passage in common, so
+the 5% of documents that are held out for validation, picked by a hash of their text, share none with the
+training documents.
 
-An example of the multiple-choice set is the start of a held-out sentence, and its next word or two among three wrong endings
-that are the right ones of other documents. Where the context ends with a function word (the, of, is, ...) and goes on with a
-content word, the wrong endings come from places where it was the other way round, and conversely: grammar tells them apart,
-which a small model learns in minutes; what real HellaSwag asks takes far longer. Each ending is right once and wrong three
-times, so an ending alone tells nothing: chance is 25%, and only the context helps.
+An example of the multiple-choice set is the start of a held-out sentence, and its next word or two among
+three wrong endings that are the right ones of other documents. Where the context ends with a function word
+(the, of, is, ...) and goes on with a content word, the wrong endings come from places where it was the other
+way round, and conversely: grammar tells them apart, which a small model learns in minutes; what real
+HellaSwag asks takes far longer. Each ending is right once and wrong three times, so an ending alone tells
+nothing: chance is 25%, and only the context helps.
 """
 
 import argparse
@@ -66,11 +70,12 @@ SEED = 1337
 CONTEXT_BYTES = range(30, 91)
 ENDING_BYTES = range(5, 11)
 FUNCTION_WORDS = frozenset(re.findall('[a-z]+', """
-    a an the this that these those each every any all some no its their his her your our my it they you we he she i which who
-    what when where how if then else and or but nor so as than because while whether since though although unless until
-    of to in on at by for from with without into onto over under between through during before after about against within
-    is are was were be been being am do does did has have had can could will would shall should may might must not also only
-    there here both either neither such same other more most just very too yet even still again already"""))
+    a an the this that these those each every any all some no its their his her your our my it they you we
+    he she i which who what when where how if then else and or but nor so as than because while whether
+    since though although unless until of to in on at by for from with without into onto over under between
+    through during before after about against within is are was were be been being am do does did has have
+    had can could will would shall should may might must not also only there here both either neither such
+    same other more most just very too yet even still again already"""))
 
 
 @dataclass
@@ -84,7 +89,8 @@ class Cut:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument('--out', default='data/demo', help='folder to write to (default: %(default)s)')
     args = parser.parse_args()
     build(os.path.expanduser(args.out))
@@ -133,8 +139,8 @@ def make(out: str, versions: dict[str, str]):
         print(f'{package} {versions[package]}: {len(found):,} documents, {n_bytes / 1e6:.1f} MB')
         documents += found
     documents = deduplicate(documents)
-    # The hash of its text gives a document its place in the order, and the first ones are held out: no generator, and
-    # the same whatever else there is.
+    # The hash of its text gives a document its place in the order, and the first ones are held out: no
+    # generator, and the same whatever else there is.
     documents.sort(key=lambda document: hashlib.sha256(document[1].encode()).digest())
     n_val = round(HELD_OUT * len(documents))
     held_out = documents[:n_val]
@@ -192,7 +198,8 @@ def installed_versions() -> dict[str, str]:
 
 
 def read_old(out: str) -> dict | None:
-    """meta.json of the corpus in `out`, None if there is none. Raises UserError if `out` holds something else."""
+    """meta.json of the corpus in `out`, None if there is none. Raises UserError if `out` holds something
+    else."""
     path = os.path.join(out, 'meta.json')
     if os.path.exists(path):
         meta = read_meta(out)
@@ -247,8 +254,8 @@ def source_files(package: str) -> list[Path]:
 
 
 def read_documents(path: Path) -> list[str]:
-    """The docstrings (strings of several lines that stand elsewhere too) and blocks of comments of one file that hold
-    prose: its paragraphs, each on one line."""
+    """The docstrings (strings of several lines that stand elsewhere too) and blocks of comments of one file
+    that hold prose: its paragraphs, each on one line."""
     source = path.read_text(encoding='utf-8-sig', errors='replace')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # old escapes in strings
@@ -274,7 +281,8 @@ def read_documents(path: Path) -> list[str]:
 
 
 def paragraphs(text: str) -> list[str]:
-    """Cut where a line is empty, changes its indentation or starts an item; whitespace becomes single spaces."""
+    """Cut where a line is empty, changes its indentation or starts an item; whitespace becomes single
+    spaces."""
     found = []
     indent = None  # of the paragraph's next line; None: a new one begins
     for line in inspect.cleandoc(text).splitlines():
@@ -304,8 +312,8 @@ def is_prose(paragraph: str) -> bool:
 
 
 def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(package, text) without the paragraphs that share 32 letters and digits in a row with an earlier document, and
-    without those that have fewer than 32."""
+    """(package, text) without the paragraphs that share 32 letters and digits in a row with an earlier
+    document, and without those that have fewer than 32."""
     owners = []  # of each paragraph: its document
     lines = []  # its text
     keys = []  # its letters and digits
@@ -325,7 +333,8 @@ def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def copied_lines(owners: list[int], keys: list[str]) -> set[int]:
-    """The numbers of the paragraphs that hold WINDOW characters in a row which an earlier document has, too."""
+    """The numbers of the paragraphs that hold WINDOW characters in a row which an earlier document has,
+    too."""
     hashes = window_hashes(''.join(keys))
     # The paragraph of each character; a window that goes from one paragraph into the next isn't one.
     line_of = np.repeat(np.arange(len(keys)), [len(key) for key in keys])
@@ -340,7 +349,8 @@ def copied_lines(owners: list[int], keys: list[str]) -> set[int]:
 
 
 def window_hashes(text: str) -> np.ndarray:
-    """Polynomial hashes, modulo 2**64, of the WINDOW characters from each one on: uint64 (len(text) - WINDOW + 1,)."""
+    """Polynomial hashes, modulo 2**64, of the WINDOW characters from each one on: uint64 (len(text) - WINDOW
+    + 1,)."""
     hashes = np.frombuffer(text.encode(), np.uint8).astype(np.uint64)
     width = 1
     factor = 0x9E3779B97F4A7C15
@@ -363,7 +373,8 @@ def tokenize(documents: list[tuple[str, str]]) -> np.ndarray:
 
 
 def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
-    """Examples in HellaSwag's shape, from (package, text) of held-out documents: at most one of each kind per document."""
+    """Examples in HellaSwag's shape, from (package, text) of held-out documents: at most one of each kind per
+    document."""
     after_content = []  # cuts between a content word and a function word
     after_function = []  # the other way round
     for i, (package, text) in enumerate(documents):
@@ -387,14 +398,14 @@ def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
             number = len(examples)
             label = int(labels[number])
             endings.insert(label, right.ending)
-            examples.append({'ind': number, 'activity_label': right.package, 'ctx': right.context, 'endings': endings,
-                             'label': label})
+            examples.append({'ind': number, 'activity_label': right.package, 'ctx': right.context,
+                             'endings': endings, 'label': label})
     return examples
 
 
 def find_cuts(text: str) -> dict[bool, tuple[str, str]]:
-    """The first place of each kind where a text can be cut: {whether a function word stands before it: (context,
-    ending)}."""
+    """The first place of each kind where a text can be cut: {whether a function word stands before it:
+    (context, ending)}."""
     found = {}
     for sentence in re.findall(r'[^.!?:\n]+', text):
         words = sentence.split()
@@ -430,7 +441,8 @@ def spread(cuts: list[Cut], n: int) -> list[Cut]:
 
 
 def wrong_endings(rights: list[Cut], others: list[Cut]) -> list[list[Cut]]:
-    """For each cut three of the others, each of those three times in all, and none of the cut's own document."""
+    """For each cut three of the others, each of those three times in all, and none of the cut's own
+    document."""
     n = len(rights)
     # Equal endings stand side by side in this order, so that a third of the list apart they differ.
     others = sorted(others, key=lambda cut: cut.ending)

@@ -1,7 +1,10 @@
 """The shard format, Split and the tokenizers. Run: python -m pytest tests/test_data.py"""
 
+import builtins
 import json
 import os
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -117,6 +120,163 @@ def test_a_bad_meta_json_is_refused_by_name(tmp_path, text):
         data.read_meta(str(tmp_path))
 
 
+def test_a_bad_meta_json_is_refused_under_python_O_too(tmp_path):
+    (tmp_path / 'meta.json').write_text('{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}')
+    script = f"import data, common; common.run_main(lambda: data.read_meta({str(tmp_path)!r}))"
+    found = subprocess.run([sys.executable, '-O', '-c', script], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 2 and re.match(r'error: .*meta\.json: not a meta\.json', found.stderr)
+
+
+@pytest.mark.parametrize('text', [
+    '[' * 100_000, '{"tokenizer": "gpt2", "vocab_size": true, "eot": 1}', '{"tokenizer": null, "vocab_size": 9, "eot": 1}',
+    '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "shards": 3}',
+    '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "shards": [{"tokens": 5}]}',
+    '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "complete": false, "options": 3}'])
+def test_a_meta_json_of_other_types_is_refused_by_name(tmp_path, text):
+    folder_of(tmp_path, [50])
+    (tmp_path / 'meta.json').write_text(text)
+    with pytest.raises(UserError, match=r'meta\.json: not a meta\.json'):
+        data.Split(str(tmp_path), 'train', 8, 1000)
+
+
+@pytest.mark.parametrize('write', [
+    lambda folder: data.write_shard(f'{folder}/a.bin', np.arange(5, dtype=np.uint16)),
+    lambda folder: data.write_meta(str(folder), {'tokenizer': 'gpt2'})])
+def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, write):
+    events = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, 'fsync', lambda number: (events.append(('fsync', os.fstat(number).st_size)), sync(number)))
+    monkeypatch.setattr(os, 'replace', lambda old, new: (events.append(('replace', os.path.getsize(old))), replace(old, new)))
+    write(tmp_path)
+    (name,) = os.listdir(tmp_path)
+    size = (tmp_path / name).stat().st_size
+    assert events == [('fsync', size), ('replace', size)]  # the whole file, not a part that was buffered
+
+
+def test_more_tokens_than_a_header_can_count_are_refused_when_written_and_when_read(tmp_path, monkeypatch):
+    folder_of(tmp_path, [50])
+    bin_shard(tmp_path / 'x_train_000001.bin', [1, 2], n=2**31 - 2**32)  # what 2^31 becomes as int32
+    with pytest.raises(UserError, match=r'x_train_000001\.bin.*more than the 2147483647 tokens.*make several of it'):
+        data.Split(str(tmp_path), 'train', 8, 1000)
+    monkeypatch.setattr(data, 'MAX_SHARD_TOKENS', 3)
+    with pytest.raises(UserError, match=r'a\.bin: 4 tokens, and a \.bin shard holds at most 3'):
+        data.write_shard(str(tmp_path / 'a.bin'), np.arange(4, dtype=np.uint16))
+    assert not (tmp_path / 'a.bin').exists()
+
+
+# which files
+
+
+@pytest.mark.parametrize('name, split', [
+    ('x_train_000001.bin', 'train'), ('train.bin', 'train'), ('a-val-1.npy', 'val'), ('pretrain_val_000000.bin', 'val'),
+    ('medieval_train_1.bin', 'train'), ('interval.train.3.bin', 'train'), ('my-trainer-val.npy', 'val'),
+    ('values_train-7.bin', 'train'), ('2024.val.bin', 'val')])
+def test_a_shard_belongs_to_the_split_that_is_a_word_of_its_name(tmp_path, name, split):
+    tokens = np.arange(9, dtype=np.uint16)
+    if name.endswith('.npy'):
+        np.save(tmp_path / name, tokens)
+    else:
+        bin_shard(tmp_path / name, tokens.tolist())
+    other = {'train': 'val', 'val': 'train'}[split]
+    assert data.split_of(name) == data.split_of(f'some_{other}/{name}') == split  # folders don't count
+    assert data.Split(str(tmp_path), split, 8, 1000).n_tokens == 9
+    with pytest.raises(UserError, match=f'has no {other} shards'):
+        data.Split(str(tmp_path), other, 8, 1000)
+
+
+@pytest.mark.parametrize('name, has', [
+    ('train_val_0.bin', 'both'), ('val-of-train.npy', 'both'), ('pretrain_0.bin', 'neither'), ('validation_0.bin', 'neither'),
+    ('tokens.npy', 'neither'), ('trainval_0.bin', 'neither')])
+def test_a_shard_of_both_splits_or_of_neither_is_refused_by_name(tmp_path, name, has):
+    folder_of(tmp_path, [50])
+    bin_shard(tmp_path / 'x_val_000000.bin', [1] * 50)
+    (tmp_path / name).write_bytes(b'')
+    for split in ('train', 'val'):
+        with pytest.raises(UserError, match=f'{re.escape(name)}: .*has {has}: rename it'):
+            data.Split(str(tmp_path), split, 8, 1000)
+
+
+def test_hidden_files_and_files_of_other_kinds_are_no_shards(tmp_path):
+    folder_of(tmp_path, [50])
+    for name in ('._x_train_000000.bin', '.lock', 'x_train_000001.bin.tmp', 'train.txt', 'x_train_000002.bin.part'):
+        (tmp_path / name).write_bytes(b'Mac OS X')
+    assert data.Split(str(tmp_path), 'train', 8, 1000).n_tokens == 50
+
+
+META = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256, 'complete': False,
+        'options': {'sample': '10BT', 'source': ['my texts/*.txt'], 'pretokenized': '', 'shard_tokens': 20, 'max_tokens': 0}}
+
+
+@pytest.mark.parametrize('value', [False, 0, None, 'no'])
+def test_a_folder_that_is_not_complete_is_refused_with_the_command_that_completes_it(tmp_path, value):
+    folder_of(tmp_path, [50])
+    (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': value}))
+    with pytest.raises(UserError, match=r'is not complete; finish it with: python prepare_fineweb\.py --sample=10BT') as error:
+        data.Split(str(tmp_path), 'train', 8, 1000)
+    assert f"--source 'my texts/*.txt' --shard_tokens=20 --out={tmp_path}" in str(error.value)
+    (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True}))
+    assert data.Split(str(tmp_path), 'train', 8, 1000).n_tokens == 50
+
+
+def test_a_shard_that_meta_json_lists_and_that_is_not_there_is_named(tmp_path):
+    folder_of(tmp_path, [50, 50])
+    shards = [{'file': f'x_train_{i:06d}.bin', 'tokens': 50} for i in range(3)]
+    (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True, 'shards': shards}))
+    with pytest.raises(UserError, match=r'x_train_000002\.bin, which its meta\.json lists, is missing.*prepare_fineweb'):
+        data.Split(str(tmp_path), 'train', 8, 1000)
+
+
+def test_train_refuses_an_incomplete_folder_and_makes_no_run(tmp_path, tiny, monkeypatch):
+    import train  # here: the other tests need no torch
+
+    folder = next(flag for flag in tiny if flag.startswith('--data_dir=')).partition('=')[2]
+    shutil.copytree(folder, tmp_path / 'data')
+    (tmp_path / 'data' / 'meta.json').write_text(json.dumps(META))
+    flags = [*tiny, f'--data_dir={tmp_path}/data', f'--out_dir={tmp_path}/run']
+    monkeypatch.setattr(sys, 'argv', ['train.py', *flags])
+    with pytest.raises(UserError, match='is not complete; finish it with: python'):
+        train.main()
+    assert not list(tmp_path.glob('run/*.pt'))
+
+
+def test_a_fingerprint_tells_data_apart_and_stays_when_it_moves(tmp_path):
+    one = tmp_path / 'one'
+    one.mkdir()
+    folder_of(one, [300, 400_000, 400_000])
+    bin_shard(one / 'x_val_000000.bin', range(1000))
+    found = data.fingerprint(str(one))
+    assert found['train']['tokens'] == 800_300 and found['val']['tokens'] == 1000
+    assert all(re.fullmatch('[0-9a-f]{64}', found[split]['sha256']) for split in ('train', 'val'))
+    assert json.loads(json.dumps(found)) == found
+    shutil.copytree(one, tmp_path / 'two')
+    assert data.fingerprint(f'{tmp_path}/two/') == found
+
+    def changed(shard, token):
+        path = tmp_path / 'two' / f'x_train_{shard:06d}.bin'
+        raw = bytearray(path.read_bytes())
+        raw[1024 + 2 * token] ^= 1
+        path.write_bytes(raw)
+        now = data.fingerprint(str(tmp_path / 'two'))
+        raw[1024 + 2 * token] ^= 1
+        path.write_bytes(raw)
+        return now != found
+
+    # the first megabyte of a split, over its shards, and no more
+    assert changed(0, 0) and changed(1, 0) and changed(2, 2**19 - 400_300 - 1)
+    assert not changed(2, 2**19 - 400_300)
+    bin_shard(tmp_path / 'two' / 'x_train_000003.bin', [1])
+    assert data.fingerprint(str(tmp_path / 'two'))['train']['tokens'] == 800_301
+
+
+def test_a_fingerprint_is_the_same_for_bin_and_npy(tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+    for split in ('train', 'val'):
+        bin_shard(tmp_path / 'a' / f'{split}_0.bin', range(700))
+        np.save(tmp_path / 'b' / f'{split}_0.npy', np.arange(700, dtype=np.uint16))
+    assert data.fingerprint(str(tmp_path / 'a')) == data.fingerprint(str(tmp_path / 'b'))
+
+
 # reading
 
 
@@ -223,6 +383,54 @@ def test_a_shard_that_shrinks_under_a_run_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:1100])
     with pytest.raises(UserError, match=r'x_train_000000\.bin has become shorter'):
         split.read(np.arange(split.n_sequences))
+
+
+@pytest.mark.parametrize('most', [1, 7, 100])
+def test_a_read_that_gives_less_than_was_asked_for_goes_on(tmp_path, monkeypatch, most):
+    wanted = sequences_of(folder_of(tmp_path, [100, 100]), 8)
+    split = data.Split(str(tmp_path), 'train', 8, 1000)
+
+    class Slow:
+        """A file of a network file system."""
+
+        def __init__(self, *args, **kwargs):
+            self.file = builtins.open(*args, **kwargs)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *args):
+            self.file.close()
+
+        def seek(self, at):
+            return self.file.seek(at)
+
+        def readinto(self, buffer):
+            return self.file.readinto(memoryview(buffer).cast('B')[:most])
+
+    monkeypatch.setattr(data, 'open', Slow, raising=False)
+    assert split.read(np.arange(split.n_sequences)).tolist() == wanted
+
+
+@pytest.mark.parametrize('flags, shuffle, seed', [((), None, 1337), (('--seed=7', '--shuffle=True'), True, 7),
+                                                  (('--shuffle=False',), False, 1337)])
+def test_a_run_reads_its_data_in_the_order_of_its_seed(tmp_path, tiny, monkeypatch, flags, shuffle, seed):
+    import train
+    from config import TrainConfig
+
+    calls = []
+    get_batch = data.Split.get_batch
+
+    def spy(self, step, sequences_per_step, rows, shuffle, seed):
+        calls.append((step, shuffle, seed))
+        return get_batch(self, step, sequences_per_step, rows, shuffle, seed)
+
+    monkeypatch.setattr(data.Split, 'get_batch', spy)
+    short = ['--n_stages=1', '--growth_steps=2', '--continual_steps=0', '--hellaswag_interval=0']
+    monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, *short, *flags, f'--out_dir={tmp_path}/run'])
+    train.main()
+    shuffle = TrainConfig().shuffle if shuffle is None else shuffle
+    assert {step for step, _, _ in calls} == {0, 1} and {call[1:] for call in calls} == {(shuffle, seed)}
 
 
 @pytest.mark.parametrize('lengths, split, message', [
