@@ -1,53 +1,49 @@
 """
 FineWeb-Edu, or your own files, to token shards: on all cores, in bounded memory, resumable, exact.
 
-    python prepare_fineweb.py                                      # sample-10BT from the Hub to data/edu_fineweb10B
-    python prepare_fineweb.py --max_tokens=1_000_000_000           # only its first 1B tokens
-    python prepare_fineweb.py --source texts --out=data/mine       # your own files: a folder, files or 'x/*.parquet'
-    python prepare_fineweb.py --source book.txt --val_tokens=20_000 --out=data/book      # a small corpus
-    python prepare_fineweb.py --pretokenized                       # shards that are ready on the Hub: no tokenizing
+    python prepare_fineweb.py                                 # sample-10BT to data/edu_fineweb10B
+    python prepare_fineweb.py --max_tokens=1_000_000_000      # only its first 1B tokens
+    python prepare_fineweb.py --source texts --out=data/mine  # your own: a folder, files, or 'x/*.parquet'
+    python prepare_fineweb.py --source book.txt --val_tokens=20_000 --out=data/book        # a small corpus
+    python prepare_fineweb.py --pretokenized                  # ready shards from the Hub: no tokenizing
 
-sample-10BT is 14 parquet files of 2 GB, downloaded one ahead and deleted once their tokens are in shards; its 10B
-tokens become 100 shards of 200 MB. Every document is the end-of-text token followed by encode_ordinary(text), and the
-shards in their order are the documents in theirs: a document goes on in the next shard where one is full. The bytes
-don't depend on the number of workers.
+sample-10BT is 14 parquet files of 2 GB, downloaded one ahead and deleted once their tokens are in shards; its
+10B tokens become 100 shards of 200 MB. Every document is the end-of-text token followed by
+encode_ordinary(text), and the shards in their order are the documents in theirs: a document goes on in the
+next shard where one is full. The bytes don't depend on the number of workers.
 
-The first shard is for validation. A corpus that isn't much larger than a shard takes --val_tokens=N instead: documents
-that hold about N tokens, spread evenly over the source, become the validation shard, and the others train. Where the
-source is a few text files, pieces of them count as documents.
+The first shard is for validation. A corpus that isn't much larger than a shard takes --val_tokens=N instead:
+documents that hold about N tokens, spread evenly over the source, become the validation shard, and the others
+train. Where the source is a few text files, pieces of them count as documents.
 
-Killed at any moment, the same command goes on after the last finished shard (meta.json says where in the source that
-is) and ends in the same bytes. A folder made with other options is refused, and so is one that another process is in.
+Killed at any moment, the same command goes on after the last finished shard (meta.json says where in the
+source that is) and ends in the same bytes. A folder made with other options is refused, and so is one that
+another process is in.
 
-Threads do the tokenizing, not processes: tiktoken works outside the GIL, so nothing is pickled, nothing is started
-anew, and the memory is that of one process. dev/bench_prepare.py measures it.
+sources.py reads the files, documents.py tokenizes them by threads. dev/bench_prepare.py measures it.
 """
 
 import argparse
 import collections
-import concurrent.futures
 import contextlib
 import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass, field
 
 import numpy as np
 
+import documents
 import sources
 from common import UserError, locked, run_main
 from data import get_tokenizer, read_meta, shard_layout, split_of, write_meta, write_shard
 
 FINEWEB = 'HuggingFaceFW/fineweb-edu'
 PRETOKENIZED = 'kjj0/finewebedu10B-gpt2'
-EOT = '<|endoftext|>'
 # what decides the bytes
 OPTIONS = ('sample', 'source', 'pretokenized', 'tokenizer', 'shard_tokens', 'max_tokens', 'val_tokens')
 BYTES_PER_TOKEN = {'gpt2': 4.2, 'bytes': 1}  # of English, for estimates
 FEW_FILES = 32  # text files up to here are held out in pieces, more of them whole
-PATIENCE = 10  # seconds that tiktoken may take over some documents before the longest word is named
-LONG_WORD = 10_000  # characters from which on a word takes seconds: tiktoken's time grows with their square
 
 
 def main():
@@ -55,30 +51,38 @@ def main():
     try:
         prepare(args)
     except KeyboardInterrupt:
-        print('\nstopped; the same command goes on after the last finished shard', file=sys.stderr, flush=True)
+        text = '\nstopped; the same command goes on after the last finished shard'
+        print(text, file=sys.stderr, flush=True)
         raise  # run_main ends the process by the signal, at once: tiktoken's threads may have minutes to go
 
 
 def parse_arguments():
     """The command line. Raises UserError for options that don't go together."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     add = parser.add_argument
     add('--sample', default='10BT', choices=('10BT', '100BT', '350BT'),
         help="which sample of the Hub's FineWeb-Edu; default: 10BT")
     add('--source', nargs='+', action='extend', default=[], metavar='PATH',
-        help="local files instead, folders of them, or patterns: .parquet (column text), .jsonl, .ndjson or .json "
-        '(key text), .txt or .md (a file is a document), all but .parquet also .gz or .zst; in sorted order')
+        help='local files instead, folders of them, or patterns: .parquet (column text), .jsonl, .ndjson or '
+        '.json (key text), .txt or .md (a file is a document), all but .parquet also .gz or .zst')
     add('--pretokenized', nargs='?', const=PRETOKENIZED, default='', metavar='DATASET',
-        help='ready shards of this layout from this dataset on the Hub instead; without a name: ' + PRETOKENIZED)
-    add('--out', default='', metavar='DIR', help='folder of the shards; default: data/edu_fineweb10B, by the sample')
+        help=f'ready shards of this dataset on the Hub instead; without a name: {PRETOKENIZED}')
+    add('--out', default='', metavar='DIR',
+        help='folder of the shards; default: data/edu_fineweb10B, by the sample')
     add('--tokenizer', default='gpt2', choices=('gpt2', 'bytes'), help='default: gpt2')
     add('--shard_tokens', type=int, default=100_000_000, metavar='N',
         help='tokens per shard, 2 bytes each; default: 100M')
-    add('--val_tokens', type=int, default=0, metavar='N', help='hold out documents of about N tokens for validation, '
-        'evenly over the source; default 0: the first shard')
-    add('--max_tokens', type=int, default=0, metavar='N', help='stop after N tokens in all, validation included '
-        '(with --pretokenized: whole shards, at least two); default 0: the whole source')
-    add('--workers', type=int, default=count_cores(), metavar='N', help='threads that tokenize; default: all cores')
+    add('--val_tokens', type=int, default=0, metavar='N',
+        help='hold out documents of about N tokens for validation, evenly over the source; default 0: the '
+             'first '
+        'shard')
+    add('--max_tokens', type=int, default=0, metavar='N',
+        help='stop after N tokens in all, validation included (with --pretokenized: whole shards, at least '
+             'two); '
+        'default 0: the whole source')
+    add('--workers', type=int, default=count_cores(), metavar='N',
+        help='threads that tokenize; default: all cores')
     add('--keep', action='store_true',
         help="keep the Hub's parquet files in DIR/hub; default: each is deleted once done")
     args = parser.parse_args()
@@ -103,19 +107,20 @@ def check_arguments(args):
         raise UserError('--source needs --out, the folder to make')
     as_it_is = (args.tokenizer, args.shard_tokens, args.val_tokens) == ('gpt2', 100_000_000, 0)
     if args.pretokenized and not as_it_is:
-        raise UserError('--pretokenized takes the shards as they are: leave out --tokenizer, --shard_tokens and '
-                        '--val_tokens')
+        raise UserError('--pretokenized takes the shards as they are: leave out --tokenizer, --shard_tokens '
+                        'and --val_tokens')
     if not 2 <= args.shard_tokens < 2**31:
         raise UserError(f'--shard_tokens must be from 2 to {2**31 - 1}, not {args.shard_tokens}')
     if args.max_tokens < 0 or args.workers < 1:
         raise UserError('--max_tokens must be at least 0 and --workers at least 1')
     if not 0 <= args.val_tokens <= args.shard_tokens:
-        raise UserError(f'--val_tokens must be from 0 to --shard_tokens={args.shard_tokens}, not {args.val_tokens}')
+        raise UserError(f'--val_tokens must be from 0 to --shard_tokens={args.shard_tokens}, not '
+                        f'{args.val_tokens}')
     if args.max_tokens and not args.pretokenized and args.max_tokens <= for_validation(args):
         what = f'is all for validation (--val_tokens={args.val_tokens}): choose fewer'
         if not args.val_tokens:
-            what = (f'fit in the first shard of {args.shard_tokens}, which is for validation: choose a smaller '
-                    '--shard_tokens, or --val_tokens=N')
+            what = (f'fit in the first shard of {args.shard_tokens}, which is for validation: choose a '
+                    'smaller --shard_tokens, or --val_tokens=N')
         raise UserError(f'--max_tokens={args.max_tokens} {what}, so that there is something to train on')
 
 
@@ -156,16 +161,19 @@ def prepare(args):
 
 
 def read_folder(args) -> tuple[dict | None, str]:
-    """(meta.json as found in the folder, cut back to its valid shards; the name of the first one that isn't, or '').
+    """(meta.json as found in the folder, cut back to its valid shards; the name of the first one that isn't,
+    or '').
 
-    (None, '') if there is nothing yet that other options couldn't replace. Raises UserError if the folder was made
-    with other options or from other files, or holds shards of someone else's.
+    (None, '') if there is nothing yet that other options couldn't replace. Raises UserError if the folder was
+    made with other options or from other files, or holds shards of someone else's.
     """
     there = []
     if os.path.exists(args.out):
         if not os.path.isdir(args.out):
             raise UserError(f'{args.out} is a file: choose another --out')
-        there = [name for name in os.listdir(args.out) if name.endswith(('.bin', '.npy'))]
+        for name in os.listdir(args.out):
+            if name.endswith(('.bin', '.npy')) and not name.startswith('.'):
+                there.append(name)
     meta = read_meta(args.out)
     has_meta = os.path.exists(os.path.join(args.out, 'meta.json'))
     if not is_ours(meta) and (there or has_meta):
@@ -176,8 +184,8 @@ def read_folder(args) -> tuple[dict | None, str]:
         old = meta['options'].get(name, 0)  # older folders don't know --val_tokens
         new = getattr(args, name)
         if old != new:
-            raise UserError(f'{args.out} was made with --{name}={old}, not {new}: go on with the same options, or '
-                            'choose another --out')
+            raise UserError(f'{args.out} was made with --{name}={old}, not {new}: go on with the same '
+                            'options, or choose another --out')
     damaged = cut_back(args, meta)
     if args.source and meta['complete']:
         check_unchanged(args, meta)
@@ -187,18 +195,28 @@ def read_folder(args) -> tuple[dict | None, str]:
 def is_ours(meta: dict) -> bool:
     """Whether a meta.json is one that this script wrote."""
     types = {'options': dict, 'complete': bool, 'sources': list, 'shards': list, 'revision': str}
-    for name, kind in types.items():
-        if type(meta.get(name)) is not kind:
-            return False
+    if not has_types(meta, types):
+        return False
     for entry in meta['sources']:
-        if type(entry) is not dict or type(entry.get('file')) is not str or type(entry.get('bytes')) is not int:
+        if not has_types(entry, {'file': str, 'bytes': int}):
             return False
-    # of the shards read_meta has checked the names
-    return all(type(shard.get('tokens')) is int for shard in meta['shards'])
+    of_shard = {'file': str, 'tokens': int, 'documents': int}
+    for number, shard in enumerate(meta['shards']):
+        if meta['options'].get('val_tokens') and number:
+            of_shard = {**of_shard, 'next': list, 'held_out': int, 'progress': float}
+        if not has_types(shard, of_shard):
+            return False
+    return True
+
+
+def has_types(entry, types: dict) -> bool:
+    """Whether a JSON value is an object with keys of these types."""
+    return type(entry) is dict and all(type(entry.get(name)) is kind for name, kind in types.items())
 
 
 def cut_back(args, meta: dict) -> str:
-    """Take the first shard that is missing or damaged, and those after it, out of meta.json; its name, or ''."""
+    """Take the first shard that is missing or damaged, and those after it, out of meta.json; its name, or
+    ''."""
     shards = meta['shards']
     for i, shard in enumerate(shards):
         n_tokens = shard['tokens']
@@ -223,17 +241,15 @@ def is_shard(path: str, n_tokens: int, or_more: bool = False) -> bool:
 
 
 def check_unchanged(args, meta: dict):
-    """Raises UserError if a source of a complete folder has changed, or has come since; those that are gone may be."""
-    known = {entry['file']: entry for entry in meta['sources']}
-    try:
-        files = local_files(args.source)
-    except UserError:  # all are gone
-        return
-    for entry in files:
-        if entry['file'] not in known:
-            raise UserError(f'{args.out} is complete without {entry["file"]}: choose another --out')
-        if entry != known[entry['file']]:
-            raise UserError(f'{entry["file"]} has changed since {args.out} was begun: choose another --out')
+    """Raises UserError if a source of a complete folder has changed, or has come since; those that are gone
+    may be."""
+    known = {entry['file']: entry['bytes'] for entry in meta['sources']}
+    for pattern in args.source:
+        for path in sources.matches(pattern):
+            if path not in known:
+                raise UserError(f'{args.out} is complete without {path}: choose another --out')
+            if os.path.getsize(path) != known[path]:
+                raise UserError(f'{path} has changed since {args.out} was begun: choose another --out')
 
 
 def go_on(args, meta: dict) -> dict:
@@ -248,18 +264,22 @@ def go_on(args, meta: dict) -> dict:
     used = source + (document + offset > 0)
     for i in range(used):
         if files[i : i + 1] != meta['sources'][i : i + 1]:
-            raise UserError(f'{meta["sources"][i]["file"]} has changed since {args.out} was begun, or is gone: '
-                            'choose another --out')
+            name = meta['sources'][i]['file']
+            raise UserError(f'{name} has changed since {args.out} was begun, or is gone: choose another '
+                            '--out')
     return {**meta, 'sources': files}
 
 
 def next_position(meta: dict) -> list:
     """Where in the sources the next shard begins: [file, document, token of the document's]."""
-    return meta['shards'][-1]['next'] if meta['shards'] else [0, 0, 0]
+    if not meta['shards']:
+        return [0, 0, 0]
+    return meta['shards'][-1]['next']
 
 
 def new_meta(args) -> dict:
-    """The meta.json of a folder to begin. Raises UserError if the source isn't there, or leaves nothing to train on."""
+    """The meta.json of a folder to begin. Raises UserError if the source isn't there, or leaves nothing to
+    train on."""
     enc = get_tokenizer(args.tokenizer)
     revision = ''
     if args.source:
@@ -283,7 +303,8 @@ def local_files(patterns: list[str]) -> list[dict]:
 
 
 def check_size(args, files: list[dict]):
-    """Raises UserError if the source can't hold more tokens than validation takes: before hours of work, not after."""
+    """Raises UserError if the source can't hold more tokens than validation takes: before hours of work, not
+    after."""
     limit = for_validation(args)
     most = 0
     for entry in files:
@@ -293,23 +314,29 @@ def check_size(args, files: list[dict]):
     raise too_small(args, f'at most {most:,}' if most else '0')
 
 
-def too_small(args, n_tokens: str) -> UserError:
-    """What to say, and to do, about a source that is used up by validation."""
-    if args.val_tokens:
-        return UserError(f'the source holds {n_tokens} tokens, and --val_tokens={args.val_tokens} leaves nothing to '
-                         'train on: choose fewer')
-    return UserError(f'the source holds {n_tokens} tokens, and the first {args.shard_tokens:,} are for validation: '
-                     'choose a smaller --shard_tokens, so that there is something to train on, or hold out documents '
-                     'from all over the source with --val_tokens=N')
+def too_small(args, n_tokens: str, n_held_out: int = 1) -> UserError:
+    """What to say, and to do, about a source of which nothing is left for training, or nothing for
+    validation."""
+    text = f'the source holds {n_tokens} tokens, '
+    if not n_held_out:
+        text += ('all in its first document, so that --val_tokens finds none to hold out: leave it out, and '
+                 'choose a smaller --shard_tokens; the first shard is for validation then')
+    elif args.val_tokens:
+        text += f'and --val_tokens={args.val_tokens} leaves nothing to train on: choose fewer'
+    else:
+        text += (f'and the first {args.shard_tokens:,} are for validation: choose a smaller '
+                 '--shard_tokens, so that there is something to train on, or hold out documents from all '
+                 'over the source with --val_tokens=N')
+    return UserError(text)
 
 
 def piece_size(args, files: list[dict]) -> int:
-    """Characters of a text file that are held out, or not, together: about a 16th of --val_tokens where the files are
-    few, else whole files or large parts of them."""
+    """Characters, at least, of a text file that are held out, or not, together: so that they are about a 16th
+    of --val_tokens where the files are few, else whole files or large parts of them."""
     if not args.val_tokens or len(files) > FEW_FILES:
         return sources.CHUNK
     wanted = int(args.val_tokens * BYTES_PER_TOKEN[args.tokenizer] / 16)
-    return max(1, min(sources.CHUNK, wanted))
+    return max(1, min(sources.CHUNK, wanted // 2))  # a piece has up to twice as many
 
 
 def save(args, meta: dict):
@@ -328,8 +355,9 @@ def full_disk_named(meta: dict):
     try:
         yield
     except UserError as error:
-        raise UserError(f'{error}; {len(meta["shards"])} finished shards are kept: make room, then run the same '
-                        'command again') from None
+        n_shards = len(meta['shards'])
+        raise UserError(f'{error}; {n_shards} finished shards are kept: make room, then run the same command '
+                        'again') from None
 
 
 def needs(args, meta: dict) -> str:
@@ -360,8 +388,9 @@ def needs(args, meta: dict) -> str:
     text += f'; needs about {need / 1e9:.2f} GB of disk, {args.out} has {free / 1e9:.2f} GB free'
     if need > free:
         text += ': NOT ENOUGH, it will stop when the disk is full'
-    if args.source and tokens < for_validation(args):
-        text += f'; PERHAPS TOO SMALL: about {tokens:,.0f} tokens, the first {for_validation(args):,} for validation'
+    val_tokens = for_validation(args)
+    if args.source and tokens < val_tokens:
+        text += f'; PERHAPS TOO SMALL: about {tokens:,.0f} tokens, and {val_tokens:,} are for validation'
     return text
 
 
@@ -388,7 +417,8 @@ def summary(args, meta: dict) -> str:
             f'({meta["tokens"]["val"]:,} of them for validation)')
     last = shards[-1]
     if not args.pretokenized and last['tokens'] < args.shard_tokens:
-        text += f'; the last shard, {last["file"]}, is partial: {last["tokens"]:,} of {args.shard_tokens:,} tokens'
+        text += (f'; the last shard, {last["file"]}, is partial: {last["tokens"]:,} of {args.shard_tokens:,} '
+                 'tokens')
     return text
 
 
@@ -400,155 +430,30 @@ def progress_bar(done: int, expected: int | None):
                 mininterval=0.5 if sys.stderr.isatty() else 30)
 
 
-# tokenizing
-
-
-@dataclass
-class Chunk:
-    """Documents that follow each other in one file, to be tokenized in one call; or one piece of a text file."""
-
-    source: int  # number of the file
-    path: str
-    document: int  # number of the first document, or of the piece
-    texts: list[str] = field(default_factory=list)
-    progress: list[float] = field(default_factory=list)  # share of the whole source that is read after each text
-
-    @property
-    def begins(self) -> bool:
-        """Whether documents begin here: a text file is one document, though it is read in numbered pieces."""
-        return self.document == 0 or sources.file_format(self.path)[0] != 'text'
-
-
-@dataclass
-class Document:
-    """The tokens of one document (of one piece of a text file), end-of-text first."""
-
-    tokens: np.ndarray
-    source: int
-    number: int
-    progress: float
-    offset: int = 0  # of the first token that isn't in a finished shard yet
-
-    def position(self, at: int) -> list:
-        """Where its token number `at` is, or the document after it: [file, document, token of the document's]."""
-        if at == len(self.tokens):
-            return [self.source, self.number + 1, 0]
-        return [self.source, self.number, at]
-
-
 def make_shards(args, meta: dict):
-    """Tokenize the sources after the last finished shard into further ones; meta.json is brought up with each."""
+    """Tokenize the sources after the last finished shard into further ones; meta.json is brought up with
+    each."""
     enc = get_tokenizer(args.tokenizer)
     writer = ShardWriter(args, meta)
     source, document, offset = next_position(meta)
-    paths = [entry['file'] for entry in meta['sources'][source:]]
-    if not args.source:
-        paths = sources.one_ahead(lambda entry: download(args, meta, entry), meta['sources'][source:])
-    pool = concurrent.futures.ThreadPoolExecutor(args.workers)
-    try:
-        with progress_bar(writer.total, None) as bar:
-            work = read_chunks(meta, paths, source, document, bool(args.val_tokens))
-            for chunk, tokens in in_order(pool, lambda chunk: encode(enc, chunk), work, 32 * args.workers):
-                for found in split_documents(chunk, tokens, enc.eot_token):
-                    found.offset, offset = offset, 0  # the first tokens of the first one are in a finished shard
-                    writer.add(found)
-                bar.update(writer.total - bar.n)
-                bar.total = int(min(writer.limit, max(bar.n, bar.n / max(chunk.progress[-1], 1e-9))))
-                if writer.total >= writer.limit:
-                    break
-    finally:
-        # without waiting: a thread may be busy with a long word while an error waits to be said
-        pool.shutdown(wait=False, cancel_futures=True)
-    writer.close()
-
-
-def read_chunks(meta: dict, paths, first: int, document: int, exact: bool):
-    """The texts of the files, which are those from number `first` on, in groups of CHUNK characters or somewhat more.
-
-    It begins with the number `document` of the first file's. exact: see sources.read.
-    """
+    left = meta['sources'][source:]
+    if args.source:
+        paths = [entry['file'] for entry in left]
+    else:
+        paths = sources.one_ahead(lambda entry: download(args, meta, entry), left)
     sizes = [entry['bytes'] for entry in meta['sources']]
-    whole = max(1, sum(sizes))
-    for source, path in enumerate(paths, first):
-        before = sum(sizes[:source])
-        is_text = sources.file_format(path)[0] == 'text'
-        chunk = Chunk(source, path, document)
-        size = 0
-        for text, share in sources.read(path, document, exact, meta.get('piece', sources.CHUNK)):
-            chunk.texts.append(text)
-            chunk.progress.append((before + share * sizes[source]) / whole)
-            size += len(text)
-            if size >= sources.CHUNK or is_text:
-                yield chunk
-                chunk = Chunk(source, path, chunk.document + len(chunk.texts))
-                size = 0
-        if chunk.texts:
-            yield chunk
-        document = 0
-
-
-def in_order(pool, function, items, ahead: int):
-    """(item, function(item)) in the items' order, computed by the pool; never more than `ahead` items are in hand."""
-    pending = collections.deque()
-    for item in items:
-        pending.append((item, pool.submit(function, item)))
-        if len(pending) == ahead:
-            yield wait_for(*pending.popleft())
-    while pending:
-        yield wait_for(*pending.popleft())
-
-
-def wait_for(chunk: Chunk, future) -> tuple:
-    """(chunk, its tokens) once they are there. Names the document with the longest word if that takes long."""
-    done, _ = concurrent.futures.wait([future], PATIENCE)
-    if not done:
-        document, length = longest_word(chunk)
-        if length >= LONG_WORD:
-            print(f'\n{chunk.path}, document {document}: tiktoken takes long over a word of {length:,} characters '
-                  '(minutes from 1,000,000 on); Ctrl-C stops', file=sys.stderr, flush=True)
-    return chunk, future.result()
-
-
-def longest_word(chunk: Chunk) -> tuple[int, int]:
-    """(number of a chunk's document, length) of the longest run of letters, digits, spaces or other characters."""
-    found = (chunk.document, 0)
-    for number, text in enumerate(chunk.texts, chunk.document):
-        for word in re.finditer(r'[^\W\d_]+|\d+|\s+|[^\w\s]+|_+', text):
-            length = word.end() - word.start()
-            if length > found[1]:
-                found = (number, length)
-    return found
-
-
-def encode(enc, chunk: Chunk) -> np.ndarray:
-    """A chunk's tokens, uint16: end-of-text, then encode_ordinary(text), for each document."""
-    text = EOT.join(chunk.texts)
-    n_marks = len(chunk.texts) - 1
-    if chunk.begins:
-        text = EOT + text
-        n_marks += 1
-    if text.count(EOT) == n_marks:  # else a document holds it, as ordinary text
-        with contextlib.suppress(BaseException):  # whatever it is, going one by one finds the document
-            return enc.encode_to_numpy(text, allowed_special='all').astype(np.uint16)
-    tokens = []
-    for number, text in enumerate(chunk.texts, chunk.document):
-        if chunk.begins:
-            tokens.append(enc.eot_token)
-        try:
-            tokens += enc.encode_ordinary(text)
-        except BaseException as error:  # tiktoken's panics are no Exception; a million line breaks are one cause
-            raise UserError(f'{chunk.path}, document {number}: tiktoken fails on it ({error})') from None
-    return np.array(tokens, np.uint16)
-
-
-def split_documents(chunk: Chunk, tokens: np.ndarray, eot: int):
-    """The documents of a chunk's tokens."""
-    starts = [0]
-    if chunk.begins:
-        starts = np.flatnonzero(tokens == eot).tolist()
-    ends = [*starts[1:], len(tokens)]
-    for i, (start, end) in enumerate(zip(starts, ends)):
-        yield Document(tokens[start:end], chunk.source, chunk.document + i, chunk.progress[i])
+    exact = bool(args.val_tokens)  # what is held out depends on how far the source is read
+    chunks = documents.read_chunks(paths, sizes, source, document, exact, meta.get('piece', 0))
+    with progress_bar(writer.total, None) as bar, \
+            contextlib.closing(documents.tokenize(chunks, enc, args.workers)) as found:
+        for document in found:
+            writer.add(document, offset)
+            offset = 0  # only the first document may have tokens in a finished shard
+            bar.update(writer.total - bar.n)
+            bar.total = int(min(writer.limit, max(bar.n, bar.n / max(document.progress, 1e-9))))
+            if writer.total >= writer.limit:
+                break
+    writer.close()
 
 
 # shards
@@ -557,9 +462,9 @@ def split_documents(chunk: Chunk, tokens: np.ndarray, eot: int):
 class ShardWriter:
     """Takes the documents in order, writes a shard whenever one is full, and brings meta.json up with each.
 
-    With --val_tokens two streams fill side by side: the training shards, and the held-out documents, which are written
-    anew with each training shard. Each shard's entry says how many tokens were held out by then, so that a later run
-    begins where this one stood.
+    With --val_tokens two streams fill side by side: the training shards, and the held-out documents, which
+    are written anew with each training shard. Each shard's entry says how many tokens were held out by then,
+    and of what share of the source, so that a later run begins where this one stood.
     """
 
     def __init__(self, args, meta: dict):
@@ -570,10 +475,12 @@ class ShardWriter:
         self.fill = 0  # tokens in the buffer
         self.held_out = []  # arrays of tokens
         self.n_held_out = 0
+        self.progress = 0.0  # share of the source that is taken
         shards = meta['shards']
         if args.val_tokens and shards:
             path = os.path.join(args.out, shards[0]['file'])
             self.n_held_out = shards[-1]['held_out']
+            self.progress = shards[-1]['progress']
             offset, _ = shard_layout(path)
             self.held_out.append(np.fromfile(path, np.uint16, self.n_held_out, offset=offset))
             shards = shards[1:]
@@ -584,12 +491,12 @@ class ShardWriter:
         """Tokens taken so far, those of finished shards included."""
         return self.n_finished + self.fill + self.n_held_out
 
-    def add(self, document: Document):
-        """Take a document, up to --max_tokens in all."""
+    def add(self, document: documents.Document, at: int):
+        """Take a document from its token number `at` on, up to --max_tokens in all."""
         tokens = document.tokens
-        at = document.offset
-        # a document of which a part is in a training shard isn't held out
-        if self.args.val_tokens and at == 0 and self.is_held_out(document):
+        is_held_out = at == 0 and self.is_next_held_out()  # not if a part of it is in a training shard
+        self.progress = document.progress
+        if is_held_out:
             tokens = tokens[: min(len(tokens), self.limit - self.total)]
             self.held_out.append(tokens)
             self.n_held_out += len(tokens)
@@ -602,13 +509,12 @@ class ShardWriter:
             if self.fill == len(self.buffer):
                 self.finish(document.position(at))
 
-    def is_held_out(self, document: Document) -> bool:
-        """Whether it goes to validation: if the share of --val_tokens that is due by its end is nearer with it than
-        without it. A document larger than --val_tokens counts as that large, so that some document is taken."""
-        n = len(document.tokens)
-        progress = max(document.progress, (self.total + n) / self.limit)
-        due = self.args.val_tokens * min(1.0, progress)
-        return self.n_held_out + min(n, self.args.val_tokens) / 2 < due
+    def is_next_held_out(self) -> bool:
+        """Whether the next document goes to validation: as soon as less is held out than the share of
+        --val_tokens that is due by then. Its own length has no say, so that neither long nor short documents
+        are preferred."""
+        due = self.args.val_tokens * max(self.progress, self.total / self.limit)
+        return self.n_held_out < due
 
     def finish(self, position: list):
         """Write the buffer as the next shard; `position` is where in the sources the one after it begins."""
@@ -619,6 +525,7 @@ class ShardWriter:
         entry['next'] = position
         if self.args.val_tokens:
             entry['held_out'] = self.n_held_out
+            entry['progress'] = self.progress
         shards.append(entry)
         self.n_finished += self.fill
         self.fill = 0
@@ -642,25 +549,34 @@ class ShardWriter:
         n_documents = int(np.count_nonzero(tokens == self.meta['eot']))
         return {'file': name, 'tokens': len(tokens), 'documents': n_documents}
 
+    def remove_left_over(self):
+        """Delete what a run before, of a source that was longer then, has left: train.py would read it."""
+        names = {shard['file'] for shard in self.meta['shards']}
+        for name in os.listdir(self.args.out):
+            if re.fullmatch(r'(shard|edufineweb)_(train|val)_\d{6,}\.bin', name) and name not in names:
+                os.remove(os.path.join(self.args.out, name))
+
     def close(self):
-        """Write what is left, and say in meta.json that all is there. Raises UserError if there's nothing to train on."""
+        """Write what is left, and say in meta.json that all is there. Raises UserError if there's nothing to
+        train on."""
         shards = self.meta['shards']
         if self.args.val_tokens:
-            nothing = self.n_finished + self.fill == 0
+            is_enough = self.n_finished + self.fill > 0 and self.n_held_out > 0
         else:
-            nothing = len(shards) + bool(self.fill) < 2
-        if nothing:
-            n_tokens = f'{self.total:,}'
+            is_enough = len(shards) + bool(self.fill) >= 2
+        if not is_enough:
+            error = too_small(self.args, f'{self.total:,}', self.n_held_out)
             # Take back the validation shard, so that the advice can be followed in this folder.
             for shard in shards:
                 os.remove(os.path.join(self.args.out, shard['file']))
             shards.clear()
             save(self.args, self.meta)
-            raise too_small(self.args, n_tokens)
+            raise error
         if self.fill:
             self.finish([len(self.meta['sources']), 0, 0])
         elif self.args.val_tokens:
             self.write_held_out()  # what came after the last full shard
+        self.remove_left_over()
         self.meta['complete'] = True
         save(self.args, self.meta)
 
@@ -684,15 +600,16 @@ def hub_files(args) -> tuple[list[dict], str]:
 
 
 def check_names(repo: str, files: list[dict]):
-    """Raises UserError unless ready shards have names of their own, some for training and some for validation."""
+    """Raises UserError unless ready shards have names of their own, some for training and some for
+    validation."""
     paths = {}
     splits = set()
     for entry in files:
         path = entry['file']
         name = os.path.basename(path)
         if name in paths:
-            raise UserError(f'{repo}: {paths[name]} and {path} would get the same name in one folder; fetch the files '
-                            'yourself and give each a name of its own')
+            raise UserError(f'{repo}: {paths[name]} and {path} would get the same name in one folder; fetch '
+                            'the files yourself and give each a name of its own')
         paths[name] = path
         splits.add(split_of(path))
     if len(splits) < 2:

@@ -1,5 +1,6 @@
 """
-Documents from files, in order and in bounded memory: parquet, JSON lines, JSON and plain text; and files from the Hub.
+Documents from files, in order and in bounded memory: parquet, JSON lines, JSON and plain text; and files from
+the Hub.
 
     for text, share in sources.read('texts/a.jsonl.gz', 0): ...
 
@@ -29,7 +30,8 @@ from dataclasses import dataclass
 from common import UserError
 
 CHUNK = 100_000  # bytes or characters read at a time
-FORMATS = {'.parquet': 'parquet', '.jsonl': 'lines', '.ndjson': 'lines', '.json': 'json', '.txt': 'text', '.md': 'text'}
+FORMATS = {'.parquet': 'parquet', '.jsonl': 'lines', '.ndjson': 'lines', '.json': 'json', '.txt': 'text',
+           '.md': 'text'}
 COMPRESSIONS = {'.gz': 'gzip', '.zst': 'zstd'}
 DECODER = json.JSONDecoder()
 GAP = re.compile(r'[\s,]*')  # what stands between two objects
@@ -51,30 +53,35 @@ def file_format(path: str) -> tuple[str, str]:
 
 
 def find(patterns: list[str]) -> list[str]:
-    """The files that names, folders and glob patterns stand for: in their order, each pattern's sorted, none twice.
+    """The files that names, folders and glob patterns stand for: in their order, each pattern's sorted, none
+    twice.
 
     Raises UserError for a pattern without a file, or a file that is no source.
     """
     paths = []
     for pattern in patterns:
-        paths += matches(os.path.expanduser(pattern))
+        found = matches(pattern)
+        if not found:
+            raise UserError(f'--source: no file matches {pattern}, or none in it is a source')
+        paths += found
     for path in paths:
         if not file_format(path)[0]:
-            raise UserError(f'{path}: not a source: {", ".join(FORMATS)}, all but the first also with .gz or .zst')
+            endings = ', '.join(FORMATS)
+            raise UserError(f'{path}: not a source: {endings}, all but the first also with .gz or .zst')
     return list(dict.fromkeys(paths))
 
 
 def matches(pattern: str) -> list[str]:
-    """The files that one pattern stands for, sorted. A pattern that matches files and folders means the files."""
+    """The files that one pattern stands for, sorted. A pattern that matches files and folders means the
+    files."""
+    pattern = os.path.expanduser(pattern)
     if os.path.isfile(pattern):
-        return [pattern]
+        return [pattern]  # a name is meant as it is, though it may hold a * or [
     found = [pattern] if os.path.isdir(pattern) else glob.glob(pattern, recursive=True)
     files = [path for path in found if os.path.isfile(path)]
     if not files:
         for folder in found:
             files += files_below(folder)
-    if not files:
-        raise UserError(f'--source: no file matches {pattern}' + (', or none that is a source' if found else ''))
     return sorted(files)
 
 
@@ -106,8 +113,8 @@ def text_bytes(path: str) -> int:
 
 
 def most_tokens(path: str, limit: int) -> int:
-    """A number of tokens that a file can't exceed, counted no further than `limit`: no token is shorter than a byte,
-    and each document has one more."""
+    """A number of tokens that a file can't exceed, counted no further than `limit`: no token is shorter than
+    a byte, and each document has one more."""
     total = 0
     for text, _ in read(path, 0):
         total += len(text.encode('utf-8', 'surrogatepass')) + 1
@@ -130,15 +137,16 @@ class Stream:
     plain_size: int  # of the uncompressed bytes, 0 where it isn't known
 
     def share(self, consumed: int) -> float:
-        """Share of the file that is read, after `consumed` uncompressed bytes: exact, but for compressed files
-        without a known size."""
+        """Share of the file that is read, after `consumed` uncompressed bytes: exact, but for compressed
+        files without a known size."""
         if self.plain_size:
             return consumed / self.plain_size
         return self.raw.tell() / max(1, self.size)
 
 
 def read(path: str, skip: int, exact: bool = False, piece: int = 0):
-    """(text, share of the file read) of each document after the first `skip` ones; of each piece of a text file.
+    """(text, share of the file read) of each document after the first `skip` ones; of each piece of a text
+    file.
 
     exact: the share of a compressed file, too, is exact, for which it is decompressed once before.
     piece: characters in a piece of a text file, at least; default CHUNK.
@@ -159,7 +167,8 @@ def read(path: str, skip: int, exact: bool = False, piece: int = 0):
         plain_size = size
         if compression:
             plain_size = uncompressed_size(path) if exact else 0
-        readers = {'lines': read_lines, 'json': read_json, 'text': functools.partial(read_text, piece=piece or CHUNK)}
+        readers = {'lines': read_lines, 'json': read_json,
+                   'text': functools.partial(read_text, piece=piece or CHUNK)}
         with open(path, 'rb') as raw:
             stream = Stream(path, uncompressed(raw, compression), raw, size, plain_size)
             for i, (text, consumed) in enumerate(readers[kind](stream)):
@@ -217,7 +226,8 @@ def read_parquet(path: str, skip: int):
 
 
 def open_parquet(path: str):
-    """The open file. Raises UserError if it is no parquet file, or hasn't just one column 'text' of strings."""
+    """The open file. Raises UserError if it is no parquet file, or hasn't just one column 'text' of
+    strings."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -229,8 +239,9 @@ def open_parquet(path: str):
     names = file.schema_arrow.names
     if 'text' not in names:
         raise UserError(f"{path} has no column 'text', only {', '.join(names)}")
-    if names.count('text') > 1:
-        raise UserError(f"{path} has {names.count('text')} columns called 'text': leave one of them this name")
+    n_columns = names.count('text')
+    if n_columns > 1:
+        raise UserError(f"{path} has {n_columns} columns called 'text': leave one of them this name")
     column = file.schema_arrow.field('text').type
     if not is_string(column):
         raise UserError(f"{path}: the column 'text' holds {column}, not strings")
@@ -238,7 +249,8 @@ def open_parquet(path: str):
 
 
 def is_string(kind) -> bool:
-    """Whether an Arrow type holds strings: of 32 or 64 bits, views, dictionaries of them, extensions stored as them."""
+    """Whether an Arrow type holds strings: of 32 or 64 bits, views, dictionaries of them, extensions stored
+    as them."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
@@ -271,20 +283,26 @@ def read_lines(stream: Stream):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:  # the last: brackets nested ten thousand deep
-            raise UserError(f'{where}: not a JSON object with a text ({type(error).__name__}: {error})') from None
+            reason = f'{type(error).__name__}: {error}'
+            raise UserError(f'{where}: not a JSON object with a text ({reason})') from None
         yield text_of(record, where), consumed
 
 
 def read_json(stream: Stream):
-    """(text, bytes consumed) of each object of a JSON file: of its one array, or one after the other, as in JSON lines.
+    """(text, bytes consumed) of each object of a JSON file: of its one array, or one after the other, as in
+    JSON lines.
 
     Holds little more than one object at a time.
     """
     file = io.TextIOWrapper(stream.file, encoding='utf-8-sig', newline='')
     text = file.read(CHUNK)
+    consumed = 0
+    while text.isspace():
+        consumed += len(text)
+        text = file.read(CHUNK)
     is_array = text.lstrip().startswith('[')
     at = text.index('[') + 1 if is_array else 0
-    consumed = len(text[:at].encode())
+    consumed += at
     number = 0
     while True:
         where = f'{stream.path}, document {number}'
@@ -309,7 +327,8 @@ def read_json(stream: Stream):
 
 
 def decode_object(file, text: str, start: int, where: str) -> tuple:
-    """(value, text, start, end) of the JSON value that begins at text[start]; reads on until the value is whole.
+    """(value, text, start, end) of the JSON value that begins at text[start]; reads on until the value is
+    whole.
 
     Raises UserError for what is no JSON, or deeper than Python's own limit.
     """
@@ -321,7 +340,8 @@ def decode_object(file, text: str, start: int, where: str) -> tuple:
             raise UserError(f'{where}: not a JSON object with a text (nested too deep)') from None
         except json.JSONDecodeError as error:
             reason = error
-        # A value that goes on in the next block has its error at the end of this one, or is an unterminated string.
+        # A value that goes on in the next block has its error at the end of this one, or is an unterminated
+        # string.
         goes_on = reason.pos > len(text) - 16 or reason.msg.startswith('Unterminated string')
         more = file.read(max(CHUNK, len(text) - start)) if goes_on else ''
         if not more:
@@ -330,10 +350,11 @@ def decode_object(file, text: str, start: int, where: str) -> tuple:
 
 
 def read_text(stream: Stream, piece: int):
-    """(text, bytes consumed) of a file's pieces of `piece` characters or somewhat more.
+    """(text, bytes consumed) of a file's pieces of `piece` to 2 * piece characters, or more where there is no
+    place.
 
-    They are cut where the tokens don't change: where white space begins. No token of GPT-2's crosses from other
-    characters to white space, and what is left of such a place doesn't depend on what is right of it.
+    They are cut where the tokens don't change: where white space begins. No token of GPT-2's crosses from
+    other characters to white space, and what is left of such a place doesn't depend on what is right of it.
     """
     file = io.TextIOWrapper(stream.file, encoding='utf-8', newline='')
     text = ''
@@ -363,19 +384,21 @@ def hub_errors(what: str):
     try:
         yield
     except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
-        raise UserError(f'{what} could not be fetched from the Hub ({type(error).__name__}: '
-                        f'{str(error).splitlines()[0]}). Run the same command again once the network is there (with '
-                        'HF_TOKEN set if the Hub limits you), or fetch the files elsewhere and name them with '
-                        '--source') from None
+        reason = f'{type(error).__name__}: {str(error).splitlines()[0]}'
+        raise UserError(f'{what} could not be fetched from the Hub ({reason}). Run the same command again '
+                        'once the network is there (with HF_TOKEN set if the Hub limits you), or fetch the '
+                        'files elsewhere and name them with --source') from None
 
 
 def list_hub(repo: str, folder: str | None, endings: tuple) -> tuple[list[dict], str]:
-    """Name and size of each file of a data set on the Hub with one of these endings, sorted; the commit they are of."""
+    """Name and size of each file of a data set on the Hub with one of these endings, sorted; the commit they
+    are of."""
     from huggingface_hub import HfApi
 
     with hub_errors(repo):
-        revision = HfApi().dataset_info(repo).sha
-        tree = list(HfApi().list_repo_tree(repo, folder, recursive=True, revision=revision, repo_type='dataset'))
+        api = HfApi()
+        revision = api.dataset_info(repo).sha
+        tree = list(api.list_repo_tree(repo, folder, recursive=True, revision=revision, repo_type='dataset'))
     files = []
     for entry in tree:
         if entry.path.endswith(endings):

@@ -7,8 +7,10 @@ import http.server
 import json
 import os
 import random
+import re
 import resource
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -22,7 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import common
 import data
+import documents
 import prepare_fineweb
 import sources
 from common import UserError
@@ -219,6 +223,327 @@ def test_meta_json_says_what_is_there(tmp_path, source, monkeypatch, capsys):
     assert f'shard_train_{len(meta["shards"]) - 1:06d}.bin, is partial: {len(wanted) % 4000:,} of 4,000' in last
 
 
+# where documents begin and end
+
+
+def test_a_position_is_that_of_the_token_after_the_shard(tmp_path, monkeypatch):
+    documents = ['x' * 9, 'y' * 9, 'z' * 19, '', 'w' * 8] * 4  # with end-of-text 10, 10, 20, 1 and 9 tokens
+    (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': t}) for t in documents[:10]))
+    (tmp_path / 'b.jsonl').write_text('\n'.join(json.dumps({'text': t}) for t in documents[10:]))
+    prepare(monkeypatch, f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=10', '--tokenizer=bytes')
+    meta = data.read_meta(str(tmp_path / 'out'))
+    found = [shard['next'] for shard in meta['shards'][:-1]]
+    one_round = [[0, 1, 0], [0, 2, 0], [0, 2, 10], [0, 3, 0], [0, 5, 0]]  # at a document's first token: that document
+    again = [[0, n + 5, at] for _, n, at in one_round]
+    second = [[1, n, at] for _, n, at in one_round + again]
+    assert found == (one_round + again + second)[:-1]
+    assert meta['shards'][-1]['next'] in ([1, 10, 0], [2, 0, 0])
+
+
+# held out by documents
+
+
+def documents_in(out, split, eot=256):
+    """The documents of a split, each as a tuple of its tokens."""
+    found = []
+    for path in sorted(Path(out).glob(f'*_{split}_*.bin')):
+        for token in np.fromfile(path, np.uint16, offset=1024).tolist():
+            if token == eot:
+                found.append([])
+            found[-1].append(token)
+    return [tuple(document) for document in found]
+
+
+def tuples(documents, name='bytes'):
+    enc = data.get_tokenizer(name)
+    return [(enc.eot_token, *enc.encode_ordinary(text)) for text in documents]
+
+
+@pytest.fixture(scope='module')
+def articles():
+    """2000 documents of 0 to 399 bytes, each of them another one."""
+    draw = random.Random(4)
+    return [f'{i} ' + 'x' * draw.randrange(395) for i in range(2000)]
+
+
+def write_articles(folder, articles, kind):
+    folder.mkdir()
+    parts = articles[:300], articles[300:1900], articles[1900:]  # files of different sizes
+    for i, part in enumerate(parts):
+        lines = '\n'.join(json.dumps({'text': text}) for text in part)
+        if kind == 'parquet':
+            write_parquet(folder / f'{i}.parquet', part)
+        elif kind == 'jsonl.gz':
+            (folder / f'{i}.jsonl.gz').write_bytes(gzip.compress(lines.encode()))
+        elif kind == 'json':
+            (folder / f'{i}.json').write_text(f'[{",".join(lines.splitlines())}]')
+        else:
+            (folder / f'{i}.{kind}').write_text(lines)
+    return f'--source={folder}'
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'parquet', 'jsonl.gz', 'json'])
+def test_documents_are_held_out_whole_and_evenly_over_the_source(tmp_path, articles, monkeypatch, kind):
+    source = write_articles(tmp_path / 'source', articles, kind)
+    prepare(monkeypatch, source, f'--out={tmp_path}/out', '--val_tokens=20_000', '--tokenizer=bytes')
+    val, train = (documents_in(tmp_path / 'out', split) for split in ('val', 'train'))
+    wanted = tuples(articles)
+    place = {document: i for i, document in enumerate(wanted)}
+    assert sorted([*val, *train], key=place.get) == wanted  # every document, once
+    for split in (val, train):
+        assert split == sorted(split, key=place.get)  # in the order of the source
+    assert sum(map(len, val)) == pytest.approx(20_000, abs=400)
+    tenths = np.histogram([place[document] for document in val], bins=10, range=(0, 2000))[0]
+    assert min(tenths) >= 6 and max(tenths) <= 18, tenths
+    assert sum(map(len, val)) / len(val) == pytest.approx(200, rel=0.2)  # neither the long ones nor the short ones
+    meta = data.read_meta(str(tmp_path / 'out'))
+    assert meta['complete'] and meta['tokens'] == {'val': sum(map(len, val)), 'train': sum(map(len, train))}
+    assert meta['documents'] == {'val': len(val), 'train': len(train)}
+
+
+def test_what_is_held_out_does_not_depend_on_workers_or_chunks(tmp_path, articles, monkeypatch):
+    source = write_articles(tmp_path / 'source', articles, 'jsonl.gz')
+    found = []
+    for i, (chunk, workers) in enumerate([(1, 1), (5000, 7), (10**9, 2)]):
+        monkeypatch.setattr(sources, 'CHUNK', chunk)
+        out = tmp_path / f'out{i}'
+        prepare(monkeypatch, source, f'--out={out}', '--val_tokens=9000', '--shard_tokens=20000', f'--workers={workers}')
+        found.append({name: raw for name, raw in files_of(out).items() if name != 'meta.json'})
+    assert found[0] == found[1] == found[2] and len(found[0]) > 3
+
+
+@pytest.mark.parametrize('limit', [0, 200_000])
+def test_with_held_out_documents_too_it_goes_on_after_any_shard(tmp_path, articles, monkeypatch, limit):
+    monkeypatch.setattr(sources, 'CHUNK', 1000)
+    source = write_articles(tmp_path / 'source', articles, 'jsonl')
+    flags = [source, '--tokenizer=bytes', '--shard_tokens=40961', '--val_tokens=20_000', f'--max_tokens={limit}']
+    prepare(monkeypatch, *flags, f'--out={tmp_path}/whole')
+    whole, meta = files_of(tmp_path / 'whole'), data.read_meta(str(tmp_path / 'whole'))
+    assert sum(meta['tokens'].values()) == (limit or sum(len(t) + 1 for t in articles))
+    assert meta['tokens']['val'] == pytest.approx(20_000, abs=400)
+    assert len(meta['shards']) > 4
+    # What a kill leaves: meta.json as after the training shard number n, the held-out shard as after number n + ahead.
+    states, save = [], prepare_fineweb.save
+
+    def remember(args, meta):
+        save(args, meta)
+        states.append(files_of(args.out))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_fineweb, 'save', remember)
+        prepare(monkeypatch, *flags, f'--out={tmp_path}/watched')
+    assert files_of(tmp_path / 'watched') == whole and len(states) > 5
+    for n, state in enumerate(states):
+        for ahead in (0, 1):
+            later = states[min(n + ahead, len(states) - 1)]
+            out = tmp_path / f'out{n}_{ahead}'
+            out.mkdir()
+            for name, raw in {**later, 'meta.json': state['meta.json'], 'shard_train_000009.bin.tmp': b'half'}.items():
+                (out / name).write_bytes(raw)
+            prepare(monkeypatch, *flags, f'--out={out}')
+            assert {k: v for k, v in files_of(out).items() if not k.endswith('.tmp')} == whole, (n, ahead)
+
+
+def test_a_missing_held_out_shard_is_made_again(tmp_path, articles, monkeypatch):
+    source = write_articles(tmp_path / 'source', articles, 'jsonl')
+    flags = [source, f'--out={tmp_path}/out', '--tokenizer=bytes', '--shard_tokens=100000', '--val_tokens=20_000']
+    prepare(monkeypatch, *flags)
+    whole = files_of(tmp_path / 'out')
+    for name in ('shard_val_000000.bin', 'shard_train_000001.bin', 'shard_train_000003.bin'):
+        (tmp_path / 'out' / name).unlink()
+        prepare(monkeypatch, *flags)
+        assert files_of(tmp_path / 'out') == whole
+
+
+@pytest.mark.parametrize('tokenizer, n', [('bytes', 60_000), ('gpt2', 20_000)])
+def test_of_a_single_text_file_pieces_are_held_out_and_no_token_is_lost(tmp_path, monkeypatch, tokenizer, n):
+    text = ' '.join(str(i) for i in range(200_000))  # every word says where it stands
+    (tmp_path / 'book.txt').write_text(text)
+    flags = [f'--source={tmp_path}/book.txt', f'--tokenizer={tokenizer}', f'--val_tokens={n}']
+    prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
+    tokens = {split: np.fromfile(path, np.uint16, offset=1024).tolist() for split in ('val', 'train')
+              for path in (tmp_path / 'out').glob(f'*_{split}_*')}
+    enc = data.get_tokenizer(tokenizer)
+    words = enc.decode(tokens['val']).split()
+    assert len(tokens['val']) == pytest.approx(n, rel=0.1)
+    jumps = [i for i in range(1, len(words)) if int(words[i]) != int(words[i - 1]) + 1]
+    assert 6 <= len(jumps) <= 40  # pieces of a page or more, not sentences
+    tenths = np.histogram([int(word) for word in words], bins=10, range=(0, 200_000))[0]
+    assert min(tenths) > len(words) / 25
+    assert sorted(tokens['val'] + tokens['train']) == sorted([enc.eot_token, *enc.encode_ordinary(text)])
+    assert sorted(map(int, words + enc.decode(tokens['train'][1:]).split())) == list(range(200_000))
+
+
+def test_of_many_text_files_whole_ones_are_held_out(tmp_path, monkeypatch):
+    documents = [f'{i} ' + 'word ' * 300 for i in range(60)]
+    for i, text in enumerate(documents):
+        (tmp_path / f'{i:02d}.md').write_text(text)
+    prepare(monkeypatch, f'--source={tmp_path}', f'--out={tmp_path}/out', '--tokenizer=bytes', '--val_tokens=9000')
+    val, train = (documents_in(tmp_path / 'out', split) for split in ('val', 'train'))
+    assert sorted(val + train) == sorted(tuples(documents)) and 5 <= len(val) <= 7
+
+
+@pytest.mark.parametrize('sizes, n', [([1000] * 3, 100), ([10, 10, 5000], 50), ([5000, 10, 10], 50), ([1, 1], 1),
+                                      ([900, 100], 999)])
+def test_however_few_the_documents_some_are_held_out_and_some_train(tmp_path, monkeypatch, sizes, n):
+    (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': 'x' * (size - 1)}) for size in sizes))
+    prepare(monkeypatch, f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--tokenizer=bytes', f'--val_tokens={n}')
+    tokens = data.read_meta(str(tmp_path / 'out'))['tokens']
+    assert tokens['val'] > 0 and tokens['train'] > 0 and sum(tokens.values()) == sum(sizes)
+
+
+def test_one_document_alone_cannot_be_shared_out(tmp_path, monkeypatch):
+    (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'x' * 999}))
+    with pytest.raises(UserError, match=r'all in its first document.* smaller --shard_tokens'):
+        prepare(monkeypatch, f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--tokenizer=bytes', '--val_tokens=99')
+    assert not list((tmp_path / 'out').glob('*.bin'))
+
+
+# a corpus no larger than a shard
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'parquet', 'jsonl.gz', 'txt'])
+def test_a_corpus_smaller_than_a_shard_is_told_before_the_work(tmp_path, articles, monkeypatch, kind):
+    source = write_articles(tmp_path / 'source', articles, kind)
+    monkeypatch.setattr(documents, 'encode', None)  # there is no work before it is said
+    for flag in ('--shard_tokens=1_000_000', '--shard_tokens=100_000_000'):
+        with pytest.raises(UserError, match=r'at most .* smaller --shard_tokens, .* or hold out documents .*--val_tokens=N'):
+            prepare(monkeypatch, source, f'--out={tmp_path}/out', flag)
+        assert not (tmp_path / 'out').exists()
+    with pytest.raises(UserError, match='--val_tokens=1000000 leaves nothing to train on'):
+        prepare(monkeypatch, source, f'--out={tmp_path}/out', '--val_tokens=1_000_000')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_corpus_that_may_be_too_small_is_said_to_be_before_the_work(tmp_path, articles, monkeypatch, capsys):
+    source = write_articles(tmp_path / 'source', ['word ' * 80] * 2000, 'jsonl')
+    with pytest.raises(UserError, match=r'the source holds .* tokens'):
+        prepare(monkeypatch, source, f'--out={tmp_path}/out', '--shard_tokens=300_000')
+    assert 'PERHAPS TOO SMALL' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('more', [0, 1])
+def test_a_source_of_exactly_one_shard_gets_advice_that_can_be_followed(tmp_path, monkeypatch, more):
+    (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'word ' * 100 + 'é' * more}))
+    n = len(reference(['word ' * 100 + 'é' * more]))
+    flags = [f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out']
+    with pytest.raises(UserError, match=f'holds {n} tokens.* choose a smaller --shard_tokens'):
+        prepare(monkeypatch, *flags, f'--shard_tokens={n}')
+    assert names_of(tmp_path / 'out') == ['meta.json']
+    with pytest.raises(UserError, match='is not complete; finish it with'):
+        data.Split(str(tmp_path / 'out'), 'val', 8, 50257)
+    prepare(monkeypatch, *flags, f'--shard_tokens={n - 1}')
+    assert [len(shard) for shard in shards_of(tmp_path / 'out')] == [n - 1, 1]
+
+
+# sources of every kind
+
+
+def test_a_folder_with_a_file_of_every_kind_and_empty_ones_is_one_corpus(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'corpus'
+    folder.mkdir()
+    write_parquet(folder / 'a.parquet', ['one', 'two'], text=pa.array(['one', 'two']).dictionary_encode())
+    (folder / 'b.jsonl').write_text('{"text": "three"}\n')
+    (folder / 'c.ndjson').write_text('{"text": "four"}')
+    (folder / 'd.json').write_text('[{"text": "five"}, {"text": "six"}]')
+    (folder / 'e.json.gz').write_bytes(gzip.compress(b'{"text": "seven"}\n{"text": "eight"}') + bytes(99))
+    (folder / 'f.md').write_text('# nine')
+    (folder / 'g.txt').touch()
+    for name in ('h.jsonl', 'i.parquet', 'j.json'):
+        (folder / name).touch()
+    (folder / 'picture.png').write_bytes(b'not text')
+    prepare(monkeypatch, f'--source={folder}', f'--out={tmp_path}/out', '--shard_tokens=10', '--tokenizer=bytes')
+    wanted = ['one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', '# nine', '']
+    assert tokens_of(tmp_path / 'out') == reference(wanted, 'bytes')
+    first = capsys.readouterr().out.splitlines()[0]
+    assert '10 files (2 .parquet, 2 .jsonl, 1 .ndjson, 2 .json, 1 .json.gz, 1 .md, 1 .txt; 4 of them without a byte)' in first
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.txt').write_text('some text')
+    prepare(monkeypatch, '--source=~/*.txt', '--out=~/out', '--shard_tokens=5', '--tokenizer=bytes')
+    assert tokens_of(tmp_path / 'out') == reference(['some text'], 'bytes') and names_of(tmp_path) == ['a.txt', 'out']
+
+
+# two at once, and one that is stopped
+
+
+def test_a_second_process_in_the_folder_is_refused_by_host_and_number(tmp_path, source):
+    flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000', '--tokenizer=bytes']
+    with common.locked(str(tmp_path / 'out')):
+        found = script(*flags)
+    assert re.search(rf'out is in use by .*{os.getpid()} on {socket.gethostname()}', one_line_error(found))
+    assert not list((tmp_path / 'out').glob('*.bin'))
+
+
+def test_the_lock_is_held_while_shards_are_made_and_a_dead_process_holds_none(tmp_path, source, monkeypatch):
+    out = tmp_path / 'out'
+    write, refused = data.write_shard, []
+
+    def write_and_look(path, tokens):
+        with pytest.raises(UserError, match='in use'), common.locked(str(out)):
+            pass
+        refused.append(path)
+        write(path, tokens)
+
+    monkeypatch.setattr(prepare_fineweb, 'write_shard', write_and_look)
+    out.mkdir()
+    (out / '.lock').touch()  # what a killed process leaves
+    (out / '.lock_owner').write_text('process 1 on elsewhere')
+    prepare(monkeypatch, f'--source={source}', f'--out={out}', '--shard_tokens=4000')
+    assert len(refused) > 3 and tokens_of(out) == reference(texts())
+
+
+LONG = """
+import documents, prepare_fineweb
+documents.PATIENCE = 0.1
+prepare_fineweb.run_main(prepare_fineweb.main)
+"""
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'txt'])
+def test_a_long_word_is_named_and_the_first_ctrl_c_is_heard(tmp_path, kind):
+    word = 'ab' * 1_000_000  # many minutes of tiktoken's time
+    lines = ['{"text": "fine"}', json.dumps({'text': f'some words, then {word}'})]
+    path = tmp_path / f'a.{kind}'
+    path.write_text('\n'.join(lines) if kind == 'jsonl' else f'some words, then {word}')
+    command = [sys.executable, '-c', LONG, f'--source={path}', f'--out={tmp_path}/out', '--shard_tokens=1000']
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        said = ''
+        for line in process.stderr:
+            said += line
+            if 'takes long' in line:
+                break
+        assert f'{path}, document {1 if kind == "jsonl" else 0}' in said and 'a word of 2,000,000 characters' in said, said
+        process.send_signal(signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT  # of the signal itself: a loop in a shell ends, too
+    assert 'stopped; the same command goes on' in rest and 'Traceback' not in rest
+
+
+def test_stopped_by_ctrl_c_it_goes_on_to_the_same_bytes(tmp_path, articles, monkeypatch):
+    source = write_articles(tmp_path / 'source', articles, 'jsonl')
+    flags = [source, '--tokenizer=bytes', '--shard_tokens=30_000']
+    prepare(monkeypatch, *flags, f'--out={tmp_path}/whole')
+    write, written = data.write_shard, []
+
+    def write_and_stop(path, tokens):
+        write(path, tokens)
+        written.append(path)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_fineweb, 'write_shard', write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
+    assert len(list((tmp_path / 'out').glob('*.bin'))) == 3
+    prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
+    assert files_of(tmp_path / 'out') == files_of(tmp_path / 'whole')
+
+
 # bounded
 
 
@@ -227,7 +552,7 @@ def test_the_reader_is_never_further_ahead_than_it_may(ahead):
     read, at_most = [], 0
     items = (read.append(i) or i for i in range(50))
     with ThreadPoolExecutor(2) as pool:
-        for done, (item, result) in enumerate(prepare_fineweb.in_order(pool, lambda i: -i, items, ahead)):
+        for done, (item, result) in enumerate(documents.in_order(pool, lambda i: -i, items, ahead)):
             assert item == done and result == -done
             at_most = max(at_most, len(read) - done)
     assert at_most == ahead and len(read) == 50
@@ -324,6 +649,19 @@ def test_a_missing_or_torn_shard_is_made_again(tmp_path, source, monkeypatch, ca
         assert files_of(tmp_path / 'out') == whole
 
 
+def test_no_shard_of_a_source_that_was_longer_stays(tmp_path, monkeypatch):
+    for i in range(4):
+        (tmp_path / f'{i}.jsonl').write_text(json.dumps({'text': 'x' * 99}))
+    flags = [f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=50', '--tokenizer=bytes']
+    prepare(monkeypatch, *flags)
+    assert len(shards_of(tmp_path / 'out')) == 8
+    (tmp_path / 'out' / 'shard_train_000003.bin').unlink()
+    (tmp_path / '3.jsonl').write_text(json.dumps({'text': 'y'}))  # none of it is in the shards 0 to 2
+    prepare(monkeypatch, *flags)
+    assert tokens_of(tmp_path / 'out') == reference(['x' * 99] * 3 + ['y'], 'bytes')
+    assert len(shards_of(tmp_path / 'out')) == 7
+
+
 def test_with_no_shard_made_yet_the_options_can_be_changed(tmp_path, source, monkeypatch):
     with pytest.raises(UserError, match='choose a smaller --shard_tokens'):
         prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out')
@@ -357,6 +695,39 @@ def test_a_changed_source_file_is_refused_by_name(tmp_path, source, monkeypatch)
     prepare(monkeypatch, *flags)
     write_parquet(tmp_path / 'source' / 'c.parquet', ['other'])
     with pytest.raises(UserError, match=r'c\.parquet has changed since'):
+        prepare(monkeypatch, *flags)
+
+
+def test_a_finished_folder_whose_sources_are_gone_is_complete(tmp_path, source, monkeypatch, capsys):
+    flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000']
+    prepare(monkeypatch, *flags)
+    for name in ('a.parquet', 'b.parquet', 'c.parquet'):
+        (tmp_path / 'source' / name).unlink()
+        capsys.readouterr()
+        prepare(monkeypatch, *flags)
+        assert 'complete already' in capsys.readouterr().out
+    (tmp_path / 'out' / 'shard_train_000002.bin').unlink()  # now they are needed
+    with pytest.raises(UserError, match='no file matches'):
+        prepare(monkeypatch, *flags)
+
+
+def test_a_source_that_is_needed_and_gone_is_named(tmp_path, source, monkeypatch):
+    flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000']
+    prepare(monkeypatch, *flags)
+    (tmp_path / 'out' / 'shard_train_000002.bin').unlink()
+    (tmp_path / 'source' / 'a.parquet').unlink()
+    with pytest.raises(UserError, match=r'a\.parquet has changed since .*, or is gone'):
+        prepare(monkeypatch, *flags)
+
+
+@pytest.mark.parametrize('spoil', [{'shards': 3}, {'shards': [{'file': 'x'}]}, {'sources': None}, {'options': []},
+                                   {'complete': 1}, {'shards': [{'file': 'x_val_0.bin', 'tokens': 5}]}])
+def test_a_damaged_meta_json_is_one_clear_line(tmp_path, source, monkeypatch, spoil):
+    flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000']
+    prepare(monkeypatch, *flags)
+    path = tmp_path / 'out' / 'meta.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **spoil}))
+    with pytest.raises(UserError, match=r"not a meta\.json|this script didn't make"):
         prepare(monkeypatch, *flags)
 
 
@@ -436,7 +807,7 @@ def corrupt(path):
     ('a.parquet', lambda p: pq.write_table(pa.table({'text': pa.Array.from_buffers(
         pa.string(), 1, [None, pa.py_buffer(struct.pack('2i', 0, 2)), pa.py_buffer(b'\xff\xfe')])}), p), "can't be read.*utf-8"),
     ('a.jsonl', lambda p: p.write_text('{"text": "x"}\n\n{"text": '), 'line 3: not a JSON object with a text .JSONDecodeError'),
-    ('a.jsonl', lambda p: p.write_text('{"body": "x"}'), 'line 1: with a text; it has no key .text., only body'),
+    ('a.jsonl', lambda p: p.write_text('{"body": "x"}'), 'line 1: .*with a text; it has no key .text., only body'),
     ('a.jsonl', lambda p: p.write_text('["x"]'), 'line 1: not a JSON object with a text, but list'),
     ('a.jsonl', lambda p: p.write_text('{"text": null}'), 'line 1: text is None, not a string'),
     ('a.jsonl', lambda p: p.write_bytes(b'{"text": "\xff"}'), 'line 1: .*utf-8'),
@@ -476,7 +847,9 @@ def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mend
     (['--pretokenized', '--tokenizer=bytes'], 'leave out --tokenizer'),
     (['--shard_tokens=1'], '--shard_tokens must be'), (['--shard_tokens=3_000_000_000'], '--shard_tokens must be'),
     (['--workers=0'], '--workers at least 1'), (['--max_tokens=-1'], '--max_tokens must be'),
-    (['--max_tokens=100'], 'fit in the first shard'),
+    (['--max_tokens=100'], 'fit in the first shard'), (['--max_tokens=100', '--val_tokens=100'], 'is all for validation'),
+    (['--val_tokens=-1'], '--val_tokens must be'), (['--val_tokens=9', '--shard_tokens=8'], '--val_tokens must be'),
+    (['--pretokenized', '--val_tokens=9'], 'leave out .*--val_tokens'),
 ])
 def test_options_that_cannot_be_are_refused_before_anything_is_made(tmp_path, monkeypatch, flags, message):
     monkeypatch.chdir(tmp_path)
@@ -595,6 +968,33 @@ def test_the_sample_is_fetched_file_by_file_and_kept_or_not(tmp_path, hub, sampl
     assert not list((tmp_path / 'home').rglob('*.parquet')) and not list((tmp_path / 'home').rglob('*.arrow'))
 
 
+def test_a_few_of_the_hubs_files_lie_on_the_disk_at_a_time(tmp_path, hub, sample, monkeypatch):
+    fetched, lying = [], []
+    folder = tmp_path / 'out' / 'hub'
+
+    def fetch(repo, revision, name, local):
+        fetched.append(name)
+        (Path(local) / name).parent.mkdir(parents=True, exist_ok=True)
+        (Path(local) / name).write_bytes((hub.root / repo / name).read_bytes())
+        return str(Path(local) / name)
+
+    write = data.write_shard
+
+    def write_and_look(path, tokens):
+        lying.append({p.name for p in folder.rglob('*.parquet')})
+        write(path, tokens)
+
+    names = [f'sample/10BT/{i:03d}_00000.parquet' for i in range(4)]
+    monkeypatch.setattr(sources, 'list_hub', lambda *args: ([{'file': name, 'bytes': 9} for name in names], COMMIT))
+    monkeypatch.setattr(sources, 'download', fetch)
+    monkeypatch.setattr(prepare_fineweb, 'write_shard', write_and_look)
+    monkeypatch.setattr(sources, 'CHUNK', 200)  # so that 32 chunks are less than a file
+    prepare(monkeypatch, f'--out={tmp_path}/out', '--shard_tokens=2000', '--workers=1')
+    assert tokens_of(tmp_path / 'out') == reference(sample) and fetched == names
+    assert max(map(len, lying)) <= 3 and len(lying) > 10
+    assert '000_00000.parquet' not in lying[-1] and '001_00000.parquet' not in lying[-1]  # gone as soon as it is in shards
+
+
 def test_a_broken_download_is_said_and_the_run_goes_on_from_there(tmp_path, hub, sample):
     flags, hub.gone = [f'--out={tmp_path}/out', '--shard_tokens=4000'], '002_00000.parquet'  # listed, but not to be had
     found = script(*flags, **hub.env)
@@ -630,6 +1030,21 @@ def test_ready_shards_are_fetched_as_they_are(tmp_path, hub, ready):
     assert meta['complete'] and meta['tokens'] == {'val': 1000, 'train': 3000} and meta['tokenizer'] == 'gpt2'
     assert names_of(tmp_path / 'out') == sorted([*hub.log, 'meta.json'])
     assert '4 shards, 4 documents, 4,000 tokens' in found.stdout
+
+
+@pytest.mark.parametrize('names, message', [
+    (['a/x_train_1.bin', 'b/x_train_1.bin', 'x_val_0.bin'], r'a/x_train_1\.bin and b/x_train_1\.bin would get the same name'),
+    (['x_train_1.bin', 'x_train_2.bin'], 'holds only train shards'), (['val/x_val_1.bin'], 'holds only val shards'),
+    (['train/0.bin', 'val/1.bin'], r'train/0\.bin: .*neither'),
+    (['x_train_val_1.bin', 'x_val_0.bin'], r'x_train_val_1\.bin: .*both'),
+])
+def test_ready_shards_whose_names_cannot_be_are_refused_by_name(tmp_path, hub, names, message):
+    for name in names:
+        path = hub.root / 'kjj0/finewebedu10B-gpt2' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data.write_shard(str(path), np.arange(9, dtype=np.uint16))
+    found = script('--pretokenized', f'--out={tmp_path}/out', **hub.env)
+    assert re.search(message, one_line_error(found)) and hub.log == [] and not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('limit, n', [(500, 2), (1001, 2), (2001, 3)])
