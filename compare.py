@@ -7,13 +7,14 @@ Does growing pay? Runs side by side, judged at equal compute.
     python compare.py out/* --sigma=0.0013                    the deviation between seeds is known
     python compare.py a/hellaswag.jsonl b/hellaswag.jsonl     two scorings of the same questions
 
-Everything is read from the run directories: config.json, metrics.jsonl, run.json, hellaswag.jsonl. Runs that differ in
-nothing but the seed are one row. An unfinished run, or one on other data than the baseline's, is shown and flagged, but
-neither averaged with others nor judged.
+Everything is read from the run directories: config.json, metrics.jsonl, run.json, hellaswag.jsonl. Runs that
+differ in nothing but the seed are one row. An unfinished run, or one on other data than the baseline's, is
+shown and flagged, but neither averaged with others nor judged.
 
-The baseline is the run of one stage from scratch; at several budgets it is a ladder, and every run is judged by the one
-of its own budget. --baseline=RUN names one where there are several; given again, each run is judged by the one that is
-trained like it. Of runs that differ in a tuned setting (--tuned, the learning rates by default) the best is judged.
+The baseline is the run of one stage from scratch; at several budgets it is a ladder, and every run is judged
+by the one of its own budget. --baseline=RUN names one where there are several; given again, each run is
+judged by the one that is trained like it. Of runs that differ in a tuned setting (--tuned, the learning
+rates by default) the best is judged.
 
 What is said of each run, and when to believe it (judge.py has the details):
 
@@ -21,13 +22,17 @@ What is said of each run, and when to believe it (judge.py has the details):
                .05 after Holm's correction over the runs of the call. One seed a side gives no verdict
   cost         compute of the run over the compute at which the baseline has the same loss; the multiplier is 1 / cost
 
-At GPT-2 124M seeds deviate by .0013 nats: 2 seeds a side see a saving of 3.7% or more, 3: 2.0%, 5: 1.3%, 10: .8%.
+At GPT-2 124M seeds deviate by .0013 nats: 2 seeds a side see a saving of 3.7% or more, 3: 2.0%, 5: 1.3%, 10:
+.8%.
 
-The numbers come from judge.py, the words from report.py; both are for other scripts, too.
+For other scripts: judge.judge_runs makes a Report; report.tables, words.verdicts and words.caveats say what
+is in it, rows(report) and as_json(report) here are its numbers as plain types, figure.draw_report and
+figure.draw_study draw it.
 """
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -36,22 +41,14 @@ import sys
 
 import figure
 import paired
+import stats
 from common import UserError, atomic_write, run_main
 from config import FIELDS
-from judge import Report, judge_runs
-from report import (
-    as_json,
-    caveats,
-    detail_tables,
-    rows,
-    run_tables,
-    settings_tables,
-    tables,
-    verdict_tables,
-    verdicts,
-)
-from runs import TUNED, read_runs
+from judge import Comparison, Ratio, Report, catch_up, judge_runs
+from report import detail_tables, final, question_pairs, run_tables, settings_tables, tables, verdict_tables
+from runs import AXES, TUNED, read_runs
 from tables import escaped
+from words import caveats, describe, verdicts
 
 FORMATS = ('markdown', 'latex', 'json', 'csv')
 
@@ -61,7 +58,9 @@ def main():
     if all(path.endswith('.jsonl') for path in args.runs):
         compare_scorings(args.runs)
         return
-    report = judge_runs(read_runs(args.runs + args.baseline), args.baseline or None, tuned=args.tuned, sigma=args.sigma)
+    report = judge_runs(
+        read_runs(args.runs + args.baseline), args.baseline or None, tuned=args.tuned, sigma=args.sigma
+    )
     texts = {}
     wanted = {name: getattr(args, name) for name in FORMATS if getattr(args, name)}
     if 'markdown' in wanted:
@@ -96,19 +95,38 @@ def compare_scorings(paths: list[str]):
 
 def parse_arguments() -> argparse.Namespace:
     """Raises UserError for options that can't be, before anything is read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories, or two hellaswag.jsonl')
-    parser.add_argument('--baseline', metavar='RUN', action='append', default=[],
-                        help='the run to judge by (default: the one of one stage from scratch); may be given again')
-    parser.add_argument('--tuned', metavar='SETTINGS', default=','.join(TUNED),
-                        help='settings of which the best value counts, joined by commas (default: %(default)s)')
-    parser.add_argument('--sigma', metavar='X', type=float, help='the known deviation of the loss between seeds, in nats')
+    parser.add_argument(
+        '--baseline',
+        metavar='RUN',
+        action='append',
+        default=[],
+        help='the run to judge by (default: the one of one stage from scratch); may be given again',
+    )
+    parser.add_argument(
+        '--tuned',
+        metavar='SETTINGS',
+        default=','.join(TUNED),
+        help='settings of which the best value counts, joined by commas (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--sigma', metavar='X', type=float, help='the known deviation of the loss between seeds, in nats'
+    )
     parser.add_argument('--figure', metavar='FILE', help='draw into FILE (.png, .pdf or .svg)')
-    parser.add_argument('--panels', metavar='PANELS', default='',
-                        help=f'panels of the figure, joined by commas: {", ".join(figure.PANELS)}')
+    parser.add_argument(
+        '--panels',
+        metavar='PANELS',
+        default='',
+        help=f'panels of the figure, joined by commas: {", ".join(figure.PANELS)}',
+    )
     parser.add_argument('--full', action='store_true', help='print the catch-up and all settings, too')
     for name in FORMATS:
-        parser.add_argument(f'--{name}', metavar='FILE', help=f'write {name} into FILE, or alone: instead of the tables')
+        parser.add_argument(
+            f'--{name}', metavar='FILE', help=f'write {name} into FILE, or alone: instead of the tables'
+        )
     # '--csv' alone means standard output, and must not swallow the run after it.
     args = parser.parse_args([arg + '=-' if arg[2:] in FORMATS else arg for arg in sys.argv[1:]])
     args.tuned = tuple(name for name in args.tuned.split(',') if name)
@@ -118,8 +136,10 @@ def parse_arguments() -> argparse.Namespace:
     if args.sigma is not None and not 0 < args.sigma < math.inf:
         raise UserError(f'--sigma={args.sigma}: must be a positive number of nats')
     if sum(getattr(args, name) == '-' for name in FORMATS) > 1:
-        raise UserError('only one of ' + ', '.join(f'--{name}' for name in FORMATS) + ' can go to the standard output; '
-                        'give the others a file: --csv=FILE')
+        raise UserError(
+            'only one of ' + ', '.join(f'--{name}' for name in FORMATS) + ' can go to the standard output; '
+            'give the others a file: --csv=FILE'
+        )
     figure.check_panels(args.figure, args.panels)
     for path in [args.figure] + [getattr(args, name) for name in FORMATS]:
         if path and not os.path.isdir(os.path.dirname(path) or '.'):
@@ -143,7 +163,7 @@ def print_report(report: Report, full: bool):
         print(sentence)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # for files
 
 
@@ -164,6 +184,123 @@ def as_markdown(report: Report) -> str:
 def as_latex(report: Report) -> str:
     """Every table as a table environment. The document needs booktabs."""
     return '% needs \\usepackage{booktabs}\n' + '\n\n'.join(table.latex() for table in tables(report)) + '\n'
+
+
+def rows(report: Report) -> list[dict]:
+    """All numbers, unrounded, one row a group; None where there is none."""
+    by_group = {id(judgment.group): judgment for judgment in report.judgments}
+    found = []
+    for group in report.groups:
+        judgment = by_group.get(id(group))
+        row = {
+            'run': group.name,
+            'directories': ' '.join(run.path for run in group.runs),
+            'arm': group.arm,
+            'budget': group.budget,
+            'baseline': int(report.is_baseline(group)),
+            'flags': '; '.join(group.flags),
+            'schedule': describe(group.config),
+            'seeds': len(group.runs),
+            'tried': group.tried,
+            'best': int(group.is_best),
+            **final(group),
+        }
+        row |= {
+            'judged_by': judgment.rung.name if judgment else None,
+            'p': judgment.p if judgment else None,
+            'verdict': judgment.verdict if judgment else None,
+            'sees': judgment.sees if judgment else None,
+        }
+        for axis in AXES:
+            comparison = judgment.by_axis.get(axis) if judgment else None
+            row |= {f'{axis}:{key}': value for key, value in comparison_row(comparison).items()}
+        found.append({key: without_nan(value) for key, value in row.items()})
+    return found
+
+
+def comparison_row(found: Comparison | None) -> dict:
+    """The numbers of a comparison under the names of the CSV's columns."""
+    if found is None:
+        found = Comparison(
+            *[math.nan] * 5, stats.NOTHING, math.nan, math.nan, Ratio(), False, False, math.nan
+        )
+    cost = found.cost
+    multiplier = cost.inverse()
+    return {
+        'at': found.at,
+        'loss': found.loss,
+        'baseline_loss': found.baseline_loss,
+        'difference': found.difference.value,
+        'error': found.difference.se,
+        'df': found.difference.df,
+        'difference_low': found.difference.low,
+        'difference_high': found.difference.high,
+        'p': found.difference.p,
+        'baseline_needs': found.baseline_needs,
+        'saving': 1 - found.end / found.baseline_needs,
+        'needs': found.needs,
+        'saving_at_baseline_loss': 1 - found.needs / found.baseline_end,
+        'cost': cost.value,
+        'bound': cost.bound,
+        'cost_low': math.nan if cost.low_open else cost.low,
+        'cost_high': math.nan if cost.high_open else cost.high,
+        'multiplier': multiplier.value,
+        'multiplier_low': math.nan if multiplier.low_open else multiplier.low,
+        'multiplier_high': math.nan if multiplier.high_open else multiplier.high,
+    }
+
+
+def without_nan(value):
+    """None for nan, since JSON has none; numpy's numbers as Python's."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(value)
+    return value
+
+
+def as_json(report: Report) -> dict:
+    """The rows, the ladders, the catch-up, the paired scores and the notes, as plain types."""
+    ladders = []
+    for ladder in report.ladders:
+        law = ladder.reference('flops').law
+        fit = {'E': law.E, 'A': law.A, 'alpha': law.alpha} if law else None
+        rungs = [
+            {'run': rung.name, 'flops': rung.budget, 'loss': float(rung.finals.mean())}
+            for rung in ladder.rungs
+        ]
+        ladders.append({'arm': ladder.arm, 'rungs': rungs, 'fit': fit})
+    scored = [{'run': name, **dataclasses.asdict(pair)} for name, pair in question_pairs(report)]
+    return {
+        'runs': rows(report),
+        'ladders': ladders,
+        'catch_up': catch_up_rows(report),
+        'hellaswag': scored,
+        'notes': caveats(report),
+        'verdicts': verdicts(report),
+    }
+
+
+def catch_up_rows(report: Report) -> list[dict]:
+    """Every evaluation since the last growth, one row each."""
+    found = []
+    for judgment in report.judgments:
+        for point in catch_up(judgment, report.sigma):
+            row = {
+                'run': judgment.group.name,
+                'arm': judgment.group.arm,
+                'budget': judgment.group.budget,
+                'step': point.step,
+                'tokens_since_growth': point.tokens,
+                'full_depth_updates': point.updates,
+            }
+            for name, estimate in (('at_tokens', point.at_tokens), ('at_updates', point.at_updates)):
+                estimate = estimate or stats.NOTHING
+                row |= {
+                    f'gap_{name}': estimate.value,
+                    f'gap_{name}_low': estimate.low,
+                    f'gap_{name}_high': estimate.high,
+                }
+            found.append({key: without_nan(value) for key, value in row.items()})
+    return found
 
 
 def as_csv(some_rows: list[dict]) -> str:

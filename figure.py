@@ -1,46 +1,72 @@
 """
 Everything that draws. matplotlib is imported in no other file, and here only when something is drawn.
 
-    draw_report('x.png', report)                          one hero panel: loss against compute, and the depth under it
+    draw_report('x.png', report)                          one hero panel: loss against compute, the depth under it
     draw_report('x.png', report, ['tokens', 'accuracy'])  other panels, named in PANELS
-    draw_study('report.png', report)                      loss by budget, multiplier by budget, catch-up
+    draw_study('report.png', report)                      loss and multiplier by budget, catch-up
     draw_plan('plan.png', phases, flops, title)           a plan of schedule.py: staircase, frozen layers, cost
 
-`report` is a judge.Report, `phases` a plan of schedule.py and `flops` what each of them costs. This file imports neither:
-it draws what it's given, so that schedule.py, below judge.py, can call it.
+`report` is a judge.Report, `phases` a plan of schedule.py, `flops` what each phase costs. This file imports neither
+module: it draws what it is given, so that schedule.py, which lies below judge.py, can call it.
 
-Black, solid and round is the baseline. Other groups differ in color, line style and marker, so that a print in black and
-white and a color-blind reader tell them apart; each is named at its own end.
+The baseline is black, solid and round. Other runs differ in color, line style and marker, so that a print in black
+and white and a color-blind reader tell them apart.
 """
 
 import contextlib
 import itertools
 import math
 import os
+from dataclasses import dataclass
 
 import numpy as np
 
 from common import UserError
 
 FORMATS = ('.png', '.pdf', '.svg')
-# Okabe and Ito's colors without the yellow, which paper swallows. 6 x 4 x 7 repeats after 84 groups.
+# What can be drawn. The first is the default, and stands alone: among others it is the same as flops.
+PANELS = {
+    'hero': 'loss against FLOPs with the depth under it',
+    'flops': 'loss against FLOPs',
+    'paper': "loss against FLOPs by the paper's ledger",
+    'tokens': 'loss against tokens',
+    'seconds': 'loss against training time',
+    'depth': 'layers against FLOPs',
+    'accuracy': 'HellaSwag acc_norm against FLOPs',
+    'bits': 'HellaSwag bits per byte against FLOPs',
+    'budget': 'final loss against budget, one curve an arm',
+    'multiplier': 'compute multiplier against budget',
+    'catch_up': 'gap to the baseline at equal tokens since the last growth',
+    'head_start': 'gap to the baseline at equal updates of the full depth',
+}
+# Okabe and Ito's colors without the yellow, which paper swallows. 6 x 4 x 7 repeats after 84 runs.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
 LINES = ('--', '-.', (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = 's^DvPX*'
-GROWTH_MARK = {'marker': '|', 'markersize': 12, 'markeredgewidth': 1.6, 'linestyle': '', 'zorder': 6}
-FROZEN_SHADOW = {'linewidth': 7, 'alpha': 0.22, 'solid_capstyle': 'butt', 'zorder': 2}
-STYLE = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True, 'grid.alpha': 0.3,
-         'grid.linewidth': 0.5, 'svg.fonttype': 'none', 'pdf.fonttype': 42, 'hatch.linewidth': 0.6}
 GRAY = '0.4'
-AXIS_LABELS = {'tokens': 'tokens', 'flops': 'training FLOPs', 'flops_paper': "training FLOPs, paper's ledger"}
-# What can be drawn, and what it says. The first is the default.
-PANELS = {'hero': 'loss against FLOPs, with the depth under it',
-          'tokens': 'loss against tokens', 'flops': 'loss against FLOPs', 'paper': "loss against FLOPs, paper's ledger",
-          'seconds': 'loss against training time', 'accuracy': 'HellaSwag acc_norm against FLOPs',
-          'bits': 'HellaSwag bits per byte against FLOPs', 'budget': 'final loss against budget, per arm',
-          'multiplier': 'compute multiplier against budget', 'catch_up': 'gap to the baseline since the last growth'}
-DEPTHS_SHOWN = 8  # staircases under the hero panel; more would hide each other
-LABELS_AT_ENDS = 24  # names that find room beside a panel
+STYLE = {
+    'font.size': 9,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'grid.alpha': 0.3,
+    'grid.linewidth': 0.5,
+    'hatch.linewidth': 0.6,
+    'svg.fonttype': 'none',  # text stays text, for search and for editing
+    'pdf.fonttype': 42,
+}
+LONGEST_NAME = 34  # characters beside a curve or in a legend
+STAIRCASES = 8  # under the hero panel; more would hide each other
+
+
+@dataclass
+class Look:
+    """How a run or an arm looks in every panel."""
+
+    color: str
+    line: object  # matplotlib's line style
+    marker: str
+    front: int  # zorder
 
 
 def check_panels(path: str | None, panels: str):
@@ -56,8 +82,10 @@ def check_panels(path: str | None, panels: str):
 
 @contextlib.contextmanager
 def new_figure(path: str, width: float, height: float):
-    """A figure that is saved as `path`, whole or not at all, once the block has drawn it. Raises UserError without
-    matplotlib."""
+    """A figure that is saved as `path`, whole or not at all, once the block has drawn it.
+
+    Raises UserError without matplotlib.
+    """
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -71,78 +99,78 @@ def new_figure(path: str, width: float, height: float):
     os.replace(temporary, path)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # whole figures
 
 
 def draw_report(path: str, report, panels: list[str] | None = None):
     """The panels that are asked for, by default the hero. A panel that has nothing to show is left out.
 
-    Groups on other data than the baseline's and groups without an evaluation are not in it. Raises UserError if nothing
-    is left to draw.
+    Runs on other data than the baseline's and runs without an evaluation are not in it. Raises UserError if
+    nothing is left to draw.
     """
     groups = shown_groups(report)
     panels = panels or ['hero']
     drawable = [panel for panel in panels if has_content(panel, groups, report)]
+    if not groups:
+        raise UserError('--figure: none of these runs has an evaluation yet')
     if not drawable:
-        missing = 'none of these runs has an evaluation yet' if not groups else 'these runs have nothing for it'
-        raise UserError(f'--figure: {", ".join(panels)}: {missing}')
+        raise UserError(f'--panels={",".join(panels)}: these runs have nothing to show there')
     if drawable == ['hero']:
-        # Names take room on the right: more of them need a taller panel.
-        with new_figure(path, 8.5, max(5.6, 3.4 + 0.2 * len(groups))) as figure:
+        # Names stand on the right, one above the other: more of them need a taller panel.
+        with new_figure(path, 8.5, max(5.6, 3.2 + 0.28 * len(groups))) as figure:
             draw_hero(figure, report, groups)
         return
     columns = min(2, len(drawable))
     lines = -(-len(drawable) // columns)
-    with new_figure(path, 5.6 * columns, 4.2 * lines) as figure:
-        grid = figure.add_gridspec(lines, columns)
+    with new_figure(path, 5.6 * columns, 4.0 * lines + 0.5) as figure:
+        handles = {}
         for k, panel in enumerate(drawable):
-            cell = figure.add_subfigure(grid[k // columns, k % columns])
-            draw_panel(cell, panel, report, groups)
+            axes = figure.add_subplot(lines, columns, k + 1)
+            handles |= draw_panel(axes, panel, report, groups)
+        add_legend(figure, handles)
 
 
 def draw_study(path: str, report):
-    """A study: final loss against budget, multiplier against budget, catch-up; what has nothing to show is left out."""
-    draw_report(path, report, ['budget', 'multiplier', 'catch_up'])
+    """A study: loss and multiplier against budget, catch-up; what has nothing to show is left out."""
+    draw_report(path, report, ['budget', 'multiplier', 'catch_up', 'head_start'])
 
 
 def draw_plan(path: str, phases: list, flops: list[float], title: str = ''):
-    """A plan as a staircase of depth over the steps, frozen layers hatched, and under it what a step costs.
+    """A plan: depth over the steps as a staircase with frozen layers hatched, and under it what a step costs.
 
-    `phases` are schedule.Phase, `flops` the FLOPs of each. Costs are relative to a step at the last phase, which trains
-    all layers. Raises UserError for a file name that is no figure's.
+    `phases` are schedule.Phase, `flops` the FLOPs of each. Costs are relative to the highest one. Raises
+    UserError for a file name that is no figure's.
     """
     check_panels(path, '')
+    edges = np.array([phases[0].start] + [phase.stop for phase in phases], float)
+    costs = np.array(flops) / np.diff(edges)
     with new_figure(path, 8, 4.6) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-        edges = np.array([phases[0].start] + [phase.stop for phase in phases], float)
-        stretches = [(phase.depth, len(phase.frozen)) for phase in phases]
-        draw_staircase(above, edges, stretches, 'black', hatched=True, filled=True)
-        above.set_ylabel('layers')
+        steps = [(phase.depth, len(phase.frozen)) for phase in phases]
+        draw_staircase(above, edges, steps, 'black', is_hatched=True, is_filled=True)
         above.set_ylim(0, max(phase.depth for phase in phases) * 1.12)
-        if title:
-            above.set_title(title, loc='left', fontsize=10, parse_math=False)
-        costs = [cost / (phase.stop - phase.start) for cost, phase in zip(flops, phases)]
-        relative = np.array(costs) / max(costs)
-        below.stairs(relative, edges, color='black', fill=True, alpha=0.15)
-        below.stairs(relative, edges, color='black')
-        below.set_ylim(0, 1.15)
+        above.set_ylabel('layers')
+        above.set_title(title, loc='left', fontsize=10, parse_math=False)
+        if any(phase.frozen for phase in phases):
+            say(above, 'hatched: frozen layers')
+        below.stairs(costs / costs.max(), edges, color='black', fill=True, alpha=0.15)
+        below.stairs(costs / costs.max(), edges, color='black')
+        below.set_ylim(0, 1.25)
         below.set_xlim(edges[0], edges[-1])
         below.set_ylabel('FLOPs a step')
         below.set_xlabel('step')
-        readable(below, 'x')
-        share = sum(flops) / (max(costs) * (edges[-1] - edges[0]))
-        below.annotate(f'{sum(flops):.3g} FLOPs in all, {share:.1%} of as many steps at full cost', (0.01, 0.9),
-                       xycoords='axes fraction', va='top', fontsize=8, color=GRAY)
-        add_frozen_key(above, any(frozen for _, frozen in stretches))
+        readable(below)
+        share = sum(flops) / (costs.max() * (edges[-1] - edges[0]))
+        say(below, f'{sum(flops):.3g} FLOPs in all, {share:.1%} of as many steps at the highest cost')
 
 
 def shown_groups(report) -> list:
     """What belongs into a figure, the baselines first."""
     groups = []
     for group in report.groups:
-        other_data = any(flag.startswith('other data') for flag in group.flags)
-        if len(group.mean) and not other_data and not group.sunk and group.is_best:
+        is_other_data = any(flag.startswith('other data') for flag in group.flags)
+        if len(group.mean) and group.is_best and not is_other_data and not group.sunk:
             groups.append(group)
     return sorted(groups, key=lambda group: not report.is_baseline(group))
 
@@ -150,86 +178,136 @@ def shown_groups(report) -> list:
 def has_content(panel: str, groups: list, report) -> bool:
     """Whether a panel would show anything."""
     if panel in ('accuracy', 'bits'):
-        return any(len(score_points(group, panel, 'flops')[0]) for group in groups)
+        return any(len(score_points(group, panel)[0]) for group in groups)
     if panel == 'multiplier':
-        return any(not math.isnan(judgment.by_axis['flops'].cost.value) for judgment in report.judgments)
-    if panel == 'catch_up':
-        return any(judgment.catch_up(report.sigma) for judgment in report.judgments)
+        return any(judgment.has_cost for judgment in report.judgments)
+    if panel in ('catch_up', 'head_start'):
+        return any(len(gap_points(judgment, panel, report)[0]) for judgment in report.judgments)
     if panel == 'budget':
         return bool(report.arm_ladders())
+    if panel == 'depth':
+        return any(group.runs[0].growth_steps for group in groups)
     return bool(groups)
 
 
-def draw_panel(figure, panel: str, report, groups: list):
-    """One named panel into a (sub)figure."""
-    if panel == 'hero':
-        draw_hero(figure, report, groups)
-        return
-    axes = figure.subplots()
+def draw_panel(axes, panel: str, report, groups: list) -> dict:
+    """One named panel. Returns what its legend holds: handles by name."""
+    if panel in ('accuracy', 'bits'):
+        return draw_scores(axes, groups, report, panel)
+    if panel in ('catch_up', 'head_start'):
+        return draw_gaps(axes, report, panel)
     if panel == 'budget':
-        draw_budgets(axes, report)
-    elif panel == 'multiplier':
-        draw_multipliers(axes, report)
-    elif panel == 'catch_up':
-        draw_catch_up(axes, report)
-    elif panel in ('accuracy', 'bits'):
-        draw_scores(axes, groups, report, panel)
-    else:
-        axis = {'paper': 'flops_paper'}.get(panel, panel)
-        draw_losses(axes, groups, report, axis)
+        return draw_budgets(axes, report)
+    if panel == 'multiplier':
+        return draw_multipliers(axes, report)
+    if panel == 'depth':
+        draw_depths(axes, groups, report, *unit_of('flops', groups))
+        return {}
+    axis = {'hero': 'flops', 'paper': 'flops_paper'}.get(panel, panel)
+    return draw_losses(axes, groups, report, axis)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# how a group looks
+# ------------------------------------------------------------------------------------------------------------
+# how things look
 
 
-def styles(groups: list, report) -> list[dict]:
-    """Color, line and marker of each group. Baselines are black, and no other is."""
-    found = []
-    for k, is_baseline in enumerate([report.is_baseline(group) for group in groups]):
-        if is_baseline:
-            found.append({'color': 'black', 'linestyle': '-', 'marker': 'o', 'zorder': 5})
+def look_of(groups: list, report) -> list[Look]:
+    """The look of each group. Baselines are black, and nothing else is."""
+    looks = []
+    k = 0
+    for group in groups:
+        if report.is_baseline(group):
+            looks.append(Look('black', '-', 'o', 5))
             continue
-        k -= sum(style['color'] == 'black' for style in found)
-        found.append({'color': COLORS[k % len(COLORS)], 'linestyle': LINES[k % len(LINES)],
-                      'marker': MARKERS[k % len(MARKERS)], 'zorder': 4})
-    return found
+        color = COLORS[k % len(COLORS)]
+        looks.append(Look(color, LINES[k % len(LINES)], MARKERS[k % len(MARKERS)], 4))
+        k += 1
+    return looks
 
 
-def marked(n: int) -> list[int]:
-    """Which of n points carry a marker: about ten, the last always."""
-    every = max(1, n // 10)
-    return sorted({*range(0, n, every), n - 1})
+def arm_looks(report) -> dict[str, Look]:
+    """The look of each arm."""
+    ladders = report.arm_ladders()
+    looks = look_of([ladder.rungs[0] for ladder in ladders], report)
+    return {ladder.arm: look for ladder, look in zip(ladders, looks)}
+
+
+def draw_line(axes, x, y, look: Look):
+    """A curve with about ten markers, the last point always among them."""
+    every = max(1, len(x) // 10)
+    marked = sorted({*range(0, len(x), every), len(x) - 1})
+    (line,) = axes.plot(
+        x, y, color=look.color, linestyle=look.line, marker=look.marker, zorder=look.front, markevery=marked,
+        linewidth=1.5, markersize=4.5, markeredgewidth=1.1, markerfacecolor='white',
+    )
+    return line
+
+
+def draw_band(axes, x, low, high, look: Look, n_bands: int):
+    """The area between two curves, fainter where many lie on each other."""
+    axes.fill_between(x, low, high, color=look.color, alpha=min(0.15, 0.4 / n_bands), linewidth=0)
 
 
 def caption(group) -> str:
     """A group's name, with what a reader must know to read its curve."""
-    seeds = f' ({len(group.judged)} seeds)' if len(group.judged) > 1 else ''
-    unfinished = ' (unfinished)' if group.flags else ''
-    return group.name + seeds + unfinished
+    name = shorten(group.name)
+    if len(group.judged) > 1:
+        name += f' ({len(group.judged)} seeds)'
+    if group.flags:
+        name += ' (unfinished)'
+    return name
 
 
-def label_ends(axes, ends: list[tuple], fontsize: float = 8):
-    """Name curves at their ends, in the margin on the right; a thin line leads to each. `ends`: (x, y, text, color).
+def shorten(name: str) -> str:
+    """A name without its middle, where it is too long."""
+    if len(name) <= LONGEST_NAME:
+        return name
+    half = LONGEST_NAME // 2
+    return f'{name[:half]}…{name[-half + 1:]}'
 
-    Names are moved apart where they would lie on each other. Needs the limits of the axes to be final.
+
+def say(axes, text: str, loc: str = 'right'):
+    """A remark above a panel."""
+    axes.set_title(text, loc=loc, fontsize=8, color=GRAY)
+
+
+def add_legend(figure, handles: dict):
+    """One legend over all panels, with the names as they are: matplotlib drops those that begin with _, and reads
+    $ as mathematics."""
+    if not handles:
+        return
+    columns = 3 if max(len(name) for name in handles) <= 30 else 2
+    legend = figure.legend(
+        list(handles.values()), ['x' * len(name) for name in handles], loc='outside upper center',
+        ncols=min(columns, len(handles)), frameon=False, fontsize=8, handlelength=3.5,
+    )
+    for text, name in zip(legend.get_texts(), handles):
+        text.set_parse_math(False)
+        text.set_text(name)
+
+
+def label_ends(axes, ends: list[tuple], fontsize: float):
+    """Name curves at their ends, in the margin on the right; a thin line leads to each.
+
+    `ends` are (x, y, text, color). Names that would lie on each other are moved apart. The limits of the axes,
+    and the layout, must be final.
     """
     low, high = axes.get_ylim()
-    height = axes.get_figure(root=True).get_figheight() * axes.get_position().height * 72
-    step = 1.25 * fontsize / height  # of a line of text, as a share of the panel
+    height = axes.get_position().height * axes.get_figure().get_figheight() * 72  # points
     ends = sorted(ends, key=lambda end: end[1])
     places = [min(1.0, max(0.0, (y - low) / (high - low))) for _, y, _, _ in ends]
-    places = spread_out(places, step)
+    places = spread_out(places, 1.3 * fontsize / height)
     for (x, y, text, color), place in zip(ends, places):
-        axes.annotate(text, (x, y), xytext=(1.02, place), textcoords='axes fraction', va='center', ha='left',
-                      fontsize=fontsize, color=color, annotation_clip=False, parse_math=False,
-                      arrowprops={'arrowstyle': '-', 'color': color, 'linewidth': 0.5, 'alpha': 0.6, 'shrinkA': 1,
-                                  'shrinkB': 3})
+        leader = {'arrowstyle': '-', 'color': color, 'linewidth': 0.5, 'alpha': 0.6, 'relpos': (0, 0.5), 'shrinkB': 3}
+        axes.annotate(
+            text, (x, y), xytext=(1.03, place), textcoords='axes fraction', va='center', ha='left', color=color,
+            fontsize=fontsize, annotation_clip=False, parse_math=False, arrowprops=leader,
+        )
 
 
 def spread_out(places: list[float], step: float) -> list[float]:
-    """Ascending places moved as little as it takes for neighbors to be `step` apart, around where they want to be."""
-    blocks = []  # (center, number of labels): labels that touch move as one
+    """Ascending places in [0, 1], moved apart to be `step` from each other, around where they want to be."""
+    blocks = []  # [center, number of places]: places that touch move as one
     for place in places:
         blocks.append([place, 1])
         while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < step * (blocks[-1][1] + blocks[-2][1]) / 2:
@@ -239,115 +317,126 @@ def spread_out(places: list[float], step: float) -> list[float]:
     found = []
     for center, n in blocks:
         found += [center + step * (i - (n - 1) / 2) for i in range(n)]
+    # Back into the panel, the lowest ones first; with more than it holds, the last ones stand above it.
+    for i, place in enumerate(found):
+        found[i] = max(place, i * step)
+    for i, place in enumerate(reversed(found)):
+        found[-1 - i] = max(min(place, 1 - i * step), (len(found) - 1 - i) * step)
     return found
 
 
-def readable(axes, which: str, unit: str = ''):
-    """Ticks as 2.5M or 10B instead of 2500000 or 1e10."""
+def unit_of(axis: str, groups: list) -> tuple[float, str]:
+    """(what to divide an axis by, its label), so that ticks are short round numbers."""
+    longest = max(float(getattr(group.mean, axis)[-1]) for group in groups)
+    if axis == 'seconds':
+        for size, name in ((3600, 'hours'), (60, 'minutes'), (1, 'seconds')):
+            if longest >= 2 * size or size == 1:
+                return size, f'{name} of training'
+    if axis == 'tokens':
+        return 1, 'tokens'
+    power = math.floor(math.log10(longest)) if longest > 0 else 0
+    ledger = " by the paper's ledger" if axis == 'flops_paper' else ''
+    return 10.0**power, f'training FLOPs{ledger} / $10^{{{power}}}$'
+
+
+def readable(axes):
+    """Ticks of the x axis as 2.5M or 10B instead of 2500000 or 1e10."""
     from matplotlib.ticker import FuncFormatter
 
     def text(value, position):
         for size, letter in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'k')):
             if abs(value) >= size:
-                return f'{value / size:g}{letter}{unit}'
-        return f'{value:g}{unit}'
+                return f'{value / size:g}{letter}'
+        return f'{value:g}'
 
-    axis = axes.xaxis if which == 'x' else axes.yaxis
-    axis.set_major_formatter(FuncFormatter(text))
-
-
-def label_compute(axes, axis: str, longest: float):
-    """The x axis of a panel, with a unit in which its ticks are short. `longest`: where it ends."""
-    from matplotlib.ticker import FuncFormatter
-
-    if axis == 'seconds':
-        unit, size = ('hours', 3600) if longest >= 7200 else ('minutes', 60) if longest >= 120 else ('seconds', 1)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, position: f'{value / size:g}'))
-        axes.set_xlabel(f'{unit} of training')
-    elif axis == 'tokens':
-        readable(axes, 'x')
-        axes.set_xlabel('tokens')
-    else:
-        power = math.floor(math.log10(longest)) if longest > 0 else 0
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, position: f'{value / 10**power:g}'))
-        axes.set_xlabel(f'{AXIS_LABELS[axis]} / $10^{{{power}}}$')
+    axes.xaxis.set_major_formatter(FuncFormatter(text))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+def make_logarithmic(axes):
+    """A logarithmic x axis that has a few ticks however short it is."""
+    from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+
+    axes.set_xscale('log')
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+# ------------------------------------------------------------------------------------------------------------
 # loss against compute
 
 
 def draw_hero(figure, report, groups: list):
     """Loss against FLOPs with named curves and one arrow; under it, on the same axis, the depth of each."""
-    grown = [group for group in groups if len({phase.depth for phase in group.runs[0].phases}) > 1][:DEPTHS_SHOWN]
-    if grown:
+    size, label = unit_of('flops', groups)
+    if any(group.runs[0].growth_steps for group in groups):
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        draw_depths(below, groups, grown, report)
-    else:
-        above = figure.subplots()
-    draw_losses(above, groups, report, 'flops', with_legend=False)
-    if grown:
-        below.set_xlabel(above.get_xlabel())
+        draw_losses(above, groups, report, 'flops')
+        draw_depths(below, groups, report, size, label)
         above.set_xlabel('')
         above.tick_params(labelbottom=False)
-    draw_arrow(above, report)
-    figure.canvas.draw()  # the layout settles, and with it how tall a line of text is
+        say(above, 'tick: a stage begins; shaded: earlier layers are frozen', loc='left')
+    else:
+        above = figure.subplots()
+        draw_losses(above, groups, report, 'flops')
+    draw_arrow(above, report, size)
     ends = []
-    for group, style in zip(groups, styles(groups, report)):
-        ends.append((group.mean.flops[-1], group.mean.loss[-1], caption(group), style['color']))
-    label_ends(above, ends, 8 if len(ends) <= LABELS_AT_ENDS else 6)
+    for group, look in zip(groups, look_of(groups, report)):
+        ends.append((group.mean.flops[-1] / size, group.mean.loss[-1], caption(group), look.color))
+    figure.canvas.draw()  # settles the layout, and with it how tall a line of text is
+    label_ends(above, ends, fontsize=8)
 
 
-def draw_losses(axes, groups: list, report, axis: str, with_legend: bool = True):
+def draw_losses(axes, groups: list, report, axis: str) -> dict:
     """Loss of all groups against one axis, with bands over the seeds, growth marks and frozen stretches."""
-    shade = min(0.15, 0.4 / len(groups))  # many bands lie on each other
-    handles = []
-    for group, style in zip(groups, styles(groups, report)):
+    size, label = unit_of(axis, groups)
+    handles = {}
+    for group, look in zip(groups, look_of(groups, report)):
         curve = group.mean
         x = getattr(curve, axis)
-        handles.append(draw_curve(axes, x, curve.loss, style))
+        handles[caption(group)] = draw_line(axes, x / size, curve.loss, look)
         if len(group.judged) > 1:
-            band = group.losses_at(axis, x).std(axis=-1, ddof=1)
-            axes.fill_between(x, curve.loss - band, curve.loss + band, color=style['color'], alpha=shade, linewidth=0)
-        draw_growth(axes, group, axis, x, curve.loss, style['color'])
-    longest = max(getattr(group.mean, axis)[-1] for group in groups)
-    axes.set_xlim(0, longest * 1.01)
-    axes.set_ylim(*loss_limits(groups, axis))
-    axes.set_ylabel('validation loss (nats per token)')
-    label_compute(axes, axis, longest)
+            sd = group.losses_at(axis, x).std(axis=-1, ddof=1)
+            draw_band(axes, x / size, curve.loss - sd, curve.loss + sd, look, len(groups))
+        draw_growth(axes, group, axis, x, curve.loss, look.color, size)
     if any(len(group.judged) > 1 for group in groups):
-        axes.set_title('band: ± 1 sd over the seeds', loc='right', fontsize=8, color=GRAY)
-    if with_legend:
-        add_legend(axes, handles, [caption(group) for group in groups])
+        say(axes, 'band: ± 1 sd over the seeds')
+    axes.set_xlim(0, 1.01 * max(getattr(group.mean, axis)[-1] for group in groups) / size)
+    axes.set_ylim(*loss_limits(groups, axis))
+    axes.set_xlabel(label)
+    axes.set_ylabel('validation loss (nats per token)')
+    if axis == 'tokens':
+        readable(axes)
+    return handles
 
 
-def draw_curve(axes, x, y, style: dict):
-    """One line with its markers, the last point always among them."""
-    line, = axes.plot(x, y, linewidth=1.5, markersize=4.5, markevery=marked(len(x)), markerfacecolor='white',
-                      markeredgewidth=1.1, **style)
-    return line
+def draw_growth(axes, group, axis: str, x, y, color: str, size: float):
+    """A tick where a stage begins, and a broad shadow along the curve where layers are frozen.
 
-
-def draw_growth(axes, group, axis: str, x, y, color: str):
-    """A mark where a stage begins, and a broad shadow along the curve where layers are frozen."""
-    for start, stop, _, n_frozen, grows in stretches_of(group, axis):
-        # On the curve as it's drawn: straight between evaluations, by this axis's own values.
-        if grows and x[0] <= start <= x[-1]:
-            axes.plot([start], [np.interp(start, x, y)], color=color, **GROWTH_MARK)
-        if n_frozen:
-            low, high = max(start, x[0]), min(stop, x[-1])
-            if low < high:
-                inside = np.array([low, *x[(x > low) & (x < high)], high])
-                axes.plot(inside, np.interp(inside, x, y), color=color, **FROZEN_SHADOW)
+    Both lie on the curve as it is drawn: straight between evaluations, by this axis's own values.
+    """
+    for start, stop, _, n_frozen, is_growth in stretches_of(group, axis):
+        if is_growth and x[0] <= start <= x[-1]:
+            axes.plot(
+                start / size, np.interp(start, x, y), color=color, marker='|', markersize=12, markeredgewidth=1.6,
+                linestyle='', zorder=6,
+            )
+        low = max(start, x[0])
+        high = min(stop, x[-1])
+        if n_frozen and low < high:
+            inside = np.array([low, *x[(x > low) & (x < high)], high])
+            axes.plot(
+                inside / size, np.interp(inside, x, y), color=color, linewidth=7, alpha=0.22, zorder=2,
+                solid_capstyle='butt',
+            )
 
 
 def stretches_of(group, axis: str) -> list[tuple]:
-    """(start, stop, depth, frozen layers, whether it begins with a growth) of each phase on an axis, the mean over the
-    seeds, as far as the runs have come."""
-    phases = group.runs[0].phases
-    found = []
+    """(start, stop, depth, frozen layers, whether it begins with a growth) of each phase on an axis, the mean
+    over the seeds, as far as the runs have come."""
     reached = min(run.step for run in group.judged_runs)
-    for phase in phases:
+    found = []
+    for phase in group.runs[0].phases:
         if phase.start >= reached:
             break
         edges = [run.where(axis, [phase.start, min(phase.stop, reached)]) for run in group.judged_runs]
@@ -357,256 +446,235 @@ def stretches_of(group, axis: str) -> list[tuple]:
 
 
 def loss_limits(groups: list, axis: str) -> tuple[float, float]:
-    """The part of the loss that is worth ink: what the curves do after the first tenth of the axis, and their ends."""
-    start = max(getattr(group.mean, axis)[-1] for group in groups) / 10
+    """The part of the loss that is worth ink: what the curves do after the first seventh of the axis, and their
+    ends, with room below for a line of text."""
+    start = max(getattr(group.mean, axis)[-1] for group in groups) / 7
     kept = []
     for group in groups:
         late = group.mean.loss[getattr(group.mean, axis) >= start]
         kept += [*late, group.mean.loss[-1]]
-    margin = 0.03 * (max(kept) - min(kept)) or 0.05
-    return min(kept) - margin, max(kept) + margin
+    height = max(kept) - min(kept) or 1.0
+    return min(kept) - 0.1 * height, max(kept) + 0.03 * height
 
 
-def draw_arrow(axes, report):
+def draw_arrow(axes, report, size: float):
     """From the baseline to the run that saves most, at one loss: what that loss costs the one and the other."""
-    judgments = [j for j in report.judgments if not math.isnan(j.by_axis['flops'].cost.value)]
+    judgments = [judgment for judgment in report.judgments if judgment.has_cost]
     if not judgments:
         return
     best = min(judgments, key=lambda judgment: judgment.by_axis['flops'].cost.value)
     on_flops = best.by_axis['flops']
-    cost = on_flops.cost
-    if not math.isnan(on_flops.baseline_needs):
-        loss = best.group.finals.mean()
-        start, stop = on_flops.baseline_needs, on_flops.end
-    else:
+    if math.isnan(on_flops.baseline_needs):
+        # The baseline never gets there: the arrow lies at the baseline's final loss.
         loss = best.ladder.rungs[-1].finals.mean()
-        start, stop = on_flops.baseline_end, on_flops.needs
-    # Less compute shows as an arrow to the left.
-    change = 1 - cost.value
-    bound = {'': '', 'at most': 'at least ', 'at least': 'up to '}[cost.bound]
-    if change < 0:
-        bound = {'': '', 'at most': 'up to ', 'at least': 'at least '}[cost.bound]
-    text = f'same loss, {bound}{abs(change):.0%} {"less" if change >= 0 else "more"} compute'
-    if best.verdict != 'clear':
-        text += ' (not clear)' if best.verdict else ' (one seed)'
+        start, stop = on_flops.baseline_end / size, on_flops.needs / size
+    else:
+        loss = best.group.finals.mean()
+        start, stop = on_flops.baseline_needs / size, on_flops.end / size
     axes.annotate('', (stop, loss), xytext=(start, loss), arrowprops={'arrowstyle': '->', 'linewidth': 1.4}, zorder=7)
-    is_at_edge = (start + stop) / 2 > 0.8 * axes.get_xlim()[1]
-    axes.annotate(text, ((start + stop) / 2, loss), xytext=(0, -5), textcoords='offset points', va='top', fontsize=9,
-                  ha='right' if is_at_edge else 'center', zorder=8,
-                  bbox={'facecolor': 'white', 'alpha': 0.8, 'linewidth': 0, 'pad': 1})
+    middle = (start + stop) / 2
+    is_at_edge = middle > 0.75 * axes.get_xlim()[1]
+    axes.annotate(
+        arrow_text(best), (max(start, stop) if is_at_edge else middle, loss), xytext=(0, -5), zorder=8,
+        textcoords='offset points', va='top', ha='right' if is_at_edge else 'center',
+        bbox={'facecolor': 'white', 'alpha': 0.8, 'linewidth': 0, 'pad': 1},
+    )
 
 
-def add_legend(axes, handles: list, names: list[str]):
-    """A legend that takes names as they are: matplotlib drops those that begin with _, and reads $ as mathematics."""
-    legend = axes.legend(handles, ['x'] * len(names), fontsize=7 if len(names) > 8 else 8, frameon=False,
-                         handlelength=3, ncols=2 if len(names) > 10 else 1, loc='upper right')
-    for text, name in zip(legend.get_texts(), names):
-        text.set_parse_math(False)
-        text.set_text(name)
+def arrow_text(judgment) -> str:
+    """same loss, at least 11% less compute (not clear)."""
+    cost = judgment.by_axis['flops'].cost
+    change = 1 - cost.value
+    # A cost of at most .9 is a saving of at least 10%.
+    bound = ''
+    if cost.bound:
+        bound = 'at least ' if (cost.bound == 'at most') == (change >= 0) else 'at most '
+    doubt = {'clear': '', 'not clear': ' (not clear)', '': ' (no verdict)'}[judgment.verdict]
+    return f'same loss, {bound}{abs(change):.0%} {"less" if change >= 0 else "more"} compute{doubt}'
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # depth
 
 
-def draw_depths(axes, groups: list, grown: list, report):
-    """The depth of each growing group over its FLOPs; frozen layers hatched."""
+def draw_depths(axes, groups: list, report, size: float, label: str):
+    """The depth of the growing groups over their FLOPs. Of one or two the frozen layers are hatched."""
+    grown = []
+    for group, look in zip(groups, look_of(groups, report)):
+        if group.runs[0].growth_steps and stretches_of(group, 'flops'):
+            grown.append((stretches_of(group, 'flops'), look))
+    grown = grown[:STAIRCASES]
     deepest = 1
-    for group, style in zip(groups, styles(groups, report)):
-        stretches = stretches_of(group, 'flops')
-        if not stretches or not any(group is one for one in grown):
-            continue
-        edges = np.array([stretches[0][0]] + [stop for _, stop, *_ in stretches])
-        depths = [(depth, n_frozen) for _, _, depth, n_frozen, _ in stretches]
-        draw_staircase(axes, edges, depths, style['color'], hatched=len(grown) <= 2, filled=len(grown) == 1)
-        deepest = max(deepest, *(depth for depth, _ in depths))
+    for stretches, look in grown:
+        edges = np.array([stretches[0][0]] + [stretch[1] for stretch in stretches]) / size
+        steps = [(depth, n_frozen) for _, _, depth, n_frozen, _ in stretches]
+        draw_staircase(axes, edges, steps, look.color, is_hatched=len(grown) <= 2, is_filled=len(grown) == 1)
+        deepest = max(deepest, *(depth for depth, _ in steps))
     axes.set_ylim(0, deepest * 1.15)
+    axes.set_xlabel(label)
     axes.set_ylabel('layers')
-    if len(grown) <= 2:
-        has_frozen = any(phase.frozen for group in grown for phase in group.runs[0].phases)
-        add_frozen_key(axes, has_frozen)
+    frozen = [stretch for stretches, _ in grown for stretch in stretches if stretch[3]]
+    if frozen and len(grown) <= 2:
+        say(axes, 'hatched: frozen layers')
 
 
-def draw_staircase(axes, edges, depths: list[tuple], color: str, hatched: bool, filled: bool):
-    """Depth between edges; of (depth, frozen layers) the frozen ones are hatched, from below."""
-    values = [depth for depth, _ in depths]
-    if filled:
-        axes.stairs(values, edges, color=color, fill=True, alpha=0.12)
-    axes.stairs(values, edges, color=color, linewidth=1.4, baseline=None)
-    if not hatched:
-        return
-    for (low, high), (_, n_frozen) in zip(itertools.pairwise(edges), depths):
-        if n_frozen:
-            axes.fill_between([low, high], [n_frozen] * 2, hatch='////', facecolor='none', edgecolor=color, linewidth=0,
-                              alpha=0.7)
+def draw_staircase(axes, edges, steps: list[tuple], color: str, is_hatched: bool, is_filled: bool):
+    """Steps of (depth, frozen layers) between edges; the frozen layers are hatched, from below."""
+    depths = [depth for depth, _ in steps]
+    if is_filled:
+        axes.stairs(depths, edges, color=color, fill=True, alpha=0.12)
+    axes.stairs(depths, edges, color=color, linewidth=1.4, baseline=None)
+    for (low, high), (_, n_frozen) in zip(itertools.pairwise(edges), steps):
+        if n_frozen and is_hatched:
+            axes.fill_between(
+                [low, high], [n_frozen, n_frozen], hatch='////', facecolor='none', edgecolor=color, linewidth=0,
+                alpha=0.7,
+            )
 
 
-def add_frozen_key(axes, has_frozen: bool):
-    """Says what the hatching means, where there is some."""
-    if has_frozen:
-        axes.set_title('hatched: frozen layers', loc='right', fontsize=8, color=GRAY)
+# ------------------------------------------------------------------------------------------------------------
+# scores
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# scores, budgets, catch-up
-
-
-def score_points(group, panel: str, axis: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(compute, mean score, standard error of one scoring) where all seeds were scored."""
+def score_points(group, panel: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(FLOPs, mean score, standard error of one scoring) where all seeds were scored."""
     name = {'accuracy': 'hellaswag_acc_norm', 'bits': 'hellaswag_bits'}[panel]
     by_step = []
     for run in group.judged_runs:
         scores, _ = run.scores()
         by_step.append({record['step']: record for record in scores if name in record})
-    shared = set(by_step[0])
-    for records in by_step[1:]:
-        shared &= set(records)
-    x, y, errors = [], [], []
-    for step in sorted(shared):
+    points = []
+    for step in sorted(set.intersection(*(set(scores) for scores in by_step))):
         records = [scores[step] for scores in by_step]
         mean = float(np.mean([record[name] for record in records]))
         error = records[0].get(f'{name}_stderr')
-        if error is None and panel == 'accuracy':
-            error = math.sqrt(mean * (1 - mean) / records[0]['hellaswag_n'])
-        x.append(np.mean([record[axis] for record in records]))
-        y.append(mean)
-        errors.append(error or 0.0)
-    return np.array(x), np.array(y), np.array(errors)
+        if error is None:  # a run from before the errors were logged
+            error = math.sqrt(mean * (1 - mean) / records[0]['hellaswag_n']) if panel == 'accuracy' else 0.0
+        points.append((np.mean([record['flops'] for record in records]), mean, error))
+    return tuple(np.array(points).reshape(-1, 3).T)
 
 
-def draw_scores(axes, groups: list, report, panel: str):
+def draw_scores(axes, groups: list, report, panel: str) -> dict:
     """HellaSwag against FLOPs, with the standard error of one scoring as a band."""
-    handles = []
-    names = []
-    longest = 0.0
-    shade = min(0.15, 0.4 / len(groups))
-    for group, style in zip(groups, styles(groups, report)):
-        x, y, errors = score_points(group, panel, 'flops')
-        if not len(x):
-            continue
-        handles.append(draw_curve(axes, x, y, style))
-        names.append(caption(group))
-        axes.fill_between(x, y - errors, y + errors, color=style['color'], alpha=shade, linewidth=0)
-        draw_growth(axes, group, 'flops', x, y, style['color'])
-        longest = max(longest, x[-1])
-    axes.set_xlim(0, longest * 1.01)
-    label_compute(axes, 'flops', longest)
-    axes.set_title('band: ± 1 standard error of one scoring', loc='right', fontsize=8, color=GRAY)
+    size, label = unit_of('flops', groups)
+    handles = {}
+    for group, look in zip(groups, look_of(groups, report)):
+        x, y, errors = score_points(group, panel)
+        if len(x):
+            handles[caption(group)] = draw_line(axes, x / size, y, look)
+            draw_band(axes, x / size, y - errors, y + errors, look, len(groups))
+            draw_growth(axes, group, 'flops', x, y, look.color, size)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(label)
+    say(axes, 'band: ± 1 standard error of one scoring')
     if panel == 'accuracy':
         axes.set_ylabel('HellaSwag acc_norm')
         axes.axhline(0.25, color='0.5', linewidth=0.8, linestyle=(0, (1, 3)))
-        axes.annotate('chance', (1, 0.25), xycoords=('axes fraction', 'data'), xytext=(0, 2), ha='right',
-                      textcoords='offset points', fontsize=8, color=GRAY)
+        axes.annotate(
+            'chance', (1, 0.25), xycoords=('axes fraction', 'data'), xytext=(0, 2), textcoords='offset points',
+            ha='right', fontsize=8, color=GRAY,
+        )
     else:
         axes.set_ylabel('HellaSwag, bits per byte of the true ending')
-    add_legend(axes, handles, names)
+    return handles
 
 
-def arm_styles(report) -> dict[str, dict]:
-    """A style for each arm of a report, the baselines black."""
-    ladders = report.arm_ladders()
-    firsts = [ladder.rungs[0] for ladder in ladders]
-    return {ladder.arm: style for ladder, style in zip(ladders, styles(firsts, report))}
+# ------------------------------------------------------------------------------------------------------------
+# arms over budgets, and after growth
 
 
-def draw_budgets(axes, report):
-    """Final loss of each arm at each of its budgets, 95% intervals over the seeds, and the curve through them."""
-    import stats
-
-    handles = []
-    names = []
+def draw_budgets(axes, report) -> dict:
+    """Final loss of each arm at each budget, 95% intervals over the seeds, and the curve through them."""
+    handles = {}
+    looks = arm_looks(report)
     for ladder in report.arm_ladders():
-        style = arm_styles(report)[ladder.arm]
-        x = np.array([rung.budget for rung in ladder.rungs])
-        means = np.array([rung.finals.mean() for rung in ladder.rungs])
-        half = []
-        for rung, mean in zip(ladder.rungs, means):
-            estimate = stats.contrast(mean, [stats.part(1.0, rung.finals)], report.sigma)
-            half.append(0.0 if math.isnan(estimate.high) else estimate.high - mean)
-        points = axes.errorbar(x, means, yerr=half, capsize=3, linewidth=1.1, markersize=5, markerfacecolor='white',
-                               **style | {'linestyle': ''})
-        if len(x) > 1:
-            reference = ladder.reference('flops')
-            places = np.geomspace(x[0], x[-1], 100)
-            fit, _ = reference.at(places)
-            axes.plot(places, fit, color=style['color'], linestyle=style['linestyle'], linewidth=1.1, zorder=3)
-        handles.append(points)
-        names.append(ladder.arm)
-    log_compute(axes)
+        look = looks[ladder.arm]
+        budgets = [rung.budget for rung in ladder.rungs]
+        means = [rung.finals.mean() for rung in ladder.rungs]
+        halves = [np.nan_to_num(rung.final_estimate(report.sigma).high - mean) for rung, mean in zip(ladder.rungs, means)]
+        axes.errorbar(
+            budgets, means, yerr=halves, color=look.color, marker=look.marker, zorder=look.front, linestyle='',
+            capsize=3, linewidth=1.1, markersize=5, markerfacecolor='white',
+        )
+        handles[shorten(ladder.arm)] = draw_line(axes, [math.nan], [math.nan], look)  # errorbars make poor legends
+        if len(budgets) > 1:
+            places = np.geomspace(budgets[0], budgets[-1], 100)
+            losses, _ = ladder.reference('flops').at(places)
+            axes.plot(places, losses, color=look.color, linestyle=look.line, linewidth=1.1, zorder=3)
+    make_logarithmic(axes)
     axes.set_xlabel('training FLOPs')
     axes.set_ylabel('final validation loss (nats per token)')
-    axes.set_title('bars: 95% over the seeds', loc='right', fontsize=8, color=GRAY)
-    add_legend(axes, handles, names)
+    say(axes, 'bars: 95% over the seeds')
+    return handles
 
 
-def draw_multipliers(axes, report):
+def draw_multipliers(axes, report) -> dict:
     """Compute multiplier of each arm against its budget, with 95% intervals; a bound is an arrowhead."""
-    handles = []
-    names = []
-    looks = arm_styles(report)
-    for arm in dict.fromkeys(judgment.group.arm for judgment in report.judgments):
-        style = looks[arm]
-        mine = [judgment for judgment in report.judgments if judgment.group.arm == arm]
-        mine = [judgment for judgment in mine if not math.isnan(judgment.by_axis['flops'].cost.value)]
-        mine.sort(key=lambda judgment: judgment.group.budget)
-        if not mine:
+    handles = {}
+    for arm, look in arm_looks(report).items():
+        judgments = [judgment for judgment in report.judgments if judgment.group.arm == arm and judgment.has_cost]
+        if not judgments:
             continue
-        x = [judgment.group.budget for judgment in mine]
-        found = [judgment.by_axis['flops'].cost.inverse() for judgment in mine]
-        y = [multiplier.value for multiplier in found]
-        below = [0.0 if math.isnan(m.low) else max(0.0, m.value - m.low) for m in found]
-        above = [0.0 if math.isnan(m.high) else max(0.0, m.high - m.value) for m in found]
-        handles.append(axes.errorbar(x, y, yerr=[below, above], capsize=3, linewidth=1.1, markersize=5,
-                                     markerfacecolor='white', **style))
-        names.append(arm)
-        for place, multiplier in zip(x, found):
+        judgments.sort(key=lambda judgment: judgment.group.budget)
+        budgets = [judgment.group.budget for judgment in judgments]
+        found = [judgment.by_axis['flops'].cost.inverse() for judgment in judgments]
+        values = np.array([multiplier.value for multiplier in found])
+        below = np.nan_to_num(values - [multiplier.low for multiplier in found])
+        above = np.nan_to_num([multiplier.high for multiplier in found] - values)
+        handles[shorten(arm)] = draw_line(axes, [math.nan], [math.nan], look)
+        axes.errorbar(
+            budgets, values, yerr=np.maximum(0, [below, above]), color=look.color, linestyle=look.line,
+            marker=look.marker, zorder=look.front, capsize=3, linewidth=1.1, markersize=5, markerfacecolor='white',
+        )
+        for budget, multiplier in zip(budgets, found):
             if multiplier.bound:
-                up = multiplier.bound == 'at least'
-                axes.annotate('', (place, multiplier.value), xytext=(0, 18 if up else -18), textcoords='offset points',
-                              arrowprops={'arrowstyle': '<-', 'color': style['color']})
+                away = 20 if multiplier.bound == 'at least' else -20
+                axes.annotate(
+                    '', (budget, multiplier.value), xytext=(0, away), textcoords='offset points',
+                    arrowprops={'arrowstyle': '<-', 'color': look.color},
+                )
     axes.axhline(1, color='black', linewidth=1)
-    log_compute(axes)
+    make_logarithmic(axes)
     axes.set_xlabel('training FLOPs')
     axes.set_ylabel('compute multiplier (above 1: growing saves)')
-    axes.set_title('bars: 95% over the seeds; arrows: bounds', loc='right', fontsize=8, color=GRAY)
-    add_legend(axes, handles, names)
+    say(axes, 'bars: 95% over the seeds; arrows: bounds')
+    return handles
 
 
-def draw_catch_up(axes, report):
-    """The gap to the baseline at equal tokens since the last growth; dotted, at equal updates of the full depth."""
-    handles = []
-    names = []
-    looks = arm_styles(report)
+def gap_points(judgment, panel: str, report) -> tuple[np.ndarray, list]:
+    """(tokens since the last growth, or updates at full depth; the gap's estimates) where there is a gap."""
+    x = []
+    gaps = []
+    for point in judgment.catch_up(report.sigma):
+        since = point.tokens if panel == 'catch_up' else point.updates
+        estimate = point.at_tokens if panel == 'catch_up' else point.at_updates
+        if since > 0 and estimate is not None:
+            x.append(since)
+            gaps.append(estimate)
+    return np.array(x, float), gaps
+
+
+def draw_gaps(axes, report, panel: str) -> dict:
+    """The gap to the baseline since the last growth, with its 95% interval."""
+    handles = {}
+    looks = arm_looks(report)
+    is_study = report.study
     for judgment in report.judgments:
-        points = [point for point in judgment.catch_up(report.sigma) if point.at_tokens and point.tokens > 0]
-        if not points:
+        x, gaps = gap_points(judgment, panel, report)
+        if len(x) == 0:
             continue
-        color = looks[judgment.group.arm]['color']
-        x = [point.tokens for point in points]
-        y = np.array([point.at_tokens.value for point in points])
-        low = np.array([point.at_tokens.low for point in points])
-        high = np.array([point.at_tokens.high for point in points])
-        style = looks[judgment.group.arm]
-        handles.append(draw_curve(axes, x, y, style))
-        names.append(caption(judgment.group))
-        axes.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
-        updates = [point for point in points if point.at_updates]
-        axes.plot([point.tokens for point in updates], [point.at_updates.value for point in updates], color=color,
-                  linestyle=':', linewidth=1)
+        look = looks[judgment.group.arm]
+        line = draw_line(axes, x, [gap.value for gap in gaps], look)
+        draw_band(axes, x, [gap.low for gap in gaps], [gap.high for gap in gaps], look, 3)
+        handles[shorten(judgment.group.arm) if is_study else caption(judgment.group)] = line
     axes.axhline(0, color='black', linewidth=1)
-    axes.set_xscale('log')
-    axes.set_xlabel('tokens since the last growth')
-    axes.set_ylabel('loss minus the baseline\'s (nats)')
-    axes.set_title('band: 95%; dotted: at equal full-depth updates', loc='right', fontsize=8, color=GRAY)
-    readable(axes, 'x')
-    add_legend(axes, handles, names)
-
-
-def log_compute(axes):
-    """A logarithmic x axis that has a few ticks however short it is."""
-    from matplotlib.ticker import LogFormatterSciNotation, LogLocator
-
-    axes.set_xscale('log')
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(math.inf, math.inf)))
-    axes.xaxis.set_minor_formatter('')
+    make_logarithmic(axes)
+    readable(axes)
+    axes.set_ylabel("loss minus the baseline's (nats)")
+    if panel == 'catch_up':
+        axes.set_xlabel('tokens since the last growth')
+        say(axes, 'at equal tokens; band: 95%')
+    else:
+        axes.set_xlabel('updates at full depth')
+        say(axes, 'at equal full-depth updates; band: 95%')
+    return handles

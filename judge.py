@@ -6,19 +6,21 @@ Verdicts: each run against the baseline of its own budget, with intervals that h
     report = judge_runs(runs, ['full depth'], arms={path: 'full depth', other_path: 'Li, 8 stages', ...})       a study
     report = judge_runs(runs, sigma=0.0013)               the deviation between seeds is known: z instead of t
 
-No text is made here but notes; compare.py prints a Report, figure.py draws it. Report.groups are the experiments,
-Report.judgments the comparisons, Report.ladders the baselines, Report.notes what to know before believing any of it.
+No text is made here but notes; compare.py prints a Report, figure.py draws it. Report.groups are the
+experiments, Report.judgments the comparisons, Report.ladders the baselines, Report.notes what to know before
+believing any of it.
 
   difference   loss of the run minus the baseline's at equal compute: Welch's t over the seeds
   cost         compute of the run over the compute at which the baseline has its loss; the compute multiplier is 1 / cost
   ladder       the baseline at several budgets, each with its own decay: what full depth reaches for a given compute
   clear        the difference's p, corrected by Holm over all runs judged in this call, is below .05
 
-Every axis (FLOPs, FLOPs by the paper's ledger, seconds of training) is judged alike. Between two evaluations, or two
-rungs, the loss is interpolated in the logarithm of the compute: through two rungs a straight line (which overrates a run
-between them, by up to 2% for rungs a factor 2 apart and 7% for 4, at an exponent of .3), through three the curve
-E + A C^-alpha that meets them, through four or more its least squares fit. Beyond them nothing is guessed: there are
-bounds. A single baseline is read in its middle, which flatters the run if its learning rate had yet to decay there.
+Every axis (FLOPs, FLOPs by the paper's ledger, seconds of training) is judged alike. Between two
+evaluations, or two rungs, the loss is interpolated in the logarithm of the compute: through two rungs a
+straight line (which overrates a run between them, by up to 2% for rungs a factor 2 apart and 7% for 4, at an
+exponent of .3), through three the curve E + A C^-alpha that meets them, through four or more its least
+squares fit. Beyond them nothing is guessed: there are bounds. A single baseline is read in its middle, which
+flatters the run if its learning rate had yet to decay there.
 """
 
 import dataclasses
@@ -30,19 +32,18 @@ import numpy as np
 
 import stats
 from common import UserError
+from ladder import Ladder, Reference, grid_of, own_places
 from runs import AXES, MATCHED, TUNED, Group, Run, is_budget, make_groups
 
 TINY = 1e-6  # nats: losses that differ by less are equal
-GRID = 60  # places on the compute axis that are searched for a loss, besides the evaluations
-FIT_FROM = 4  # rungs; three have a curve that meets them exactly
 
 
 @dataclasses.dataclass
 class Ratio:
     """A cost. `bound` '' for a value, 'at least' or 'at most' for a bound; nan for none.
 
-    low and high are the 95% interval over the seeds, nan without one. Open: the interval goes on beyond that number, which
-    is where the data ends.
+    low and high are the 95% interval over the seeds, nan without one. Open: the interval goes on beyond that
+    number, which is where the data ends.
     """
 
     value: float = math.nan
@@ -81,7 +82,7 @@ class Judgment:
     """A group and all that is said about it."""
 
     group: Group
-    ladder: 'Ladder'
+    ladder: Ladder
     rung: Group  # the ladder's group of the same budget, else the nearest
     by_axis: dict[str, Comparison]
     p: float = math.nan  # of the difference in FLOPs, corrected by Holm
@@ -94,6 +95,11 @@ class Judgment:
             return ''
         return 'clear' if self.p < stats.SIGNIFICANT else 'not clear'
 
+    @property
+    def has_cost(self) -> bool:
+        """Whether there is a loss that both sides reach."""
+        return 'flops' in self.by_axis and not math.isnan(self.by_axis['flops'].cost.value)
+
     def catch_up(self, sigma: float | None = None) -> list['CatchUp']:
         """The gap to the baseline at every evaluation since the last growth; see catch_up()."""
         return catch_up(self, sigma)
@@ -104,7 +110,7 @@ class Report:
     """What was found about some runs."""
 
     groups: list[Group]  # as they came
-    ladders: list['Ladder']
+    ladders: list[Ladder]
     judgments: list[Judgment]
     notes: list[str]
     sigma: float | None
@@ -114,7 +120,7 @@ class Report:
         rungs = itertools.chain(*(ladder.rungs for ladder in self.ladders))
         return any(group is rung for rung in rungs)
 
-    def arm_ladders(self) -> list['Ladder']:
+    def arm_ladders(self) -> list[Ladder]:
         """Every arm that counts as a ladder of its budgets, the baselines first."""
         ladders = {ladder.arm: ladder for ladder in self.ladders}
         for judgment in self.judgments:
@@ -125,111 +131,13 @@ class Report:
         return list(ladders.values())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# the baseline as a function of compute
-
-
-@dataclasses.dataclass
-class Ladder:
-    """The finished groups of a baseline arm, one per budget, ascending."""
-
-    arm: str
-    rungs: list[Group]
-
-    @property
-    def decays(self) -> bool:
-        return self.rungs[0].config.lr_schedule != 'constant'
-
-    def nearest(self, group: Group) -> Group:
-        """The rung of the group's own budget, else the one whose budget is nearest by ratio."""
-        return min(self.rungs, key=lambda rung: abs(math.log(rung.budget / group.budget)))
-
-    def reference(self, axis: str) -> 'Reference':
-        # At a constant learning rate every point of the longest run is the end of a shorter one.
-        longest = self.rungs[-1]
-        alike = all(same_tuning(rung, longest) for rung in self.rungs)
-        if not self.decays and alike and len(longest.judged) == max(len(rung.judged) for rung in self.rungs):
-            return Reference([longest], axis)
-        return Reference(self.rungs, axis)
-
-
-def same_tuning(a: Group, b: Group) -> bool:
-    return all(getattr(a.config, name) == getattr(b.config, name) for name in TUNED)
-
-
-class Reference:
-    """A baseline's loss for any compute on one axis: one rung's own curve, or a line through several rungs."""
-
-    def __init__(self, rungs: list[Group], axis: str):
-        self.rungs = sorted(rungs, key=lambda rung: rung.end(axis))
-        self.axis = axis
-        self.compute = np.array([rung.end(axis) for rung in self.rungs])
-        self.high = self.compute[-1]
-        self.low = self.rungs[0].start(axis) if len(self.rungs) == 1 else self.compute[0]
-        self.finals = [stats.part(1.0, rung.finals) for rung in self.rungs]
-        self.means = np.array([rung.finals.mean() for rung in self.rungs])
-        self.law = self._fit() if len(self.rungs) >= FIT_FROM - 1 else None
-
-    def _fit(self) -> stats.PowerLaw | None:
-        law = stats.fit_power_law(self.compute, self.means, [part.n for part in self.finals])
-        # Three losses that no such curve meets (the second step down is the bigger one) are joined by straight lines.
-        if law and len(self.rungs) < FIT_FROM and np.abs(law.residuals).max() > 1e-6 * np.ptp(self.means):
-            return None
-        return law
-
-    def at(self, x) -> tuple[np.ndarray, list[stats.Part]]:
-        """(loss at compute x, the samples that it is made of). x of any shape, within [low, high]."""
-        x = np.asarray(x, float)
-        if len(self.rungs) == 1:
-            losses = self.rungs[0].losses_at(self.axis, x)
-            return losses.mean(axis=-1), [stats.part(1.0, losses)]
-        if self.law:
-            weights = self.law.weights(x)
-            value = self.law.at(x)
-        else:
-            units = np.eye(len(self.rungs))
-            weights = np.stack([np.interp(np.log(x), np.log(self.compute), unit) for unit in units])
-            value = np.tensordot(self.means, weights, axes=1)
-        parts = []
-        for weight, final in zip(weights, self.finals):
-            # A rung that doesn't count here must not ask for seeds here either.
-            variance = np.where(weight == 0, 0.0, final.variance)
-            parts.append(stats.Part(weight, variance, final.n))
-        return value, parts
-
-    def places(self) -> np.ndarray:
-        """Where to look for a loss: a fine grid, and every evaluation in between."""
-        evaluations = [self.compute] if len(self.rungs) > 1 else own_places(self.rungs[0], self.axis)
-        return grid_of(self.low, self.high, evaluations)
-
-    def slope(self, x: float) -> float:
-        """d loss / d log compute around x; nan where the reference is a single point."""
-        a = max(self.low, x / 1.2)
-        b = min(self.high, x * 1.2)
-        if not a < b:
-            return math.nan
-        (loss_a, loss_b), _ = self.at(np.array([a, b]))
-        return (loss_b - loss_a) / math.log(b / a)
-
-
-def grid_of(low: float, high: float, evaluations: list[np.ndarray]) -> np.ndarray:
-    """Ascending places from low to high: both ends, the evaluations in between, and others by equal ratios."""
-    inner = np.exp(np.linspace(math.log(low), math.log(high), GRID)[1:-1])
-    places = np.unique(np.concatenate([[low, high], inner, *evaluations]))
-    return places[(places >= low) & (places <= high)]
-
-
-def own_places(group: Group, axis: str) -> list[np.ndarray]:
-    """The evaluations of a group's seeds on an axis."""
-    return [curve.points(axis)[0] + group.sunk.get(axis, 0) for curve in group.judged]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # one group against its baseline
 
 
 def compare(group: Group, ladder: Ladder, axis: str, sigma: float | None = None) -> Comparison | None:
-    """A group against a ladder on one axis; None where an axis doesn't count for one of them (no clock is known)."""
+    """A group against a ladder on one axis; None where an axis doesn't count for one of them (no clock is
+    known)."""
     ends = [group.end(axis)] + [rung.end(axis) for rung in ladder.rungs]
     if not all(math.isfinite(end) and end > 0 for end in ends):
         return None
@@ -237,9 +145,20 @@ def compare(group: Group, ladder: Ladder, axis: str, sigma: float | None = None)
     equal = equal_compute(group, ladder, reference, sigma)
     found = find_cost(group, reference, sigma)
     in_baseline, in_run = middles(group, reference, found, equal)
-    return Comparison(group.end(axis), reference.high, equal.at, equal.loss, equal.baseline_loss, equal.difference,
-                      found.baseline_needs, found.needs, found.cost, ladder.decays and in_baseline, in_run,
-                      reference.slope(equal.at))
+    return Comparison(
+        group.end(axis),
+        reference.high,
+        equal.at,
+        equal.loss,
+        equal.baseline_loss,
+        equal.difference,
+        found.baseline_needs,
+        found.needs,
+        found.cost,
+        ladder.decays and in_baseline,
+        in_run,
+        reference.slope(equal.at),
+    )
 
 
 @dataclasses.dataclass
@@ -253,9 +172,11 @@ class EqualCompute:
     is_own_rung: bool  # both are read at their ends
 
 
-def equal_compute(group: Group, ladder: Ladder, reference: Reference, sigma: float | None = None) -> EqualCompute:
-    """Both losses where the group ends, by the baseline of the same budget if there is one; or, where the baseline ends
-    earlier, there."""
+def equal_compute(
+    group: Group, ladder: Ladder, reference: Reference, sigma: float | None = None
+) -> EqualCompute:
+    """Both losses where the group ends, by the baseline of the same budget if there is one; or, where the
+    baseline ends earlier, there."""
     axis = reference.axis
     rung = own_rung(group, ladder, axis)
     if rung:
@@ -281,10 +202,14 @@ def own_rung(group: Group, ladder: Ladder, axis: str) -> Group | None:
     return rung if abs(group.end(axis) / rung.end(axis) - 1) <= MATCHED else None
 
 
-def read_baseline(ladder: Ladder, reference: Reference, axis: str, at: float) -> tuple[float, list[stats.Part]]:
+def read_baseline(
+    ladder: Ladder, reference: Reference, axis: str, at: float
+) -> tuple[float, list[stats.Part]]:
     """(the baseline's loss at a compute, the samples behind it); nan before its first evaluation."""
     if at < reference.low and len(reference.rungs) > 1:
-        reference = Reference([ladder.rungs[0]], axis)  # no decayed rung is that cheap: the middle of the first
+        reference = Reference(
+            [ladder.rungs[0]], axis
+        )  # no decayed rung is that cheap: the middle of the first
     if at < reference.low:
         return math.nan, []
     value, parts = reference.at(at)
@@ -292,7 +217,8 @@ def read_baseline(ladder: Ladder, reference: Reference, axis: str, at: float) ->
 
 
 def middles(group: Group, reference: Reference, found: 'Found', equal: EqualCompute) -> tuple[bool, bool]:
-    """Whether the numbers rest on the middle of the baseline, and on the middle of a run whose rate decays."""
+    """Whether the numbers rest on the middle of the baseline, and on the middle of a run whose rate
+    decays."""
     from_baseline = [] if equal.is_own_rung else [equal.at]
     from_run = [] if equal.is_own_rung else [equal.at]
     if not math.isnan(found.baseline_needs):
@@ -318,10 +244,11 @@ class Found:
 def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
     """What a group costs against a baseline for the same loss.
 
-    Costs are laid out on one scale, from dear to cheap. First the baseline is read at less and less of a saving: at which
-    compute x does it have the run's final loss? The cost is end / x. Behind the baseline's own end the run is read
-    instead: at which compute y does it have the baseline's final loss? The cost is y / high. Along the scale the gap
-    (baseline minus run) falls, the cost is where it crosses 0, and its interval is where the gap's own interval holds 0.
+    Costs are laid out on one scale, from dear to cheap. First the baseline is read at less and less of a
+    saving: at which compute x does it have the run's final loss? The cost is end / x. Behind the baseline's
+    own end the run is read instead: at which compute y does it have the baseline's final loss? The cost is y
+    / high. Along the scale the gap (baseline minus run) falls, the cost is where it crosses 0, and its
+    interval is where the gap's own interval holds 0.
     """
     axis = reference.axis
     end = group.end(axis)
@@ -334,6 +261,8 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
     cheap = stats.contrast(top - own.mean(axis=-1), [*top_parts, stats.part(-1.0, own)], sigma)
 
     first, is_first = crossing(np.log(x), -dear.value)
+    if is_first and len(reference.rungs) > 1:
+        first = below_the_ladder(group, reference)
     baseline_needs = math.exp(first)
     first_own, is_first_own = crossing(np.log(y), cheap.value)
     needs = math.exp(first_own)
@@ -357,9 +286,19 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
     return found
 
 
+def below_the_ladder(group: Group, reference: Reference) -> float:
+    """Log compute at which the lowest rung has a run's final loss. It had yet to decay there, so that a baseline that
+    decays to that loss needs no more: a bound, and a better one than where the rung ends."""
+    lowest = Reference([reference.rungs[0]], reference.axis)
+    x = lowest.places()
+    losses, _ = lowest.at(x)
+    place, _ = crossing(np.log(x), group.finals.mean() - losses)
+    return place
+
+
 def is_only_bound(group: Group, reference: Reference) -> bool:
-    """Whether the middle of a run says only what it can't cost more than: its rate had yet to decay there, and the
-    baseline it's held against is a ladder of decayed runs."""
+    """Whether the middle of a run says only what it can't cost more than: its rate had yet to decay there,
+    and the baseline it's held against is a ladder of decayed runs."""
     return len(reference.rungs) > 1 and group.config.lr_schedule != 'constant'
 
 
@@ -371,8 +310,8 @@ def starts_below(group: Group, reference: Reference) -> bool:
 
 
 def crossing(positions: np.ndarray, rising: np.ndarray) -> tuple[float, bool]:
-    """(where a rising series first is at 0 or above, linear in between, nan if never; whether it begins there, so that the
-    place is only a bound)."""
+    """(where a rising series first is at 0 or above, linear in between, nan if never; whether it begins
+    there, so that the place is only a bound)."""
     above = np.flatnonzero(rising >= -TINY)
     if len(above) == 0:
         return math.nan, False
@@ -396,17 +335,23 @@ def add_interval(cost: Ratio, costs: np.ndarray, low: np.ndarray, high: np.ndarr
     cost.high = math.exp(dearest)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # all runs of one call
 
 
-def judge_runs(runs: list[Run], baselines: list[str] | None = None, arms: dict | None = None, tuned: tuple = TUNED,
-               sigma: float | None = None) -> Report:
+def judge_runs(
+    runs: list[Run],
+    baselines: list[str] | None = None,
+    arms: dict | None = None,
+    tuned: tuple = TUNED,
+    sigma: float | None = None,
+) -> Report:
     """Judge every finished run that isn't a baseline.
 
-    `baselines`: paths of runs, or with `arms` ({path: name of its arm}) names of arms; None: what has one stage and starts
-    from scratch. `tuned`: settings whose best value is looked for. `sigma`: the deviation between seeds, if it's known.
-    Raises UserError where the baseline is none of the runs, or where several different ones could be meant.
+    `baselines`: paths of runs, or with `arms` ({path: name of its arm}) names of arms; None: what has one
+    stage and starts from scratch. `tuned`: settings whose best value is looked for. `sigma`: the deviation
+    between seeds, if it's known. Raises UserError where the baseline is none of the runs, or where several
+    different ones could be meant.
     """
     groups, notes = make_groups(runs, arms, tuned)
     ladders = find_ladders(groups, baselines, bool(arms), notes)
@@ -440,7 +385,9 @@ def correct(report: Report):
         judgment.sees = stats.critical(difference.df, tests) * difference.se
 
 
-def find_ladders(groups: list[Group], baselines: list[str] | None, by_arm: bool, notes: list[str]) -> list[Ladder]:
+def find_ladders(
+    groups: list[Group], baselines: list[str] | None, by_arm: bool, notes: list[str]
+) -> list[Ladder]:
     """The baselines to judge by, one ladder per arm; none, and a note, if there is none that is finished."""
     if baselines:
         chosen = [named_baseline(groups, name, by_arm) for name in baselines]
@@ -449,7 +396,9 @@ def find_ladders(groups: list[Group], baselines: list[str] | None, by_arm: bool,
     arms = list(dict.fromkeys(group.arm for group in chosen))
     if len(arms) > 1 and not baselines:
         firsts = [next(group for group in chosen if group.arm == arm).runs[0].path for arm in arms]
-        raise UserError('several different runs could be the baseline; name one with --baseline=RUN: ' + ', '.join(firsts))
+        raise UserError(
+            'several different runs could be the baseline; name one with --baseline=RUN: ' + ', '.join(firsts)
+        )
     ladders = []
     for arm in arms:
         rungs = [group for group in groups if group.arm == arm and not group.flags and group.is_best]
@@ -458,7 +407,9 @@ def find_ladders(groups: list[Group], baselines: list[str] | None, by_arm: bool,
         else:
             notes.append(f'nothing is judged: the baseline {arm} is not finished')
     if not arms:
-        notes.append('nothing is judged: none of these is a run of one stage from scratch; name one with --baseline=RUN')
+        notes.append(
+            'nothing is judged: none of these is a run of one stage from scratch; name one with --baseline=RUN'
+        )
     return ladders
 
 
@@ -468,7 +419,8 @@ def is_full_depth(group: Group) -> bool:
 
 
 def named_baseline(groups: list[Group], name: str, by_arm: bool) -> Group:
-    """The group that a user calls the baseline. Named by its run, it is also the one that counts of its budget."""
+    """The group that a user calls the baseline. Named by its run, it is also the one that counts of its
+    budget."""
     if by_arm:
         named = [group for group in groups if group.arm == name]
         if not named:
@@ -486,12 +438,14 @@ def named_baseline(groups: list[Group], name: str, by_arm: bool) -> Group:
 
 
 def most_alike(group: Group, ladders: list[Ladder]) -> Ladder:
-    """Of several baselines the one that is trained like the group (optimizer, learning rate schedule, ...)."""
+    """Of several baselines the one that is trained like the group (optimizer, learning rate schedule,
+    ...)."""
     return min(ladders, key=lambda ladder: len(group.trained_otherwise(ladder.rungs[0])))
 
 
 def flag_other_data(groups: list[Group], ladders: list[Ladder]):
-    """Flag what can't be judged by its baseline (without one: by the first run), since the losses don't compare."""
+    """Flag what can't be judged by its baseline (without one: by the first run), since the losses don't
+    compare."""
     for group in groups:
         first = most_alike(group, ladders).nearest(group) if ladders else groups[0]
         other = []
@@ -505,25 +459,32 @@ def flag_other_data(groups: list[Group], ladders: list[Ladder]):
 
 
 def with_sunk_cost(groups: list[Group]) -> list[Group]:
-    """The groups, and behind each that grows a checkpoint whose cost is known a twin that counts this cost."""
+    """The groups, and behind each that grows a checkpoint whose cost is known a twin that counts this
+    cost."""
     both = []
     for group in groups:
         both.append(group)
         sunk = group.known_sunk()
         if sunk:
-            both.append(dataclasses.replace(group, name=f'{group.name} + first training',
-                                            arm=f'{group.arm} + first training', sunk=sunk))
+            both.append(
+                dataclasses.replace(
+                    group,
+                    name=f'{group.name} + first training',
+                    arm=f'{group.arm} + first training',
+                    sunk=sunk,
+                )
+            )
     return both
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # catching up: when has a growth mixed, and when is its head start gone?
 
 
 @dataclasses.dataclass
 class CatchUp:
-    """A grown run beside its baseline, some time after its last growth. Estimates are run minus baseline; None where the
-    baseline wasn't trained that long."""
+    """A grown run beside its baseline, some time after its last growth. Estimates are run minus baseline;
+    None where the baseline wasn't trained that long."""
 
     step: int  # of the run
     tokens: int  # since the last growth
@@ -535,8 +496,8 @@ class CatchUp:
 def catch_up(judgment: Judgment, sigma: float | None = None) -> list[CatchUp]:
     """The gap to the baseline at every evaluation since the last growth; empty for a run that doesn't grow.
 
-    The baseline is the cheapest rung with at least the run's tokens, else the longest. Seeds that were evaluated at other
-    steps are interpolated.
+    The baseline is the cheapest rung with at least the run's tokens, else the longest. Seeds that were
+    evaluated at other steps are interpolated.
     """
     group = judgment.group
     first = group.runs[0]
@@ -557,7 +518,8 @@ def catch_up(judgment: Judgment, sigma: float | None = None) -> list[CatchUp]:
 
 
 def evaluations_after(group: Group, growth: int) -> list[tuple[int, np.ndarray]]:
-    """(step, loss of each seed) of the evaluations after a growth; of the grown model itself too where all seeds have it."""
+    """(step, loss of each seed) of the evaluations after a growth; of the grown model itself too where all
+    seeds have it."""
     found = []
     grown = [run.loss_after_growth(growth) for run in group.judged_runs]
     if None not in grown:
@@ -587,8 +549,8 @@ def gap(losses: np.ndarray, rung: Group, axis: str, at: float, sigma: float | No
 
 
 def gone_from(estimates: list[stats.Estimate | None], sign: int) -> int | None:
-    """The first of some gaps from which on none is clearly of the given sign (1: the run is behind, -1: it's ahead). None
-    if there is none, or where no noise is known."""
+    """The first of some gaps from which on none is clearly of the given sign (1: the run is behind, -1: it's
+    ahead). None if there is none, or where no noise is known."""
     known = [i for i, estimate in enumerate(estimates) if estimate is not None]
     found = None
     for i in reversed(known):

@@ -5,10 +5,11 @@ Run directories as data: what each run was, how its loss fell, and which runs ar
     groups, notes = make_groups(runs)                                                seeds gathered
     groups, notes = make_groups(runs, arms={path: 'Li, 8 stages', ...})              arms named by whoever made the runs
 
-Everything is read from config.json, metrics.jsonl and, where a run has one, run.json. A group is the finished runs that
-differ in nothing but the seed, or one unfinished run. An arm is the groups that differ in their budget only, or in a
-setting that one tunes (TUNED). Whether two runs are the same experiment is seen from their plans, not from how these
-were written down: 1,000 growth and 1,000 continual steps of one depth are 2,000 steps.
+Everything is read from config.json, metrics.jsonl and, where a run has one, run.json. A group is the
+finished runs that differ in nothing but the seed, or one unfinished run. An arm is the groups that differ in
+their budget only, or in a setting that one tunes (TUNED). Whether two runs are the same experiment is seen
+from their plans, not from how these were written down: 1,000 growth and 1,000 continual steps of one depth
+are 2,000 steps.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ import sys
 import numpy as np
 
 import schedule
+import stats
 from common import UserError
 from config import FIELDS, TrainConfig
 from metrics import read_metrics, read_run_json
@@ -32,11 +34,31 @@ SHAPE = ('n_layer', 'n_head', 'n_embd')
 DATA = ('vocab_size', 'block_size')
 TUNED = ('learning_rate', 'muon_learning_rate', 'min_lr', 'warmup_steps')
 # How long each stage lasts. What that comes to stands in the plan, in whatever way it was written.
-LENGTH = ('n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'continual_steps',
-          'baseline_steps', 'ledger', 'match', 'phase1_fraction')
+LENGTH = (
+    'n_stages',
+    'stage_depths',
+    'growth_steps',
+    'stage_steps',
+    'stage_fractions',
+    'continual_steps',
+    'baseline_steps',
+    'ledger',
+    'match',
+    'phase1_fraction',
+)
 # The rest of what growing is about. All other settings should agree between a run and its baseline.
-GROWTH = ('phase1_embeddings', 'grow_init', 'grow_map', 'grow_optimizer', 'rewarm_steps', 'rewarm', 'stage_lr_scale',
-          'lr_depth_power', 'init_from', 'init_depth')
+GROWTH = (
+    'phase1_embeddings',
+    'grow_init',
+    'grow_map',
+    'grow_optimizer',
+    'rewarm_steps',
+    'rewarm',
+    'stage_lr_scale',
+    'lr_depth_power',
+    'init_from',
+    'init_depth',
+)
 # What doesn't tell experiments apart. Of the data the content counts, not the place.
 NOT_IDENTITY = ('seed', 'branch_from', 'checkpoint_steps', 'data_dir')
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
@@ -57,12 +79,14 @@ class Curve:
         return len(self.step)
 
     def points(self, axis: str) -> tuple[np.ndarray, np.ndarray]:
-        """(compute, loss) where there is compute: the paper's ledger counts nothing for a model of depth 0."""
+        """(compute, loss) where there is compute: the paper's ledger counts nothing for a model of depth
+        0."""
         x = getattr(self, axis)
         return x[x > 0], self.loss[x > 0]
 
     def at(self, axis: str, x):
-        """Loss where `axis` stands at x, linear in log x; the first or last value outside. nan without a point."""
+        """Loss where `axis` stands at x, linear in log x; the first or last value outside. nan without a
+        point."""
         xs, losses = self.points(axis)
         if len(xs) == 0:
             return np.full(np.shape(x), np.nan)
@@ -107,18 +131,21 @@ class Run:
         return None
 
     def where(self, axis: str, steps) -> np.ndarray:
-        """Where some steps lie on an axis, by all lines of the log: the cost of a step differs from phase to phase."""
+        """Where some steps lie on an axis, by all lines of the log: the cost of a step differs from phase to
+        phase."""
         known = [0.0] + [record['step'] for record in self.records]
         values = [0.0] + [record[axis] for record in self.records]
         return np.interp(steps, known, values)
 
     def val_tokens_of(self, record: dict) -> int:
-        """Tokens that a validation loss was measured on: whole sequences. Older lines don't say; config.json does."""
+        """Tokens that a validation loss was measured on: whole sequences. Older lines don't say; config.json
+        does."""
         asked = record.get('val_tokens', self.config.val_tokens)
         return asked // self.config.block_size * self.config.block_size or asked
 
     def evals(self) -> tuple[list[dict], int]:
-        """(its validation losses, in order, as far as they are measured like the last one; how many are not)."""
+        """(its validation losses, in order, as far as they are measured like the last one; how many are
+        not)."""
         evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
         if not evals:
             return [], 0
@@ -148,10 +175,14 @@ class Group:
     runs: list[Run]
     curves: list[Curve]  # one per run
     flags: list[str]  # why it isn't judged; empty if it can be
-    start_loss: float | None  # of an untrained model, or of the checkpoint it starts from, where that was measured
+    start_loss: (
+        float | None
+    )  # of an untrained model, or of the checkpoint it starts from, where that was measured
     data: dict  # what must agree for losses to compare; see data_identity
     sunk: dict  # axis: compute that made the checkpoint it starts from, counted in this group; {} if not counted
-    rivals: list['Group'] = dataclasses.field(default_factory=list, repr=False)  # tried of this arm at this budget
+    rivals: list['Group'] = dataclasses.field(
+        default_factory=list, repr=False
+    )  # tried of this arm at this budget
     is_best: bool = True  # of the rivals
     biased: bool = False  # chosen among several by the same seeds that it's judged with
     left_out: tuple = ()  # seeds that chose this group, and are therefore not judged
@@ -196,6 +227,10 @@ class Group:
         """Final loss of each seed that counts."""
         return np.array([curve.loss[-1] for curve in self.judged])
 
+    def final_estimate(self, sigma: float | None = None) -> stats.Estimate:
+        """The mean final loss with its 95% interval over the seeds."""
+        return stats.contrast(self.finals.mean(), [stats.part(1.0, self.finals)], sigma)
+
     def end(self, axis: str) -> float:
         """Compute of the whole run, the mean over the seeds: on the clock they differ."""
         ends = [float(getattr(curve, axis)[-1]) for curve in self.judged]
@@ -217,7 +252,8 @@ class Group:
         return names
 
     def known_sunk(self) -> dict:
-        """What the checkpoint that this group starts from has cost, by axis, where run.json knows it; else {}."""
+        """What the checkpoint that this group starts from has cost, by axis, where run.json knows it; else
+        {}."""
         made = self.runs[0].info.get('init_from')
         if self.config.init_from == 'scratch' or type(made) is not dict or not made.get('flops'):
             return {}
@@ -229,7 +265,7 @@ class Group:
         return np.stack([curve.at(axis, x) for curve in self.judged], axis=-1)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # reading
 
 
@@ -243,7 +279,10 @@ def read_runs(paths: list[str]) -> list[Run]:
         if not os.path.exists(path):
             raise UserError(f'{path}: no such run directory')
         if not os.path.isfile(os.path.join(path, 'config.json')):
-            print(f'warning: {path} is passed over: not a run directory (it has no config.json)', file=sys.stderr)
+            print(
+                f'warning: {path} is passed over: not a run directory (it has no config.json)',
+                file=sys.stderr,
+            )
             continue
         runs.setdefault(os.path.realpath(path), path)
     if not runs:
@@ -252,7 +291,8 @@ def read_runs(paths: list[str]) -> list[Run]:
 
 
 def expand(paths: list[str]) -> list[str]:
-    """Patterns replaced by what they match, sorted. On Windows no shell does it. Raises UserError for no match."""
+    """Patterns replaced by what they match, sorted. On Windows no shell does it. Raises UserError for no
+    match."""
     expanded = []
     for path in paths:
         path = os.path.expanduser(path)
@@ -267,8 +307,8 @@ def expand(paths: list[str]) -> list[str]:
 
 
 def read_run(path: str) -> Run:
-    """Raises UserError for a config.json, run.json or line of metrics.jsonl that isn't one; a truncated last line is let
-    pass."""
+    """Raises UserError for a config.json, run.json or line of metrics.jsonl that isn't one; a truncated last
+    line is let pass."""
     config = schedule.resolve(schedule.load_run_config(path))
     metrics = os.path.join(path, 'metrics.jsonl')
     records, truncated = read_metrics(metrics)
@@ -288,9 +328,9 @@ def make_curve(run: Run) -> Curve:
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
-    """The mean over seeds, at every step at which one of them was evaluated, between the latest beginning and the
-    earliest end. A seed that was evaluated elsewhere is interpolated: its loss in the logarithm of the steps, its clock in
-    the steps."""
+    """The mean over seeds, at every step at which one of them was evaluated, between the latest beginning
+    and the earliest end. A seed that was evaluated elsewhere is interpolated: its loss in the logarithm of
+    the steps, its clock in the steps."""
     curves = [curve for curve in curves if len(curve)]
     if not curves:
         return Curve(*[np.array([])] * 6)
@@ -306,13 +346,13 @@ def mean_curve(curves: list[Curve]) -> Curve:
     return Curve(*columns, np.mean(losses, axis=0))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # which runs are the same experiment
 
 
 class Contents:
-    """The data of runs by content. Runs from before run.json say only what the folder was called: such a name stands for
-    the content that other runs have under it, if that is only one."""
+    """The data of runs by content. Runs from before run.json say only what the folder was called: such a
+    name stands for the content that other runs have under it, if that is only one."""
 
     def __init__(self, runs: list[Run]):
         self.known = {}
@@ -362,13 +402,17 @@ def flatten(values: dict, prefix: str = '') -> dict:
 def data_identity(run: Run, contents: Contents) -> dict:
     """What must agree for two validation losses to be comparable."""
     evals, _ = run.evals()
-    return {'data_dir': contents.of(run, 'data'), 'vocab_size': run.config.vocab_size,
-            'block_size': run.config.block_size, 'val_tokens': run.val_tokens_of(evals[-1] if evals else {})}
+    return {
+        'data_dir': contents.of(run, 'data'),
+        'vocab_size': run.config.vocab_size,
+        'block_size': run.config.block_size,
+        'val_tokens': run.val_tokens_of(evals[-1] if evals else {}),
+    }
 
 
 def merged_plan(run: Run) -> list[tuple]:
-    """(depth, frozen, what of the embeddings trains, start, stop) of each stretch of a run. Phases that follow each other
-    and differ in name only are one."""
+    """(depth, frozen, what of the embeddings trains, start, stop) of each stretch of a run. Phases that
+    follow each other and differ in name only are one."""
     merged = []
     for phase in run.phases:
         kind = (phase.depth, phase.frozen, phase.embeddings)
@@ -398,7 +442,8 @@ def identity(run: Run, contents: Contents) -> tuple:
 
 
 def arm_identity(run: Run, contents: Contents, tuned: tuple) -> tuple:
-    """What two runs share that differ in the budget, or in what was tuned; of the plan which layers train, not how long."""
+    """What two runs share that differ in the budget, or in what was tuned; of the plan which layers train,
+    not how long."""
     settings = same_settings(run, contents)
     kept = [(name, value) for name, value in settings.items() if name not in tuned]
     return (*kept, *(stretch[:3] for stretch in merged_plan(run)))
@@ -413,15 +458,17 @@ def same_shares(run: Run, other: Run) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # groups
 
 
-def make_groups(runs: list[Run], arms: dict | None = None, tuned: tuple = TUNED) -> tuple[list[Group], list[str]]:
+def make_groups(
+    runs: list[Run], arms: dict | None = None, tuned: tuple = TUNED
+) -> tuple[list[Group], list[str]]:
     """(runs gathered by experiment, in the order they came; notes). An unfinished run is a group of its own.
 
-    `arms` names the arm of each run's path; without it runs are of one arm if only their budget, or a setting among
-    `tuned`, differs.
+    `arms` names the arm of each run's path; without it runs are of one arm if only their budget, or a
+    setting among `tuned`, differs.
     """
     notes = []
     contents = Contents(runs)
@@ -433,7 +480,9 @@ def make_groups(runs: list[Run], arms: dict | None = None, tuned: tuple = TUNED)
     groups = []
     for (arm, _, _), same in gathered.items():
         groups.append(make_group(without_repeats(same, notes), arm, contents))
-    if not arms:
+    if arms:
+        name_by_budget(groups)
+    else:
         make_names_unique(groups)
         find_arms(groups, contents, tuned)
     for group in groups:
@@ -463,8 +512,10 @@ def without_repeats(runs: list[Run], notes: list[str]) -> list[Run]:
     for run in runs:
         first = by_seed.setdefault(run.config.seed, run)
         if first is not run:
-            notes.append(f'{run.path} repeats seed {run.config.seed} of {first.path} and is left out: a repetition '
-                         'tells nothing about the spread')
+            notes.append(
+                f'{run.path} repeats seed {run.config.seed} of {first.path} and is left out: a repetition '
+                'tells nothing about the spread'
+            )
     return list(by_seed.values())
 
 
@@ -487,6 +538,13 @@ def make_group(runs: list[Run], name: str, contents: Contents) -> Group:
     return Group(name, name, runs, curves, flags, start_loss, data_identity(first, contents), {})
 
 
+def name_by_budget(groups: list[Group]):
+    """Add the budget to the name of each group whose arm has several."""
+    for group in groups:
+        if any(other.arm == group.arm and not is_budget(other, group) for other in groups):
+            group.name = f'{group.arm}, {group.budget:.2g} FLOPs'
+
+
 def make_names_unique(groups: list[Group]):
     names = [group.name for group in groups]
     for group in groups:
@@ -495,25 +553,31 @@ def make_names_unique(groups: list[Group]):
 
 
 def mixed_measures(group: Group) -> list[str]:
-    """Notes on runs whose evaluations were not all measured alike: those measured otherwise than the last are left out."""
+    """Notes on runs whose evaluations were not all measured alike: those measured otherwise than the last
+    are left out."""
     notes = []
     for run in group.runs:
         for what, (_, others) in (('val_tokens', run.evals()), ('HellaSwag data', run.scores())):
             if others:
-                notes.append(f'{run.path}: {others} evaluations with other {what} than the last one are left out')
+                notes.append(
+                    f'{run.path}: {others} evaluations with other {what} than the last one are left out'
+                )
     return notes
 
 
 def choose_best(groups: list[Group]):
     """Among the finished groups of one arm and budget the one with the least final loss is judged.
 
-    The choice is made on the seeds that all of them have. If the best has two seeds or more besides, only those are
-    judged, and the choice can't flatter it; else it's the best of many on the seeds that chose it, and biased.
+    The choice is made on the seeds that all of them have. If the best has two seeds or more besides, only
+    those are judged, and the choice can't flatter it; else it's the best of many on the seeds that chose it,
+    and biased.
     """
     places = {}
     for group in groups:
         if not group.flags:
-            same_budget = [place for place in places if place[0] == group.arm and is_budget(group, places[place][0])]
+            same_budget = [
+                place for place in places if place[0] == group.arm and is_budget(group, places[place][0])
+            ]
             places.setdefault(same_budget[0] if same_budget else (group.arm, group.budget), []).append(group)
     for rivals in places.values():
         if len(rivals) == 1:
@@ -523,7 +587,11 @@ def choose_best(groups: list[Group]):
             shared &= set(rival.seeds)
 
         def mean_final(group, seeds=shared):
-            finals = [c.loss[-1] for run, c in zip(group.runs, group.curves) if not seeds or run.config.seed in seeds]
+            finals = [
+                c.loss[-1]
+                for run, c in zip(group.runs, group.curves)
+                if not seeds or run.config.seed in seeds
+            ]
             return np.mean(finals)
 
         best = min(rivals, key=mean_final)

@@ -132,7 +132,8 @@ def mcnemar(a, b) -> tuple[int, int, float]:
 
 
 def critical(df, tests: int = 1):
-    """Differences from so many standard errors on are clear, whatever the other `tests` - 1 of the family give."""
+    """Differences from so many standard errors on are clear, whatever the other `tests` - 1 of the family
+    give."""
     return special.stdtrit(df, 1 - SIGNIFICANT / tests / 2)
 
 
@@ -172,7 +173,7 @@ class PowerLaw:
     residuals: np.ndarray  # (K,) mean loss minus the curve
 
     def at(self, compute):
-        return self.E + self.A * np.asarray(compute, float)**-self.alpha
+        return self.E + self.A * np.asarray(compute, float) ** -self.alpha
 
     def weights(self, compute) -> np.ndarray:
         """d L(compute) / d mean loss of each rung, (K, ...): how much a rung's noise moves the curve there.
@@ -220,14 +221,14 @@ def fit_power_law(compute, loss, n=None) -> PowerLaw | None:
     z = compute / unit
 
     def line(log_alpha):
-        power = z**-math.exp(log_alpha)
+        power = z ** -math.exp(log_alpha)
         center = np.average(power, weights=n)
-        slope = np.sum(n * (power - center) * loss) / np.sum(n * (power - center)**2)
+        slope = np.sum(n * (power - center) * loss) / np.sum(n * (power - center) ** 2)
         return slope, np.average(loss, weights=n) - slope * center, power
 
     def squares(log_alpha):
         slope, height, power = line(log_alpha)
-        return np.sum(n * (loss - height - slope * power)**2)
+        return np.sum(n * (loss - height - slope * power) ** 2)
 
     # A coarse scan finds the valley, Brent's method its bottom.
     bounds = [math.log(alpha) for alpha in ALPHA_BOUNDS]

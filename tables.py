@@ -19,9 +19,26 @@ NARROW = 24  # columns of words are squeezed to this, and only if that isn't eno
 NARROWEST = 8  # to this
 
 # What LaTeX reads as a command. The backslash comes first, since the others bring their own.
-LATEX = {'\\': r'\textbackslash ', '&': r'\&', '%': r'\%', '$': r'\$', '#': r'\#', '_': r'\_', '{': r'\{',
-         '}': r'\}', '~': r'\textasciitilde ', '^': r'\textasciicircum ', '±': r'$\pm$', '×': r'$\times$',
-         '<': r'$<$', '>': r'$>$', '≤': r'$\leq$', '≥': r'$\geq$', '−': r'$-$', '…': r'\dots '}
+LATEX = {
+    '\\': r'\textbackslash ',
+    '&': r'\&',
+    '%': r'\%',
+    '$': r'\$',
+    '#': r'\#',
+    '_': r'\_',
+    '{': r'\{',
+    '}': r'\}',
+    '~': r'\textasciitilde ',
+    '^': r'\textasciicircum ',
+    '±': r'$\pm$',
+    '×': r'$\times$',
+    '<': r'$<$',
+    '>': r'$>$',
+    '≤': r'$\leq$',
+    '≥': r'$\geq$',
+    '−': r'$-$',
+    '…': r'\dots ',
+}
 
 
 @dataclasses.dataclass
@@ -89,8 +106,15 @@ class Table:
     def latex(self) -> str:
         """A table environment with booktabs' rules."""
         columns = 'l' * self.left + 'r' * (len(self.header) - self.left)
-        lines = [r'\begin{table}', r'\centering', rf'\caption{{{_latex_cell(self.title)}}}',
-                 rf'\begin{{tabular}}{{{columns}}}', r'\toprule', _latex_row(self.header), r'\midrule']
+        lines = [
+            r'\begin{table}',
+            r'\centering',
+            rf'\caption{{{_latex_cell(self.title)}}}',
+            rf'\begin{{tabular}}{{{columns}}}',
+            r'\toprule',
+            _latex_row(self.header),
+            r'\midrule',
+        ]
         lines += [_latex_row(row) for row in self.rows]
         lines += [r'\bottomrule', r'\end{tabular}']
         if self.note:

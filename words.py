@@ -1,0 +1,390 @@
+"""
+Verdicts in words: numbers and schedules as text, one sentence a run, and what to know before believing it.
+
+    verdicts(report) -> list[str]      one sentence for each run that is judged, and what the seeds could have seen
+    caveats(report) -> list[str]       everything that limits what the verdicts mean
+    describe(config) -> str            a schedule in a few words: '3-6-9-12 stack cosine'
+
+`report` is a judge.Report. Nothing is printed here.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+import schedule
+import stats
+from config import TrainConfig
+from judge import Judgment, Ratio, Report, catch_up, gone_from
+from runs import SHAPE, TUNED, Group, Run
+
+
+def number(value: float, form: str, missing: str = '-') -> str:
+    """A number in a format; `missing` for None and nan."""
+    return missing if value is None or math.isnan(value) else format(value, form)
+
+
+def signed(estimate: stats.Estimate) -> str:
+    """+0.0123 [+0.0050, +0.0196]: a difference and its interval, where there is one."""
+    text = number(estimate.value, '+.4f')
+    return text if math.isnan(estimate.low) else f'{text} [{estimate.low:+.4f}, {estimate.high:+.4f}]'
+
+
+def ratio(value: Ratio, with_interval: bool = True) -> str:
+    """1.18 [1.07, 1.28]; >1.28 and <1.07 where the interval goes on beyond the data."""
+    if math.isnan(value.value):
+        return '-'
+    text = f'{value.bound} {value.value:.2f}'.strip()
+    is_open = value.low_open and value.high_open  # both ends lie beyond the data: nothing is known but the bound
+    if math.isnan(value.low) or is_open or not with_interval:
+        return text
+    low = '<' if value.low_open else ''
+    high = '>' if value.high_open else ''
+    return f'{text} [{low}{value.low:.2f}, {high}{value.high:.2f}]'
+
+
+def duration(seconds: float) -> str:
+    """A time with the unit that suits it."""
+    if seconds is None or math.isnan(seconds):
+        return '-'
+    if seconds < 120:
+        return f'{seconds:.0f} s'
+    if seconds < 7200:
+        return f'{seconds / 60:.1f} min'
+    return f'{seconds / 3600:.1f} h'
+
+
+def p_value(p: float) -> str:
+    if p is None or math.isnan(p):
+        return '-'
+    return '<.0001' if p < 1e-4 else f'{p:.2g}'
+
+
+def setting(value) -> str:
+    """The value of a setting as text: a tuple without its brackets."""
+    if type(value) in (tuple, list):
+        return '/'.join(setting(item) for item in value)
+    return str(value)
+
+
+def describe(config: TrainConfig) -> str:
+    """The schedule in a few words: depths, and what differs from random layers, freezing, constant AdamW."""
+    phases = schedule.plan(config)
+    depths = [config.init_depth] if config.init_depth else []
+    depths += [phase.depth for phase in phases]
+    steps = [str(depth) for depth, _ in itertools.groupby(depths)]
+    if len(steps) > 8:
+        steps = [*steps[:2], '..', steps[-1]]
+    words = ['-'.join(steps)]
+    if len(steps) == 1:
+        words[0] += ' layers'
+    else:
+        words += describe_growth(config, any(phase.frozen for phase in phases))
+    if config.lr_schedule != 'constant':
+        words.append(config.lr_schedule)
+    if config.optimizer != 'adamw':
+        words.append(config.optimizer)
+    return ' '.join(words)
+
+
+def describe_growth(config: TrainConfig, freezes: bool) -> list[str]:
+    words = []
+    if not freezes:
+        words.append('unfrozen')
+    elif config.phase1_embeddings != 'input_frozen':
+        words.append(config.phase1_embeddings)
+    if getattr(config, 'grow_map', ()):
+        words.append('by map')
+    elif config.grow_init != 'random':
+        words.append(setting(config.grow_init))
+    if config.grow_optimizer != 'keep':
+        words.append(f'moments {config.grow_optimizer}')
+    return words
+
+
+def shortened(names: list[str]) -> str:
+    """The first three names, and how many there are besides."""
+    rest = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return ', '.join(names[:3]) + rest
+
+
+# ----------------------------------------------------------------------------------------------------------
+# one sentence a run
+
+
+def verdicts(report: Report) -> list[str]:
+    """One sentence for each judged run; what the seeds could have seen; why the others aren't judged."""
+    sentences = [verdict(judgment) for judgment in report.judgments]
+    for judgment in report.judgments:
+        sentences += catch_up_sentences(judgment, report.sigma)
+    sentences += seen(report)
+    judged = [judgment.group for judgment in report.judgments]
+    for group in report.groups:
+        if report.ladders and group.flags and not any(group is one for one in judged):
+            sentences.append(f'{group.name}: not judged ({"; ".join(group.flags)})')
+    return sentences
+
+
+def verdict(judgment: Judgment) -> str:
+    """What a run costs for the same loss, and whether the seeds can tell."""
+    on_flops = judgment.by_axis['flops']
+    name = judgment.group.name
+    cost = on_flops.cost
+    if math.isnan(cost.value):
+        line = f'{name}: {no_cost(judgment)}'
+    else:
+        bound = f'{cost.bound} ' if cost.bound else ''
+        line = f'{name}: costs {bound}{cost.value:.2f}x the baseline for the same loss'
+        line += in_brackets(cost, judgment)
+        # On a ladder both would speak of its highest rung, which may be far from this run's budget.
+        if len(judgment.ladder.rungs) == 1:
+            if math.isnan(on_flops.baseline_needs):
+                line += f'; its own final loss {judgment.group.finals.mean():.4f} not reached by the baseline'
+            elif math.isnan(on_flops.needs):
+                line += "; the baseline's final loss not reached"
+    return line + '; ' + noise(judgment)
+
+
+def in_brackets(cost: Ratio, judgment: Judgment) -> str:
+    """(95%: 1.05 to 1.31; 1.40x by the paper's ledger, at least 1.20x in seconds): what stands behind a
+    cost."""
+    told = []
+    if not math.isnan(cost.low) and not (cost.low_open and cost.high_open):
+        low = 'below ' if cost.low_open else ''
+        high = 'above ' if cost.high_open else ''
+        told.append(f'95%: {low}{cost.low:.2f} to {high}{cost.high:.2f}')
+    others = []
+    for axis, how in (('flops_paper', "by the paper's ledger"), ('seconds', 'in seconds')):
+        comparison = judgment.by_axis.get(axis)
+        if comparison and not math.isnan(comparison.cost.value):
+            bound = f'{comparison.cost.bound} ' if comparison.cost.bound else ''
+            others.append(f'{bound}{comparison.cost.value:.2f}x {how}')
+    if others:
+        told.append(', '.join(others))
+    return f' ({"; ".join(told)})' if told else ''
+
+
+def no_cost(judgment: Judgment) -> str:
+    start = judgment.group.start_loss
+    if start is not None and not judgment.group.sunk and start <= judgment.rung.finals.mean():
+        return f"begins at {start:.4f}, below the baseline's final loss: it has no cost to compare"
+    return 'ends no better than the baseline started'
+
+
+def noise(judgment: Judgment) -> str:
+    """The difference at equal compute, and whether it is one."""
+    difference = judgment.by_axis['flops'].difference
+    if math.isnan(difference.value):
+        return 'no difference: one of the two has no evaluation at that compute'
+    text = f'at equal compute {difference.value:+.4f} nats'
+    if not judgment.verdict:
+        return text + '; no verdict: it takes two seeds or more a side (or --sigma)'
+    text += f' (95%: {difference.low:+.4f} to {difference.high:+.4f}), p {p_value(judgment.p)}: {judgment.verdict}'
+    few = min(len(judgment.group.finals), len(judgment.rung.finals))
+    if few == 2 and math.isfinite(difference.df):
+        text += ' (two seeds a side: only a huge difference can show)'
+    return text
+
+
+def seen(report: Report) -> list[str]:
+    """What differences the seeds of this call could have seen, for each number of seeds a side."""
+    sizes = {}
+    for judgment in report.judgments:
+        if judgment.verdict:
+            size = (len(judgment.group.finals), len(judgment.rung.finals))
+            sizes.setdefault(size, []).append(judgment)
+    sentences = []
+    for (n, n_baseline), judgments in sizes.items():
+        sd = report.sigma or pooled_sd(judgments)
+        smallest, often = stats.detectable(sd, n, n_baseline, tests(report), report.sigma is not None)
+        slopes = [-judgment.by_axis['flops'].slope for judgment in judgments]
+        slopes = [slope for slope in slopes if slope > 0]
+        side = f'{n} seeds a side' if n == n_baseline else f'{n} seeds against {n_baseline}'
+        text = f'{side.replace("1 seeds", "1 seed")} see differences from {smallest:.4f}'
+        if slopes:
+            text += f' (a saving of {1 - math.exp(-smallest / np.mean(slopes)):.1%})'
+        text += f' on, and four times in five from {often:.4f}; the sd between seeds is {sd:.4f}'
+        if tests(report) > 1:
+            text += f', {tests(report)} runs are judged'
+        sentences.append(text)
+    return sentences
+
+
+def pooled_sd(judgments: list[Judgment]) -> float:
+    """The deviation between seeds, over all groups that some judgments rest on."""
+    groups = {}
+    for judgment in judgments:
+        for group in (judgment.group, judgment.rung):
+            groups[id(group)] = group.finals
+    squares = sum(np.sum((finals - finals.mean()) ** 2) for finals in groups.values())
+    freedom = sum(len(finals) - 1 for finals in groups.values())
+    return math.sqrt(squares / freedom) if freedom else 0.0
+
+
+def tests(report: Report) -> int:
+    """Size of the family that Holm corrects for."""
+    return sum(1 for judgment in report.judgments if not math.isnan(judgment.p))
+
+
+def catch_up_sentences(judgment: Judgment, sigma: float | None) -> list[str]:
+    """When a growth has mixed, and when its head start is gone, as far as the noise is known."""
+    points = catch_up(judgment, sigma)
+    name = judgment.group.name
+    sentences = []
+    mixed = gone_from([point.at_tokens for point in points], 1)
+    if mixed is not None:
+        sentences.append(
+            f'{name}: from {points[mixed].tokens:.3g} tokens after its last growth on it is not clearly behind '
+            'the baseline at equal tokens'
+        )
+    ahead = gone_from([point.at_updates for point in points], -1)
+    if ahead is not None:
+        sentences.append(
+            f'{name}: its head start is gone after {points[ahead].updates} updates at full depth'
+        )
+    return sentences
+
+
+# ----------------------------------------------------------------------------------------------------------
+# what to know before believing a verdict
+
+
+def caveats(report: Report) -> list[str]:
+    """Everything that limits what the verdicts mean, most of it one line a run."""
+    notes = list(report.notes)
+    for judgment in report.judgments:
+        notes += unlike(judgment)
+    for group in report.groups:
+        notes += unlike_itself(group)
+    notes += other_machines(report)
+    notes += early_readings(report)
+    return notes
+
+
+def unlike(judgment: Judgment) -> list[str]:
+    """In what a run differs from its baseline besides how it grows."""
+    group, rung = judgment.group, judgment.rung
+    notes = []
+    shape = [name for name in SHAPE if getattr(group.config, name) != getattr(rung.config, name)]
+    other = group.trained_otherwise(rung)
+    if group.tried > 1 and rung.tried > 1:
+        other = [name for name in other if name not in TUNED]  # each side has its own best
+    for what, names in (('ends as another model', shape), ('is trained otherwise, whatever it grows', other)):
+        differ = [
+            f'{name} {setting(getattr(group.config, name))}, not {setting(getattr(rung.config, name))}'
+            for name in names
+        ]
+        if differ:
+            notes.append(f'{group.name} {what}: ' + ', '.join(differ))
+    return notes
+
+
+def unlike_itself(group: Group) -> list[str]:
+    """What a group's numbers leave out, or can't be free of."""
+    notes = []
+    if group.config.init_from != 'scratch' and not group.sunk and not group.known_sunk():
+        notes.append(
+            f'{group.name} starts from {group.config.init_from}; the compute that made it is not counted'
+        )
+    if group.sunk:
+        notes.append(
+            f'{group.name} counts the {group.sunk["flops"]:.3e} FLOPs that made {group.config.init_from}'
+        )
+    if group.is_best and group.biased and group.tried > 1:
+        notes.append(
+            f'{group.name} is the best of {group.tried} that were tried, judged with the seeds that chose it: its '
+            'loss is flattered. Two further seeds of it would be free of that'
+        )
+    if group.is_best and group.left_out:
+        seeds = ', '.join(str(seed) for seed in group.left_out)
+        notes.append(
+            f'{group.name} is the best of {group.tried} that were tried; the seeds that chose it ({seeds}) are not '
+            'judged'
+        )
+    finals = [curve.loss[-1] for curve in group.curves if len(curve)]
+    if len(finals) > 1 and len(set(finals)) == 1 and not group.sunk:
+        notes.append(f'{group.name}: all seeds end at exactly {finals[0]:.4f}; are these copies of one run?')
+    return notes
+
+
+def other_machines(report: Report) -> list[str]:
+    """In what machine and code the runs differ, and what that does to the comparison."""
+    notes = []
+    runs = {}
+    for group in report.groups:
+        if not group.flags and not group.sunk:
+            for run in group.runs:
+                runs[run.path] = (group.name, run)
+    clocks = ('device', 'dtype', 'compile', 'batch_size')
+    for names, what in ((clocks, 'seconds'), (('hellaswag_data', 'hellaswag_limit'), 'HellaSwag scores')):
+        differ = []
+        for name in names:
+            if len({getattr(run.config, name) for _, run in runs.values()}) > 1:
+                differ.append(name)
+        if differ:
+            notes.append(f'the runs differ in {" and ".join(differ)}: their {what} may not compare')
+    by_fact = {}
+    for name, run in runs.values():
+        for fact, value in provenance(run).items():
+            owners = by_fact.setdefault(fact, {}).setdefault(value, [])
+            if name not in owners:
+                owners.append(name)
+    for fact, values in by_fact.items():
+        if len(values) > 1:
+            told = [f'{value} ({shortened(owners)})' for value, owners in values.items()]
+            notes.append(f'the runs differ in {fact}: {"; ".join(told)}')
+    silent = [path for path, (_, run) in runs.items() if not run.info]
+    if by_fact and silent:
+        notes.append(f'{shortened(silent)}: no run.json, so code, versions and machine are unknown')
+    return notes
+
+
+def early_readings(report: Report) -> list[str]:
+    """Where a verdict rests on a point at which a learning rate had yet to decay, and what that does to
+    it."""
+    of_baseline = []
+    of_run = []
+    for judgment in report.judgments:
+        on_flops = judgment.by_axis['flops']
+        if on_flops.reads_baseline_middle:
+            of_baseline.append(judgment.group.name)
+        if on_flops.reads_run_middle:
+            of_run.append(judgment.group.name)
+    notes = []
+    if of_baseline:
+        schedules = sorted({ladder.rungs[0].config.lr_schedule for ladder in report.ladders})
+        notes.append(
+            f"the baseline's learning rate ({', '.join(schedules)}) decays towards its own end, and the numbers of "
+            f'{", ".join(of_baseline)} rest on a point before it, where a baseline that is scheduled to end there '
+            'has a lower loss: they flatter the run. A fair baseline is trained with match=RUN'
+        )
+    if of_run:
+        notes.append(
+            f'{", ".join(of_run)}: the learning rate decays, and some numbers rest on a point before its end, '
+            'where a run that is scheduled to end there has a lower loss: they flatter the baseline'
+        )
+    for judgment in report.judgments:
+        rungs = judgment.ladder.reference('flops').rungs
+        if len(rungs) == 2 and rungs[1].budget > 2.1 * rungs[0].budget:
+            notes.append(
+                f'{judgment.ladder.arm} has two rungs a factor {rungs[1].budget / rungs[0].budget:.1f} apart: the '
+                'straight line between them overrates the runs there by some percent. A third rung mends it'
+            )
+            break
+    return notes
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """Code, versions and machine of a run, from run.json; {} for a run from before there was one."""
+    found = {}
+    commit = run.info.get('git_commit')
+    if commit:
+        found['code'] = str(commit)[:10] + (' + changes' if run.info.get('git_dirty') else '')
+    versions = run.info.get('versions')
+    if type(versions) is dict:
+        found |= {name: str(version) for name, version in versions.items() if version is not None}
+    for name in ('device', 'device_count', 'world_size'):
+        if run.info.get(name) is not None:
+            found[name] = str(run.info[name])
+    return found
