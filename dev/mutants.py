@@ -14,13 +14,13 @@ break doesn't fit the code any more or tests fail without one.
 """
 
 import argparse
+import contextlib
+import importlib
 import os
-import queue
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOT_COPIED = ('.git', '.venv', 'out', 'data', 'results', '__pycache__', '.pytest_cache', '.ruff_cache')
 LEAST_SEEN = 0.95
-TIMEOUT = 600  # seconds: a test that hangs has seen the break, if it doesn't hang without one
+TIMEOUT = 600  # seconds
+# By pytest's exit code. A test that hangs has seen the break, since it doesn't hang without one.
+VERDICTS = {0: 'UNSEEN', 1: 'seen', -signal.SIGALRM: 'seen'}
 
 
 @dataclass(frozen=True)
@@ -473,68 +475,123 @@ breaks(
      "'bfloat16'\n    if dtype == 'bfloat16':", 'native'),
 )
 
+breaks(
+    'runs.py', 'test_runs.py',
+    ('losses are interpolated in the compute itself', 'np.interp(np.log(x), np.log(xs), losses)',
+     'np.interp(x, xs, losses)', 'logarithm'),
+    ('weight decay is no part of an experiment',
+     "if not field.metadata['free'] and name not in (*NOT_IDENTITY, *LENGTH):",
+     "if not field.metadata['free'] and name not in (*NOT_IDENTITY, *LENGTH, 'weight_decay'):",
+     'one_setting'),
+    ('runs of other number formats are seeds',
+     "settings['dtype'] = run.info.get('dtype', run.config.dtype)", "settings['dtype'] = ''",
+     'one_setting'),
+    ('a repeated seed counts', 'if first is not run:', 'if False:', 'repeated_seed'),
+    ('an unfinished run is a seed', "alone = '' if run.finished else run.path", "alone = ''", 'unfinished'),
+    ('an untrained model is a part of the curve', "if record['step'] > 0:", 'if True:', 'step_0'),
+    ('data counts by its place', 'return fingerprint(run, what) or (', 'return place(run, what) or (',
+     'content'),
+    ('the steps of the first seed count', 'np.unique(np.concatenate([curve.step for curve in curves]))',
+     'curves[0].step', 'other_steps'),
+    ('the first learning rate counts', 'best = min(rivals, key=mean_final)', 'best = rivals[0]',
+     'best_of_several'),
+    ('seeds that chose are judged', 'best.left_out = () if best.biased else tuple(sorted(shared))',
+     'best.left_out = ()', 'seeds_that_chose'),
+    ('losses on other tokens are one curve', 'if self.val_tokens_of(r) == self.val_tokens_of(evals[-1])]',
+     ']', 'other_validation_tokens'),
+)
+
+breaks(
+    'judge.py', 'test_judge.py',
+    ('clear means p below .2', 'if self.p < stats.SIGNIFICANT else', 'if self.p < 0.2 else'),
+    ('p values are not corrected', 'corrected = stats.holm([difference.p for difference in differences])',
+     'corrected = np.array([difference.p for difference in differences])'),
+    ('a cost is its inverse', 'Ratio(end / baseline_needs, ', 'Ratio(baseline_needs / end, '),
+    ("the difference is the baseline's less the run's", 'value = run_losses.mean() - baseline_loss',
+     'value = baseline_loss - run_losses.mean()'),
+    ('every run is judged by the longest baseline', 'abs(math.log(rung.budget / group.budget)))',
+     '-rung.budget)'),
+    ('what lies before the first evaluation is guessed',
+     "Ratio(end / baseline_needs, 'at least' if is_first else '')", 'Ratio(end / baseline_needs)'),
+    ('what lies beyond the baseline is guessed', "'at most' if is_bound else ''", "''"),
+    ('runs on other data are judged', 'if value != first.data[key]:', 'if False:'),
+    ('updates with frozen layers count as full', 'if phase.depth == phases[-1].depth and not phase.frozen:',
+     'if phase.depth == phases[-1].depth:'),
+    ('several baselines are guessed among', 'if len(arms) > 1 and not baselines:', 'if False:'),
+    ('a run is judged by the baseline that is trained otherwise', 'return min(ladders, key=lambda',
+     'return max(ladders, key=lambda'),
+)
+
 # ----------------------------------------------------------------------------------------------------------
 # running them
 
 
-def run_tests(folder: Path, test_file: str, chosen: str) -> int:
-    """pytest's exit code: 0 all passed, 1 some failed, others: they could not run."""
-    command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', test_file, '-k', chosen]
-    # One thread each, and no bytecode: two versions of a file within a second would look the same to Python.
-    environment = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONDONTWRITEBYTECODE': '1'}
-    try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return 1
-    return done.returncode
+def run_tests(test_file: str, chosen: str) -> int:
+    """pytest's exit code in this process and folder: 0 all passed, 1 some failed, others: they could not run."""
+    import pytest
+
+    return int(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', test_file, '-k', chosen]))
 
 
-def with_break(folder: Path, broken: Break) -> int:
-    """run_tests with the break in place."""
-    path = folder / broken.file
-    text = path.read_text(encoding='utf-8')
-    path.write_text(text.replace(broken.old, broken.new), encoding='utf-8')
+def run_in_fork(folder: Path, test_file: str, chosen: str) -> int:
+    """Start run_tests in a fork of this process, which has imported what takes long. Returns the fork's id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
     try:
-        return run_tests(folder, broken.test_file, broken.chosen)
+        os.setsid()
+        signal.alarm(TIMEOUT)  # whose signal nobody handles, and so ends the fork
+        os.chdir(folder)
+        output = os.open('output.txt', os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        for number in (1, 2):
+            os.dup2(output, number)
+        code = run_tests(test_file, chosen)
     finally:
-        path.write_text(text, encoding='utf-8')
+        os._exit(code)
 
 
-def without_break(folder: Path, same_file: list) -> int:
-    """run_tests with all that breaks of one test file choose from it."""
-    choices = {broken.chosen for broken in same_file}
-    chosen = ''
-    if '' not in choices:
-        chosen = ' or '.join(f'({choice})' for choice in sorted(choices))
-    return run_tests(folder, same_file[0].test_file, chosen)
+def in_parallel(jobs: int, items: list):
+    """Run the tests of each item, `jobs` at a time, in copies of the project: of a Break with the break in place, of a
+    list of Breaks of one test file all that they choose, with nothing broken.
 
-
-def in_parallel(jobs: int, work, items: list):
-    """Call work(folder, item) for each item, in `jobs` threads that have a copy of the project each.
-
-    Yields (item, result, seconds) in the order in which they get done.
+    Yields (item, exit code, seconds) in the order in which they get done.
     """
-    waiting, done = queue.Queue(), queue.Queue()
-    for item in items:
-        waiting.put(item)
-
-    def worker(folder: Path):
-        while True:
-            try:
-                item = waiting.get_nowait()
-            except queue.Empty:
-                return
-            began = time.perf_counter()
-            result = work(folder, item)
-            done.put((item, result, time.perf_counter() - began))
-
     with tempfile.TemporaryDirectory() as temporary:
+        free = []
         for number in range(min(jobs, len(items))):
             folder = Path(temporary, str(number))
             shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
-            threading.Thread(target=worker, args=(folder,), daemon=True).start()
-        for _ in items:
-            yield done.get()
+            free.append(folder)
+        waiting = list(items)
+        running = {}
+        while waiting or running:
+            while waiting and free:
+                item = waiting.pop(0)
+                folder = free.pop()
+                if isinstance(item, Break):
+                    text = (ROOT / item.file).read_text(encoding='utf-8')
+                    (folder / item.file).write_text(text.replace(item.old, item.new), encoding='utf-8')
+                    pid = run_in_fork(folder, item.test_file, item.chosen)
+                else:
+                    pid = run_in_fork(folder, item[0].test_file, choices_of(item))
+                running[pid] = item, folder, time.perf_counter()
+            pid, status = os.wait()
+            item, folder, began = running.pop(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)  # what a test that hung has left
+            if isinstance(item, Break):
+                shutil.copyfile(ROOT / item.file, folder / item.file)
+            free.append(folder)
+            yield item, os.waitstatus_to_exitcode(status), time.perf_counter() - began
+
+
+def choices_of(same_file: list) -> str:
+    """What pytest's -k takes to choose all that some breaks choose from one test file."""
+    choices = {broken.chosen for broken in same_file}
+    if '' in choices:
+        return ''
+    return ' or '.join(f'({choice})' for choice in sorted(choices))
 
 
 def is_meant(broken: Break, texts: list) -> bool:
@@ -552,37 +609,24 @@ def misfits(chosen: list) -> list:
 
 
 def main() -> int:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument('texts', nargs='*', help='only breaks with all of these in their file or description')
-    parser.add_argument('--jobs', type=int, default=1, help='how many at a time; default 1')
-    parser.add_argument('--list', action='store_true', help='print them, run nothing')
-    args = parser.parse_args()
+    args = parse_args()
     chosen = [broken for broken in BREAKS if is_meant(broken, args.texts)]
     problems = misfits(chosen)
     if args.list:
         for broken in chosen:
             print(f'{broken.file}: {broken.what} ({broken.test_file} -k {broken.chosen!r})')
-
-    # Tests that fail anyway would seem to see everything.
-    by_test_file = {}
-    for broken in chosen:
-        by_test_file.setdefault(broken.test_file, []).append(broken)
-    if not problems and not args.list:
-        for same_file, code, seconds in in_parallel(args.jobs, without_break, list(by_test_file.values())):
-            test_file = same_file[0].test_file
-            print(f'whole    {test_file} ({seconds:.0f} s)', flush=True)
-            if code != 0:
-                problems.append(f'{test_file}: pytest ends with {code} although nothing is broken')
+    elif not problems:
+        prepare_to_fork()
+        problems = failures_without_breaks(chosen, args.jobs)
     if problems or args.list:
         print('\n'.join(problems))
         return 2 if problems else 0
 
     unseen = []
-    for broken, code, seconds in in_parallel(args.jobs, with_break, chosen):
-        verdict = {0: 'UNSEEN', 1: 'seen'}.get(code, f'BROKE {code}')
+    for broken, code, seconds in in_parallel(args.jobs, chosen):
+        verdict = VERDICTS.get(code, f'BROKE {code}')
         print(f'{verdict:<8} {broken.file}: {broken.what} ({broken.test_file}, {seconds:.0f} s)', flush=True)
-        if code != 1:
+        if verdict != 'seen':
             unseen.append(broken)
     n_seen = len(chosen) - len(unseen)
     print(f'{n_seen} of {len(chosen)} breaks seen')
@@ -590,6 +634,39 @@ def main() -> int:
         print(f'  not: {broken.file}: {broken.what}: {broken.unseen_because or "no explanation"}')
     explained = all(broken.unseen_because for broken in unseen)
     return 0 if explained and n_seen >= LEAST_SEEN * len(chosen) else 1
+
+
+def parse_args() -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    parser.add_argument('texts', nargs='*', help='only breaks with all of these in their file or description')
+    parser.add_argument('--jobs', type=int, default=1, help='how many at a time; default 1')
+    parser.add_argument('--list', action='store_true', help='print them, run nothing')
+    return parser.parse_args()
+
+
+def prepare_to_fork():
+    """Settings and imports that all forks share."""
+    os.environ['OMP_NUM_THREADS'] = '1'
+    # No bytecode: two versions of a file within a second would look the same to Python.
+    os.environ['PYTHONDONTWRITEBYTECODE'] = '1'
+    sys.dont_write_bytecode = True
+    for name in ('torch', 'scipy.stats', 'pytest'):  # a second or more each; nothing of the project itself
+        importlib.import_module(name)
+
+
+def failures_without_breaks(chosen: list, jobs: int) -> list:
+    """The test files that fail with nothing broken, a line each: they would seem to see everything."""
+    by_test_file = {}
+    for broken in chosen:
+        by_test_file.setdefault(broken.test_file, []).append(broken)
+    problems = []
+    for same_file, code, seconds in in_parallel(jobs, list(by_test_file.values())):
+        test_file = same_file[0].test_file
+        print(f'whole    {test_file} ({seconds:.0f} s)', flush=True)
+        if code != 0:
+            problems.append(f'{test_file}: pytest ends with {code} although nothing is broken')
+    return problems
 
 
 if __name__ == '__main__':
