@@ -17,15 +17,15 @@ ckpt_NNNNNN.pt is the state after NNNNNN updates; stage_NN.pt holds the weights 
 load_model() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
 """
 
-import glob
+import functools
 import os
-import re
 import sys
 import threading
 import zipfile
 
 import torch
 
+import common
 import data
 from common import UserError, atomic_write
 from hugging_face import HUB_NAMES, HUB_OWNER, download_gpt2, hugging_face_config, read_hugging_face
@@ -129,19 +129,17 @@ def copy_to_host(state, copies: dict):
 
 def read_checkpoint(path: str) -> dict:
     """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped bit."""
+    check_archive(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type for member in archive.infolist()):
-                raise UserError(f'{path}: not a checkpoint (compressed, as torch never writes one)')
-            damaged = archive.testzip()  # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
-        if damaged is not None:
-            raise UserError(f'{path}: damaged (checksum of {damaged} is wrong)')
-        state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        try:
+            state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+        except (OSError, RuntimeError) as error:
+            if 'mmap' not in str(error):
+                raise
+            state = torch.load(path, map_location='cpu', weights_only=True)  # some file systems don't map files
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file can fail anywhere in zipfile, pickle or torch
+    except Exception as error:  # a damaged file can fail anywhere in pickle or torch
         raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
     if type(state) is not dict or state.keys() != KEYS or state['format'] != FORMAT:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
@@ -152,24 +150,39 @@ def read_checkpoint(path: str) -> dict:
     return state
 
 
+def check_archive(path: str):
+    """Raise UserError unless a file is a zip archive as torch writes it, with the right checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type for member in archive.infolist()):
+                raise UserError(f'{path}: not a checkpoint (compressed, as torch never writes one)')
+            damaged = archive.testzip()  # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
+    except OSError as error:
+        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in zipfile
+        raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
+    if damaged is not None:
+        raise UserError(f'{path}: damaged (checksum of {damaged} is wrong)')
+
+
 def numbered(run_dir: str) -> list[tuple[int, str]]:
-    """(step, path) of the ckpt_NNNNNN.pt in a run directory, by step."""
-    found = []
-    for name in os.listdir(run_dir) if os.path.isdir(run_dir) else ():
-        match = re.fullmatch(r'ckpt_(\d+)\.pt', name)
-        if match:
-            found.append((int(match[1]), os.path.join(run_dir, name)))
-    return sorted(found)
+    """(step, path) of each ckpt_NNNNNN.pt in a run directory, by step. Files with other names aren't ours."""
+    return common.numbered(run_dir, 'ckpt_', '.pt')
 
 
 def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
-    """(path, state) of the newest valid ckpt_*.pt in a run directory, None if there is none at all.
+    """(path, state) of the newest valid ckpt_NNNNNN.pt in a run directory, None if there is none at all.
 
     With `at_most` only the checkpoints up to that step count. A damaged one is skipped with a warning. Raises UserError
     if there are some and all are damaged.
     """
-    paths = [path for step, path in reversed(numbered(run_dir)) if at_most is None or step <= at_most]
-    for path in paths:
+    paths = []
+    for step, path in numbered(run_dir):
+        if at_most is None or step <= at_most:
+            paths.append(path)
+    for path in reversed(paths):
         try:
             return path, read_checkpoint(path)
         except UserError as error:
@@ -179,13 +192,53 @@ def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     return None
 
 
+def set_aside_later(run_dir: str, step: int):
+    """Rename the checkpoints after `step`, from which a run goes on: they are damaged, or of another try.
+
+    Else keep_checkpoints would count them, and the next resume might prefer them. Nothing is deleted.
+    """
+    for number, path in numbered(run_dir):
+        if number > step:
+            set_aside(path)
+
+
+def set_aside(path: str):
+    """Give a file a name that nothing looks for, and say so."""
+    target = f'{path}.set_aside'
+    while os.path.exists(target):
+        target += '_'
+    os.replace(path, target)
+    print(f'warning: {path} is now called {os.path.basename(target)}', file=sys.stderr)
+
+
 def prune(run_dir: str, n: int, keep: tuple = ()):
-    """Remove all but the n newest ckpt_*.pt and those of the steps in `keep`, and what killed saves have left over."""
-    for path in glob.glob(os.path.join(glob.escape(run_dir), '*.pt.tmp')):
-        os.remove(path)
-    passing = [path for step, path in numbered(run_dir) if step not in keep]
-    for path in passing[:-n]:
-        os.remove(path)
+    """Remove all but the n newest checkpoints and those of the steps in `keep`, and what killed saves have left over.
+
+    A damaged one takes no slot, so that the n newest can be resumed from; it is set aside.
+    """
+    for prefix in ('ckpt_', 'stage_'):
+        for _, path in common.numbered(run_dir, prefix, '.pt.tmp'):
+            os.remove(path)
+    n_whole = 0
+    for step, path in reversed(numbered(run_dir)):
+        if step in keep:
+            continue
+        if n_whole == n:
+            os.remove(path)
+        elif is_whole(path, os.stat(path).st_size, os.stat(path).st_mtime_ns):
+            n_whole += 1
+        else:
+            set_aside(path)
+
+
+@functools.lru_cache(maxsize=64)
+def is_whole(path: str, size: int, mtime_ns: int) -> bool:
+    """Whether a checkpoint's checksums are right: read once, as long as its size and time stay the same."""
+    try:
+        check_archive(path)
+    except UserError:
+        return False
+    return True
 
 
 def gpt_config(config: dict) -> GPTConfig:

@@ -1,15 +1,24 @@
 """What every script needs and nothing else: user errors, the wrapper of main(), files written atomically, locks."""
 
 import contextlib
+import errno
+import io
 import json
 import os
+import re
+import select
 import shutil
 import signal
 import socket
 import sys
 import time
+import warnings
 
 import filelock
+
+RESTART_PATIENCE = 120  # seconds; an NFS server keeps a dead node's lock for 90
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+SIGPIPE = 13
 
 
 class UserError(Exception):
@@ -19,12 +28,24 @@ class UserError(Exception):
 def run_main(main):
     """Run a script's main(). A UserError, and a path that the system refuses (not there, read-only, a file where a
     folder should be), becomes one message on standard error and exit code 2, with no traceback. Ctrl-C ends the process
-    as the signal itself would, so that a loop in a shell ends with it."""
+    as the signal itself would, so that a loop in a shell ends with it. A reader that has gone (`| head`) ends it
+    quietly, and a terminal that lacks a character gets a ? for it."""
     try:
-        main()
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, io.TextIOWrapper):  # not what a notebook or a test puts in its place
+                    stream.reconfigure(errors='replace')
+            main()
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be caught
         return
     except KeyboardInterrupt:
         die_of(signal.SIGINT)
+    except BrokenPipeError:
+        if not is_closed(sys.stdout):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        sys.exit(128 + SIGPIPE)
     except UserError as error:
         text = str(error)
     except OSError as error:
@@ -36,6 +57,13 @@ def run_main(main):
         time.sleep(2)
     print(f'error: {text}', file=sys.stderr)
     sys.exit(2)
+
+
+def is_closed(stream) -> bool:
+    """Whether nobody reads what is written to a stream any more."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def die_of(signum: int):
@@ -73,31 +101,74 @@ def read_json(path: str, what: str):
         raise UserError(f'{path}: not {what} ({type(error).__name__})') from None
 
 
+def say(text: str):
+    """Print a line, once however many ranks run the script."""
+    if os.environ.get('RANK', '0') == '0':
+        print(text, flush=True)
+
+
+def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
+    """(number, path) of the files in a folder that are called prefix, digits, suffix, in the order of their numbers.
+
+    As text 999999 would come after 1000000. None if there is no such folder.
+    """
+    found = []
+    for name in os.listdir(folder) if os.path.isdir(folder) else ():
+        match = re.fullmatch(f'{re.escape(prefix)}([0-9]+){re.escape(suffix)}', name)
+        path = os.path.join(folder, name)
+        if match and os.path.isfile(path):
+            found.append((int(match[1]), path))
+    return sorted(found)
+
+
 @contextlib.contextmanager
 def locked(folder: str):
     """Hold `folder` for this process until the block ends or the process dies, however it dies.
 
     The kernel owns the lock, so a file that a dead process left is no obstacle. A folder that this made, and in which
-    nothing was written, goes again. Raises UserError, naming host and process, where another process holds it.
+    nothing was written, goes again. A start that torchrun or Slurm repeats waits for the one before to be gone: on
+    another node that may take its file server a while. On a file system without locks one line says so, and the block
+    runs. Raises UserError, naming host and process, where another process holds the folder.
     """
     is_new = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
     owner = os.path.join(folder, '.lock_owner')  # not the lock itself, which filelock truncates when it asks
     lock = filelock.FileLock(os.path.join(folder, '.lock'))
     try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        try:
-            with open(owner, encoding='utf-8') as f:
-                who = f.read()
-        except OSError:
-            who = 'another process'
-        raise UserError(f'{folder} is in use by {who}: wait for it to end, or stop it first') from None
+        acquire(lock, folder, owner)
+    except (NotImplementedError, UserWarning, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        say(f'{folder} lies on a file system without locks: nothing keeps a second process out of it')
     try:
         with open(owner, 'w', encoding='utf-8') as f:
             f.write(f'process {os.getpid()} on {socket.gethostname()}')
         yield
     finally:
-        if is_new and set(os.listdir(folder)) <= {'.lock', '.lock_owner'}:
+        with contextlib.suppress(OSError):
+            os.remove(owner)
+        if is_new and set(os.listdir(folder)) <= {'.lock'}:
             shutil.rmtree(folder)
         lock.release()
+
+
+def acquire(lock: filelock.FileLock, folder: str, owner: str):
+    """Take a lock, or raise UserError with what the file `owner` says of the process that has it."""
+    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'), os.environ.get('SLURM_RESTART_COUNT', '0')
+    patience = 0 if restarts == ('0', '0') else RESTART_PATIENCE
+    for timeout in (0, patience):
+        try:
+            with warnings.catch_warnings():
+                # Without the kernel's locks filelock would warn and take a file's existence for one, which stays
+                # behind when a process is killed.
+                warnings.simplefilter('error', UserWarning)
+                lock.acquire(timeout=timeout)
+            return
+        except filelock.Timeout:
+            who = 'another process'
+            if os.path.exists(owner):
+                with open(owner, encoding='utf-8', errors='replace') as f:
+                    who = f.read() or who
+        if timeout < patience:
+            say(f'{folder} is still in use by {who}: waiting for it to end')
+    raise UserError(f'{folder} is in use by {who}: wait for it to end, or stop it first')

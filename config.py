@@ -3,28 +3,41 @@ Settings: one frozen dataclass, one strict loader.
 
     python train.py CONFIG [CONFIG ...] [--key=value ...]
 
-A config is a Python file of plain assignments. Configs are applied from left to right, then the flags. Every public name
-must be a field of TrainConfig and of its type; whatever is wrong is reported in one message, all of it at once.
+A config is a Python file of plain assignments. Configs are applied from left to right, then the flags. Every public
+name must be a field of TrainConfig and of its type; whatever is wrong is reported in one message, all of it at once.
+A run that is resumed takes from its config.json what the command line doesn't say.
 """
 
 import ast
 import dataclasses
 import difflib
+import hashlib
 import itertools
 import math
 import os
+import re
+import shutil
 import sys
+import textwrap
 import types
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from common import UserError, read_json
+from common import UserError, numbered, read_json, say
 from growth import OPERATORS
 
+LARGEST_INT = 2**63 - 1  # what numpy and torch count with
 
-def setting(default, help, choices=(), free=False):
-    """A field of TrainConfig. `free`: may be changed on resume, since it doesn't change the trajectory."""
-    return dataclasses.field(default=default, metadata={'help': help, 'choices': choices, 'free': free})
+
+def setting(default, help, choices=(), free=False, path=False, at_least=None, at_most=None, below=None):
+    """A field of TrainConfig.
+
+    `choices`: the only texts allowed. `free`: may be changed on resume, since it doesn't change the trajectory. `path`:
+    a file or folder, in which ~ is the home directory. The bounds hold for a number, and for each one of a tuple.
+    """
+    metadata = {'help': help, 'choices': tuple(choices), 'free': free, 'path': path}
+    metadata |= {'at_least': at_least, 'at_most': at_most, 'below': below}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -32,297 +45,722 @@ class TrainConfig:
     """All settings of a run. The defaults are GPT-2 124M on FineWeb-Edu with the paper's hyperparameters."""
 
     # the run
-    out_dir: str = setting('', 'the run directory; default out/ and the names of the configs joined by _', free=True)
+    out_dir: str = setting(
+        '', 'the run directory; default: out/, the names of the configs, and the flags that change the run, joined by _',
+        free=True, path=True)
     run_name: str = setting('', 'name in logs and figures; default: the last part of out_dir', free=True)
-    seed: int = setting(1337, 'seeds weights, new layers, data order and dropout')
-    resume: str = setting('', "'yes' (or just --resume): go on from the newest valid checkpoint in out_dir; "
-                          "'auto': go on, or start if there is none", choices=('', 'yes', 'auto'), free=True)
-    branch_from: str = setting('', 'another run (its newest checkpoint that fits), or a checkpoint of it, whose first steps '
-                               'are the same as the first ones of this run: begin there', free=True)
+    seed: int = setting(1337, 'seeds weights, new layers, data order and dropout', at_least=0, below=2**32)
+    resume: str = setting(
+        '', "a run directory to resume from its newest valid checkpoint, with the settings of its config.json where the "
+        "command line has no others; 'yes' (or just --resume): the one that is out_dir; 'auto': the same, or start if "
+        'there is no checkpoint', free=True, path=True)
+    branch_from: str = setting(
+        '', 'begin from a checkpoint of another run whose first steps are the same: a run directory (its newest '
+        'checkpoint that fits), or a checkpoint file', free=True, path=True)
     # data
-    data_dir: str = setting('data/edu_fineweb10B', 'folder of token shards: *train*.bin and *val*.bin (or .npy)')
+    data_dir: str = setting(
+        'data/edu_fineweb10B', 'folder of token shards, .bin or .npy, with train or val as a word of their names; it may '
+        'move while its content stays', free=True, path=True)
     shuffle: bool = setting(False, 'visit the sequences of an epoch in a seeded random order, not in file order')
     # model
-    n_layer: int = setting(12, 'final depth: transformer blocks once everything has grown')
-    n_head: int = setting(12, 'attention heads per block')
-    n_embd: int = setting(768, 'width of the residual stream')
-    block_size: int = setting(1024, 'context length in tokens')
-    vocab_size: int = setting(50304, "rows of the token embedding; 0: from the data's meta.json, rounded up to 64")
-    dropout: float = setting(0.0, 'dropout probability')
-    init_from: str = setting('scratch', "'scratch', or what to grow from: a checkpoint or run directory of ours, "
-                             "'gpt2'..., or a Hugging Face GPT-2 folder")
-    init_depth: int = setting(0, 'layers that init_from has (0 for scratch)')
+    n_layer: int = setting(12, 'final depth: transformer blocks once everything has grown', at_least=1)
+    n_head: int = setting(12, 'attention heads per block', at_least=1)
+    n_embd: int = setting(768, 'width of the residual stream', at_least=1)
+    block_size: int = setting(1024, 'context length in tokens', at_least=1)
+    vocab_size: int = setting(
+        50304, "rows of the token embedding; 0: from the data's meta.json, rounded up to 64", at_least=0)
+    dropout: float = setting(0.0, 'dropout probability', at_least=0, below=1)
+    init_from: str = setting(
+        'scratch', "'scratch', or what to grow from: a checkpoint or run directory of ours, 'gpt2'..., or a Hugging Face "
+        'GPT-2 folder', path=True)
+    init_depth: int = setting(0, 'layers that init_from has (0 for scratch)', at_least=0)
     # what grows when
-    n_stages: int = setting(1, 'stages; 1 trains the full depth from the start')
-    stage_depths: tuple[int, ...] = setting((), 'depth of each stage; default ceil(n_layer * k / n_stages) for stage k')
-    growth_steps: int = setting(10_000, 'steps of all stages together, split as evenly as whole steps allow')
-    stage_steps: tuple[int, ...] = setting((), 'steps of each stage, instead of an even split of growth_steps')
-    stage_fractions: tuple[float, ...] = setting((), "each stage's share of the whole run (growth_steps + continual_steps), "
-                                                 'instead of stage_steps; what they leave is continual')
+    n_stages: int = setting(1, 'stages; 1 trains the full depth from the start', at_least=1)
+    stage_depths: tuple[int, ...] = setting(
+        (), 'depth of each stage; default ceil(n_layer * k / n_stages) for stage k')
+    growth_steps: int = setting(
+        10_000, 'steps of all stages together, split as evenly as whole steps allow', at_least=0)
+    stage_steps: tuple[int, ...] = setting(
+        (), 'steps of each stage, instead of an even split of growth_steps', at_least=1)
+    stage_fractions: tuple[float, ...] = setting(
+        (), "each stage's share of the whole run (growth_steps + continual_steps), instead of stage_steps; what they "
+        'leave is continual', at_least=0, at_most=1)
     phase1_fraction: float | tuple[float, ...] = setting(
-        0.5, 'share of a stage, from the second growth on, that trains only the new layers; 0: never freeze; one value, or one '
-        'for each stage')
-    phase1_embeddings: str = setting('input_frozen', "what trains beside the new layers in phase 1; 'train': both "
-                                     "embeddings, head and final norm, 'input_frozen': head and final norm, "
-                                     "'frozen': the final norm", choices=('train', 'input_frozen', 'frozen'))
-    continual_steps: int | str = setting(10_000, "steps of all layers after the last stage, or 'equal_compute': as "
-                                         'many as bring the total to the compute of baseline_steps at full depth',
-                                         choices=('equal_compute',))
-    baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at")
-    ledger: str = setting('flops', "the ledger that counts for 'equal_compute' and match", choices=('flops', 'paper'))
-    match: str = setting('', "run directory or configs (joined by +) whose total compute this run's steps are set to")
+        0.5, 'share of a stage, from the second growth on, that trains only the new layers; 0: never freeze; one value, '
+        'or one for each stage', at_least=0, at_most=1)
+    phase1_embeddings: str = setting(
+        'input_frozen', "what trains beside the new layers in phase 1; 'train': both embeddings, head and final norm, "
+        "'input_frozen': head and final norm, 'frozen': the final norm", choices=('train', 'input_frozen', 'frozen'))
+    continual_steps: int | str = setting(
+        10_000, "steps of all layers after the last stage, or 'equal_compute': as many as bring the total to the compute "
+        'of baseline_steps at full depth', choices=('equal_compute',), at_least=0)
+    baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at", at_least=0)
+    ledger: str = setting(
+        'flops', "the ledger that counts for 'equal_compute' and match", choices=('flops', 'paper'))
+    match: str = setting(
+        '', "run directory, or configs joined by + (this run's overlays are added where they have none), whose total "
+        "compute this run's steps are set to", path=True)
     grow_init: str | tuple[str, ...] = setting(
         'random', 'how new layers start, one value or one for each stage: ' + '; '.join(
             f'{name}: {operator.__doc__.splitlines()[0]}' for name, operator in OPERATORS.items()), choices=OPERATORS)
     grow_map: tuple[tuple[int, ...], ...] = setting(
-        (), "the layers after each growth from the bottom, by number of the old layer, -1 for a fresh one ('random' or 'zero', "
-        'as grow_init says): ((0, 1, 2, 0, 1, 2),) is stack; () leaves a growth to grow_init')
-    grow_optimizer: str = setting('keep', "optimizer moments at growth; 'keep': old layers keep theirs, new ones start "
-                                  "fresh, 'copy': a copied layer copies its source's too, 'reset': all start fresh",
-                                  choices=('keep', 'copy', 'reset'))
+        (), "the layers after each growth from the bottom, by number of the old layer, -1 for a fresh one ('random' or "
+        "'zero', as grow_init says): ((0, 1, 2, 0, 1, 2),) is stack; () leaves a growth to grow_init")
+    grow_optimizer: str = setting(
+        'keep', "optimizer moments at growth; 'keep': old layers keep theirs, new ones start fresh, 'copy': a copied layer "
+        "copies its source's too, 'reset': all start fresh", choices=('keep', 'copy', 'reset'))
     # batch
-    total_batch_size: int = setting(524_288, 'tokens per step, over all ranks and micro-steps')
-    batch_size: int = setting(32, 'sequences per micro-step and rank', free=True)
+    total_batch_size: int = setting(524_288, 'tokens per step, over all ranks and micro-steps', at_least=1)
+    batch_size: int = setting(32, 'sequences per micro-step and rank', free=True, at_least=1)
     # optimizer
-    optimizer: str = setting('adamw', "'adamw', or 'muon' for the matrices of the blocks with AdamW for the rest",
-                             choices=('adamw', 'muon'))
-    learning_rate: float = setting(6e-4, 'peak learning rate')
-    min_lr: float = setting(0.0, 'learning rate at the end of cosine or wsd')
-    lr_schedule: str = setting('constant', "'constant', 'cosine', or 'wsd' (warm-up, stable, linear decay), over the "
-                               'whole run', choices=('constant', 'cosine', 'wsd'))
-    warmup_steps: int = setting(0, 'steps of linear warm-up from 0, in every schedule')
-    rewarm_steps: int = setting(0, 'steps of linear warm-up after each growth')
-    rewarm: str = setting('all', "what rewarm_steps warm up: 'all', or 'new': only the layers that have just grown",
-                          choices=('all', 'new'))
-    lr_depth_power: float = setting(0.0, 'learning rate times (depth / n_layer)^-p; No Train No Gain: p = 0.25')
+    optimizer: str = setting(
+        'adamw', "'adamw', or 'muon' for the matrices of the blocks with AdamW for the rest", choices=('adamw', 'muon'))
+    learning_rate: float = setting(6e-4, 'peak learning rate', at_least=0)
+    min_lr: float = setting(0.0, 'learning rate at the end of cosine or wsd', at_least=0)
+    lr_schedule: str = setting(
+        'constant', "'constant', 'cosine', or 'wsd' (warm-up, stable, linear decay), over the whole run",
+        choices=('constant', 'cosine', 'wsd'))
+    warmup_steps: int = setting(0, 'steps of linear warm-up from 0, in every schedule', at_least=0)
+    rewarm_steps: int = setting(0, 'steps of linear warm-up after each growth', at_least=0)
+    rewarm: str = setting(
+        'all', "what rewarm_steps warm up: 'all', or 'new': only the layers that have just grown", choices=('all', 'new'))
+    lr_depth_power: float = setting(
+        0.0, 'learning rate times (depth / n_layer)^-p; No Train No Gain: p = 0.25', at_least=0)
     stage_lr_scale: float | tuple[float, ...] = setting(
-        1.0, 'learning rate times this while a stage lasts, up to continual training; one value, or one for each stage')
-    decay_fraction: float = setting(0.1, 'wsd: share of all steps, at the end, that decays')
-    weight_decay: float = setting(0.1, 'AdamW weight decay, on matrices only')
-    beta1: float = setting(0.9, 'AdamW beta1')
-    beta2: float = setting(0.95, 'AdamW beta2')
-    muon_learning_rate: float = setting(0.02, 'muon: peak learning rate of the matrices of the blocks')
-    grad_clip: float = setting(0.0, 'clip the gradient norm to this; 0: never')
+        1.0, 'learning rate times this while a stage lasts, up to continual training; one value, or one for each stage',
+        at_least=0)
+    decay_fraction: float = setting(0.1, 'wsd: share of all steps, at the end, that decays', at_least=0, at_most=1)
+    weight_decay: float = setting(0.1, 'AdamW weight decay, on matrices only', at_least=0)
+    beta1: float = setting(0.9, 'AdamW beta1', at_least=0, below=1)
+    beta2: float = setting(0.95, 'AdamW beta2', at_least=0, below=1)
+    muon_learning_rate: float = setting(0.02, 'muon: peak learning rate of the matrices of the blocks', at_least=0)
+    grad_clip: float = setting(0.0, 'clip the gradient norm to this; 0: never', at_least=0)
     # evaluation
-    eval_interval: int = setting(250, 'steps between evaluations of the validation loss; 0: only at the end', free=True)
-    val_tokens: int = setting(4_194_304, 'tokens of the validation set, always the same first ones', free=True)
-    hellaswag_interval: int = setting(250, 'steps between HellaSwag scorings; 0: never', free=True)
-    hellaswag_data: str = setting('', 'JSONL file or URL of HellaSwag-shaped examples; empty: the official validation '
-                                  'set from the Hub', free=True)
-    hellaswag_limit: int = setting(0, 'score only the first N examples; 0: all', free=True)
+    eval_interval: int = setting(
+        250, 'steps between evaluations of the validation loss; 0: only at the end', free=True, at_least=0)
+    eval_after_growth: tuple[int, ...] = setting(
+        (), 'evaluate also so many steps after each growth, such as 10,30,100', free=True, at_least=0)
+    val_tokens: int = setting(
+        4_194_304, 'tokens of the validation set, always the same first ones', free=True, at_least=1)
+    hellaswag_interval: int = setting(250, 'steps between HellaSwag scorings; 0: never', free=True, at_least=0)
+    hellaswag_data: str = setting(
+        'auto', 'JSONL file or URL of HellaSwag-shaped examples; empty: the official validation set from the Hub; '
+        "'auto': hellaswag.jsonl in data_dir if there is one, else the official set for GPT-2's tokens, and no scoring "
+        'for others', free=True, path=True)
+    hellaswag_limit: int = setting(0, 'score only the first N examples; 0: all', free=True, at_least=0)
     # logs and checkpoints
-    log_interval: int = setting(10, 'steps between lines of training loss', free=True)
-    checkpoint_interval: int = setting(250, 'steps between checkpoints; 0: only at the end of a stage and of the run',
-                                       free=True)
-    checkpoint_steps: tuple[int, ...] = setting((), 'further steps to save a checkpoint at; these are kept for good', free=True)
-    keep_checkpoints: int = setting(2, 'newest checkpoints to keep (each finished stage is kept beside them)', free=True)
-    eval_after_growth: tuple[int, ...] = setting((), 'further evaluations so many steps after each growth, such as 10,30,100,300',
-                                                 free=True)
-    tracker: str = setting('', "send every record to 'wandb', 'tensorboard' or 'trackio' as well (pip install it first)",
-                           choices=('', 'wandb', 'tensorboard', 'trackio'), free=True)
+    log_interval: int = setting(10, 'steps between lines of training loss', free=True, at_least=1)
+    checkpoint_interval: int = setting(
+        250, 'steps between checkpoints; 0: only at the end of a stage and of the run', free=True, at_least=0)
+    checkpoint_steps: tuple[int, ...] = setting(
+        (), 'further steps to save a checkpoint at; these are kept for good', free=True, at_least=1)
+    keep_checkpoints: int = setting(
+        2, 'newest checkpoints to keep (each finished stage is kept beside them)', free=True, at_least=1)
+    tracker: str = setting(
+        '', "send every record to 'wandb', 'tensorboard' or 'trackio' as well (pip install it first)",
+        choices=('', 'wandb', 'tensorboard', 'trackio'), free=True)
     tracker_project: str = setting('incremental', "the tracker's project", free=True)
     # the machine
     device: str = setting('auto', "'auto' (cuda, else mps, else cpu) or a torch device", free=True)
-    dtype: str = setting('auto', "autocast to 'bfloat16' or stay with 'float32'; 'auto': bfloat16 where the hardware "
-                         'has it', choices=('auto', 'float32', 'bfloat16'), free=True)
-    compile: bool | str = setting('auto', "compile the blocks with torch.compile: True, False or 'auto' (on cuda only)",
-                                  choices=('auto',), free=True)
+    dtype: str = setting(
+        'auto', "autocast to 'bfloat16' or stay with 'float32'; 'auto': bfloat16 where the hardware has it",
+        choices=('auto', 'float32', 'bfloat16'), free=True)
+    compile: bool | str = setting(
+        'auto', "compile the blocks with torch.compile: True, False or 'auto' (on cuda only)", choices=('auto',),
+        free=True)
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 TYPES = typing.get_type_hints(TrainConfig)
 
+# The first setting of each group, in the order of the fields.
+GROUPS = {'out_dir': 'The run', 'data_dir': 'Data', 'n_layer': 'Model', 'n_stages': 'What grows when',
+          'total_batch_size': 'Batch', 'optimizer': 'Optimizer', 'eval_interval': 'Evaluation',
+          'log_interval': 'Logs and checkpoints', 'device': 'The machine'}
 
-def load_config(argv: list[str], usage: str) -> TrainConfig:
-    """The config of a command line: config files from left to right, then --key=value flags.
+# What users of nanoGPT, nanochat and Hugging Face type, and the settings that do the same here.
+OTHER_NAMES = {
+    # the run and its data
+    'output_dir': ('out_dir',), 'save_dir': ('out_dir',), 'model_tag': ('run_name',), 'run': ('run_name',),
+    'name': ('run_name',), 'wandb_run_name': ('run_name',), 'dataset': ('data_dir',), 'data': ('data_dir',),
+    'data_path': ('data_dir',), 'dataset_dir': ('data_dir',), 'data_seed': ('seed',), 'random_seed': ('seed',),
+    'resume_from_checkpoint': ('resume',), 'resume_from': ('resume',), 'resume_from_step': ('resume',),
+    'pretrained': ('init_from', 'init_depth'), 'model_name_or_path': ('init_from', 'init_depth'),
+    'checkpoint': ('resume', 'init_from'), 'ckpt': ('resume', 'init_from'), 'ckpt_path': ('resume', 'init_from'),
+    # the model
+    'depth': ('n_layer',), 'layers': ('n_layer',), 'num_layers': ('n_layer',), 'num_hidden_layers': ('n_layer',),
+    'heads': ('n_head',), 'num_heads': ('n_head',), 'num_attention_heads': ('n_head',), 'head_dim': ('n_head',),
+    'hidden_size': ('n_embd',), 'd_model': ('n_embd',), 'dim': ('n_embd',), 'model_dim': ('n_embd',),
+    'width': ('n_embd',), 'aspect_ratio': ('n_embd',), 'embed_dim': ('n_embd',),
+    'n_ctx': ('block_size',), 'n_positions': ('block_size',), 'max_position_embeddings': ('block_size',),
+    'max_seq_len': ('block_size',), 'max_seq_length': ('block_size',), 'seq_len': ('block_size',),
+    'sequence_length': ('block_size',), 'seq_length': ('block_size',), 'context_length': ('block_size',),
+    'context_size': ('block_size',), 'meta_vocab_size': ('vocab_size',), 'attn_pdrop': ('dropout',),
+    'resid_pdrop': ('dropout',), 'embd_pdrop': ('dropout',), 'hidden_dropout_prob': ('dropout',),
+    # how long
+    'max_iters': ('growth_steps', 'continual_steps'), 'max_steps': ('growth_steps', 'continual_steps'),
+    'num_iterations': ('growth_steps', 'continual_steps'), 'num_steps': ('growth_steps', 'continual_steps'),
+    'n_steps': ('growth_steps', 'continual_steps'), 'train_steps': ('growth_steps', 'continual_steps'),
+    'total_steps': ('growth_steps', 'continual_steps'), 'steps': ('growth_steps', 'continual_steps'),
+    'iterations': ('growth_steps', 'continual_steps'), 'epochs': ('growth_steps', 'continual_steps'),
+    'num_epochs': ('growth_steps', 'continual_steps'), 'num_train_epochs': ('growth_steps', 'continual_steps'),
+    'lr_decay_iters': ('growth_steps', 'continual_steps'), 'max_tokens': ('growth_steps', 'continual_steps'),
+    'target_flops': ('continual_steps', 'baseline_steps', 'match'),
+    # what grows when
+    'stages': ('n_stages',), 'num_stages': ('n_stages',), 'depths': ('stage_depths',), 'tau': ('stage_fractions',),
+    'freeze': ('phase1_fraction',), 'freeze_layers': ('phase1_fraction',), 'freeze_fraction': ('phase1_fraction',),
+    'frozen': ('phase1_fraction',), 'unfreeze': ('phase1_fraction',), 'freeze_embeddings': ('phase1_embeddings',),
+    'operator': ('grow_init',), 'growth_operator': ('grow_init',), 'init': ('grow_init', 'init_from'),
+    # the batch
+    'gradient_accumulation_steps': ('total_batch_size',), 'grad_accum_steps': ('total_batch_size',),
+    'grad_accum': ('total_batch_size',), 'global_batch_size': ('total_batch_size',),
+    'device_batch_size': ('batch_size',), 'micro_batch_size': ('batch_size',), 'bs': ('batch_size',),
+    'per_device_train_batch_size': ('batch_size',), 'train_batch_size': ('batch_size',),
+    # the optimizer
+    'optim': ('optimizer',), 'lr': ('learning_rate',), 'max_lr': ('learning_rate',), 'peak_lr': ('learning_rate',),
+    'embedding_lr': ('learning_rate',), 'unembedding_lr': ('learning_rate',), 'scalar_lr': ('learning_rate',),
+    'matrix_lr': ('muon_learning_rate',), 'muon_lr': ('muon_learning_rate',), 'min_learning_rate': ('min_lr',),
+    'final_lr_frac': ('min_lr',), 'decay_lr': ('lr_schedule',), 'lr_scheduler_type': ('lr_schedule',),
+    'lr_scheduler': ('lr_schedule',), 'scheduler': ('lr_schedule',), 'schedule': ('lr_schedule',),
+    'warmup': ('warmup_steps',), 'warmup_iters': ('warmup_steps',), 'warmup_ratio': ('warmup_steps',),
+    'num_warmup_steps': ('warmup_steps',), 'warmdown_ratio': ('decay_fraction',),
+    'cooldown_frac': ('decay_fraction',), 'decay_steps': ('decay_fraction',), 'wd': ('weight_decay',),
+    'adam_beta1': ('beta1',), 'adam_beta2': ('beta2',), 'betas': ('beta1', 'beta2'),
+    'max_grad_norm': ('grad_clip',), 'clip': ('grad_clip',), 'clip_grad': ('grad_clip',),
+    'grad_clip_norm': ('grad_clip',), 'gradient_clip_val': ('grad_clip',),
+    # evaluation, logs, checkpoints, the machine
+    'eval_iters': ('val_tokens',), 'eval_tokens': ('val_tokens',), 'val_max_steps': ('val_tokens',),
+    'eval_steps': ('eval_interval',), 'eval_every': ('eval_interval',), 'val_loss_every': ('eval_interval',),
+    'val_interval': ('eval_interval',), 'val_every': ('eval_interval',), 'evaluation_strategy': ('eval_interval',),
+    'core_metric_every': ('hellaswag_interval',), 'hellaswag_every': ('hellaswag_interval',),
+    'logging_steps': ('log_interval',), 'log_every': ('log_interval',), 'save_steps': ('checkpoint_interval',),
+    'save_every': ('checkpoint_interval',), 'save_interval': ('checkpoint_interval',),
+    'checkpoint_every': ('checkpoint_interval',), 'always_save_checkpoint': ('checkpoint_interval',),
+    'save_total_limit': ('keep_checkpoints',), 'wandb_log': ('tracker',), 'wandb': ('tracker',),
+    'report_to': ('tracker',), 'tensorboard': ('tracker',), 'project': ('tracker_project',),
+    'use_cpu': ('device',), 'no_cuda': ('device',), 'device_type': ('device',), 'accelerator': ('device',),
+    'bf16': ('dtype',), 'fp16': ('dtype',), 'amp': ('dtype',), 'mixed_precision': ('dtype',),
+    'precision': ('dtype',), 'torch_dtype': ('dtype',), 'torch_compile': ('compile',),
+}
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# a command line
+
+
+@dataclass
+class Given:
+    """What a command line says: settings by name, and everything that is wrong with them."""
+
+    configs: dict = field(default_factory=dict)
+    origins: dict = field(default_factory=dict)  # setting -> the last config that has it
+    flags: dict = field(default_factory=dict)
+    paths: list = field(default_factory=list)  # of the configs
+    notes: list = field(default_factory=list)  # lines to say
+    problems: list = field(default_factory=list)
+
+    def get(self, name: str):
+        """The setting that rules, or its default."""
+        return self.flags.get(name, self.configs.get(name, FIELDS[name].default))
+
+
+def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
+    """The config of a command line: config files from left to right, then --key=value (or --key value) flags.
+
+    With --resume, --resume=auto or --resume=RUN_DIR, where that run has a checkpoint, its config.json comes first: what
+    no config and no flag says is as it was. And the settings of 'What grows when', which make a run's length, change by
+    flags only; those in a config yield to the saved ones, so that a forgotten flag makes no other run.
+
+    What should be known (a config that overrules another, a saved setting that rules) goes to `say`, line by line; None:
+    nowhere.
     `usage` is the script's docstring, printed above the list of settings for --help (which exits with code 0).
     Raises UserError with every problem found: file or flag, name, what is wrong, nearest field.
     """
     if '--help' in argv or '-h' in argv:
         print(usage.strip(), '\n\nSettings, in a config or as --name=value:\n\n' + describe())
         sys.exit(0)
-    problems, values, stems = [], {}, []
-    for arg in argv:
-        if arg.startswith('-'):
-            name, equals, text = arg.lstrip('-').partition('=')
-            if equals:
-                value = parse(text)
-            elif name == 'resume':
-                value = 'yes'
-            elif TYPES.get(name) is bool:
-                value = True
-            else:
-                value = None
-                problems += [] if name not in FIELDS else [f'{arg}: a flag needs a value: --{name}=...']
-            assign(arg if name not in FIELDS else f'--{name}', name, value, values, problems)
-        else:
-            stems.append(os.path.splitext(os.path.basename(arg))[0])
-            for name, value in read_file(arg, problems).items():
-                assign(arg, name, value, values, problems)
+    given = read_command_line(argv)
+    out_dir, resume = run_directory(given)
+    values = given.configs | given.flags
+    if resume == 'yes' or (resume and numbered(out_dir, 'ckpt_', '.pt')):
+        values = settings_of_resumed_run(out_dir, given)
+    values |= {'out_dir': out_dir, 'resume': resume}
+    if not values.get('run_name'):
+        values['run_name'] = os.path.basename(os.path.normpath(out_dir))
+    values['match'] = match_at_this_scale(values.get('match', ''), given)
     config = TrainConfig(**values)
-    if not config.out_dir:
-        seed = '' if config.seed == FIELDS['seed'].default else f'_seed{config.seed}'
-        config = dataclasses.replace(config, out_dir=os.path.join('out', '_'.join(stems or ['run']) + seed))
-    if not config.run_name:
-        config = dataclasses.replace(config, run_name=os.path.basename(os.path.normpath(config.out_dir)))
-    problems += check(config)
+    problems = given.problems + check(config)
     if problems:
-        raise UserError('\n  '.join(['the settings are wrong:'] * (len(problems) > 1) + problems))
-    if config.vocab_size == 0:
-        config = dataclasses.replace(config, vocab_size=vocab_from_meta(config.data_dir))
+        raise_problems('the settings are wrong:', problems)
+    config = fill_in_from_data(config, given.notes)
+    for note in given.notes if say else ():
+        say(note)
     return config
 
 
+def raise_problems(title: str, problems: list[str]):
+    """Raise one UserError: a line for each problem, under a title where there are several."""
+    if len(problems) > 1:
+        problems = [title, *problems]
+    raise UserError('\n  '.join(problems))
+
+
+def read_command_line(argv: list[str]) -> Given:
+    """The configs' and flags' settings. What is wrong with them is collected in `problems`."""
+    given = Given()
+    rest = list(argv)
+    while rest:
+        arg = rest.pop(0)
+        if arg.startswith('-') and len(arg) > 1:
+            read_flag(arg, rest, given)
+        else:
+            given.paths.append(arg)
+            read_config(arg, given)
+    return given
+
+
+def read_flag(arg: str, rest: list[str], given: Given):
+    """One flag: --key=value, --key value (taken from the front of `rest`), --shuffle, --resume."""
+    name, equals, text = arg.lstrip('-').partition('=')
+    name = name.replace('-', '_')
+    where = f'--{name}'
+    if name not in TYPES:
+        if not equals and rest and not rest[0].startswith('-') and not os.path.exists(rest[0]):
+            rest.pop(0)  # its value, which is no config
+        assign(arg, name, text, given.flags, given.problems)
+        return
+    if not equals:
+        text = value_of_flag(name, rest)
+    if text is None:
+        given.problems.append(f'{arg}: a flag needs a value: --{name}=...')
+        return
+    try:
+        value = parse(TYPES[name], text)
+    except ValueError:
+        value = text  # of another type: assign() says which one is wanted
+    assign(where, name, value, given.flags, given.problems)
+
+
+def value_of_flag(name: str, rest: list[str]) -> str | None:
+    """The text of a flag without =, from the front of `rest` or what it means alone; None if it means nothing."""
+    follows = rest[0] if rest else None
+    if name == 'resume':  # mostly alone, and a config may follow
+        return rest.pop(0) if follows in ('yes', 'auto') or (follows and os.path.isdir(follows)) else 'yes'
+    if bool in (TYPES[name], *typing.get_args(TYPES[name])):
+        is_value = follows is not None and follows.lower() in ('true', 'false', *FIELDS[name].metadata['choices'])
+        return rest.pop(0) if is_value else 'true'
+    if follows is None or follows.startswith('--'):
+        return None
+    return rest.pop(0)
+
+
+def read_config(path: str, given: Given):
+    """The public names that a config file assigns, run in an empty namespace; notes what it changes of earlier ones."""
+    changes = {}  # earlier config -> what this one changes of it
+    for name, value in read_file(path, given.problems).items():
+        settings = {}
+        assign(path, name, value, settings, given.problems)
+        for name, value in settings.items():
+            if name in given.configs and given.configs[name] != value:
+                change = f'{name} {text_of(given.configs[name])} -> {text_of(value)}'
+                changes.setdefault(given.origins[name], []).append(change)
+            given.configs[name] = value
+            given.origins[name] = path
+    for origin, lines in changes.items():
+        given.notes.append(f'{os.path.basename(path)}: {", ".join(lines)} ({os.path.basename(origin)})')
+
+
 def read_file(path: str, problems: list[str]) -> dict:
-    """The public names that a config file assigns, run in an empty namespace."""
+    """The public names that a Python file assigns."""
     if not os.path.isfile(path):
-        problems.append(f'{path}: no such config file')
+        hint = ''
+        if os.path.exists(os.path.join(path, 'config.json')):
+            hint = f'; it is a run directory: --resume={path} resumes it'
+        problems.append(f'{path}: no such config file{hint}')
         return {}
     namespace = {}
     try:  # whatever the user's file does wrong is the user's to read, with the line it happened in
-        with open(path, encoding='utf-8') as f:
+        with open(path, encoding='utf-8-sig') as f:
             exec(compile(f.read(), path, 'exec'), namespace)
     except Exception as error:
         line = getattr(error, 'lineno', None) or getattr(error.__traceback__.tb_next, 'tb_lineno', '?')
         problems.append(f'{path}, line {line}: {type(error).__name__}: {error}')
-    return {k: v for k, v in namespace.items() if not k.startswith('_')}
+    return {name: value for name, value in namespace.items() if not name.startswith('_')}
 
 
-def parse(text: str):
-    """The value of a flag: a Python literal where it is one, else the text itself."""
-    if text.lower() in ('true', 'false'):
-        return text.lower() == 'true'
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+# ---------------------------------------------------------------------------------------------------------------------
+# one value
 
 
 def assign(where: str, name: str, value, values: dict, problems: list[str]):
-    """Put one checked value into `values`, or say in `problems` why not."""
+    """Put one checked value into `values`, or say in `problems` why not. `where`: the file or flag that has it."""
+    if name == 'wandb_project' and type(value) is str:  # what it was called when there was one tracker
+        if value:
+            values |= {'tracker': 'wandb', 'tracker_project': value}
+        return
     if name not in FIELDS:
-        near = difflib.get_close_matches(name, FIELDS, 1, 0.5)
-        problems.append(f"{where}: no setting is called '{name}'" + (f"; did you mean '{near[0]}'?" if near else ''))
+        problems.append(f"{where}: no setting is called '{name}'{suggestion(name)}")
         return
-    if value is None:
+    metadata = FIELDS[name].metadata
+    try:
+        value = convert(TYPES[name], value)
+    except ValueError:
+        problems.append(f'{where}: {name} must be {wanted(name)}, not {value!r}')
         return
-    choices = FIELDS[name].metadata['choices']
-    kinds = kinds_of(TYPES[name])
-    fitting = [fitted(value, kind, choices) for kind in kinds]
-    fitting = [v for v in fitting if v is not None]
-    if not fitting:
-        wanted = ' or '.join(kind_text(kind, choices) for kind in kinds)
-        problems.append(f'{where}: {name} must be {wanted}, not {value!r}')
+    if metadata['choices'] and not set(texts_in(value)) <= set(metadata['choices']):
+        problems.append(f'{where}: {name} must be {wanted(name)}, not {value!r}')
         return
-    values[name] = fitting[0]
+    outside = out_of_bounds(name, value)
+    if outside:
+        problems.append(f'{where}: {outside}')
+    if metadata['path']:
+        value = '+'.join(os.path.expanduser(part) for part in value.split('+'))  # match= joins configs by +
+    values[name] = value
 
 
-def kinds_of(kind) -> tuple:
-    """The types that a field takes, simple ones before tuples."""
-    return typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+def suggestion(name: str) -> str:
+    """'; did you mean ...?' for a name that is no setting: what it is called here, or the nearest field."""
+    name = name.lower()
+    found = OTHER_NAMES.get(name) or difflib.get_close_matches(name, FIELDS, 1, 0.7)
+    if not found:  # a slip in one of the others' names
+        near = difflib.get_close_matches(name, OTHER_NAMES, 1, 0.85)
+        found = OTHER_NAMES[near[0]] if near else ()
+    names = ' or '.join(f"'{each}'" for each in found)
+    return f'; did you mean {names}?' if found else ''
 
 
-def fitted(value, kind, choices):
-    """`value` as one of type `kind`, None if it is none: a list is a tuple, one item a tuple of one, 1 a 1.0."""
-    if typing.get_origin(kind) is not tuple:
-        if kind is float and type(value) is int:
-            value = float(value)
-        if kind is str and not choices and type(value) in (int, float):
-            value = str(value)  # --run_name=7
-        is_right = type(value) is kind and not (choices and kind is str and value not in choices)
-        return value if is_right else None
-    item_kind = typing.get_args(kind)[0]
-    if typing.get_origin(item_kind) is tuple and type(value) in (list, tuple) and value and type(value[0]) is int:
-        value = (value,)  # --grow_map=0,1,0,1 is one growth
-    if type(value) is str and choices:
-        value = value.split(',')  # --grow_init=stack,zero
-    if type(value) not in (list, tuple):
-        value = (value,)
-    items = [fitted(item, item_kind, choices) for item in value]
-    return None if None in items else tuple(items)
+def parse(kind, text: str):
+    """The value of type `kind` that a flag's text means. Raises ValueError if it means none.
 
-
-def kind_text(kind, choices) -> str:
-    """What a field takes, for people."""
-    if kind == tuple[tuple[int, ...], ...]:
-        return 'a tuple of tuples of int'
+    A text is taken as typed. A whole number may be written as 1e3, a tuple as 2,4,6 or (2, 4, 6).
+    """
+    if kind is str:
+        return text
+    if kind is bool:
+        if text.lower() not in ('true', 'false'):
+            raise ValueError(text)
+        return text.lower() == 'true'
+    if kind is int or kind is float:
+        return parse_number(text)
     if typing.get_origin(kind) is tuple:
-        return 'a tuple of them' if choices else f'a tuple of {typing.get_args(kind)[0].__name__}'
-    if kind is str and choices:
-        return ' or '.join(repr(choice) for choice in choices)
-    return kind.__name__
+        return parse_tuple(typing.get_args(kind)[0], text)
+    # One of several types: a comma makes a tuple, and whatever is nothing else is a text.
+    kinds = sorted(typing.get_args(kind), key=lambda one: one is str)
+    kinds.sort(key=lambda one: (typing.get_origin(one) is tuple) != (',' in text))
+    for one in kinds:
+        try:
+            return convert(one, parse(one, text))
+        except ValueError:
+            continue
+    raise ValueError(text)
 
 
-def values_of(value) -> tuple:
-    """The values of a setting that takes one, or one for each stage."""
-    return value if type(value) is tuple else (value,)
+def parse_number(text: str):
+    """An int or a float. Raises ValueError for other texts, 'nan' among them."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    if math.isnan(number):
+        raise ValueError(text)
+    return number
 
 
-def check(c: TrainConfig) -> list[str]:
+def parse_tuple(item_kind, text: str) -> tuple:
+    """The tuple that a text like 2,4,6 means, with or without brackets."""
+    text = text.strip()
+    if typing.get_origin(item_kind) is tuple:
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            raise ValueError(text) from None
+    if text[:1] + text[-1:] in ('()', '[]'):
+        text = text[1:-1]
+    parts = [part.strip().strip('\'"') for part in text.split(',')]
+    if not parts[-1]:  # nothing at all, or a comma behind the last one
+        parts.pop()
+    return tuple(parse(item_kind, part) for part in parts)
+
+
+def convert(kind, value):
+    """`value` as one of type `kind`: 1 is a float too, 1e3 a whole number, a list a tuple, one item a tuple of one.
+
+    Raises ValueError where it is none. Nothing else is converted: a text isn't a number, 1 isn't True.
+    """
+    if isinstance(kind, types.UnionType):
+        for one in typing.get_args(kind):
+            is_tuple = typing.get_origin(one) is tuple
+            if is_tuple == (type(value) in (list, tuple)):
+                try:
+                    return convert(one, value)
+                except ValueError:
+                    continue
+        raise ValueError(value)
+    if typing.get_origin(kind) is tuple:
+        item_kind = typing.get_args(kind)[0]
+        items = value if type(value) in (list, tuple) else (value,)
+        if typing.get_origin(item_kind) is tuple and items and type(items[0]) is int:
+            items = (items,)  # one row of what takes several
+        return tuple(convert(item_kind, item) for item in items)
+    if kind is float and type(value) is int:
+        value = float(value) if abs(value) <= LARGEST_INT else math.inf
+    if kind is int and type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not kind or (kind is float and math.isnan(value)):
+        raise ValueError(value)
+    return value
+
+
+def texts_in(value) -> list:
+    """The texts in a value that may be a tuple."""
+    if type(value) is tuple:
+        texts = []
+        for item in value:
+            texts += texts_in(item)
+        return texts
+    return [value] if type(value) is str else []
+
+
+def out_of_bounds(name: str, value) -> str:
+    """What is wrong with the size of a setting, '' if nothing is."""
+    bounds = FIELDS[name].metadata
+    every = f'every one of {name}' if type(value) is tuple else name
+    for number in numbers_in(value):
+        if not math.isfinite(number):
+            return f'{every} must be a finite number'
+        if bounds['at_least'] is not None and number < bounds['at_least']:
+            return f'{every} must be at least {bounds["at_least"]}, not {value}'
+        if bounds['at_most'] is not None and number > bounds['at_most']:
+            return f'{every} must be at most {bounds["at_most"]}, not {value}'
+        if bounds['below'] is not None and number >= bounds['below']:
+            return f'{every} must be below {bounds["below"]}, not {value}'
+        if type(number) is int and abs(number) > LARGEST_INT:
+            return f'{every} must be below 2**63, not {value}'
+    return ''
+
+
+def numbers_in(value) -> list:
+    """The numbers in a value that may be a tuple."""
+    if type(value) is tuple:
+        numbers = []
+        for item in value:
+            numbers += numbers_in(item)
+        return numbers
+    return [value] if type(value) in (int, float) else []
+
+
+def wanted(name: str) -> str:
+    """What a setting may be, for a message: 'int', "'adamw' or 'muon'", 'a tuple of int'."""
+    choices = [repr(choice) for choice in FIELDS[name].metadata['choices']]
+
+    def describe_type(kind) -> list[str]:
+        if isinstance(kind, types.UnionType):
+            described = []
+            for one in typing.get_args(kind):
+                described += describe_type(one)
+            return described
+        if typing.get_origin(kind) is tuple:
+            items = ' or '.join(describe_type(typing.get_args(kind)[0]))
+            return ['a tuple of them' if choices else f'a tuple of {items}']
+        if kind is str and choices:
+            return choices
+        return [kind.__name__]
+
+    return ' or '.join(describe_type(TYPES[name]))
+
+
+def text_of(value) -> str:
+    """A value as one would type it in a flag."""
+    if type(value) is tuple:
+        parts = [f'({text_of(item)})' if type(item) is tuple else text_of(item) for item in value]
+        return ','.join(parts)
+    return str(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# settings that don't fit together
+
+
+def check(config: TrainConfig) -> list[str]:
     """Combinations that can't be, each as one line. What needs the number of ranks is checked by train.py."""
-    at_least = {1: 'n_layer n_head n_embd block_size n_stages total_batch_size batch_size log_interval val_tokens '
-                   'keep_checkpoints',
-                0: 'vocab_size init_depth growth_steps baseline_steps warmup_steps rewarm_steps eval_interval '
-                   'hellaswag_interval hellaswag_limit checkpoint_interval min_lr weight_decay grad_clip dropout '
-                   'phase1_fraction decay_fraction learning_rate muon_learning_rate beta1 beta2 seed lr_depth_power '
-                   'stage_lr_scale'}
+    for name in FIELDS:
+        if out_of_bounds(name, getattr(config, name)):
+            return []  # assign() has said so, and the rest would divide by what is wrong
+    return check_shape(config) + check_stages(config) + check_start(config)
+
+
+def check_shape(c: TrainConfig) -> list[str]:
+    """Width, batch and learning rate."""
     problems = []
-    for bound, names in at_least.items():
-        for name in names.split():
-            if not all(value >= bound for value in values_of(getattr(c, name))):
-                problems.append(f'{name} must be at least {bound}, not {getattr(c, name)}')
-    problems += [f'{name} must be below 1, not {getattr(c, name)}' for name in ('dropout', 'beta1', 'beta2')
-                 if getattr(c, name) >= 1]
-    problems += [f'{name} must be at most 1, not {getattr(c, name)}' for name in ('phase1_fraction', 'decay_fraction')
-                 if any(value > 1 for value in values_of(getattr(c, name)))]
-    problems += [f'seed must be below 2**32, not {c.seed}'] if c.seed >= 2**32 else []
-    for name in TYPES:
-        if any(type(value) is float and math.isinf(value) for value in values_of(getattr(c, name))):
-            problems.append(f'{name} must be a finite number')
-
-    def need(ok: bool, text: str):
-        if not ok:
-            problems.append(text)
-
-    if problems:  # the rest would divide by what is wrong
-        return problems
-    depths, scratch = c.stage_depths, c.init_from == 'scratch'
-    need(c.n_embd % c.n_head == 0, f'n_embd {c.n_embd} is not divisible by n_head {c.n_head}')
-    need(c.total_batch_size % (c.batch_size * c.block_size) == 0,
-         f'total_batch_size {c.total_batch_size} is not a multiple of batch_size x block_size = '
-         f'{c.batch_size} x {c.block_size} = {c.batch_size * c.block_size}')
-    need(c.optimizer != 'muon' or c.learning_rate > 0 or c.muon_learning_rate == 0, 'learning_rate 0 would stop Muon too, '
-         'whose rate follows its schedule as muon_learning_rate / learning_rate: make it small instead')
-    need(c.min_lr <= c.learning_rate, f'min_lr {c.min_lr} is above learning_rate {c.learning_rate}')
-    need(c.n_stages <= c.n_layer or depths, f'{c.n_stages} stages need at least as many layers; n_layer is {c.n_layer}')
-    need(not depths or len(depths) == c.n_stages, f'stage_depths has {len(depths)} depths, n_stages is {c.n_stages}')
-    need(not depths or depths[-1] == c.n_layer, f'stage_depths must end with n_layer {c.n_layer}: {depths}')
-    need(all(a < b for a, b in itertools.pairwise((-1, *depths))), f'stage_depths must grow: {depths}')
-    for name in ('phase1_fraction', 'grow_init', 'stage_lr_scale'):
-        values = getattr(c, name)
-        need(type(values) is not tuple or len(values) == c.n_stages,
-             f'{name} has {len(values_of(values))} values, n_stages is {c.n_stages}')
-    need(not c.stage_steps or len(c.stage_steps) == c.n_stages,
-         f'stage_steps has {len(c.stage_steps)} entries, n_stages is {c.n_stages}')
-    need(all(s >= 1 for s in c.stage_steps), f'every one of stage_steps must be at least 1: {c.stage_steps}')
-    need(not c.stage_fractions or len(c.stage_fractions) == c.n_stages,
-         f'stage_fractions has {len(c.stage_fractions)} entries, n_stages is {c.n_stages}')
-    need(all(0 <= f <= 1 for f in c.stage_fractions) and sum(c.stage_fractions) <= 1 + 1e-9,
-         f'stage_fractions must be shares of 1: {c.stage_fractions}')
-    need(not (c.stage_fractions and c.stage_steps), 'stage_fractions and stage_steps exclude each other')
-    need(bool(c.stage_steps or c.stage_fractions) or c.growth_steps >= c.n_stages or (c.growth_steps == 0 and c.n_stages == 1),
-         f'growth_steps {c.growth_steps} is less than one step for each of {c.n_stages} stages')
-    need(type(c.continual_steps) is str or c.continual_steps >= 0,
-         f'continual_steps must be at least 0, not {c.continual_steps}')
-    # A zero-layer model to grow from must be meant: by stage_depths that begin with 0.
-    has_layers = c.init_depth > 0 or depths[:1] == (0,)
-    need(c.init_depth == 0 if scratch else has_layers, 'init_from and init_depth go together: init_depth is the number of '
-         f'layers of the model to grow from (init_from is {c.init_from!r}, init_depth {c.init_depth})')
-    need(scratch or not depths or depths[0] >= c.init_depth,
-         f'stage_depths starts below init_depth {c.init_depth}: {depths}')
-    need(scratch or c.init_depth <= c.n_layer, f'init_depth {c.init_depth} is above n_layer {c.n_layer}')
+    if c.n_embd % c.n_head:
+        problems.append(f'n_embd {c.n_embd} is not divisible by n_head {c.n_head}')
+    micro_batch = c.batch_size * c.block_size
+    if c.total_batch_size % micro_batch:
+        problems.append(f'total_batch_size {c.total_batch_size} is not a multiple of batch_size x block_size = '
+                        f'{c.batch_size} x {c.block_size} = {micro_batch}')
+    if c.optimizer == 'muon' and c.learning_rate == 0 and c.muon_learning_rate > 0:
+        problems.append('learning_rate 0 would stop Muon too, whose rate follows its schedule as muon_learning_rate / '
+                        'learning_rate: make it small instead')
+    if c.min_lr > c.learning_rate:
+        problems.append(f'min_lr {c.min_lr} is above learning_rate {c.learning_rate}')
     return problems
+
+
+def check_stages(c: TrainConfig) -> list[str]:
+    """Depths and steps of the stages."""
+    problems = []
+    depths = c.stage_depths
+    nouns = {'stage_depths': 'depths', 'stage_steps': 'entries', 'stage_fractions': 'entries',
+             'phase1_fraction': 'values', 'grow_init': 'values', 'stage_lr_scale': 'values'}
+    for name, noun in nouns.items():
+        values = getattr(c, name)
+        is_unset = values == FIELDS[name].default
+        if type(values) is tuple and not is_unset and len(values) != c.n_stages:
+            problems.append(f'{name} has {len(values)} {noun}, n_stages is {c.n_stages}')
+    if not depths and c.n_stages > c.n_layer:
+        problems.append(f'{c.n_stages} stages need at least as many layers; n_layer is {c.n_layer}')
+    if depths and depths[-1] != c.n_layer:
+        problems.append(f'stage_depths must end with n_layer {c.n_layer}: {depths}')
+    if any(below >= above for below, above in itertools.pairwise((-1, *depths))):  # 0: a model without layers
+        problems.append(f'stage_depths must grow: {depths}')
+    if sum(c.stage_fractions) > 1 + 1e-9:
+        problems.append(f'stage_fractions must be shares of 1: {c.stage_fractions}')
+    if c.stage_fractions and c.stage_steps:
+        problems.append('stage_fractions and stage_steps exclude each other')
+    is_split = not (c.stage_steps or c.stage_fractions)
+    has_no_stage = c.growth_steps == 0 and c.n_stages == 1
+    if is_split and c.growth_steps < c.n_stages and not has_no_stage:
+        problems.append(f'growth_steps {c.growth_steps} is less than one step for each of {c.n_stages} stages')
+    return problems
+
+
+def check_start(c: TrainConfig) -> list[str]:
+    """What the run begins from."""
+    # A zero-layer model to grow from must be meant: by stage_depths that begin with 0.
+    has_layers = c.init_depth > 0 or c.stage_depths[:1] == (0,)
+    fits = c.init_depth == 0 if c.init_from == 'scratch' else has_layers
+    if not fits:
+        return ['init_from and init_depth go together: init_depth is the number of layers of the model to grow from '
+                f'(init_from is {c.init_from!r}, init_depth {c.init_depth})']
+    problems = []
+    if c.stage_depths and c.stage_depths[0] < c.init_depth:
+        problems.append(f'stage_depths starts below init_depth {c.init_depth}: {c.stage_depths}')
+    if c.init_depth > c.n_layer:
+        problems.append(f'init_depth {c.init_depth} is above n_layer {c.n_layer}')
+    return problems
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# which run
+
+
+def run_directory(given: Given) -> tuple[str, str]:
+    """(out_dir, '' or 'yes' or 'auto') of a command line, in which --resume may name the run directory."""
+    resume = given.get('resume')
+    out_dir = given.get('out_dir') or default_out_dir(given)
+    if resume in ('', 'yes', 'auto'):
+        return out_dir, resume
+    run_dir = os.path.normpath(resume)
+    if not os.path.isdir(run_dir):
+        given.problems.append(f"resume must be 'yes', 'auto' or a run directory, not {resume!r}")
+    elif 'out_dir' in given.flags and os.path.normpath(out_dir) != run_dir:
+        given.problems.append(f'--resume={resume} and --out_dir={out_dir} are two run directories')
+    elif not os.path.exists(os.path.join(run_dir, 'config.json')):
+        given.problems.append(f'--resume={resume}: holds no config.json, so its settings must be named: the configs and '
+                              f'flags that it was started with, --out_dir={resume} and --resume')
+    return run_dir, 'yes'
+
+
+def default_out_dir(given: Given) -> str:
+    """out/ and the names of the configs, and name=value of each flag that changes the run: no two runs share it."""
+    parts = [os.path.splitext(os.path.basename(path))[0] for path in given.paths] or ['run']
+    flags = [name for name in FIELDS if name in given.flags and name != 'seed']
+    if 'seed' in given.flags:
+        flags.append('seed')  # behind the others, where seeds of the same run differ
+    for name in flags:
+        value = given.flags[name]
+        without = given.configs.get(name, FIELDS[name].default)
+        changes_run = not FIELDS[name].metadata['free'] or name == 'data_dir'
+        if value == without or not changes_run:
+            continue
+        text = re.sub(r'[^\w.,=+-]+', '-', text_of(value)).strip('-')
+        parts.append(f'{name}{text}' if name == 'seed' else f'{name}={text}')
+    stem = '_'.join(parts)
+    if len(stem) > 150:  # file systems end a name at 255 bytes
+        stem = f'{stem[:130]}_{hashlib.sha1(stem.encode()).hexdigest()[:12]}'
+    return os.path.join('out', stem)
+
+
+def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
+    """The settings of a run that is resumed: its config.json's, over them the configs', over them the flags.
+
+    The settings of 'What grows when' stay as saved unless a flag says otherwise; notes say where a config does.
+    """
+    path = os.path.join(out_dir, 'config.json')
+    if not os.path.exists(path):  # only its checkpoints were copied
+        return given.configs | given.flags
+    saved = config_to_dict(config_from_dict(read_json(path, 'a readable config'), path))
+    if os.path.basename(os.path.normpath(saved['out_dir'])) == saved['run_name']:
+        saved['run_name'] = ''  # the default, which follows a folder that was renamed
+    if saved['hellaswag_data'] == os.path.join(saved['data_dir'], 'hellaswag.jsonl'):
+        saved['hellaswag_data'] = 'auto'  # it follows data that moved
+    values = {name: convert(TYPES[name], value) for name, value in saved.items()} | given.flags
+    kept = []
+    for name, value in given.configs.items():
+        if name in given.flags:
+            continue
+        if not changes_length(name):
+            values[name] = value
+        elif value != values[name]:
+            kept.append(f'{name} {text_of(values[name])} (not {text_of(value)} as in {given.origins[name]})')
+    if kept:
+        given.notes.append(f'{out_dir} is resumed with {", ".join(kept)}, as it was started; a flag would change it')
+    return values
+
+
+def changes_length(name: str) -> bool:
+    """Whether a setting is one of 'What grows when'."""
+    group = ''
+    for field_name in FIELDS:
+        group = GROUPS.get(field_name, group)
+        if field_name == name:
+            break
+    return group == 'What grows when'
+
+
+def match_at_this_scale(match: str, given: Given) -> str:
+    """`match`, where it names configs: with this run's overlays if it has none, and with the flags for shape and batch.
+
+    Otherwise a run on a laptop would be matched to GPT-2 124M.
+    """
+    if not match or os.path.exists(os.path.join(match, 'config.json')):
+        return match
+    parts = match.split('+')
+    if len(parts) == 1:
+        parts += given.paths[1:]
+    for name in ('n_head', 'n_embd', 'block_size', 'vocab_size', 'total_batch_size', 'batch_size'):
+        if name in given.flags:
+            parts.append(f'--{name}={given.flags[name]}')
+    return '+'.join(parts)
+
+
+def fill_in_from_data(config: TrainConfig, notes: list[str]) -> TrainConfig:
+    """The config with what the data decides: vocab_size where it is 0, hellaswag_data where it is 'auto'."""
+    if config.vocab_size == 0:
+        config = dataclasses.replace(config, vocab_size=vocab_from_meta(config.data_dir))
+    if config.hellaswag_data != 'auto' or not os.path.isdir(config.data_dir):
+        return config
+    questions = os.path.join(config.data_dir, 'hellaswag.jsonl')
+    if os.path.exists(questions):
+        return dataclasses.replace(config, hellaswag_data=questions)
+    meta_path = os.path.join(config.data_dir, 'meta.json')
+    meta = read_json(meta_path, 'a meta.json') if os.path.exists(meta_path) else {}
+    # The official questions are too long for models of bytes, and say nothing about models as small.
+    if type(meta) is dict and meta.get('tokenizer', 'gpt2') != 'gpt2':
+        if config.hellaswag_interval:
+            notes.append(f'{config.data_dir} has no hellaswag.jsonl and is not in GPT-2 tokens: the run is not scored')
+        return dataclasses.replace(config, hellaswag_data='', hellaswag_interval=0)
+    return dataclasses.replace(config, hellaswag_data='')
 
 
 def vocab_from_meta(data_dir: str) -> int:
@@ -332,39 +770,50 @@ def vocab_from_meta(data_dir: str) -> int:
     if not os.path.exists(path):
         raise UserError(missing)
     meta = read_json(path, 'a readable meta.json')
-    if type(meta) is not dict or type(meta.get('vocab_size')) is not int:
+    if type(meta) is not dict or type(meta.get('vocab_size')) is not int or meta['vocab_size'] < 1:
         raise UserError(missing)
     return -(-meta['vocab_size'] // 64) * 64
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# out and in again
+
+
 def describe() -> str:
-    """Every setting with its default and its help, one a line."""
-    return '\n'.join(f'  --{f.name}={f.default!r}\n        {f.metadata["help"]}' for f in FIELDS.values())
+    """Every setting with its default and its help, in groups, as wide as the terminal."""
+    width = max(40, shutil.get_terminal_size().columns)
+    lines = []
+    for name, setting_field in FIELDS.items():
+        if name in GROUPS:
+            lines += ['', GROUPS[name]]
+        lines.append(f'  --{name}={text_of(setting_field.default)}')
+        lines += textwrap.wrap(setting_field.metadata['help'], width, initial_indent=' ' * 8,
+                               subsequent_indent=' ' * 8)
+    return '\n'.join(lines).lstrip('\n')
 
 
 def config_to_dict(config: TrainConfig) -> dict:
     """The config as plain types, for config.json and checkpoints."""
-    return {name: as_list(value) for name, value in dataclasses.asdict(config).items()}
+    return {name: as_lists(value) for name, value in dataclasses.asdict(config).items()}
 
 
-def as_list(value):
-    """Tuples as lists, which JSON has, inside each other too."""
-    return [as_list(item) for item in value] if type(value) is tuple else value
+def as_lists(value):
+    """Tuples as lists, also those in tuples: what JSON has."""
+    return [as_lists(item) for item in value] if type(value) is tuple else value
 
 
 def config_from_dict(values: dict, where: str) -> TrainConfig:
-    """The config that config_to_dict wrote. Raises UserError, naming `where`, for anything that is not one."""
+    """The config that config_to_dict wrote; what an older one lacks has its default, with which it was made.
+
+    Raises UserError, naming `where`, for anything that is not one.
+    """
     problems, checked = [], {}
     if type(values) is not dict:
         raise UserError(f'{where}: not a saved config')
     for name, value in values.items():
-        if name == 'wandb_project':  # of runs before there were other trackers
-            if value:
-                checked |= {'tracker': 'wandb', 'tracker_project': value}
-            continue
         assign(where, str(name), value, checked, problems)
     config = TrainConfig(**checked)
     problems += check(config)
     if problems:
-        raise UserError('\n  '.join(['the saved settings are wrong:'] * (len(problems) > 1) + problems))
+        raise_problems('the saved settings are wrong:', problems)
     return config

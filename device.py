@@ -1,5 +1,6 @@
 """The machine: devices, number formats, peak speed, ranks, compiling, and the memory settings of the platform."""
 
+import atexit
 import contextlib
 import ctypes
 import errno
@@ -11,6 +12,7 @@ import sys
 import warnings
 from datetime import timedelta
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -118,6 +120,14 @@ def device_name(device: torch.device) -> str:
                 if line.startswith('model name'):
                     return line.partition(':')[2].strip()
     return platform.processor() or platform.machine()
+
+
+def to_device(arrays, device) -> list:
+    """numpy arrays -> tensors on the device; to CUDA from pinned memory, without waiting."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    if device.type == 'cuda':
+        return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
+    return [t.to(device) for t in tensors]
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -266,6 +276,18 @@ def init_distributed(device: torch.device, rank: int, world_size: int):
     on_gpu = device.type == 'cuda'
     dist.init_process_group('nccl' if on_gpu else 'gloo', store=store, rank=rank, world_size=world_size, timeout=timeout,
                             device_id=device if on_gpu else None)  # else NCCL guesses the GPU from the rank
+
+
+def leave_distributed(world_size: int):
+    """End the ranks together."""
+    if world_size == 1:
+        return
+    dist.barrier()
+    dist.destroy_process_group()
+    # DDP leaves gloo's threads running (torch 2.13), and now and then Python's teardown under them aborts the process
+    # after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end without teardown.
+    sys.stdout.flush()
+    atexit.register(os._exit, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -9,13 +9,15 @@ Then, in transformers:
     model = AutoModelForCausalLM.from_pretrained('out/incremental_8stage_hf')
     tokenizer = AutoTokenizer.from_pretrained('out/incremental_8stage_hf')
 
-Writes config.json, model.safetensors (float32), the tokenizer's vocab.json, merges.txt and tokenizer_config.json, and
-a model card, README.md: the schedule, what it cost by both ledgers, the scores, the command. The logits are the
-checkpoint's; the rows that pad the vocabulary to a multiple of 64 are dropped (50,304 to 50,257). A checkpoint from the
-middle of growth gives a model of the layers that it has. Where GPT-2's vocabulary is not at hand, the folder has no
-tokenizer files: transformers' own 'gpt2' is the same one.
+Writes config.json, model.safetensors (float32), the tokenizer's vocab.json, merges.txt and
+tokenizer_config.json, and a model card, README.md: the schedule, what it cost by both ledgers, the scores,
+the command. The logits are the checkpoint's; the rows that pad the vocabulary to a multiple of 64 are
+dropped (50,304 to 50,257). A checkpoint from the middle of growth gives a model of the layers that it has.
+Where GPT-2's vocabulary is not at hand, the folder has no tokenizer files: transformers' own 'gpt2' is the
+same one.
 
---push uploads the folder into a new model repository of an account that is logged in (`hf auth login`, or HF_TOKEN).
+--push uploads the folder into a new model repository of an account that is logged in (`hf auth login`, or
+HF_TOKEN).
 """
 
 import argparse
@@ -44,7 +46,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', help='checkpoint or run directory')
     parser.add_argument('folder', help='folder to make; it must not be there yet')
-    parser.add_argument('--push', default='', metavar='USER/NAME', help='upload it to the Hub as this repository')
+    parser.add_argument('--push', default='', metavar='USER/NAME', help='upload it as this repository')
     args = parser.parse_args()
     folder = os.path.expanduser(args.folder)
     if os.path.lexists(folder):
@@ -65,7 +67,8 @@ def main():
 
 
 def export(model, tokenizer: str, enc, folder: str, card: str):
-    """Write the folder under a temporary name, then rename. enc: the tiktoken.Encoding, or None to leave it out.
+    """Write the folder under a temporary name, then rename. enc: the tiktoken.Encoding, or None to leave it
+    out.
 
     Without enc, padding is dropped for 'gpt2' alone, whose vocabulary size is known.
     """
@@ -98,7 +101,8 @@ def export(model, tokenizer: str, enc, folder: str, card: str):
 
 
 def config_json(model, tokenizer: str, enc) -> dict:
-    """What config.json says. Raises UserError if the model has fewer rows of token embedding than the tokenizer has tokens."""
+    """What config.json says. Raises UserError if the model has fewer rows of token embedding than the
+    tokenizer has tokens."""
     c = model.config
     n_vocab = c.vocab_size
     eot = None
@@ -109,8 +113,8 @@ def config_json(model, tokenizer: str, enc) -> dict:
         n_vocab = data.GPT2_META['vocab_size']
         eot = data.GPT2_META['eot']
     if n_vocab > c.vocab_size:
-        raise UserError(f'the checkpoint has {c.vocab_size} rows of token embedding, fewer than the {n_vocab} tokens of '
-                        'its tokenizer')
+        raise UserError(f'the checkpoint has {c.vocab_size} rows of token embedding, fewer than the '
+                        f'{n_vocab} tokens of its tokenizer')
     config = {
         'architectures': ['GPT2LMHeadModel'],
         'model_type': 'gpt2',
@@ -175,7 +179,8 @@ def write_tokenizer(enc, block_size: int, folder: str):
 
 
 def byte_letters() -> list[str]:
-    """The printable character that GPT-2's files write for each byte: itself where it is one, else 256 and up."""
+    """The printable character that GPT-2's files write for each byte: itself where it is one, else 256 and
+    up."""
     printable = [b for b in range(256) if chr(b).isprintable() and b not in (0x20, 0xa0, 0xad)]
     letters = []
     n_others = 0
@@ -220,8 +225,8 @@ def model_card(model, info: dict) -> str:
         '---',
         f'# {name}',
         '',
-        f'A GPT-2 of {model.depth} layers, width {shape.n_embd}, {shape.n_head} heads, {shape.block_size} tokens of '
-        f'context and {n_parameters:,} parameters; tokenizer `{info["tokenizer"]}`.',
+        f'A GPT-2 of {model.depth} layers, width {shape.n_embd}, {shape.n_head} heads, {shape.block_size} '
+        f'tokens of context and {n_parameters:,} parameters; tokenizer `{info["tokenizer"]}`.',
     ]
     if is_ours:
         config = schedule.resolve(config_from_dict(info['config'], info['path']))
@@ -235,7 +240,8 @@ def schedule_lines(config, step: int) -> list[str]:
     """What grew when, up to `step`, and what it cost."""
     phases = schedule.plan(config)
     total = schedule.total_steps(phases)
-    lines = ['', '## Schedule', '', f'Step {step:,} of {total:,}, {config.total_batch_size:,} tokens each.', '']
+    lines = ['', '## Schedule', '']
+    lines += [f'Step {step:,} of {total:,}, {config.total_batch_size:,} tokens each.', '']
     lines += ['| stage | phase | steps | layers | frozen |', '|---|---|---|---|---|']
     for phase in phases:
         if phase.start < step:
@@ -291,7 +297,9 @@ def origin_lines(run_dir: str) -> list[str]:
     if versions:
         lines.append('* versions: ' + ', '.join(f'{name} {version}' for name, version in versions.items()))
     if run.get('device'):
-        lines.append(f'* hardware: {run.get("device_count") or 1} x {run["device"]}, {run.get("world_size") or 1} ranks')
+        count = run.get('device_count') or 1
+        ranks = run.get('world_size') or 1
+        lines.append(f'* hardware: {count} x {run["device"]}, {ranks} ranks')
     return lines
 
 
@@ -310,14 +318,15 @@ def check_repository(name: str):
         api.whoami()
         taken = api.file_exists(name, 'config.json')
     except Exception as error:  # whatever the Hub's client and the network raise
-        raise UserError(f'--push={name}: the Hub refuses ({short(error)}); log in with `hf auth login`, or set HF_TOKEN') \
-            from None
+        raise UserError(f'--push={name}: the Hub refuses ({short(error)}); log in with `hf auth login`, or '
+                        'set HF_TOKEN') from None
     if taken:
         raise UserError(f'--push={name}: there is a model already: name another repository')
 
 
 def push(folder: str, name: str) -> str:
-    """Upload the folder in one commit; its address. Raises UserError, saying how to go on, if the Hub refuses."""
+    """Upload the folder in one commit; its address. Raises UserError, saying how to go on, if the Hub
+    refuses."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -325,8 +334,8 @@ def push(folder: str, name: str) -> str:
         url = api.create_repo(name, exist_ok=True)  # exist_ok: an upload that failed has made it
         api.upload_folder(repo_id=name, folder_path=folder, commit_message='The model and its card')
     except Exception as error:  # whatever the Hub's client and the network raise
-        raise UserError(f'{folder} is whole, but could not be uploaded to {name} ({short(error)}); try again with '
-                        f'`hf upload {name} {folder}`') from None
+        raise UserError(f'{folder} is whole, but could not be uploaded to {name} ({short(error)}); try again '
+                        f'with `hf upload {name} {folder}`') from None
     return str(url)
 
 

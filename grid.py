@@ -279,9 +279,9 @@ def make_run(study: Study, arm: str, budget: int, seed: int, tuned: dict, folder
     Growth takes the same share of every budget: stage_fractions as they are, growth_steps and stage_steps as their
     share of the config's baseline_steps.
     """
-    baseline = load_config(arm_argv(study, study.baseline[0], {}, None), __doc__)
+    baseline = load_config(arm_argv(study, study.baseline[0], {}, None), __doc__, say=None)
     argv = arm_argv(study, arm, tuned, source)
-    config = dataclasses.replace(load_config(argv, __doc__), match='', ledger='flops')
+    config = dataclasses.replace(load_config(argv, __doc__, say=None), match='', ledger='flops')
     share = budget / max(1, config.baseline_steps)
     config = dataclasses.replace(config, baseline_steps=budget)
     if config.n_stages == 1 and config.init_depth in (0, config.n_layer):  # nothing grows
@@ -292,12 +292,12 @@ def make_run(study: Study, arm: str, budget: int, seed: int, tuned: dict, folder
     config = schedule.with_compute(config, budget * schedule.step_cost(baseline, 'flops'))
     argv += [as_flag(name, getattr(config, name)) for name in ('growth_steps', 'continual_steps', 'baseline_steps')]
     # The few that a config may have set, and that would be in the way.
-    as_loaded = load_config([*argv, f'--seed={seed}'], __doc__)
+    as_loaded = load_config([*argv, f'--seed={seed}'], __doc__, say=None)
     for name in ('stage_steps', 'match', 'ledger'):
         if getattr(as_loaded, name) != getattr(config, name):
             argv.append(as_flag(name, getattr(config, name)))
     argv.append(f'--seed={seed}')
-    return Run(arm, budget, seed, tuned, folder, argv, load_config(argv, __doc__), source)
+    return Run(arm, budget, seed, tuned, folder, argv, load_config(argv, __doc__, say=None), source)
 
 
 def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:

@@ -2,30 +2,31 @@
 HellaSwag: four endings to a context, one of them true; the model picks the one that it finds likeliest.
 
     python hellaswag.py MODEL [--style=nanogpt|lm_eval|both] [--data=FILE|URL] [--limit=N] [--json]
-    python hellaswag.py out/baseline out/incremental_8stage     # two on the same examples, and their difference
+    python hellaswag.py out/baseline out/incremental_8stage   # two on the same examples, and their difference
     torchrun --standalone --nproc_per_node=8 hellaswag.py out/incremental_8stage --style=both --json
 
-MODEL is a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2, gpt2-medium, gpt2-large, gpt2-xl.
-Without --data the examples are the official validation set's, 10,042. A file of your own has one JSON object a
-line: 'ctx' (the context), 'endings' (four), 'label' (the true one's number, 0 to 3); questions.py says what else.
+MODEL is a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2, gpt2-medium, gpt2-large,
+gpt2-xl. Without --data the examples are the official validation set's, 10,042. A file of your own has one
+JSON object a line: 'ctx' (the context), 'endings' (four), 'label' (the true one's number, 0 to 3);
+questions.py says what else.
 
 Two conventions are in use, and their numbers differ. GPT-2 124M scores, on the official validation set:
 
     style       acc      acc_norm   text
     nanogpt     0.2859   0.2955     raw ctx and " " + ending, encoded apart; acc_norm: mean loss per token
-    lm_eval     0.2892   0.3114     lm-evaluation-harness: "activity: " before, WikiHow's brackets cleaned away,
-                                    context and ending encoded together; acc_norm: loss per character
+    lm_eval     0.2892   0.3114     lm-evaluation-harness: "activity: " before, WikiHow's brackets cleaned
+                                    away, context and ending encoded together; acc_norm: loss per character
 
-acc takes the ending of least summed loss. Its standard error is about 0.0046: runs that differ by less don't
-differ. Two measures are smoother. Both are in bits per UTF-8 byte of the text whose tokens are scored, which is
-" " + ending:
+acc takes the ending of least summed loss. Its standard error is about 0.0046: runs that differ by less
+don't differ. Two measures are smoother. Both are in bits per UTF-8 byte of the text whose tokens are
+scored, which is " " + ending:
 
     bits        the true ending's loss, mean over the examples; lower is better
     margin      the best wrong ending's loss less the true one's, mean over the examples; higher is better
 
-Speed: an example is one row, not four padded ones: the context once and its endings as branches after it (see
-pack). Rows are batched by tokens, sorted by length, and the 50,257 logits are computed only where a token of an
-ending is predicted. dev/bench_hellaswag.py measures the gain.
+Speed: an example is one row, not four padded ones: the context once and its endings as branches after it
+(see pack). Rows are batched by tokens, sorted by length, and the 50,257 logits are computed only where a
+token of an ending is predicted. dev/bench_hellaswag.py measures the gain.
 """
 
 import argparse
@@ -46,7 +47,7 @@ import data
 import paired
 from common import UserError, run_main
 from device import autocast, init_distributed, pick_device, read_ranks
-from questions import STYLES, check_source, fingerprint, load_examples, parse_example, texts  # noqa: F401
+from questions import STYLES, fingerprint, load_examples, texts, warn_of_other_text  # noqa: F401
 
 MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
 
@@ -83,8 +84,8 @@ class Encoded:
 def encode(examples: list[dict], tokenizer_name: str, style: str, block_size: int) -> list[Encoded]:
     """Examples as rows of tokens, in 'nanogpt' or 'lm_eval' style, or 'both' (they share what text they can).
 
-    Context and ending longer than block_size + 1 tokens lose their beginning, as in the harness. Raises UserError
-    if that would cut into an ending.
+    Context and ending longer than block_size + 1 tokens lose their beginning, as in the harness. Raises
+    UserError if that would cut into an ending.
     """
     enc = data.get_tokenizer(tokenizer_name)
     styles = STYLES if style == 'both' else (style,)
@@ -97,13 +98,14 @@ def encode(examples: list[dict], tokenizer_name: str, style: str, block_size: in
                 before, scored = tokenize(context, ending, each, enc)
                 if len(scored) > block_size:
                     raise UserError(
-                        f'HellaSwag example {number + 1}: an ending of {len(scored)} tokens does not fit into '
-                        f"the model's block_size of {block_size}")
+                        f'HellaSwag example {number + 1}: an ending of {len(scored)} tokens does not fit '
+                        f"into the model's block_size of {block_size}")
                 sequence = before + scored
-                branches.append((sequence[-(block_size + 1):], len(scored)))
+                longest = block_size + 1  # the last token is predicted, not read
+                branches.append((sequence[-longest:], len(scored)))
                 norms.append(len(scored) if each == 'nanogpt' else len(ending))
                 n_bytes.append(len(enc.decode_bytes(scored)))
-                cut.append(len(sequence) > block_size + 1)
+                cut.append(len(sequence) > longest)
         encoded.append(Encoded(
             ind=example.get('ind', number),
             label=example['label'],
@@ -142,17 +144,18 @@ def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
         node                               4
         position  0         1              2          3
 
-    Node 1 predicts "sits" for two endings and "waves" for the third, node 2 "up" and "down", node 3 "now", node 4
-    "back". The last token of an ending is predicted and never read: "up", "now" and "back" are no nodes. Nodes
-    are numbered in depth-first order, so that those below node i follow it without a gap, up to ends[i] - 1. A
-    node attends to itself and to those that it is below. Branches whose first tokens differ, as those of two
-    styles may, are rows of their own.
+    Node 1 predicts "sits" for two endings and "waves" for the third, node 2 "up" and "down", node 3 "now",
+    node 4 "back". The last token of an ending is predicted and never read: "up", "now" and "back" are no
+    nodes. Nodes are numbered in depth-first order, so that those below node i follow it without a gap, up
+    to ends[i] - 1. A node attends to itself and to those that it is below. Branches whose first tokens
+    differ, as those of two styles may, are rows of their own.
     """
     rows = []
     path = []  # the nodes of the previous branch, from the root on
     previous = []  # their tokens
     # Sorted by their tokens, branches that begin alike are neighbors.
-    for column in sorted(range(len(branches)), key=lambda i: branches[i][0]):
+    order = sorted(range(len(branches)), key=lambda column: branches[column][0])
+    for column in order:
         sequence, n_scored = branches[column]
         inputs = sequence[:-1]
         n_shared = common_prefix(previous, inputs)
@@ -179,10 +182,11 @@ def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
 
 def common_prefix(a: list, b: list) -> int:
     """How many items two lists begin with alike."""
-    n = 0
-    while n < len(a) and n < len(b) and a[n] == b[n]:
-        n += 1
-    return n
+    shorter = min(len(a), len(b))
+    for i in range(shorter):
+        if a[i] != b[i]:
+            return i
+    return shorter
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -201,7 +205,8 @@ def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list
     rows = []
     for number, example in enumerate(encoded):
         rows += [(number, row) for row in example.rows]
-    rows.sort(key=lambda pair: len(pair[1].tokens), reverse=True)  # the longest first: too little memory shows
+    # The longest first: if memory doesn't suffice, it shows at once.
+    rows.sort(key=lambda pair: len(pair[1].tokens), reverse=True)
     batches = []
     start = 0
     while start < len(rows):
@@ -218,13 +223,14 @@ def summed_losses(
 ) -> np.ndarray:
     """Summed loss in nats of every ending, float64 (examples, endings), the same on every rank.
 
-    Each rank scores its share of the batches, then all exchange their sums: every rank must call this. The model
-    runs uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in. Raises
-    UserError, on all ranks, for a loss that isn't finite.
+    Each rank scores its share of the batches, then all exchange their sums: every rank must call this. The
+    model runs uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in.
+    Raises UserError, on all ranks, for a loss that isn't finite.
     """
     device = model.transformer.wte.weight.device
     batches = make_batches(model, encoded, tokens_per_batch)
-    sums = np.zeros((len(encoded), len(encoded[0].norms)))
+    n_endings = len(encoded[0].norms)
+    sums = np.zeros((len(encoded), n_endings))
     was_training = model.training
     model.eval()
     for batch in tqdm(batches[rank::world_size], unit='batch', disable=rank != 0 or not progress):
@@ -232,7 +238,8 @@ def summed_losses(
         start = 0
         for number, row in batch:
             stop = start + len(row.at)
-            np.add.at(sums[number], row.columns, losses[start:stop])  # add.at: a column occurs more than once
+            # Not sums[number][row.columns] += ..., since a column occurs once for each of its tokens.
+            np.add.at(sums[number], row.columns, losses[start:stop])
             start = stop
     model.train(was_training)
     if world_size > 1:
@@ -267,9 +274,10 @@ def batch_losses(model, rows: list[Row], device) -> np.ndarray:
     def to_device(array):
         return torch.from_numpy(array).to(device, torch.int64, non_blocking=True)
 
-    ends = to_device(ends)
-    i = torch.arange(T, device=device)
-    mask = (i <= i[:, None]) & (i[:, None] < ends[:, None, :])  # (B, T, T): i sees j where i is j or below j
+    # Node i attends to node j if it is node j or below it: j <= i < ends[j].
+    j = torch.arange(T, device=device)
+    i = j[:, None]
+    mask = (j <= i) & (i < to_device(ends)[:, None, :])  # (B, T, T)
     x = model.hidden(to_device(tokens), to_device(positions), mask[:, None])  # (B, T, C)
     x = x.flatten(0, 1)[to_device(nodes)]  # (nodes, C)
     which = to_device(which)
@@ -277,9 +285,11 @@ def batch_losses(model, rows: list[Row], device) -> np.ndarray:
     losses = torch.empty(len(targets), device=device)
     chunk = 2048  # the logits of so many nodes at a time: .4 GB at GPT-2's vocabulary
     for first in range(0, len(nodes), chunk):
-        logits = F.linear(x[first:first + chunk], model.transformer.wte.weight)
+        last = first + chunk
+        logits = F.linear(x[first:last], model.transformer.wte.weight)
         log_p = logits.float().log_softmax(1)
-        here = ((which >= first) & (which < first + chunk)).nonzero().squeeze(1)
+        is_here = (which >= first) & (which < last)
+        here = is_here.nonzero().squeeze(1)
         losses[here] = -log_p[which[here] - first, targets[here]]
     return losses.cpu().numpy()
 
@@ -291,17 +301,18 @@ def batch_losses(model, rows: list[Row], device) -> np.ndarray:
 def summary(encoded: list[Encoded], sums: np.ndarray, style_index=0) -> tuple[dict, list[dict]]:
     """(the scores, one line per example as paired.write_per_example takes them) from the summed losses.
 
-    The scores are the MEASURES, each with its _stderr, and n and n_cut: how many examples, and how many were cut.
-    style_index 1 is the second style of 'both'. The first of equals wins, as in the harness; an ending that the
-    clean-up left empty has an infinite normalized loss, null in its line.
+    The scores are the MEASURES, each with its _stderr, and n and n_cut: how many examples, and how many
+    were cut. style_index 1 is the second style of 'both'. The first of equals wins, as in the harness; an
+    ending that the clean-up left empty has an infinite normalized loss, null in its line.
     """
     columns = slice(4 * style_index, 4 * style_index + 4)
     sums = sums[:, columns]
     norms = np.array([example.norms[columns] for example in encoded])
     n_bytes = np.array([example.n_bytes[columns] for example in encoded])
     label = np.array([example.label for example in encoded])
-    normed = np.divide(sums, norms, out=np.full(sums.shape, np.inf), where=norms > 0)
-    pred = sums.argmin(1)
+    normed = np.full(sums.shape, np.inf)
+    np.divide(sums, norms, out=normed, where=norms > 0)
+    pred = sums.argmin(1)  # argmin takes the first of equals
     pred_norm = normed.argmin(1)
 
     n = len(encoded)
@@ -312,14 +323,20 @@ def summary(encoded: list[Encoded], sums: np.ndarray, style_index=0) -> tuple[di
     margin = per_byte.min(1) - bits
 
     scores = {}
-    for name, values in zip(MEASURES, (pred == label, pred_norm == label, bits, margin)):
+    per_example = (pred == label, pred_norm == label, bits, margin)
+    for name, values in zip(MEASURES, per_example):
+        deviation = values.std(ddof=1 if n > 1 else 0)
         scores[name] = float(values.mean())
-        scores[f'{name}_stderr'] = float(values.std(ddof=min(1, n - 1)) / math.sqrt(n))
+        scores[f'{name}_stderr'] = float(deviation / math.sqrt(n))
     scores['n'] = n
-    scores['n_cut'] = sum(bool(example.cut[columns].any()) for example in encoded)
+    scores['n_cut'] = 0
+    for example in encoded:
+        scores['n_cut'] += int(example.cut[columns].any())
 
     lines = []
     for i, example in enumerate(encoded):
+        # JSON has no infinity.
+        losses_norm = [loss if math.isfinite(loss) else None for loss in normed[i].tolist()]
         lines.append({
             'style': example.styles[style_index],
             'ind': example.ind,
@@ -327,7 +344,7 @@ def summary(encoded: list[Encoded], sums: np.ndarray, style_index=0) -> tuple[di
             'pred': int(pred[i]),
             'pred_norm': int(pred_norm[i]),
             'losses': sums[i].tolist(),
-            'losses_norm': [loss if math.isfinite(loss) else None for loss in normed[i].tolist()],
+            'losses_norm': losses_norm,
             'bits': float(bits[i]),
             'margin': float(margin[i]),
         })
@@ -339,8 +356,8 @@ def evaluate(
 ) -> dict:
     """summary()'s scores of examples encoded in one style, the same on every rank.
 
-    model is the raw GPT. Every rank must call this. `per_example` names a file that rank 0 then writes, or writes
-    anew, with a line per example. Raises UserError, on all ranks, if a loss isn't finite.
+    model is the raw GPT. Every rank must call this. `per_example` names a file that rank 0 then writes, or
+    writes anew, with a line per example. Raises UserError, on all ranks, if a loss isn't finite.
     """
     sums = summed_losses(model, encoded, rank, world_size, tokens_per_batch, progress)
     scores, lines = summary(encoded, sums)
@@ -354,8 +371,7 @@ def evaluate(
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add('models', nargs='+', metavar='model', help='one model, or two to compare')
     add('--style', choices=(*STYLES, 'both'), default='nanogpt', help='which convention; default nanogpt')
@@ -400,7 +416,8 @@ def main():
     sums = []  # all mistakes have come to light, of the second model too
     with autocast(device, args.dtype):
         for model, its_examples in zip(models, encoded):
-            sums.append(summed_losses(model.to(device), its_examples, rank, world_size, progress=True))
+            model.to(device)
+            sums.append(summed_losses(model, its_examples, rank, world_size, progress=True))
             model.to('cpu')  # makes room for the second
     if world_size > 1:
         dist.destroy_process_group()
@@ -435,9 +452,7 @@ def report(args, models, encoded, sums):
 
 def in_words(scores: dict, block_size: int) -> str:
     """Scores as one line prints them."""
-    parts = []
-    for name in MEASURES:
-        parts.append(f'{name} {scores[name]:.4f} +- {scores[name + "_stderr"]:.4f}')
+    parts = [f'{name} {scores[name]:.4f} +- {scores[name + "_stderr"]:.4f}' for name in MEASURES]
     parts.append(f'n {scores["n"]}')
     if scores['n_cut']:
         parts.append(f'{scores["n_cut"]} cut to {block_size} tokens')

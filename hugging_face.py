@@ -4,8 +4,9 @@ Hugging Face's GPT-2: its folders and the Hub's weights, as a state that checkpo
     from transformers: GPT2LMHeadModel.save_pretrained(FOLDER)      config.json, model.safetensors
     from the Hub: gpt2, gpt2-medium, gpt2-large, gpt2-xl            fetched once, into the Hub's own cache
 
-A folder is read if it is GPT-2 exactly: this architecture, a head tied to the token embedding, GPT-2's tokenizer (or
-the 'bytes' that export_hf.py writes). Whatever else would load is refused: it would be scored as another model.
+A folder is read if it is GPT-2 exactly: this architecture, a head tied to the token embedding, GPT-2's
+tokenizer (or the 'bytes' that export_hf.py writes). Whatever else would load is refused: it would be scored
+as another model.
 """
 
 import hashlib
@@ -38,7 +39,8 @@ def hugging_face_config(folder: str) -> dict | None:
 
 
 def download_gpt2(name: str) -> str:
-    """The folder with the weights of one of HUB_NAMES in the Hub's cache, fetched if they aren't there yet."""
+    """The folder with the weights of one of HUB_NAMES in the Hub's cache, fetched if they aren't there
+    yet."""
     import huggingface_hub  # here, since nothing else needs it
 
     repo = HUB_OWNER + name
@@ -49,11 +51,13 @@ def download_gpt2(name: str) -> str:
                 'model.safetensors')
         if os.path.exists(name):
             hint = f'to read the folder of that name here, write ./{name}'
-        raise UserError(f'{repo} could not be fetched from the Hub ({type(error).__name__}); {hint}') from None
+        problem = f'{repo} could not be fetched from the Hub ({type(error).__name__})'
+        raise UserError(f'{problem}; {hint}') from None
 
 
 def read_hugging_face(folder: str, tokenizer: str = '') -> dict:
-    """config (the model's part), tokenizer, depth, step and model of a folder; `tokenizer`, if it is known already.
+    """config (the model's part), tokenizer, depth, step and model of a folder; `tokenizer`, if it is known
+    already.
 
     Raises UserError, saying what differs, if it isn't GPT-2 exactly.
     """
@@ -64,8 +68,8 @@ def read_hugging_face(folder: str, tokenizer: str = '') -> dict:
         # Of two tied tensors a file may keep either one or both.
         embedding = tensors.setdefault('transformer.wte.weight', untied)
         if not torch.equal(untied, embedding):
-            raise UserError(f'{folder}: not GPT-2: its head has weights of its own (lm_head.weight differs from '
-                            'wte.weight), and would be dropped')
+            raise UserError(f'{folder}: not GPT-2: its head has weights of its own (lm_head.weight differs '
+                            'from wte.weight), and would be dropped')
     weights = {}
     for name, tensor in tensors.items():
         if name.endswith(('.attn.bias', '.attn.masked_bias')):
@@ -77,7 +81,8 @@ def read_hugging_face(folder: str, tokenizer: str = '') -> dict:
 
 
 def transposed(name: str, tensor):
-    """A weight of theirs as ours, or of ours as theirs: their linear layers ("Conv1D") are stored as (in, out)."""
+    """A weight of theirs as ours, or of ours as theirs: their linear layers ("Conv1D") are stored as (in,
+    out)."""
     if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')):
         return tensor.T
     return tensor
@@ -97,12 +102,12 @@ def read_shape(folder: str) -> dict:
         value = theirs.get(name)
         least = 0 if name == 'n_layer' else 1
         if type(value) is not int or value < least:
-            raise UserError(f'{folder}: not a whole GPT-2: its config.json has {name} {value!r}, where a number from '
-                            f'{least} on is wanted')
+            raise UserError(f'{folder}: not a whole GPT-2: its config.json has {name} {value!r}, where a '
+                            f'number from {least} on is wanted')
         config[ours] = value
     if config['n_embd'] % config['n_head']:
-        raise UserError(f'{folder}: not a whole GPT-2: its config.json has n_embd {config["n_embd"]}, which is no '
-                        f'multiple of n_head {config["n_head"]}')
+        raise UserError(f'{folder}: not a whole GPT-2: its config.json has n_embd {config["n_embd"]}, which '
+                        f'is no multiple of n_head {config["n_head"]}')
     for name, allowed in (
         ('model_type', ('gpt2',)),
         ('activation_function', ('gelu_new', 'gelu_pytorch_tanh')),
@@ -114,7 +119,8 @@ def read_shape(folder: str) -> dict:
         ('scale_attn_by_inverse_layer_idx', (False,)),
     ):
         if theirs.get(name, allowed[0]) not in allowed:
-            raise UserError(f'{folder}: not GPT-2: its config.json has {name} {theirs[name]!r}, not {allowed[0]!r}')
+            raise UserError(f'{folder}: not GPT-2: its config.json has {name} {theirs[name]!r}, not '
+                            f'{allowed[0]!r}')
     return config
 
 
@@ -139,7 +145,8 @@ def read_safetensors(folder: str) -> dict:
     except UserError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in safetensors
-        raise UserError(f'{folder}: not a whole GPT-2, config.json and model.safetensors: {error!r}') from None
+        problem = f'{folder}: not a whole GPT-2, config.json and model.safetensors: {error!r}'
+        raise UserError(problem) from None
     return tensors
 
 
@@ -163,8 +170,8 @@ OTHER_FILES = ('vocab.txt', 'spiece.model', 'sentencepiece.bpe.model', 'tokenize
 def tokenizer_of(folder: str, vocab_size: int) -> str:
     """'gpt2' or 'bytes', by the content of a folder's tokenizer files.
 
-    GPT-2s of other languages have tokens of their own, often exactly 50,257 too. Raises UserError if the files are
-    another tokenizer's; where there are none, says so and goes by the size of the vocabulary.
+    GPT-2s of other languages have tokens of their own, often exactly 50,257 too. Raises UserError if the
+    files are another tokenizer's; where there are none, says so and goes by the size of the vocabulary.
     """
     readers = {'vocab.json': read_vocab, 'merges.txt': read_merges, 'tokenizer.json': read_tokenizer_json}
     known = set(VOCABULARIES)
@@ -180,8 +187,8 @@ def tokenizer_of(folder: str, vocab_size: int) -> str:
         return known.pop()
     guess = 'bytes' if vocab_size == VOCABULARIES['bytes'][0] else 'gpt2'
     if os.environ.get('RANK', '0') == '0':
-        print(f'warning: {folder} has no tokenizer files (vocab.json, merges.txt or tokenizer.json): taken to be '
-              f'{guess!r}, unproven', file=sys.stderr)
+        print(f'warning: {folder} has no tokenizer files (vocab.json, merges.txt or tokenizer.json): taken '
+              f'to be {guess!r}, unproven', file=sys.stderr)
     return guess
 
 
@@ -200,7 +207,8 @@ def read_merges(path: str) -> set[str]:
 
 
 def read_tokenizer_json(path: str) -> set[str]:
-    """The tokenizers that tokenizer.json, of the tokenizers library, fits: its steps, vocabulary and merges."""
+    """The tokenizers that tokenizer.json, of the tokenizers library, fits: its steps, vocabulary and
+    merges."""
     content = read_json(path, 'a tokenizer')
     try:
         model = content['model']
@@ -209,18 +217,21 @@ def read_tokenizer_json(path: str) -> set[str]:
             vocab[token['content']] = token['id']  # end-of-text may be here alone
         merges = []
         for merge in model['merges']:
-            merges.append(merge if type(merge) is str else ' '.join(merge))  # "a b", in newer files ["a", "b"]
+            if type(merge) is not str:  # ["a", "b"], as newer files have it
+                merge = ' '.join(merge)
+            merges.append(merge)
         splitter = content['pre_tokenizer']['type']
         normalizer = content.get('normalizer')
-    except (KeyError, TypeError, ValueError, AttributeError):  # another kind has no merges, or a list of tokens
-        return set()
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return set()  # of another kind, which has no merges, or numbers its tokens otherwise
     if normalizer is not None or splitter != 'ByteLevel':
         return set()
     return fits_vocabulary(vocab) & fits_merges(merges)
 
 
 def fits_vocabulary(vocab) -> set[str]:
-    """The tokenizers whose tokens have these numbers. Further ones, added for special purposes, don't matter."""
+    """The tokenizers whose tokens have these numbers. Further ones, added for special purposes, don't
+    matter."""
     if type(vocab) is not dict or not all(type(number) is int for number in vocab.values()):
         return set()
     tokens = sorted(vocab, key=vocab.get)

@@ -1,14 +1,16 @@
 """
 Two models on the same HellaSwag questions: lines per example, and what they say about the difference.
 
-    python hellaswag.py out/a --per_example=a.jsonl    # train.py writes hellaswag.jsonl at each scoring
+    python hellaswag.py out/a --per_example=a.jsonl            # train.py writes hellaswag.jsonl at each scoring
+    python compare.py a.jsonl out/b/hellaswag.jsonl            # two scorings of the same questions
 
-A line is a JSON object: style, ind and label of the example, pred and pred_norm (the endings that acc and acc_norm
-take), losses (nats, of the four endings) and losses_norm, bits and margin (bits per byte; see hellaswag.py).
+A line is a JSON object: style, ind and label of the example, pred and pred_norm (the endings that acc and
+acc_norm take), losses (nats, of the four endings) and losses_norm, bits and margin (bits per byte; see
+hellaswag.py).
 
-Two scores differ by chance as far as their standard errors say. On the same questions most of that chance is
-shared: what is hard for one model is hard for the other. So the mean of the differences, question by question, has
-a smaller standard error than the difference of the means.
+Two scores differ by chance as far as their standard errors say. On the same questions most of that chance
+is shared: what is hard for one model is hard for the other. So the mean of the differences, question by
+question, has a smaller standard error than the difference of the means.
 """
 
 import json
@@ -97,8 +99,8 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
         if any(a[name] != b[name] for a, b in zip(first, second)):
             differs.append(f'{name} differs')
     if differs:
-        raise UserError(f'{who} are not of the same examples ({", ".join(differs)}): score both on the same file '
-                        'with the same limit')
+        raise UserError(f'{who} are not of the same examples ({", ".join(differs)}): score both on the same '
+                        'file with the same limit')
     values = {'n': len(first)}
 
     def put(name, first_values, second_values):
@@ -124,4 +126,5 @@ def in_words(d: Difference) -> str:
     return (
         f'acc {d.acc:+.4f} +- {d.acc_stderr:.4f} (p {d.acc_p:.2g}), '
         f'acc_norm {d.acc_norm:+.4f} +- {d.acc_norm_stderr:.4f} (p {d.acc_norm_p:.2g}), '
-        f'bits {d.bits:+.4f} +- {d.bits_stderr:.4f}, margin {d.margin:+.4f} +- {d.margin_stderr:.4f}, n {d.n}')
+        f'bits {d.bits:+.4f} +- {d.bits_stderr:.4f}, margin {d.margin:+.4f} +- {d.margin_stderr:.4f}, '
+        f'n {d.n}')

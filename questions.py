@@ -1,9 +1,9 @@
 """
 HellaSwag's questions: read, checked, and fetched once. hellaswag.py scores them.
 
-A question, or example, is one JSON object a line: 'ctx' (the context), 'endings' (four), 'label' (the true one's
-number, 0 to 3), and optionally 'ind', 'activity_label', 'ctx_a', 'ctx_b'. The official validation set has 10,042.
-Its first home, a GitHub repository, is gone; it comes from the Hugging Face Hub.
+A question, or example, is one JSON object a line: 'ctx' (the context), 'endings' (four), 'label' (the true
+one's number, 0 to 3), and optionally 'ind', 'activity_label', 'ctx_a', 'ctx_b'. The official validation set
+has 10,042. Its first home, a GitHub repository, is gone; it comes from the Hugging Face Hub.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ STYLES = ('nanogpt', 'lm_eval')  # two ways to read an example as text, and to n
 def load_examples(source: str, limit: int = 0) -> list[dict]:
     """The first `limit` (0: all) examples of a JSONL file, a URL, or, for '', of the official validation set.
 
-    The latter two are fetched once, into data/. On several ranks the first of each machine fetches; all must call
-    this. Raises UserError for what can't be fetched or read, naming the line of a bad example.
+    The latter two are fetched once, into data/. On several ranks the first of each machine fetches; all
+    must call this. Raises UserError for what can't be fetched or read, naming the line of a bad example.
     """
     if source == '':
         path = os.path.join('data', 'hellaswag_val.jsonl')
@@ -48,14 +48,16 @@ def load_examples(source: str, limit: int = 0) -> list[dict]:
 
 
 def read_examples(path: str, name: str, limit: int = 0) -> list[dict]:
-    """The examples of a JSONL file, labels as ints. Raises UserError, naming `name` and the line, for others."""
+    """The examples of a JSONL file, labels as ints. Raises UserError, naming `name` and the line, for
+    others."""
     examples = []
     try:
         with open(path, encoding='utf-8') as f:
             for number, line in enumerate(f, 1):
                 line = line.lstrip('\ufeff').strip()  # joined files have byte order marks in the middle, too
                 if not examples and line.startswith('<'):
-                    raise UserError(f'{name}: a web page (HTML), not examples; the address may be gone: name another')
+                    raise UserError(f'{name}: a web page (HTML), not examples; the address may be gone: '
+                                    'name another')
                 if line:
                     examples.append(parse_example(line, f'{name}, line {number}'))
                 if limit and len(examples) == limit:
@@ -70,7 +72,8 @@ def read_examples(path: str, name: str, limit: int = 0) -> list[dict]:
 
 
 def parse_example(line: str, where: str) -> dict:
-    """One line's example, its label as an int. Raises UserError, beginning with `where`, if a field is wrong."""
+    """One line's example, its label as an int. Raises UserError, beginning with `where`, if a field is
+    wrong."""
     try:
         example = json.loads(line)
     except ValueError as error:
@@ -112,19 +115,20 @@ def fingerprint(examples: list[dict]) -> str:
     return digest.hexdigest()
 
 
-def check_source(source: str, data_dir: str):
-    """Raise UserError where a file's questions were made from another data set than data_dir's.
+def warn_of_other_text(source: str, data_dir: str):
+    """Say so, on the first rank, where a file's questions were made from another data set than data_dir's.
 
-    A file beside a meta.json was made with those shards (prepare_demo.py does so): its questions are about that
-    text, and would tell nothing about a model that is trained on other text.
+    A file beside a meta.json was made with those shards (prepare_demo.py does so): its questions are about
+    that text, and tell little about a model that is trained on other text.
     """
     folder = os.path.dirname(os.path.expanduser(source)) or '.'
-    if not source or not os.path.exists(os.path.join(folder, 'meta.json')):
+    has_meta = os.path.exists(os.path.join(folder, 'meta.json'))
+    if not source or not has_meta or os.environ.get('RANK', '0') != '0':
         return
     if data.read_meta(folder) != data.read_meta(data_dir):
-        raise UserError(
-            f"hellaswag_data {source} asks about the text in {folder}, not about data_dir's in {data_dir}: name "
-            'other questions with --hellaswag_data=FILE, or score nothing with --hellaswag_interval=0')
+        print(f'warning: hellaswag_data {source} asks about the text in {folder}, not about data_dir '
+              f'{data_dir}: name other questions with --hellaswag_data=FILE, or score nothing with '
+              '--hellaswag_interval=0', file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -132,7 +136,8 @@ def check_source(source: str, data_dir: str):
 
 
 def clean(text: str) -> str:
-    """lm-evaluation-harness's clean-up of WikiHow's brackets, step by step: what it leaves is left here too."""
+    """lm-evaluation-harness's clean-up of WikiHow's brackets, step by step: what it leaves is left here
+    too."""
     text = text.strip().replace(' [title]', '. ')
     return re.sub(r'\[.*?\]', '', text).replace('  ', ' ')
 
@@ -154,8 +159,8 @@ def texts(example: dict, style: str) -> tuple[str, list[str]]:
 
 
 def fetch_once(path: str, write):
-    """Unless `path` is there, the first rank of each machine calls write(temporary name), checks what came, and
-    renames it; the other ranks wait."""
+    """Unless `path` is there, the first rank of each machine calls write(temporary name), checks what came,
+    and renames it; the other ranks wait."""
     try:
         if not os.path.exists(path) and int(os.environ.get('LOCAL_RANK', 0)) == 0:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -182,8 +187,8 @@ def write_official(path: str):
         split = datasets.load_dataset('Rowan/hellaswag', split='validation')
     except Exception as error:  # whatever datasets, the Hub's client, the network or the disk raise
         raise UserError(
-            f'HellaSwag could not be fetched from the Hub ({type(error).__name__}); without network, name a JSONL '
-            'file: --data=FILE here, --hellaswag_data=FILE in training') from None
+            f'HellaSwag could not be fetched from the Hub ({type(error).__name__}); without network, name a '
+            'JSONL file: --data=FILE here, --hellaswag_data=FILE in training') from None
     with open(path, 'w', encoding='utf-8') as f:
         for example in split:
             f.write(json.dumps(example, ensure_ascii=False) + '\n')

@@ -147,3 +147,19 @@ def check_same_data(config: TrainConfig, saved: dict, run_dir: str, fingerprint:
     for name, value in fingerprint.items():
         if before.get(name) != value:
             raise UserError(f'{config.data_dir}: {name} was {before.get(name)} when the checkpoint was saved, now {value}')
+
+
+def load_initial_weights(model, config: TrainConfig):
+    """Put the weights of init_from into the model, and return what they have cost until now, for run.json.
+
+    Raises UserError if its shape isn't the config's.
+    """
+    source, info = checkpoint.load_model(config.init_from)
+    shapes = [('depth', source.depth, config.init_depth)]
+    for name in ('n_head', 'n_embd', 'block_size', 'vocab_size'):
+        shapes.append((name, getattr(source.config, name), getattr(config, name)))
+    wrong = [f'{name} is {theirs}, the config says {ours}' for name, theirs, ours in shapes if theirs != ours]
+    if wrong:
+        raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
+    model.load_state_dict(source.state_dict())
+    return schedule.sunk_cost(info)

@@ -7,12 +7,39 @@ What a run says: its lines in metrics.jsonl, on the console and to a tracker, an
 import json
 import math
 import os
+import re
+
+import torch
 
 import growth
 import schedule
 from common import atomic_write
 from config import TrainConfig, config_to_dict
-from metrics import MetricsWriter, read_metrics, write_run_json
+from device import device_name
+from metrics import MetricsWriter, Tracker, describe_start, new_run_info, read_metrics, read_run_json, write_run_json
+
+
+def identify_run(config: TrainConfig, runtime, run_data, questions: dict | None, step: int, prefix_dir: str):
+    """(what run.json will say, the tracker that the config names or None) of a run that starts at `step`, perhaps on the
+    steps of the run in `prefix_dir`. Raises UserError for a tracker that can't start. Nothing on all ranks but the first.
+    """
+    if runtime.rank != 0:
+        return {}, None
+    device_count = torch.cuda.device_count() if runtime.device.type == 'cuda' else 1
+    start = describe_start(step, device_name(runtime.device), device_count, runtime.world_size, torch.version.cuda)
+    branch_from, init_from = None, None
+    if prefix_dir:
+        before = read_run_json(prefix_dir)
+        branch_from = {'path': prefix_dir, 'step': step, 'run_id': before.get('run_id')}
+        init_from = before.get('init_from')
+    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint, hellaswag_data=questions,
+                        init_from=init_from, branch_from=branch_from)
+    if not config.tracker:
+        return info, None
+    group = re.sub(r'_seed\d+$', '', config.run_name)  # runs that differ in nothing but the seed
+    tracker = Tracker(config.tracker, config.tracker_project, config.out_dir, config.run_name, group, info['run_id'],
+                      config_to_dict(config))
+    return info, tracker
 
 
 class RunLog:
@@ -37,6 +64,16 @@ class RunLog:
         write_run_json(config.out_dir, info)
         with atomic_write(os.path.join(config.out_dir, 'config.json')) as f:
             json.dump(config_to_dict(config), f, indent=1)
+
+    def say_start(self, state, runtime):
+        """The first line: what is trained, how the work of a step is shared out."""
+        if self.writer is None:
+            return
+        n_parameters = sum(p.numel() for p in state.model.parameters())
+        resumed = f', resumed at step {state.step}' if state.step else ''
+        print(f'{self.config.out_dir}: {n_parameters:,} parameters in {state.model.depth} layers, {self.total} steps of '
+              f'{self.config.total_batch_size:,} tokens = {runtime.world_size} ranks x {runtime.grad_accum_steps} '
+              f'micro-steps x {self.config.batch_size} sequences on {runtime.device}{resumed}', flush=True)
 
     def record(self, kind: str, state, phase: schedule.Phase, **values):
         """One line of metrics.jsonl about the state."""

@@ -4,10 +4,10 @@ Talk to a checkpoint: text that continues a prompt, token by token.
     python sample.py out/incremental_8stage_cpu --prompt="The function returns"
     python sample.py out/incremental_8stage/stage_03.pt --n=3 --temperature=0.8 --top_k=50 --seed=7
 
-Takes what hellaswag.py takes: a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2. Without a prompt a
-document begins (end-of-text is what every training document starts with); at an end-of-text of its own the sample
-ends. The same seed gives the same text, sample i of --n the same whatever n is. No key-value cache: it is for a look,
-not for service.
+Takes what hellaswag.py takes: a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2. Without
+a prompt a document begins (end-of-text is what every training document starts with); at an end-of-text of
+its own the sample ends. The same seed gives the same text, sample i of --n the same whatever n is. No
+key-value cache: it is for a look, not for service.
 """
 
 import argparse
@@ -36,9 +36,11 @@ def parse_args():
     add('--n', type=int, default=1, help='samples (default %(default)s)')
     add('--device', default='auto', help="'auto' or a torch device")
     args = parser.parse_args()
-    for name, least in (('tokens', 1), ('n', 1), ('top_k', 0), ('seed', 0), ('temperature', 0)):
-        if not least <= getattr(args, name) < math.inf:  # also refuses nan
-            raise UserError(f'--{name} must be at least {least}, not {getattr(args, name)}')
+    least_values = {'tokens': 1, 'n': 1, 'top_k': 0, 'seed': 0, 'temperature': 0}
+    for name, least in least_values.items():
+        value = getattr(args, name)
+        if not least <= value < math.inf:  # also refuses nan
+            raise UserError(f'--{name} must be at least {least}, not {value}')
     if args.seed >= 2**32:
         raise UserError(f'--seed must be below 2**32, not {args.seed}')
     return args
@@ -50,34 +52,39 @@ def main():
     checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)
     enc = data.get_tokenizer(info['tokenizer'])
     prompt = enc.encode_ordinary(args.prompt) or [enc.eot_token]
-    sys.stdout.reconfigure(errors='replace')  # a terminal without a sign for a character shows a question mark
+    sys.stdout.reconfigure(errors='replace')  # a terminal that lacks a character shows a question mark
     for i in range(args.n):
         print(args.prompt, end='', flush=True)
         decoder = codecs.getincrementaldecoder('utf-8')('replace')  # a character may be several tokens
-        sample = generate(model, prompt, args.tokens, enc.n_vocab, args.temperature, args.top_k, args.seed + i)
-        for token in sample:
+        seed = args.seed + i
+        drawn = generate(model, prompt, args.tokens, enc.n_vocab, args.temperature, args.top_k, seed)
+        for token in drawn:
             if token == enc.eot_token:
                 break
-            print(decoder.decode(enc.decode_single_token_bytes(token)), end='', flush=True)
-        print(decoder.decode(b'', final=True))  # of a character that was begun: a replacement
+            text = decoder.decode(enc.decode_single_token_bytes(token))
+            print(text, end='', flush=True)
+        print(decoder.decode(b'', final=True))  # a mark for a character that was begun
         if i + 1 < args.n:
             print('---')
 
 
 @torch.no_grad()
 def generate(model, tokens: list[int], n: int, n_vocab: int, temperature: float, top_k: int, seed: int):
-    """Yield n tokens that continue `tokens`, each below n_vocab: rows above it are padding that no tokenizer knows.
+    """Yield n tokens that continue `tokens`, each below n_vocab: rows above it are padding that no
+    tokenizer knows.
 
-    The context is the last block_size tokens. Drawn on the CPU from a generator of its own, seeded with `seed`.
+    The context is the last block_size tokens. Drawn on the CPU from a generator of its own, seeded with
+    `seed`.
     """
     device = model.transformer.wte.weight.device
     generator = torch.Generator().manual_seed(seed)
     tokens = list(tokens)
     for _ in range(n):
-        context = torch.tensor([tokens[-model.config.block_size:]], device=device)
-        last = torch.tensor([context.shape[1] - 1], device=device)
-        first_row = torch.zeros_like(last)
-        logits = model.logits(context, (first_row, last))  # (1, vocab_size)
+        context = tokens[-model.config.block_size:]
+        row = torch.tensor([0], device=device)
+        last = torch.tensor([len(context) - 1], device=device)
+        # Only the last position's logits are computed.
+        logits = model.logits(torch.tensor([context], device=device), (row, last))  # (1, vocab_size)
         logits = logits[0, :n_vocab].float().cpu()
         if temperature == 0:
             token = int(logits.argmax())

@@ -26,7 +26,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from common import UserError, read_json, run_main
+from common import UserError, read_json, run_main, say
 from config import FIELDS, TrainConfig, config_from_dict, load_config
 from growth import describe, layout, layout_of, problem_with
 
@@ -385,7 +385,7 @@ def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
     if os.path.isfile(path):
         other = load_run_config(config.match)
     else:
-        other = resolve(load_config(config.match.split('+'), __doc__), (*matched, target))
+        other = resolve(load_config(config.match.split('+'), __doc__, say=None), (*matched, target))
     resolved = with_compute(dataclasses.replace(config, match=''), compute(other, plan(other), config.ledger))
     check_length(config, total_steps(plan(resolved)))
     return resolved
@@ -661,7 +661,7 @@ def main():
     own, rest = parser.parse_known_args()
     if not 0 <= own.tflops < math.inf:
         raise UserError(f'--tflops={own.tflops}: must be a positive number')
-    config = resolve(load_config(rest, __doc__))
+    config = resolve(load_config(rest, __doc__, say=None if own.json else say))
     phases = plan(config)
     if own.json:
         print(json.dumps(as_json(config, phases)))

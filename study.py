@@ -1,10 +1,11 @@
 """
 A grid of runs by one command: arms x budgets x seeds, every run with the same compute at its budget.
 
-    python study.py studies/cpu_growth.py                     run what isn't done yet
+    python study.py studies/cpu_growth.py                     run what isn't done yet, then write the report
     python study.py studies/cpu_growth.py --slots=0,1,2,3     four GPUs, one run each; 0+1,2+3: two runs of two GPUs
     python study.py studies/cpu_growth.py --dry_run           what all of it costs; --tflops=X adds the hours
     python study.py studies/cpu_growth.py --status            a table of the runs, at any time
+    python study.py studies/cpu_growth.py --report            report.md, report.csv, report.png from what is there
     python study.py studies/cpu_growth.py --print             the commands instead, for another scheduler
     python study.py studies/cpu_growth.py --collect           the finished runs' records into results/, without weights
 
@@ -51,12 +52,20 @@ def main():
         print_costs(study, args)
     elif args.status:
         print_status(study, args)
+    elif args.report:
+        report(study)
     elif args.collect:
         collect(study)
     elif args.print:
         print_commands(study, args)
     else:
         launch(study, args)
+
+
+def report(study: Study):
+    import study_report  # here, since statistics and drawing take a moment to load, and nothing else needs them
+
+    study_report.write_report(study)
 
 
 def parse_args():
@@ -66,6 +75,7 @@ def parse_args():
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry_run', action='store_true', help='print what the study costs')
     what.add_argument('--status', action='store_true', help='print how far each run is')
+    what.add_argument('--report', action='store_true', help='write the report from what is there')
     what.add_argument('--collect', action='store_true', help='copy the records of finished runs into results/')
     what.add_argument('--print', action='store_true', help='print the commands, prefixes first, instead of running them')
     parser.add_argument('--slots', default='', help='where runs go: cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
@@ -130,7 +140,7 @@ def launch(study: Study, args):
     if launcher.signals:
         print('stopped; the runs have saved, and the same command goes on')
         sys.exit(130)
-    print_status(study, args)
+    report(study)
     if launcher.failed:
         print(f'{len(launcher.failed)} runs failed twice: {", ".join(launcher.failed)}; see console.txt in their folders')
         sys.exit(1)

@@ -14,12 +14,10 @@ The state of a run is (config, step, weights, optimizer state). All else (the ph
 step, new layers, dropout) is computed from the config and the step, so that a resumed run is the same run.
 """
 
-import atexit
 import contextlib
 import gc
 import math
 import os
-import re
 import signal
 import sys
 import time
@@ -42,25 +40,22 @@ from device import (
     autocast,
     compile_blocks,
     compile_failure,
-    device_name,
     init_distributed,
     is_out_of_memory,
     keep_freed_memory,
     lacks_glibc_tunables,
+    leave_distributed,
     peak_flops,
     pick_device,
     read_ranks,
+    to_device,
 )
 from metrics import (
-    Tracker,
-    describe_start,
     has_last_eval,
-    new_run_info,
-    read_run_json,
 )
 from model import GPT
 from optim import grow_optimizers, load_optimizer_state, make_optimizers, optimizer_state, set_learning_rate
-from runlog import RunLog
+from runlog import RunLog, identify_run
 
 
 @dataclass(frozen=True)
@@ -106,6 +101,9 @@ def main():
     # Whatever is wrong with the settings, the data or out_dir comes to light here, before ranks join and steps are done.
     runtime = make_runtime(config)
     run_data = open_data(config, runtime)
+    question = schedule.question_epochs(config, phases, run_data.train.n_tokens)
+    if question and runtime.rank == 0:
+        print(f'warning: {question}', file=sys.stderr)
     with locked(config.out_dir) if runtime.rank == 0 else contextlib.nullcontext(), runtime.writer:
         saved, prefix_dir = resume.find_checkpoint(config)
         if runtime.world_size > 1:
@@ -121,21 +119,25 @@ def main():
         if saved and saved['step'] == total and has_last_eval(os.path.join(config.out_dir, 'metrics.jsonl'), total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
-            leave(runtime)
+            leave_distributed(runtime.world_size)
             return
         examples, questions = load_questions(config, run_data)
-        info, tracker = identify_run(config, runtime, run_data, questions, saved, prefix_dir)
+        step = saved['step'] if saved else 0
+        info, tracker = identify_run(config, runtime, run_data, questions, step, prefix_dir)
         dry_run(config, runtime, run_data, examples)
 
-        state = restore_state(config, phases, saved, runtime) if saved else initial_state(config, phases, runtime)
+        if saved:
+            state = restore_state(config, phases, saved, runtime)
+        else:
+            state, info['init_from'] = initial_state(config, phases, runtime)
         del saved  # its tensors lie in memory beside the model's
         peak = peak_flops(runtime.device, config.dtype)
         log = RunLog(config, phases, runtime.rank, state, prefix_dir, info, tracker, peak and peak * runtime.world_size)
-        print_start(config, phases, runtime, state)
+        log.say_start(state, runtime)
         stopped_by = train(config, phases, runtime, run_data, examples, state, log)
         runtime.writer.wait()
         log.close(state, stopped_by)
-    leave(runtime)
+    leave_distributed(runtime.world_size)
     if stopped_by == signal.SIGINT and runtime.world_size == 1:  # torchrun sees to its ranks itself
         die_of(signal.SIGINT)
 
@@ -253,29 +255,6 @@ def load_questions(config: TrainConfig, run_data: RunData) -> tuple[list, dict |
     return hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size), questions
 
 
-def identify_run(config: TrainConfig, runtime: Runtime, run_data: RunData, questions: dict | None, saved: dict | None,
-                 prefix_dir: str) -> tuple[dict, Tracker | None]:
-    """(what run.json will say, the tracker that the config names). A tracker that can't start is a UserError now."""
-    if runtime.rank != 0:
-        return {}, None
-    step = saved['step'] if saved else 0
-    device_count = torch.cuda.device_count() if runtime.device.type == 'cuda' else 1
-    start = describe_start(step, device_name(runtime.device), device_count, runtime.world_size, torch.version.cuda)
-    branch_from, init_from = None, None
-    if prefix_dir:
-        before = read_run_json(prefix_dir)
-        branch_from = {'path': prefix_dir, 'step': step, 'run_id': before.get('run_id')}
-        init_from = before.get('init_from')
-    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint, hellaswag_data=questions,
-                        init_from=init_from, branch_from=branch_from)
-    if not config.tracker:
-        return info, None
-    group = re.sub(r'_seed\d+$', '', config.run_name)  # runs that differ in nothing but the seed
-    tracker = Tracker(config.tracker, config.tracker_project, config.out_dir, config.run_name, group, info['run_id'],
-                      config_to_dict(config))
-    return info, tracker
-
-
 def dry_run(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: list):
     """Two steps, a checkpoint's copy and a batch of each evaluation of a throw-away model at full depth, so that running
     out of memory, a compiler that is missing, and whatever breaks an evaluation show now and not at the last stage.
@@ -370,27 +349,16 @@ def compile_graphs(model: GPT, tokens: torch.Tensor, runtime: Runtime, phases: l
         compiled |= needed
 
 
-def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> State:
-    """Step 0: a model of the first depth, from scratch or from init_from."""
+def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> tuple[State, dict | None]:
+    """(step 0: a model of the first depth, from scratch or from init_from; what the weights have cost until now)."""
     shape = checkpoint.gpt_config(config_to_dict(config))
     depth = phases[0].depth if config.init_from == 'scratch' else config.init_depth
     model = GPT(shape, depth, stage_generator(config, 1)).to(runtime.device)
+    cost = None
     if config.init_from != 'scratch':
-        load_initial_weights(model, config)
+        cost = resume.load_initial_weights(model, config)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
-    return State(0, model, make_optimizers(model, config), clock)
-
-
-def load_initial_weights(model: GPT, config: TrainConfig):
-    """Put the weights of init_from into the model. Raises UserError if its shape isn't the config's."""
-    source, _ = checkpoint.load_model(config.init_from)
-    shapes = [('depth', source.depth, config.init_depth)]
-    for name in ('n_head', 'n_embd', 'block_size', 'vocab_size'):
-        shapes.append((name, getattr(source.config, name), getattr(config, name)))
-    wrong = [f'{name} is {theirs}, the config says {ours}' for name, theirs, ours in shapes if theirs != ours]
-    if wrong:
-        raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
-    model.load_state_dict(source.state_dict())
+    return State(0, model, make_optimizers(model, config), clock), cost
 
 
 def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runtime) -> State:
@@ -401,16 +369,6 @@ def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runti
     load_optimizer_state(model, optimizers, saved['optimizer'])
     clock = {name: saved['totals'][name] for name in ('seconds', 'eval_seconds', 'checkpoint_seconds')}
     return State(saved['step'], model, optimizers, clock)
-
-
-def print_start(config: TrainConfig, phases: list, runtime: Runtime, state: State):
-    if runtime.rank != 0:
-        return
-    n_parameters = sum(p.numel() for p in state.model.parameters())
-    resumed = f', resumed at step {state.step}' if state.step else ''
-    print(f'{config.out_dir}: {n_parameters:,} parameters in {state.model.depth} layers, {schedule.total_steps(phases)} steps '
-          f'of {config.total_batch_size:,} tokens = {runtime.world_size} ranks x {runtime.grad_accum_steps} micro-steps x '
-          f'{config.batch_size} sequences on {runtime.device}{resumed}', flush=True)
 
 
 def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
@@ -468,14 +426,6 @@ def micro_batches(config: TrainConfig, runtime: Runtime, train_split: data.Split
             rows = range(first, first + config.batch_size)
             arrays = train_split.get_batch(s, runtime.sequences_per_step, rows, config.shuffle, config.seed)
             yield to_device(arrays, runtime.device)
-
-
-def to_device(arrays, device) -> list:
-    """numpy arrays -> tensors on the device; to CUDA from pinned memory, without waiting."""
-    tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
-    if device.type == 'cuda':
-        return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
-    return [t.to(device) for t in tensors]
 
 
 def seed_dropout(config: TrainConfig, step: int, micro_batch: int):
@@ -625,18 +575,6 @@ def catch_signals() -> list:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, on_signal)
     return received
-
-
-def leave(runtime: Runtime):
-    """End the ranks together."""
-    if runtime.world_size == 1:
-        return
-    dist.barrier()
-    dist.destroy_process_group()
-    # DDP leaves gloo's threads running (torch 2.13), and now and then Python's teardown under them aborts the process
-    # after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end without teardown.
-    sys.stdout.flush()
-    atexit.register(os._exit, 0)
 
 
 if __name__ == '__main__':

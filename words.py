@@ -250,11 +250,12 @@ def catch_up_sentences(judgment: Judgment, sigma: float | None) -> list[str]:
 # what to know before believing a verdict
 
 
-def caveats(report: Report) -> list[str]:
-    """Everything that limits what the verdicts mean, most of it one line a run."""
+def caveats(report: Report, tuned: tuple = ()) -> list[str]:
+    """Everything that limits what the verdicts mean, most of it one line a run. `tuned`: settings of which each arm has its
+    own best value, which is no difference to own up to."""
     notes = list(report.notes)
     for judgment in report.judgments:
-        notes += unlike(judgment)
+        notes += unlike(judgment, tuned)
     for group in report.groups:
         notes += unlike_itself(group)
     notes += other_machines(report)
@@ -262,14 +263,15 @@ def caveats(report: Report) -> list[str]:
     return notes
 
 
-def unlike(judgment: Judgment) -> list[str]:
+def unlike(judgment: Judgment, tuned: tuple) -> list[str]:
     """In what a run differs from its baseline besides how it grows."""
     group, rung = judgment.group, judgment.rung
     notes = []
     shape = [name for name in SHAPE if getattr(group.config, name) != getattr(rung.config, name)]
     other = group.trained_otherwise(rung)
     if group.tried > 1 and rung.tried > 1:
-        other = [name for name in other if name not in TUNED]  # each side has its own best
+        tuned = (*tuned, *TUNED)  # each side has its own best
+    other = [name for name in other if name not in tuned]
     for what, names in (('ends as another model', shape), ('is trained otherwise, whatever it grows', other)):
         differ = [
             f'{name} {setting(getattr(group.config, name))}, not {setting(getattr(rung.config, name))}'

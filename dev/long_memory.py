@@ -58,7 +58,7 @@ def train_watched(leak: str):
         info = libc.mallinfo2()
         print('in-use', state.step, info.uordblks + info.hblkhd, flush=True)
 
-    train.to_device, train.Log.progress = to_device_and_leak, print_memory
+    train.to_device, train.RunLog.progress = to_device_and_leak, print_memory
     train.main()
 
 

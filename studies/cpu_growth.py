@@ -12,7 +12,7 @@ arms = {
     'full depth': 'baseline',
     'Li, 8 stages': 'incremental_8stage',
     '8 stages, never frozen': 'nofreeze_8stage',
-    'Bu, layer copied, tau .5': 'bu_1to12_wsd --stage_fractions=0.5,0',
+    'Bu, layer copied, tau .5': 'bu_1to12_wsd --grow_init=copy_last --stage_fractions=0.5,0',
     'Bu, random, tau .8': 'bu_1to12_wsd --grow_init=random --stage_fractions=0.8,0',
     'Gong, 3 6 12': 'gong_3_6_12',
     'interleave, 6 12': 'interleave_6_12',
@@ -26,7 +26,7 @@ baseline = ('full depth', 'full depth, Muon')
 overlays = ('cpu',)
 settings = {
     'lr_schedule': 'wsd', 'decay_fraction': 0.2,
-    'eval_interval': 250, 'log_interval': 50, 'keep_checkpoints': 1,
+    'eval_interval': 250, 'eval_after_growth': (100, 300), 'log_interval': 50, 'keep_checkpoints': 1,
     'hellaswag_interval': 1_000_000, 'hellaswag_limit': 1_000,  # at the end alone
 }
 budgets = (1_000, 4_000, 16_000)

@@ -1,5 +1,7 @@
 """User errors, atomic files, locks. Run: python -m pytest tests/test_common.py"""
 
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -45,6 +47,44 @@ def test_ctrl_c_ends_a_script_as_the_signal_does():
     done = run('import common, os, signal\ncommon.run_main(lambda: os.kill(os.getpid(), signal.SIGINT))')
     assert done.returncode == -signal.SIGINT
     assert done.stderr == ''
+
+
+PRINT = r"""import common, sys
+def main():
+    for i in range(int(sys.argv[1])):
+        print('\u2192 line', i)
+common.run_main(main)
+"""
+
+
+@pytest.mark.parametrize('n', [3, 100_000])  # the pipe's end shows at exit, or in the middle of the work
+def test_a_reader_that_has_gone_ends_a_script_without_a_word(n):
+    writer = subprocess.Popen([sys.executable, '-c', PRINT, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    writer.stdout.close()
+    assert writer.stderr.read() == b''
+    assert writer.wait() == 128 + signal.SIGPIPE
+
+
+def test_help_into_a_closed_pipe_says_nothing_either():
+    command = [sys.executable, '-c', "import common, sys\ncommon.run_main(lambda: sys.exit(print('x')))"]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    writer.stdout.close()
+    assert writer.stderr.read() == b''
+
+
+def test_a_broken_pipe_of_something_else_keeps_its_traceback():
+    done = run("import common\ndef main():\n    raise BrokenPipeError(32, 'a socket')\ncommon.run_main(main)")
+    assert done.returncode == 1
+    assert 'Traceback' in done.stderr and 'a socket' in done.stderr
+
+
+@pytest.mark.parametrize('env', [{'PYTHONIOENCODING': 'ascii'}, {'PYTHONIOENCODING': 'cp1252'},
+                                 {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}])
+@pytest.mark.parametrize('code', [PRINT, PRINT.replace("print('", "raise common.UserError('").replace("', i)", "')")])
+def test_a_terminal_without_the_character_gets_a_question_mark(env, code):
+    done = subprocess.run([sys.executable, '-c', code, '2'], capture_output=True, env={**os.environ, **env})
+    assert b'Traceback' not in done.stderr
+    assert b'? line' in done.stdout + done.stderr
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -126,6 +166,103 @@ def test_a_folder_belongs_to_one_process_until_it_dies(tmp_path):
         holder.wait()
     with common.locked(folder), open(os.path.join(folder, '.lock_owner'), encoding='utf-8') as f:
         assert f.read() == f'process {os.getpid()} on {socket.gethostname()}'
+
+
+def test_the_same_process_can_not_take_a_folder_twice(tmp_path):
+    folder = str(tmp_path)
+    with common.locked(folder):
+        with pytest.raises(UserError, match=f'in use by process {os.getpid()}'), common.locked(folder):
+            pass
+        with pytest.raises(UserError), common.locked(folder):  # the refused one has released nothing
+            pass
+
+
+def test_a_child_that_outlives_a_killed_holder_holds_nothing(tmp_path):
+    code = HOLD.replace("print('held'", "import subprocess\n    subprocess.Popen(['sleep', '60'])\n    print('held'")
+    holder = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == 'held\n'
+    holder.kill()
+    holder.wait()
+    with common.locked(str(tmp_path)):
+        pass
+
+
+def test_a_lock_file_that_a_dead_process_or_another_host_left_is_no_obstacle(tmp_path):
+    (tmp_path / '.lock').write_text('12345\nanother-host\n')
+    (tmp_path / '.lock_owner').write_text('process 12345 on another-host')
+    with common.locked(str(tmp_path)):
+        assert (tmp_path / '.lock_owner').read_text() == f'process {os.getpid()} on {socket.gethostname()}'
+    assert os.listdir(tmp_path) == ['.lock']
+
+
+@pytest.mark.parametrize('variable', ['TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'])
+def test_a_repeated_start_waits_for_the_one_before(tmp_path, monkeypatch, capsys, variable):
+    code = HOLD.replace('time.sleep(60)', 'sys.stdin.read()')
+    holder = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == 'held\n'
+    monkeypatch.setenv(variable, '1')
+    monkeypatch.setattr(common, 'say', lambda text: (print(text), holder.stdin.close()))  # seen: now it ends
+    with common.locked(str(tmp_path)):
+        assert f'still in use by process {holder.pid}' in capsys.readouterr().out
+    monkeypatch.setattr(common, 'RESTART_PATIENCE', 0.1)
+    with common.locked(str(tmp_path)):
+        refused = pytest.raises(UserError, match='in use by')
+        monkeypatch.setattr(common, 'say', print)
+        with refused, common.locked(str(tmp_path)):
+            pass
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_line_and_the_work_goes_on(tmp_path, monkeypatch, capsys, number):
+    def flock(*args):
+        raise OSError(number, 'no locks here')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    for _ in range(2):
+        with common.locked(str(tmp_path / 'run')):
+            (tmp_path / 'run' / 'x').write_text('')
+        captured = capsys.readouterr()
+        assert captured.out.count('\n') == 1 and 'without locks' in captured.out
+        assert captured.err == ''
+
+
+def test_another_error_of_the_lock_is_no_reason_to_go_on(tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(fcntl, 'flock', flock)
+    with pytest.raises(OSError, match='Input/output'), common.locked(str(tmp_path)):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_folder_that_may_not_be_written_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=r'\.lock'), common.locked(str(tmp_path)):
+        pass
+
+
+# ----------------------------------------------------------------------------------------------------------
+# names with numbers
+
+
+def test_numbered_files_come_in_the_order_of_their_numbers(tmp_path):
+    for name in ('ckpt_1000000.pt', 'ckpt_999999.pt', 'ckpt_000007.pt', 'ckpt_best.pt', 'ckpt_5.pt.tmp', 'x_ckpt_8.pt',
+                 'ckpt_-9.pt', 'ckpt_1e9.pt', 'ckpt_\u0663.pt', 'ckpt_.pt', 'CKPT_10.pt'):
+        (tmp_path / name).write_text('')
+    (tmp_path / 'ckpt_12.pt').mkdir()
+    found = common.numbered(str(tmp_path), 'ckpt_', '.pt')
+    assert [number for number, _ in found] == [7, 999_999, 1_000_000]
+    assert found[0][1] == str(tmp_path / 'ckpt_000007.pt')
+    assert common.numbered(str(tmp_path / 'nowhere'), 'ckpt_', '.pt') == []
+
+
+def test_a_line_is_said_by_the_first_rank_only(monkeypatch, capsys):
+    for rank in ('0', '1', '7'):
+        monkeypatch.setenv('RANK', rank)
+        common.say(f'from rank {rank}')
+    assert capsys.readouterr().out == 'from rank 0\n'
 
 
 def test_a_folder_is_free_after_the_block_also_after_an_error(tmp_path):

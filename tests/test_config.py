@@ -21,7 +21,7 @@ def test_configs_apply_from_left_to_right_and_flags_last(tmp_path):
     b = write(tmp_path, 'b.py', 'n_layer = 8\nstage_depths = (2, 4, 8)\nlearning_rate = 1')
     c = load_config([a, b, '--learning_rate=3e-4', '--shuffle', '--total_batch_size=524_288'], '')
     assert (c.n_layer, c.stage_depths, c.learning_rate, c.shuffle) == (8, (2, 4, 8), 3e-4, True)
-    assert c.out_dir == 'out/a_b' and c.run_name == 'a_b'
+    assert load_config([a, b], '').out_dir == 'out/a_b' and load_config([a, b], '').run_name == 'a_b'
 
 
 def test_out_dir_names_the_configs_and_a_seed_that_is_not_the_default():

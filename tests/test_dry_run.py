@@ -195,7 +195,7 @@ def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, 
     monkeypatch.setattr(train, 'init_distributed', lambda *args: dist.init_process_group(
         'gloo', store=dist.HashStore(), rank=0, world_size=1))
     monkeypatch.setattr(train.resume, 'check_shared_out_dir', lambda *args: None)
-    monkeypatch.setattr(train, 'leave', lambda runtime: dist.destroy_process_group())
+    monkeypatch.setattr(train, 'leave_distributed', lambda world_size: dist.destroy_process_group())
     run(monkeypatch, tiny, tmp_path, *QUIET)
     assert found == [0] * 7  # the dry run's, and one for each phase
 

@@ -17,6 +17,7 @@ from hellaswag_examples import GOLDEN, known_gpt, make_examples
 import checkpoint
 import data
 import hellaswag
+import questions
 from common import UserError
 from model import GPT, GPTConfig
 
@@ -27,7 +28,7 @@ FOREIGN = {'ctx': 'Über', 'endings': ['naïve', 'ééééé', '日本語です'
 
 
 def examples_of(n, seed):
-    return [hellaswag.parse_example(json.dumps(e), 'here') for e in make_examples(n, seed)]
+    return [questions.parse_example(json.dumps(e), 'here') for e in make_examples(n, seed)]
 
 
 def write(path, examples):

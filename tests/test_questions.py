@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import threading
 
 import datasets
@@ -100,20 +101,25 @@ def test_the_fingerprint_is_of_what_is_scored_wherever_it_lies(tmp_path):
     assert questions.fingerprint([swapped, *examples[1:]]) != first
 
 
-def test_questions_about_another_text_than_the_data_are_refused(tmp_path):
+def test_questions_about_another_text_than_the_data_are_pointed_out(tmp_path, capsys, monkeypatch):
     metas = {'demo': {'source': 'docstrings'}, 'copy': {'source': 'docstrings'}, 'mine': {'source': 'mine'}}
     for name, meta in metas.items():
         (tmp_path / name).mkdir()
         data.write_meta(str(tmp_path / name), {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256} | meta)
     demo = write(tmp_path / 'demo' / 'hellaswag.jsonl', [GOOD])
     elsewhere = write(tmp_path / 'hellaswag.jsonl', [GOOD])
-    with pytest.raises(UserError, match=r'demo/hellaswag.jsonl asks about .*demo, not about .*mine.*--hellaswag_data'):
-        questions.check_source(demo, str(tmp_path / 'mine'))
-    questions.check_source(demo, str(tmp_path / 'demo'))
-    questions.check_source(demo, str(tmp_path / 'demo') + '/.')
-    questions.check_source(demo, str(tmp_path / 'copy'))  # the same data, moved
+    questions.warn_of_other_text(demo, str(tmp_path / 'mine'))
+    said = capsys.readouterr().err
+    assert re.match(r'warning: .*demo/hellaswag.jsonl asks about .*demo, not about .*mine.*--hellaswag_data=FILE', said)
+    assert said.count('\n') == 1
+    questions.warn_of_other_text(demo, str(tmp_path / 'demo'))
+    questions.warn_of_other_text(demo, str(tmp_path / 'demo') + '/.')
+    questions.warn_of_other_text(demo, str(tmp_path / 'copy'))  # the same data, moved
     for general in (elsewhere, '', 'https://example.org/set.jsonl'):
-        questions.check_source(general, str(tmp_path / 'mine'))
+        questions.warn_of_other_text(general, str(tmp_path / 'mine'))
+    monkeypatch.setenv('RANK', '1')
+    questions.warn_of_other_text(demo, str(tmp_path / 'mine'))
+    assert capsys.readouterr().err == ''
 
 
 # ---- text

@@ -243,6 +243,33 @@ def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, over
     assert json.loads((tmp_path / 'out/grown' / tuned[0] / 'config.json').read_text())['init_from'].endswith('tune_b4_s0')
 
 
+def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(in_process, monkeypatch, overlay, tmp_path):
+    monkeypatch.chdir(HERE)
+    monkeypatch.setattr(grid.Study, 'results', property(lambda self: str(tmp_path / 'results')))
+    path = write_study(tmp_path / 'grid.py', **SHARING | {'budgets': (6, 12, 24), 'seeds': (1, 2), 'tune': {
+        'full': {'learning_rate': (0.01, 0.02)}}, 'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2'}},
+        overlays=(str(overlay),))
+    Path(path).write_text('# Does it pay?\n' + Path(path).read_text())
+    assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
+    names = ('report.md', 'report.csv')
+    first = [(tmp_path / 'out' / name).read_text() for name in names]
+    assert run_study(path, f'--out={tmp_path}/out', '--collect') == 0
+    shutil.rmtree(tmp_path / 'out')
+    assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
+    assert [(tmp_path / 'results' / name).read_text() for name in names] == first
+    assert (tmp_path / 'results' / 'report.png').stat().st_size > 10_000 and not (tmp_path / 'out').exists()
+    page = first[0]
+    assert page.startswith('# grid\n\nDoes it pay?\n\n2 arms, 3 budgets, 2 seeds: 12 of 12 runs are finished.')
+    for part in ('| Li, budget 24 |', 'Compute multiplier', 'learning\\_rate 0.01', 'val loss ± sd', '| kept',
+                 'python train.py configs/baseline.py'):
+        assert part in page, part
+    assert str(tmp_path / 'out') not in page and 'is trained otherwise' not in page
+    shutil.rmtree(tmp_path / 'results' / 'li' / 'b24_s2')
+    assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
+    assert '11 of 12 runs are finished' in (tmp_path / 'results' / 'report.md').read_text()
+    assert 'Missing: Li at 24 (seed 2).' in (tmp_path / 'results' / 'report.md').read_text()
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # tuning, the study file, records from elsewhere
 

@@ -235,7 +235,7 @@ def test_settings_that_change_nothing_may_change_on_resume(monkeypatch, tiny, tm
 
 
 REFUSED = {  # every setting that isn't free, and a value that no run may change to (beside what it needs to be valid)
-    'seed': 7, 'data_dir': '{data}', 'shuffle': True, 'n_layer': 5, 'n_head': 4, 'n_embd': 32, 'block_size': 16,
+    'seed': 7, 'shuffle': True, 'n_layer': 5, 'n_head': 4, 'n_embd': 32, 'block_size': 16,
     'vocab_size': 384, 'dropout': 0.1, 'init_from': '{run}', 'init_depth': '2 --init_from={run}', 'n_stages': 2,
     'stage_depths': (1, 2, 4), 'growth_steps': 21, 'stage_steps': (6, 7, 5), 'stage_fractions': (0.2, 0.2, 0.2),
     'phase1_fraction': 0.25, 'phase1_embeddings': 'train', 'continual_steps': 9, 'baseline_steps': 5, 'ledger': 'paper',
@@ -244,7 +244,8 @@ REFUSED = {  # every setting that isn't free, and a value that no run may change
     'learning_rate': 0.02, 'min_lr': 0.001, 'lr_schedule': 'wsd', 'warmup_steps': 2, 'rewarm_steps': 2,
     'decay_fraction': 0.2, 'weight_decay': 0.2, 'beta1': 0.8, 'beta2': 0.99, 'muon_learning_rate': 0.1, 'grad_clip': 1.0}
 ACCEPTED = {
-    'out_dir': '{copy}', 'run_name': 'another', 'resume': 'auto', 'batch_size': 4, 'eval_interval': 3, 'val_tokens': 320,
+    'out_dir': '{copy}', 'run_name': 'another', 'data_dir': '{data}', 'resume': 'auto', 'batch_size': 4, 'eval_interval': 3,
+    'val_tokens': 320,
     'hellaswag_interval': 7, 'hellaswag_data': '{data}/hellaswag.jsonl', 'hellaswag_limit': 5, 'log_interval': 2,
     'checkpoint_interval': 1, 'eval_after_growth': '1,2', 'tracker': 'wandb', 'tracker_project': 'mine',
     'checkpoint_steps': (5, 7), 'branch_from': '{run}', 'keep_checkpoints': 1,
@@ -475,6 +476,9 @@ def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypa
         '--grow_init=zero', '--learning_rate=0', '--weight_decay=0', '--growth_steps=8')
     evals = [m for m in metrics(tmp_path / 'b') if m['kind'] == 'eval']
     assert {m['val_loss'] for m in evals} == {last}
+    made, end = json.loads((tmp_path / 'b' / 'run.json').read_text())['init_from'], metrics(tmp_path / 'a')[-1]
+    assert made['step'] == 24 and made['path'] == f'{tmp_path}/a/ckpt_000024.pt'  # what the first training has cost
+    assert (made['flops'], made['flops_paper']) == (end['flops'], end['flops_paper'])
     assert [m['depth'] for m in evals] == [4, 6, 6, 6, 6]  # steps 0, 4, 8, 12, 14
     with pytest.raises(UserError, match='its depth is 4, the config says 3'):
         run(monkeypatch, tiny, tmp_path / 'c', f'--init_from={tmp_path}/a', '--init_depth=3')
