@@ -552,21 +552,24 @@ def numbers_in(value) -> list:
 def wanted(name: str) -> str:
     """What a setting may be, for a message: 'int', "'adamw' or 'muon'", 'a tuple of int'."""
     choices = [repr(choice) for choice in FIELDS[name].metadata['choices']]
+    kind = TYPES[name]
+    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    parts = []
+    for one in kinds:
+        if one is str and choices:
+            parts += choices
+        elif typing.get_origin(one) is tuple and choices:
+            parts.append('a tuple of them')
+        else:
+            parts.append(name_of_type(one))
+    return ' or '.join(parts)
 
-    def describe_type(kind) -> list[str]:
-        if isinstance(kind, types.UnionType):
-            described = []
-            for one in typing.get_args(kind):
-                described += describe_type(one)
-            return described
-        if typing.get_origin(kind) is tuple:
-            items = ' or '.join(describe_type(typing.get_args(kind)[0]))
-            return ['a tuple of them' if choices else f'a tuple of {items}']
-        if kind is str and choices:
-            return choices
-        return [kind.__name__]
 
-    return ' or '.join(describe_type(TYPES[name]))
+def name_of_type(kind, tuple_word='a tuple') -> str:
+    """'int', 'a tuple of int', 'a tuple of tuples of int'."""
+    if typing.get_origin(kind) is tuple:
+        return f'{tuple_word} of {name_of_type(typing.get_args(kind)[0], "tuples")}'
+    return kind.__name__
 
 
 def text_of(value) -> str:

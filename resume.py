@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 import checkpoint
 import schedule
-from common import UserError, atomic_write
+from common import UserError, atomic_write, numbered
 from config import FIELDS, TrainConfig, config_from_dict
 from metrics import read_run_json
 
@@ -33,8 +33,10 @@ def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
 
 def holds_run(out_dir: str) -> bool:
     """Whether a folder holds a run, or as little of one as a checkpoint that was copied there."""
-    names = ('config.json', 'metrics.jsonl')
-    return any(os.path.exists(os.path.join(out_dir, name)) for name in names) or bool(checkpoint.numbered(out_dir))
+    for name in ('config.json', 'metrics.jsonl'):
+        if os.path.exists(os.path.join(out_dir, name)):
+            return True
+    return bool(checkpoint.numbered(out_dir) or numbered(out_dir, 'stage_', '.pt'))
 
 
 def find_prefix(config: TrainConfig) -> tuple[dict, str]:

@@ -116,6 +116,7 @@ def main():
             if runtime.rank == 0:
                 for line in resume.describe_changes(config, saved):
                     print(line)
+                checkpoint.set_aside_later(config.out_dir, saved['step'])
         if saved and saved['step'] == total and has_last_eval(os.path.join(config.out_dir, 'metrics.jsonl'), total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
@@ -430,7 +431,7 @@ def micro_batches(config: TrainConfig, runtime: Runtime, train_split: data.Split
 
 def seed_dropout(config: TrainConfig, step: int, micro_batch: int):
     """Dropout's masks are a function of the step and the micro-batch, whichever rank computes it."""
-    torch.manual_seed((config.seed * 1_000_003 + step) * 100_003 + micro_batch)
+    torch.manual_seed(((config.seed * 1_000_003 + step) * 100_003 + micro_batch) % 2**64)
 
 
 def mean_over_ranks(runtime: Runtime, loss_sum: torch.Tensor, norm: torch.Tensor, signals: list) -> tuple:

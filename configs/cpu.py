@@ -4,7 +4,6 @@
 # or one in two micro-steps); every schedule goes on until it has spent the compute of 2,000 steps at full depth (4.1M
 # bytes), so that what differs in the end is what growing did. Expect a loss around 1.6 nats a byte at 12 layers.
 data_dir = 'data/demo'
-hellaswag_data = 'data/demo/hellaswag.jsonl'
 vocab_size = 320  # 256 bytes and end-of-text, rounded up to a multiple of 64
 n_head = 4
 n_embd = 64
