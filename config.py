@@ -286,7 +286,7 @@ def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
         values = settings_of_resumed_run(out_dir, given)
     values |= {'out_dir': out_dir, 'resume': resume}
     if not values.get('run_name'):
-        values['run_name'] = os.path.basename(os.path.normpath(out_dir))
+        values['run_name'] = os.path.basename(os.path.abspath(out_dir))
     values['match'] = match_at_this_scale(values.get('match', ''), given)
     config = TrainConfig(**values)
     problems = given.problems + check(config)
@@ -382,7 +382,7 @@ def read_file(path: str, problems: list[str]) -> dict:
     try:  # whatever the user's file does wrong is the user's to read, with the line it happened in
         with open(path, encoding='utf-8-sig') as f:
             exec(compile(f.read(), path, 'exec'), namespace)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = getattr(error, 'lineno', None) or getattr(error.__traceback__.tb_next, 'tb_lineno', '?')
         problems.append(f'{path}, line {line}: {type(error).__name__}: {error}')
     return {name: value for name, value in namespace.items() if not name.startswith('_')}
@@ -703,7 +703,7 @@ def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
     if not os.path.exists(path):  # only its checkpoints were copied
         return given.configs | given.flags
     saved = config_to_dict(config_from_dict(read_json(path, 'a readable config'), path))
-    if os.path.basename(os.path.normpath(saved['out_dir'])) == saved['run_name']:
+    if os.path.basename(os.path.abspath(saved['out_dir'])) == saved['run_name']:
         saved['run_name'] = ''  # the default, which follows a folder that was renamed
     if saved['hellaswag_data'] == os.path.join(saved['data_dir'], 'hellaswag.jsonl'):
         saved['hellaswag_data'] = 'auto'  # it follows data that moved
@@ -716,7 +716,7 @@ def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
             values[name] = value
         elif value != values[name]:
             kept.append(f'{name} {text_of(values[name])} (not {text_of(value)} as in {given.origins[name]})')
-    if kept:
+    if kept and not given.configs.get('match'):  # which stands for the saved ones
         given.notes.append(f'{out_dir} is resumed with {", ".join(kept)}, as it was started; a flag would change it')
     return values
 

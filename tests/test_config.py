@@ -2,10 +2,13 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 import config as configuration
+import schedule
 from common import UserError
 from config import TrainConfig, load_config
 
@@ -116,3 +119,399 @@ def test_a_config_survives_json():
         configuration.config_from_dict({'evil': 1}, 'x')
     with pytest.raises(UserError, match='x: not a saved config'):
         configuration.config_from_dict([1], 'x')
+
+
+# ----------------------------------------------------------------------------------------------------------
+# one value
+
+
+@pytest.mark.parametrize('flag, value', [
+    ('--out_dir=2025_01_31', '2025_01_31'), ('--run_name=1e5', '1e5'), ('--run_name=0x10', '0x10'),
+    ('--run_name=007', '007'), ('--run_name=None', 'None'), ('--run_name=True', 'True'), ('--run_name=(1, 2)', '(1, 2)'),
+    ("--run_name='x'", "'x'"), ('--run_name= a b ', ' a b '), ('--run_name=a=b', 'a=b'), ('--hellaswag_data=', ''),
+    ('--tracker_project=1.50', '1.50'), ('--init_from=7', '7'), ('--run_name=\u0663', '\u0663'),
+    ('--n_layer=1e1', 10), ('--total_batch_size=524_288', 524_288), ('--n_layer=007', 7), ('--n_layer=4.0', 4),
+    ('--seed=1E3', 1000), ('--n_layer=+4', 4), ('--n-layer=4', 4),
+    ('--learning_rate=1', 1.0), ('--learning_rate=.5', 0.5), ('--learning_rate=1_0e-3', 0.01),
+    ('--stage_depths=2,4,6', (2, 4, 6)), ('--stage_depths=(2, 4, 6)', (2, 4, 6)), ('--stage_depths=[2,4,6,]', (2, 4, 6)),
+    ('--stage_depths=6', (6,)), ('--stage_depths=', ()), ('--stage_depths=()', ()), ('--stage_steps=1e3,2_000', (1000, 2000)),
+    ('--stage_fractions=0.5,0', (0.5, 0.0)),
+    ('--phase1_fraction=0', 0.0), ('--phase1_fraction=0.5,0,1', (0.5, 0.0, 1.0)), ('--phase1_fraction=0.5,', (0.5,)),
+    ('--grow_init=stack', 'stack'), ('--grow_init=stack,zero', ('stack', 'zero')),
+    ("--grow_init=('stack', 'zero')", ('stack', 'zero')),
+    ('--grow_map=((0, 1, 0, 1), (0, 1, 2, 3, -1))', ((0, 1, 0, 1), (0, 1, 2, 3, -1))), ('--grow_map=0,1,0', ((0, 1, 0),)),
+    ('--continual_steps=equal_compute', 'equal_compute'), ('--continual_steps=1e3', 1000),
+    ('--compile=False', False), ('--compile=auto', 'auto'), ('--compile', True), ('--shuffle=TRUE', True),
+])
+def test_a_flag_means_what_its_setting_is(flag, value):
+    given = configuration.read_command_line([flag])
+    name = flag[2:].partition('=')[0].replace('-', '_')
+    assert not given.problems
+    assert given.flags == {name: value} and type(given.flags[name]) is type(value)
+
+
+@pytest.mark.parametrize('flag, piece', [
+    ('--n_layer=0x10', "n_layer must be int, not '0x10'"), ('--n_layer=None', "n_layer must be int, not 'None'"),
+    ('--n_layer=True', "n_layer must be int, not 'True'"), ('--n_layer=', "n_layer must be int, not ''"),
+    ('--n_layer=4.5', 'n_layer must be int, not 4.5'), ('--n_layer=1e999', 'n_layer must be int'),
+    ('--n_layer=1e300', 'n_layer must be below 2**63'), (f'--n_layer={9**99}', 'n_layer must be below 2**63'),
+    ('--n_layer=inf', 'n_layer must be int'), ('--n_layer=2,4', "n_layer must be int, not '2,4'"),
+    ('--learning_rate=fast', "learning_rate must be float, not 'fast'"),
+    ('--learning_rate=None', "learning_rate must be float, not 'None'"),
+    ('--learning_rate=nan', "learning_rate must be float, not 'nan'"),
+    (f'--learning_rate={10**400}', 'learning_rate must be a finite number'),
+    ('--shuffle=1', "shuffle must be bool, not '1'"), ('--shuffle=yes', "shuffle must be bool, not 'yes'"),
+    ('--compile=1', "compile must be bool or 'auto', not '1'"), ('--compile=None', "compile must be bool or 'auto'"),
+    ('--stage_depths=2,,4', "stage_depths must be a tuple of int, not '2,,4'"),
+    ('--stage_depths=(2,4', "stage_depths must be a tuple of int, not '(2,4'"),
+    ('--stage_depths=2;4', 'stage_depths must be a tuple of int'),
+    ('--stage_depths=None', 'stage_depths must be a tuple of int'),
+    ('--stage_fractions=0.5,nan', 'stage_fractions must be a tuple of float'),
+    ('--grow_init=stack,clone', "or a tuple of them, not ('stack', 'clone')"),
+    ('--grow_map=os.getcwd()', 'grow_map must be a tuple of tuples of int'),
+    ('--grow_map=' + '(' * 10_000, 'grow_map must be a tuple of tuples of int'),
+    ('--checkpoint_steps=3,0', 'every one of checkpoint_steps must be at least 1'),
+    ('--continual_steps=None', "continual_steps must be int or 'equal_compute', not 'None'"),
+    ('--tracker=None', "tracker must be '' or 'wandb'"), ('--n_layer', '--n_layer: a flag needs a value'),
+    ('--n_layer --shuffle', '--n_layer: a flag needs a value'), ('--', "no setting is called ''"),
+])
+def test_a_flag_of_another_type_is_refused(flag, piece):
+    with pytest.raises(UserError) as error:
+        load_config(flag.split(), '')
+    assert piece in str(error.value)
+
+
+@pytest.mark.parametrize('line, piece', [
+    ('n_layer = None', 'n_layer must be int, not None'), ('out_dir = None', 'out_dir must be str, not None'),
+    ('compile = None', "compile must be bool or 'auto', not None"), ('stage_depths = None', 'must be a tuple of int, not None'),
+    ('run_name = 2025_01_31', 'run_name must be str, not 20250131'), ('run_name = 1e5', 'run_name must be str'),
+    ('n_layer = True', 'n_layer must be int, not True'), ('n_layer = "4"', "n_layer must be int, not '4'"),
+    ('shuffle = 1', 'shuffle must be bool, not 1'), ('shuffle = "False"', "shuffle must be bool, not 'False'"),
+    ('n_layer = 4.5', 'n_layer must be int, not 4.5'), ('n_layer = (4,)', 'n_layer must be int, not (4,)'),
+    ('learning_rate = float("inf")', 'learning_rate must be a finite number'),
+    ('learning_rate = float("nan")', 'learning_rate must be float, not nan'),
+    ('learning_rate = 1j', 'learning_rate must be float'), ('stage_depths = {2, 12}', 'must be a tuple of int, not {2, 12}'),
+    ('stage_depths = (2, None)', 'must be a tuple of int, not (2, None)'),
+    ('raise SystemExit', 'line 1: SystemExit'), ('import sys; sys.exit(0)', 'line 1: SystemExit'),
+    ('def f(): f()\nf()', 'RecursionError'), ('n_layer = 4\0', 'Error'), ('n_layer: int = "x"', 'n_layer must be int'),
+])
+def test_a_config_that_can_not_be_is_refused_with_its_name(tmp_path, line, piece):
+    path = write(tmp_path, 'mine.py', line)
+    with pytest.raises(UserError) as error:
+        load_config([path], '')
+    assert str(error.value).count(path) >= 1 and piece in str(error.value)
+
+
+def test_numbers_and_lists_of_a_config_take_the_settings_type(tmp_path):
+    path = write(tmp_path, 'mine.py', 'growth_steps = 1e3\nlearning_rate = 1\nn_stages = 2\nstage_depths = [1e0, 12]\n')
+    c = load_config([path], '')
+    assert (c.growth_steps, c.learning_rate, c.stage_depths) == (1000, 1.0, (1, 12))
+    assert [type(v) for v in (c.growth_steps, c.learning_rate, *c.stage_depths)] == [int, float, int, int]
+
+
+def test_a_config_may_come_from_windows(tmp_path):
+    path = tmp_path / 'windows.py'
+    path.write_bytes(b'\xef\xbb\xbf# a byte order mark\r\nn_layer = 4\r\n')
+    assert load_config([str(path)], '').n_layer == 4
+
+
+@pytest.mark.parametrize('argv, expected', [
+    (['--n_layer', '4', '--learning_rate', '1e-3'], {'n_layer': 4, 'learning_rate': 1e-3}),
+    (['--run_name', '007', '--shuffle', '--seed', '2'], {'run_name': '007', 'shuffle': True, 'seed': 2}),
+    (['--shuffle', 'false', '--compile', 'auto'], {'shuffle': False, 'compile': 'auto'}),
+    (['--min_lr', '0', '--stage_depths', '6,12', '--n_stages', '2'], {'stage_depths': (6, 12)}),
+    (['--compile', 'configs/cpu.py'], {'compile': True, 'n_embd': 64}),
+    (['--shuffle', 'configs/cpu.py'], {'shuffle': True, 'n_embd': 64}),
+    (['--resume', 'configs/cpu.py', '--seed', '7'], {'resume': 'yes', 'n_embd': 64, 'seed': 7}),
+    (['--resume', 'auto', 'configs/cpu.py'], {'resume': 'auto', 'n_embd': 64}),
+    (['-seed=3', '--seed=4'], {'seed': 4}),
+])
+def test_a_value_may_stand_behind_its_flag(argv, expected):
+    c = load_config(argv, '', say=None)
+    assert {name: getattr(c, name) for name in expected} == expected
+
+
+def test_a_negative_number_behind_its_flag_is_its_value():
+    with pytest.raises(UserError, match=r'--min_lr: min_lr must be at least 0, not -1\.0'):
+        load_config(['--min_lr', '-1'], '')
+
+
+def test_a_home_directory_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    write(tmp_path, 'mine.py', "data_dir = '~/data'\nn_layer = 4\n")
+    paths = {name for name, field in configuration.FIELDS.items() if field.metadata['path']}
+    assert paths == {'out_dir', 'resume', 'branch_from', 'data_dir', 'init_from', 'match', 'hellaswag_data'}
+    flags = ['--out_dir=~/out', '--branch_from=~/a', '--init_from=~/b', '--init_depth=2', '--hellaswag_data=~/h']
+    c = load_config([str(tmp_path / 'mine.py'), *flags, '--match=~/mine.py+~/mine.py'], '', say=None)
+    found = (c.out_dir, c.branch_from, c.init_from, c.hellaswag_data, c.data_dir)
+    assert found == tuple(f'{tmp_path}/{name}' for name in ('out', 'a', 'b', 'h', 'data'))
+    assert c.match == f'{tmp_path}/mine.py+{tmp_path}/mine.py'
+    assert load_config(['--run_name=~/x'], '').run_name == '~/x'
+
+
+# ----------------------------------------------------------------------------------------------------------
+# names
+
+
+def test_the_names_of_other_projects_lead_to_settings_that_are_there():
+    for name, ours in configuration.OTHER_NAMES.items():
+        assert name not in configuration.FIELDS and name == name.lower()
+        assert ours and set(ours) <= configuration.FIELDS.keys(), name
+
+
+@pytest.mark.parametrize('name, ours', [
+    ('max_iters', "'growth_steps' or 'continual_steps'"), ('lr', "'learning_rate'"), ('decay_lr', "'lr_schedule'"),
+    ('gradient_accumulation_steps', "'total_batch_size'"), ('eval_iters', "'val_tokens'"), ('n_ctx', "'block_size'"),
+    ('freeze', "'phase1_fraction'"), ('warmup_iters', "'warmup_steps'"), ('max_grad_norm', "'grad_clip'"),
+    ('per_device_train_batch_size', "'batch_size'"), ('num_hidden_layers', "'n_layer'"), ('depth', "'n_layer'"),
+    ('LR', "'learning_rate'"), ('max-iters', "'growth_steps' or 'continual_steps'"), ('max_iter', "'growth_steps' or"),
+    ('n_layers', "'n_layer'"), ('learning_rat', "'learning_rate'"), ('stage_depth', "'stage_depths'"),
+])
+def test_another_projects_name_gets_ours(tmp_path, name, ours):
+    with pytest.raises(UserError, match=f'did you mean {ours}'):
+        load_config([f'--{name}=3'], '')
+    with pytest.raises(UserError, match=f'did you mean {ours}'):
+        load_config([f'--{name}', '3'], '')
+    path = write(tmp_path, 'theirs.py', f'{name.replace("-", "_")} = 3\n')
+    with pytest.raises(UserError, match=f"{path}: .*did you mean {ours}"):
+        load_config([path], '')
+
+
+@pytest.mark.parametrize('name', ['banana', 'bias', 'window_pattern', 'x', 'os'])
+def test_a_name_that_nothing_is_near_gets_no_suggestion(name):
+    with pytest.raises(UserError) as error:
+        load_config([f'--{name}=3'], '')
+    assert str(error.value) == f"--{name}=3: no setting is called '{name}'"
+
+
+def test_a_run_directory_in_the_place_of_a_config_is_pointed_out(tmp_path):
+    (tmp_path / 'config.json').write_text('{}')
+    with pytest.raises(UserError, match=f'it is a run directory: --resume={tmp_path} resumes it'):
+        load_config([str(tmp_path)], '')
+
+
+# ----------------------------------------------------------------------------------------------------------
+# several configs
+
+
+def test_what_a_later_config_changes_is_said_in_one_line(tmp_path, capsys):
+    mine = write(tmp_path, 'mine.py', 'n_layer = 6\nlearning_rate = 1e-3\nn_stages = 2\n')
+    cpu = write(tmp_path, 'cpu.py', 'n_layer = 12\nlearning_rate = 1e-3\nn_head = 4\n')
+    last = write(tmp_path, 'last.py', 'n_layer = 8\nn_head = 2\nn_stages = 1\n')
+    load_config([mine, cpu, last], '')
+    assert capsys.readouterr().out.splitlines() == [
+        'cpu.py: n_layer 6 -> 12 (mine.py)', 'last.py: n_layer 12 -> 8, n_head 4 -> 2 (cpu.py)',
+        'last.py: n_stages 2 -> 1 (mine.py)']
+    load_config([mine, '--n_layer=8'], '')  # a flag is meant
+    load_config([mine, cpu], '', say=None)
+    assert capsys.readouterr().out == ''
+
+
+def test_the_cpu_overlay_sets_no_shape_of_the_schedule():
+    overlay = configuration.read_file('configs/cpu.py', [])
+    for name in ('n_layer', 'n_stages', 'stage_depths', 'stage_steps', 'stage_fractions', 'init_depth', 'hellaswag_data'):
+        assert name not in overlay
+
+
+def test_configs_to_match_get_this_runs_overlays_and_shape(tmp_path):
+    c = load_config(['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py'], '', say=None)
+    assert c.match == 'configs/gong_3_6_12.py+configs/cpu.py'
+    c = load_config(['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py+configs/cpu.py',
+                     '--n_embd=128', '--seed=3'], '', say=None)
+    assert c.match == 'configs/gong_3_6_12.py+configs/cpu.py+--n_embd=128'
+    here = write(tmp_path, 'here.py', "match = 'configs/gong_3_6_12.py'\n")
+    assert load_config([here, 'configs/cpu.py'], '', say=None).match == 'configs/gong_3_6_12.py+configs/cpu.py'
+    assert load_config(['configs/baseline.py', '--match=configs/gong_3_6_12.py'], '').match == 'configs/gong_3_6_12.py'
+    run = tmp_path / 'run'
+    run.mkdir()
+    (run / 'config.json').write_text('{}')
+    assert load_config(['configs/baseline.py', 'configs/cpu.py', f'--match={run}'], '', say=None).match == str(run)
+
+
+def test_a_run_matched_to_configs_has_their_length_at_this_scale():
+    argv = ['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py']
+    for more in ([], ['--n_embd=128'], ['--block_size=64', '--total_batch_size=1024']):
+        total = schedule.total_steps(schedule.plan(schedule.resolve(load_config([*argv, *more], '', say=None))))
+        assert 500 < total <= 2100  # in steps of GPT-2 124M it would be thousands of millions
+
+
+@pytest.mark.parametrize('argv, out_dir', [
+    (['configs/baseline.py', 'configs/cpu.py'], 'baseline_cpu'),
+    (['configs/baseline.py', 'configs/cpu.py', '--seed=7', '--learning_rate=1e-2'], 'baseline_cpu_learning_rate=0.01_seed7'),
+    (['--learning_rate=1e-2', 'configs/baseline.py', '--seed=7', 'configs/cpu.py'], 'baseline_cpu_learning_rate=0.01_seed7'),
+    (['configs/baseline.py', '--seed=1337'], 'baseline'), (['configs/baseline.py', '--n_stages=1'], 'baseline'),
+    (['configs/baseline.py', '--batch_size=4', '--device=cpu', '--eval_interval=7', '--run_name=x'], 'baseline'),
+    (['configs/baseline.py', '--growth_steps=1e3'], 'baseline_growth_steps=1000'),
+    (['configs/baseline.py', '--continual_steps=equal_compute'], 'baseline_continual_steps=equal_compute'),
+    (['configs/incremental_4stage.py', '--stage_depths=1,2,4,12'], 'incremental_4stage_stage_depths=1,2,4,12'),
+    (['configs/baseline.py', '--data_dir=/big/my data/'], 'baseline_data_dir=big-my-data'),
+    (['configs/baseline.py', '--init_from=../out/x', '--init_depth=4'], 'baseline_init_from=..-out-x_init_depth=4'),
+    (['--seed=7'], 'run_seed7'), ([], 'run'),
+])
+def test_out_dir_names_the_configs_and_each_flag_that_changes_the_run(argv, out_dir):
+    c = load_config(argv, '', say=None)
+    assert c.out_dir == f'out/{out_dir}'
+    assert c.run_name == ('x' if '--run_name=x' in argv else out_dir)
+
+
+def test_two_commands_that_differ_in_such_a_flag_have_two_folders():
+    free = {name for name, field in configuration.FIELDS.items() if field.metadata['free']}
+    flags = {'seed': '8', 'shuffle': 'True', 'dropout': '0.1', 'lr_schedule': 'wsd', 'beta1': '0.8', 'min_lr': '1e-5',
+             'optimizer': 'muon', 'grow_optimizer': 'reset', 'phase1_fraction': '0.25', 'grad_clip': '1', 'ledger': 'paper'}
+    assert not free & flags.keys()
+    folders = {load_config([f'--{name}={value}'], '').out_dir for name, value in flags.items()}
+    assert len(folders) == len(flags)
+    long = load_config(['--stage_depths=' + ','.join(map(str, range(1, 100))), '--n_layer=99', '--n_stages=99'], '').out_dir
+    other = load_config(['--stage_depths=' + ','.join(map(str, range(2, 101))), '--n_layer=100', '--n_stages=99'], '').out_dir
+    assert long != other and max(len(long), len(other)) < 200
+
+
+# ----------------------------------------------------------------------------------------------------------
+# a run that is resumed
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """A folder with a config and a run of it, as the settings see it: config.json and the name of a checkpoint."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, 'mine.py', 'n_layer = 4\nn_stages = 2\ngrowth_steps = 10\nlearning_rate = 1e-3\n')
+
+    def start(*flags, out_dir='run'):
+        config = load_config(['mine.py', f'--out_dir={out_dir}', *flags], '')
+        os.makedirs(out_dir, exist_ok=True)
+        with open(f'{out_dir}/config.json', 'w', encoding='utf-8') as f:
+            json.dump(configuration.config_to_dict(config), f)
+        open(f'{out_dir}/ckpt_000003.pt', 'w').close()
+        return config
+
+    return start
+
+
+def test_resume_with_a_directory_needs_nothing_else(started, capsys):
+    config = started('--continual_steps=119', '--seed=7', '--stage_depths=1,4', '--eval_interval=3', '--shuffle')
+    for argv in (['--resume=run'], ['--resume=run/'], ['--resume=./run'], ['--resume', 'run'],
+                 ['--resume', '--out_dir=run'], ['--resume=auto', '--out_dir=run'], ['--resume=run', '--out_dir=run']):
+        resumed = load_config(argv, '')
+        assert resumed == dataclasses.replace(config, resume='auto' if '--resume=auto' in argv else 'yes')
+    assert capsys.readouterr().out == ''
+
+
+def test_flags_change_a_resumed_run_and_configs_its_other_settings(started):
+    started('--continual_steps=119')
+    resumed = load_config(['--resume=run', '--continual_steps=200', '--eval_interval=9'], '')
+    assert (resumed.continual_steps, resumed.eval_interval, resumed.growth_steps) == (200, 9, 10)
+    write(Path(), 'other.py', 'learning_rate = 5.0\nlog_interval = 3\n')
+    resumed = load_config(['other.py', '--resume=run'], '')  # what can't change train.py refuses, with both values
+    assert (resumed.learning_rate, resumed.log_interval, resumed.continual_steps) == (5.0, 3, 119)
+
+
+def test_a_forgotten_schedule_flag_changes_nothing_and_is_said(started, capsys):
+    config = started('--continual_steps=119', '--growth_steps=30', '--phase1_fraction=0')
+    write(Path(), 'mine.py', 'n_layer = 4\nn_stages = 2\ngrowth_steps = 10\ncontinual_steps = 2000\nlearning_rate = 1e-3\n')
+    resumed = load_config(['mine.py', '--out_dir=run', '--resume'], '')
+    assert resumed == dataclasses.replace(config, resume='yes')
+    line = capsys.readouterr().out
+    assert line.count('\n') == 1
+    for piece in ('run is resumed with', 'growth_steps 30 (not 10 as in mine.py)',
+                  'continual_steps 119 (not 2000 as in mine.py)'):
+        assert piece in line
+    assert load_config(['mine.py', '--out_dir=run', '--resume', '--growth_steps=30', '--continual_steps=119'], '') == resumed
+    assert capsys.readouterr().out == ''
+
+
+def test_without_a_checkpoint_a_start_takes_the_command_line(started):
+    started('--continual_steps=119')
+    os.remove('run/ckpt_000003.pt')
+    assert load_config(['mine.py', '--out_dir=run', '--resume=auto'], '').continual_steps == 10_000
+    open('run/ckpt_best.pt', 'w').close()
+    assert load_config(['mine.py', '--out_dir=run', '--resume=auto'], '').continual_steps == 10_000
+    assert load_config(['mine.py', '--out_dir=nowhere', '--resume=auto'], '').continual_steps == 10_000
+
+
+def test_a_run_that_moved_has_its_new_names(started):
+    started('--data_dir=data', '--hellaswag_data=data/hellaswag.jsonl')
+    os.rename('run', 'elsewhere')
+    os.makedirs('new')
+    open('new/hellaswag.jsonl', 'w').close()
+    resumed = load_config(['--resume=elsewhere', '--data_dir=new'], '')
+    assert (resumed.out_dir, resumed.run_name, resumed.hellaswag_data) == ('elsewhere', 'elsewhere', 'new/hellaswag.jsonl')
+    started('--run_name=mine', out_dir='b')
+    os.rename('b', 'c')
+    assert load_config(['--resume=c'], '').run_name == 'mine'
+    os.chdir('c')
+    assert load_config(['--resume=.'], '').out_dir == '.'
+
+
+@pytest.mark.parametrize('argv, piece', [
+    (['--resume=nowhere'], "resume must be 'yes', 'auto' or a run directory, not 'nowhere'"),
+    (['--resume=mine.py'], "resume must be 'yes', 'auto' or a run directory, not 'mine.py'"),
+    (['--resume=run', '--out_dir=other'], '--resume=run and --out_dir=other are two run directories'),
+    (['--resume=empty'], '--resume=empty: holds no config.json, so its settings must be named'),
+    (['--resume=torn'], 'torn/config.json: not a readable config'), (['--resume=list'], 'list/config.json: not a saved config'),
+    (['--resume=new'], "new/config.json: no setting is called 'from_the_future'"),
+    (['--resume=bad'], 'bad/config.json: n_layer must be at least 1, not 0'),
+])
+def test_a_run_directory_that_can_not_be_resumed_is_named(started, argv, piece):
+    started()
+    for name, text in {'torn': '{"n_layer": ', 'list': '[4]', 'new': '{"from_the_future": 1}', 'bad': '{"n_layer": 0}'}.items():
+        os.makedirs(name)
+        Path(name, 'config.json').write_text(text)
+        Path(name, 'ckpt_000001.pt').write_text('')
+    os.makedirs('empty')
+    with pytest.raises(UserError) as error:
+        load_config(argv, '')
+    assert piece in str(error.value)
+
+
+def test_a_config_json_of_before_means_what_it_meant():
+    old = configuration.config_to_dict(TrainConfig())
+    for name in ('tracker', 'tracker_project', 'eval_after_growth', 'checkpoint_steps', 'branch_from', 'grow_map', 'rewarm',
+                 'lr_depth_power', 'stage_lr_scale'):
+        del old[name]
+    assert configuration.config_from_dict(old, 'x') == TrainConfig()
+    assert configuration.config_from_dict(old | {'wandb_project': ''}, 'x').tracker == ''
+    logged = configuration.config_from_dict(old | {'wandb_project': 'mine'}, 'x')
+    assert (logged.tracker, logged.tracker_project) == ('wandb', 'mine')
+    typed = load_config(['--wandb_project=mine'], '')
+    assert (typed.tracker, typed.tracker_project) == ('wandb', 'mine')
+
+
+# ----------------------------------------------------------------------------------------------------------
+# what the data decides
+
+
+def questions_of(folder, tokenizer, has_questions, *flags):
+    folder.mkdir(exist_ok=True)
+    (folder / 'meta.json').write_text(json.dumps({'tokenizer': tokenizer, 'vocab_size': 257, 'eot': 256}))
+    if has_questions:
+        (folder / 'hellaswag.jsonl').write_text('')
+    said = []
+    config = load_config([f'--data_dir={folder}', *flags], '', say=said.append)
+    return config.hellaswag_data, config.hellaswag_interval, said
+
+
+def test_questions_belong_to_the_data(tmp_path):
+    own = str(tmp_path / 'a' / 'hellaswag.jsonl')
+    assert questions_of(tmp_path / 'a', 'bytes', True) == (own, 250, [])
+    assert questions_of(tmp_path / 'b', 'gpt2', False) == ('', 250, [])
+    data, interval, said = questions_of(tmp_path / 'c', 'bytes', False, 'configs/cpu.py')
+    assert (data, interval) == ('', 0) and 'has no hellaswag.jsonl and is not in GPT-2 tokens' in said[0]
+    assert questions_of(tmp_path / 'c', 'bytes', False, '--hellaswag_interval=0')[2] == []
+    assert questions_of(tmp_path / 'a', 'bytes', True, '--hellaswag_data=')[0] == ''  # the official ones, as one says
+    assert questions_of(tmp_path / 'a', 'bytes', True, f'--hellaswag_data={own}x')[:2] == (own + 'x', 250)
+    (tmp_path / 'd').mkdir()  # others' shards, without a meta.json: GPT-2's
+    assert load_config([f'--data_dir={tmp_path}/d'], '').hellaswag_data == ''
+
+
+# ----------------------------------------------------------------------------------------------------------
+# help
+
+
+@pytest.mark.parametrize('columns', [50, 80, 132])
+def test_help_comes_in_groups_as_wide_as_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv('COLUMNS', str(columns))
+    lines = configuration.describe().splitlines()
+    assert columns - 12 < max(map(len, lines)) <= columns
+    titles = [line for line in lines if line and not line.startswith(' ')]
+    assert titles == list(configuration.GROUPS.values())
+    assert lines.index('Optimizer') < lines.index('  --learning_rate=0.0006') < lines.index('Evaluation')
