@@ -222,7 +222,7 @@ MISTAKES = [
     ('hellaswag', 'run --limit=-1', r'--limit=-1'),
     ('hellaswag', 'run --data=empty.jsonl', r'empty.jsonl: holds no examples'),
     ('hellaswag', 'run --data=html.jsonl', r'html.jsonl: a web page'),
-    ('hellaswag', 'run --data=label.jsonl', r"label.jsonl, line 1: 'label' is empty: the test split has no labels"),
+    ('hellaswag', 'run --data=label.jsonl', r"label.jsonl, line 1: 'label' must be 0, 1, 2 or 3"),
     ('hellaswag', 'run --data=endings.jsonl', r"endings.jsonl, line 1: 'endings' must be four texts"),
     ('hellaswag', 'run --data=long.jsonl', r'does not fit'),
     ('hellaswag', 'run --data=data', r'data: cannot be read'),
