@@ -78,10 +78,10 @@ breaks(
     ('no optimizer gets the learning rate',
      'set_learning_rate(state.optimizers, lr, schedule.get_new_scale(config, phases, state.step))', 'pass'),
     ('gradients are not clipped', 'if config.grad_clip:', 'if False:', COSINE),
-    ('a norm that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(norm)):',
+    ('a norm that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(grad_norm)):',
      'if not math.isfinite(loss):', 'finite'),
-    ('a loss that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(norm)):',
-     'if not math.isfinite(norm):', 'test_train.py non_finite'),
+    ('a loss that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(grad_norm)):',
+     'if not math.isfinite(grad_norm):', 'test_train.py non_finite'),
     ('the gradient is the sum over micro-batches', '(loss / runtime.grad_accum_steps).backward()',
      'loss.backward()'),
     ("the logged loss is the last micro-batch's", 'loss_sum += loss.detach()',
@@ -103,16 +103,16 @@ breaks(
     ('dropout is the same with each seed', '(config.seed * 1_000_003 + step)', '(1_000_003 + step)',
      DROPOUT),
     ('dropout is the same in each micro-batch', ' * 100_003 + micro_batch', ' * 100_003', DROPOUT),
-    ('nothing is autocast', 'with runtime.amp:\n                    loss',
-     'if True:\n                    loss', 'bfloat16'),
-    ('nothing freezes', 'model.freeze(phase.frozen, phase.embeddings)',
-     'model.freeze((), phase.embeddings)'),
-    ('embeddings never freeze', 'model.freeze(phase.frozen, phase.embeddings)',
-     "model.freeze(phase.frozen, 'train')", COSINE),
+    ('nothing is autocast', 'with runtime.amp:\n                    loss = wrapped(*batch)',
+     'if True:\n                    loss = wrapped(*batch)', 'bfloat16'),
+    ('nothing freezes', 'model.freeze(phase.frozen, phase.embeddings)\n',
+     'model.freeze((), phase.embeddings)\n'),
+    ('embeddings never freeze', 'model.freeze(phase.frozen, phase.embeddings)\n',
+     "model.freeze(phase.frozen, 'train')\n", COSINE),
     ('a wrong set of gradients passes', 'check_gradients(model)\n            first_step', 'first_step',
      'test_train.py wrong_set'),
-    ('ranks train apart', 'wrapped = DistributedDataParallel(model, gradient_as_bucket_view=True)', 'pass',
-     'test_ranks.py 4_ranks and flags0'),
+    ('ranks train apart', 'return DistributedDataParallel(model, gradient_as_bucket_view=True)',
+     'return model', 'test_ranks.py 4_ranks and flags0'),
     ('gradients meet in the first micro-step',
      'wrapped.require_backward_grad_sync = micro_step == runtime.grad_accum_steps - 1',
      'wrapped.require_backward_grad_sync = micro_step == 0', 'test_ranks.py 4_ranks and flags0'),
@@ -173,14 +173,14 @@ breaks(
 
 breaks(
     'checkpoint.py', 'test_checkpoint.py',
+    ('a damaged checkpoint takes a slot',
+     'elif is_whole(path, os.stat(path).st_size, os.stat(path).st_mtime_ns):', 'elif True:', 'damaged'),
+    ('later checkpoints stay in the way', 'if number > step:', 'if False:', 'aside or later'),
     ('a pickle may run code', 'weights_only=True, mmap', 'weights_only=False, mmap', 'run_code'),
     ('a flipped bit passes', 'damaged = archive.testzip()', 'damaged = None', 'damaged_are_told'),
-    ('checkpoints are ordered as text', 'return sorted(found)',
-     'return sorted(found, key=lambda pair: pair[1])', 'number or million'),
-    ('any name is a checkpoint', "re.fullmatch(r'ckpt_(\\d+)\\.pt', name)",
-     "re.match(r'ckpt_0*(\\d+)', name)", 'name or number'),
-    ('the oldest are kept', 'for path in passing[:-n]:', 'for path in passing[n:]:', 'keep'),
-    ('what was asked to be kept goes', 'if step not in keep]', ']', 'keep'),
+    ('the oldest are kept', 'for step, path in reversed(numbered(run_dir)):\n        if step in keep',
+     'for step, path in numbered(run_dir):\n        if step in keep', 'keep'),
+    ('what was asked to be kept goes', 'if step in keep:', 'if False:', 'keep or prune'),
     ('another format passes', "or state['format'] != FORMAT", '', 'another_format'),
     ('a loaded model drops out', 'return model.to(device).eval(), info', 'return model.to(device), info',
      'known_of_it'),
@@ -329,8 +329,11 @@ breaks(
     ('a mistake ends with code 1', 'sys.exit(2)', 'sys.exit(1)'),
     ('Ctrl-C is an ordinary exit', 'die_of(signal.SIGINT)', 'sys.exit(1)'),
     ("errors of the system's that name no file are hidden", 'if error.filename is None:', 'if False:'),
-    ('a second process may come in', 'lock.acquire(blocking=False)', 'pass'),
-    ('a second process waits', 'lock.acquire(blocking=False)', 'lock.acquire(timeout=3600)'),
+    ('files are ordered as text', 'return sorted(found)', 'return sorted(found, key=lambda pair: pair[1])',
+     'test_checkpoint.py number or text or million'),
+    ('any name with a number counts', 're.fullmatch(f', 're.match(f', 'test_checkpoint.py name'),
+    ('a second process may come in', 'lock.acquire(timeout=timeout)', 'pass'),
+    ('a second process waits', 'lock.acquire(timeout=timeout)', 'lock.acquire(timeout=3600)'),
 )
 
 breaks(
@@ -350,12 +353,11 @@ breaks(
      'bits'),
     ('the margin is against the worst ending', 'margin = per_byte.min(1) - bits',
      'margin = np.where(np.isinf(per_byte), 0, per_byte).max(1) - bits', 'margin'),
-    ('branches see each other', '& (i[:, None] < ends[:, None, :])', '', 'one_by_one and gpt2'),
+    ('branches see each other', '& (i < to_device(ends)[:, None, :])', '', 'one_by_one and gpt2'),
     ('positions count on over branches', 'row.positions.append(position)',
      'row.positions.append(len(row.tokens) - 1)', 'packed_losses'),
-    ('long contexts lose their end', 'sequence[-(block_size + 1):]', 'sequence[:block_size + 1]',
-     'packed_losses'),
-    ('standard errors are of a population', 'ddof=min(1, n - 1)', 'ddof=0', 'standard_errors'),
+    ('long contexts lose their end', 'sequence[-longest:]', 'sequence[:longest]', 'packed_losses'),
+    ('standard errors are of a population', 'ddof=1 if n > 1 else 0', 'ddof=0', 'standard_errors'),
     ('blanks stay with the context', 'len(enc.encode_ordinary(context.rstrip()))',
      'len(enc.encode_ordinary(context))', 'lm_eval_style'),
     ('an empty context predicts nothing', 'joint[:n] or [enc.eot_token]', 'joint[:n] or [0]',
@@ -409,7 +411,7 @@ breaks(
     'tables.py', 'test_tables.py',
     ('numbers stand left', 'cell.rjust(widths[i])', 'cell.ljust(widths[i])'),
     ('Markdown reads names', "cell = cell.replace(mark, '\\\\' + mark)", 'pass'),
-    ('LaTeX reads underscores as a command', "'_': r'\\_', ", ''),
+    ('LaTeX reads underscores as a command', "    '_': r'\\_',\n", ''),
     ('words are cut', 'parts = textwrap.wrap(cell, widths[i], break_on_hyphens=False)',
      'parts = [cell[:widths[i]]]'),
 )
@@ -488,7 +490,8 @@ breaks(
      'one_setting'),
     ('a repeated seed counts', 'if first is not run:', 'if False:', 'repeated_seed'),
     ('an unfinished run is a seed', "alone = '' if run.finished else run.path", "alone = ''", 'unfinished'),
-    ('an untrained model is a part of the curve', "if record['step'] > 0:", 'if True:', 'step_0'),
+    ('an untrained model is a part of the curve',
+     "kept = [record for record in evals if record['step'] > 0]", 'kept = evals', 'step_0'),
     ('data counts by its place', 'return fingerprint(run, what) or (', 'return place(run, what) or (',
      'content'),
     ('the steps of the first seed count', 'np.unique(np.concatenate([curve.step for curve in curves]))',
@@ -507,10 +510,8 @@ breaks(
     ('p values are not corrected', 'corrected = stats.holm([difference.p for difference in differences])',
      'corrected = np.array([difference.p for difference in differences])'),
     ('a cost is its inverse', 'Ratio(end / baseline_needs, ', 'Ratio(baseline_needs / end, '),
-    ("the difference is the baseline's less the run's", 'value = run_losses.mean() - baseline_loss',
-     'value = baseline_loss - run_losses.mean()'),
-    ('every run is judged by the longest baseline', 'abs(math.log(rung.budget / group.budget)))',
-     '-rung.budget)'),
+    ("the difference is the baseline's less the run's", 'stats.contrast(loss - baseline_loss,',
+     'stats.contrast(baseline_loss - loss,'),
     ('what lies before the first evaluation is guessed',
      "Ratio(end / baseline_needs, 'at least' if is_first else '')", 'Ratio(end / baseline_needs)'),
     ('what lies beyond the baseline is guessed', "'at most' if is_bound else ''", "''"),
@@ -522,19 +523,134 @@ breaks(
      'return max(ladders, key=lambda'),
 )
 
+breaks(
+    'ladder.py', 'test_judge.py',
+    ('every run is judged by the longest baseline', 'abs(math.log(rung.budget / group.budget)))',
+     '-rung.budget)'),
+    ('a curve between rungs is a straight line in compute',
+     'np.interp(np.log(x), np.log(self.compute), unit)', 'np.interp(x, self.compute, unit)',
+     'straight_lines or two_rungs or between'),
+)
+
+breaks(
+    'words.py', 'test_compare.py',
+    ('a bound is said as a value', "bound = f'{cost.bound} ' if cost.bound else ''\n        line",
+     "bound = ''\n        line"),
+    ('no word of a difference that the seeds cannot tell',
+     "return text + '; no verdict: it takes two seeds or more a side (or --sigma)'", 'return text'),
+)
+
+breaks(
+    'config.py', 'test_config.py',
+    ('flags come before configs', 'values = given.configs | given.flags',
+     'values = given.flags | given.configs', 'left_to_right'),
+    ('numbers are read in texts', 'if kind is str:\n        return text',
+     'if kind is str:\n        return str(ast.literal_eval(text)) if text.isdigit() else text',
+     'typed or text'),
+    ('what has no setting passes', 'if name not in FIELDS:\n        problems.append',
+     'if name not in FIELDS:\n        [].append', 'all_mistakes'),
+    ('1 is True', 'if type(value) is not kind or', 'if not isinstance(value, (kind, int)) or',
+     'all_mistakes or type'),
+    ('bounds are not looked at', "number < bounds['at_least']", 'False', 'impossible'),
+    ('a later config changes settings unseen', 'for origin, lines in changes.items():',
+     'for origin, lines in ():', 'said or overlay or changes'),
+    ('the seed is no part of the name', "if 'seed' in given.flags:", 'if False:', 'out_dir'),
+    ('flags are no part of the name', 'if value == without or not changes_run:', "if name != 'seed':",
+     'out_dir'),
+    ('a resumed run follows its configs', 'if not changes_length(name):', 'if True:', 'resume'),
+    ('match takes another scale', 'parts += given.paths[1:]', 'pass', 'match'),
+    ('the vocabulary is not rounded up', "return -(-meta['vocab_size'] // 64) * 64",
+     "return meta['vocab_size']", 'vocab_size_0'),
+)
+
+breaks(
+    'grid.py', 'test_study.py',
+    ('a budget is the steps, not the compute', "budget * schedule.step_cost(baseline, 'flops')",
+     "budget * schedule.step_cost(config, 'flops') // 2", 'budgets_compute'),
+    ('growth takes the same steps of each budget', 'growth_steps=round(config.growth_steps * share)',
+     'growth_steps=config.growth_steps', 'same_share'),
+    ('the seeds that are judged tune, too', 'return 0 if 0 not in self.seeds else max(self.seeds) + 1',
+     'return self.seeds[0]', 'tun or best_value'),
+    ('an arm of a misspelled config is taken', 'if name not in STUDY_NAMES:', 'if False:', 'mistake'),
+)
+
+breaks(
+    'launch.py', 'test_study.py',
+    ('slots may overlap', 'if len(set(devices)) < len(devices):', 'if False:', 'overlap'),
+    ('all runs see all GPUs', "return {'CUDA_VISIBLE_DEVICES': ','.join(devices)}",
+     "return {'CUDA_VISIBLE_DEVICES': '0,1,2,3'}", 'slots_gpu'),
+    ('a failed run is tried for ever', 'if self.tries[run.folder] < 2:', 'if self.tries[run.folder] < 4:',
+     'tried_once_more'),
+)
+
+breaks(
+    'sample.py', 'test_sample.py',
+    ('padding may be drawn', 'logits = logits[0, :n_vocab]', 'logits = logits[0]', 'padding'),
+    ('the temperature multiplies', '/ temperature).softmax(0)', '* temperature).softmax(0)', 'temperature'),
+    ('top_k is one more', 'logits.topk(min(top_k, n_vocab))', 'logits.topk(min(top_k + 1, n_vocab))',
+     'top_k'),
+    ("the context begins, not ends, the model's window", 'tokens[-model.config.block_size:]',
+     'tokens[:model.config.block_size]', 'cropped'),
+    ('all samples are the first', 'seed = args.seed + i', 'seed = args.seed', 'same_seed'),
+)
+
+breaks(
+    'export_hf.py', 'test_export_hf.py',
+    ('matrices lie as ours', 'transposed(name, weight)', 'weight', 'same_logits'),
+    ('GELU is the exact one', "'activation_function': 'gelu_new'", "'activation_function': 'gelu'",
+     'same_logits'),
+    ('layers that have not grown are counted', "'n_layer': model.depth", "'n_layer': c.n_layer", 'grown'),
+    ('padding is exported', 'weight = weight[:n_vocab]', 'pass', 'reads_it_back or tied'),
+)
+
+breaks(
+    'hugging_face.py', 'test_hugging_face.py',
+    ('any architecture passes', 'if theirs.get(name, allowed[0]) not in allowed:', 'if False:', 'not_gpt2'),
+)
+
+breaks(
+    'documents.py', 'test_prepare_fineweb.py',
+    ('documents have no end-of-text', 'text = EOT + text', 'text = text', 'every_document_in_order'),
+    ('a text that spells end-of-text becomes one', 'if text.count(EOT) == n_marks:', 'if True:',
+     'every_document_in_order'),
+    ('all of the source is read ahead', 'if len(pending) == ahead:', 'if False:', 'further_ahead'),
+)
+
+breaks(
+    'sources.py', 'test_sources.py',
+    ('hidden files are sources', "if not name.startswith('.') and file_format(path)[0]:",
+     'if file_format(path)[0]:', 'in_order_and_once'),
+    ('a file may be there twice', 'return list(dict.fromkeys(paths))', 'return paths', 'in_order_and_once'),
+    ('the home folder is a folder called ~', 'pattern = os.path.expanduser(pattern)', 'pass', 'home'),
+)
+
+breaks(
+    'prepare_fineweb.py', 'test_prepare_fineweb.py',
+    ("a resumed run begins at a document's first token", 'writer.add(document, offset)',
+     'writer.add(document, 0)', 'resumed_behind'),
+    ('too many tokens are taken', 'while at < len(tokens) and self.total < self.limit:',
+     'while at < len(tokens):', 'max_tokens_is_exact'),
+    ('held-out documents are the first ones',
+     'due = self.args.val_tokens * max(self.progress, self.total / self.limit)',
+     'due = self.args.val_tokens', 'evenly'),
+    ('used files of the Hub stay', 'if not self.args.source and not self.args.keep:', 'if False:',
+     'kept_or_not'),
+    ('a part is said to be complete', "'complete': False", "'complete': True", 'meta_json or resumed'),
+    )
+
 # ----------------------------------------------------------------------------------------------------------
 # running them
 
 
 def run_tests(test_file: str, chosen: str) -> int:
-    """pytest's exit code in this process and folder: 0 all passed, 1 some failed, others: they could not run."""
+    """pytest's exit code, in this process and folder: 0 all passed, 1 some failed, else they could not run."""
     import pytest
 
     return int(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', test_file, '-k', chosen]))
 
 
 def run_in_fork(folder: Path, test_file: str, chosen: str) -> int:
-    """Start run_tests in a fork of this process, which has imported what takes long. Returns the fork's id."""
+    """Start run_tests in a fork of this process, which has imported what takes long. Returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -552,10 +668,10 @@ def run_in_fork(folder: Path, test_file: str, chosen: str) -> int:
 
 
 def in_parallel(jobs: int, items: list):
-    """Run the tests of each item, `jobs` at a time, in copies of the project: of a Break with the break in place, of a
-    list of Breaks of one test file all that they choose, with nothing broken.
+    """Run the tests of each item, `jobs` at a time, in copies of the project.
 
-    Yields (item, exit code, seconds) in the order in which they get done.
+    An item is a Break, which is in place then, or a list of Breaks of one test file, of which none is: all tests
+    that they choose are run. Yields (item, exit code, seconds) in the order in which they get done.
     """
     with tempfile.TemporaryDirectory() as temporary:
         free = []
