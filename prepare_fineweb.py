@@ -87,6 +87,7 @@ def parse_arguments():
         help="keep the Hub's parquet files in DIR/hub; default: each is deleted once done")
     args = parser.parse_args()
     check_arguments(args)
+    # a shell expands ~ only at the start of a word, not in --out=~/data
     args.out = os.path.expanduser(args.out or f'data/edu_fineweb{args.sample[:-1]}')
     args.source = [os.path.expanduser(pattern) for pattern in args.source]
     return args
@@ -94,6 +95,7 @@ def parse_arguments():
 
 def count_cores() -> int:
     """The cores that this process may use, where the system says which."""
+    # Linux alone; a container or Slurm may give this process fewer than the machine has
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -109,10 +111,12 @@ def check_arguments(args):
     if args.pretokenized and not as_it_is:
         raise UserError('--pretokenized takes the shards as they are: leave out --tokenizer, --shard_tokens '
                         'and --val_tokens')
+    # a header counts in int32, and a sequence needs two tokens
     if not 2 <= args.shard_tokens < 2**31:
         raise UserError(f'--shard_tokens must be from 2 to {2**31 - 1}, not {args.shard_tokens}')
     if args.max_tokens < 0 or args.workers < 1:
         raise UserError('--max_tokens must be at least 0 and --workers at least 1')
+    # what is held out becomes one shard, and lies in memory until then
     if not 0 <= args.val_tokens <= args.shard_tokens:
         raise UserError(f'--val_tokens must be from 0 to --shard_tokens={args.shard_tokens}, not '
                         f'{args.val_tokens}')
@@ -141,11 +145,13 @@ def prepare(args):
         # Read it again: until the lock was ours, another process may have worked here.
         found, damaged = read_folder(args)
         if found and found['complete']:
+            # the other one was making just this
             print(f'{args.out} is complete already: {summary(args, found)}')
             return
         if damaged:
             print(f'{damaged} is missing or damaged: going on from there')
         meta = go_on(args, found) if found else meta
+        # before the first shard, so that a folder that is stopped says what it is, and that it isn't complete
         save(args, meta)
         print(needs(args, meta), flush=True)
         if args.pretokenized:
@@ -179,7 +185,7 @@ def read_folder(args) -> tuple[dict | None, str]:
     if not is_ours(meta) and (there or has_meta):
         raise UserError(f"{args.out} holds data that this script didn't make: choose another --out")
     if not there:
-        return None, ''
+        return None, ''  # a meta.json alone holds no work: other options may replace it
     for name in OPTIONS:
         old = meta['options'].get(name, 0)  # older folders don't know --val_tokens
         new = getattr(args, name)
@@ -200,6 +206,7 @@ def is_ours(meta: dict) -> bool:
     for entry in meta['sources']:
         if not has_types(entry, {'file': str, 'bytes': int}):
             return False
+    # someone may have edited it, or a disk may have: better one clear line than a KeyError in an hour
     of_shard = {'file': str, 'tokens': int, 'documents': int}
     for number, shard in enumerate(meta['shards']):
         if meta['options'].get('val_tokens') and number:
@@ -244,12 +251,11 @@ def check_unchanged(args, meta: dict):
     """Raises UserError if a source of a complete folder has changed, or has come since; those that are gone
     may be."""
     known = {entry['file']: entry['bytes'] for entry in meta['sources']}
-    for pattern in args.source:
-        for path in sources.matches(pattern):
-            if path not in known:
-                raise UserError(f'{args.out} is complete without {path}: choose another --out')
-            if os.path.getsize(path) != known[path]:
-                raise UserError(f'{path} has changed since {args.out} was begun: choose another --out')
+    for path in sources.find(args.source, args.out):
+        if path not in known:
+            raise UserError(f'{args.out} is complete without {path}: choose another --out')
+        if os.path.getsize(path) != known[path]:
+            raise UserError(f'{path} has changed since {args.out} was begun: choose another --out')
 
 
 def go_on(args, meta: dict) -> dict:
@@ -259,8 +265,9 @@ def go_on(args, meta: dict) -> dict:
     """
     if not args.source:
         return meta
-    files = local_files(args.source)
+    files = local_files(args)
     source, document, offset = next_position(meta)
+    # the files that are in shards already, the one in which the next shard begins among them
     used = source + (document + offset > 0)
     for i in range(used):
         if files[i : i + 1] != meta['sources'][i : i + 1]:
@@ -280,10 +287,10 @@ def next_position(meta: dict) -> list:
 def new_meta(args) -> dict:
     """The meta.json of a folder to begin. Raises UserError if the source isn't there, or leaves nothing to
     train on."""
-    enc = get_tokenizer(args.tokenizer)
+    enc = get_tokenizer(args.tokenizer)  # first: without network it is what fails
     revision = ''
     if args.source:
-        files = local_files(args.source)
+        files = local_files(args)
         check_size(args, files)
     else:
         files, revision = hub_files(args)
@@ -293,10 +300,13 @@ def new_meta(args) -> dict:
             'piece': piece_size(args, files)}
 
 
-def local_files(patterns: list[str]) -> list[dict]:
+def local_files(args) -> list[dict]:
     """Name and size of each file of --source. Raises UserError if there is none, or one is no source."""
     files = []
-    for path in sources.find(patterns):
+    for pattern in args.source:
+        if not sources.find([pattern], args.out):
+            raise UserError(f'--source: no file matches {pattern}, or none in it is a source')
+    for path in sources.find(args.source, args.out):
         sources.text_bytes(path)  # raises for a parquet file that can't be read
         files.append({'file': path, 'bytes': os.path.getsize(path)})
     return files
@@ -306,6 +316,7 @@ def check_size(args, files: list[dict]):
     """Raises UserError if the source can't hold more tokens than validation takes: before hours of work, not
     after."""
     limit = for_validation(args)
+    # Reading is quick beside tokenizing, and stops once there are bytes enough for more tokens.
     most = 0
     for entry in files:
         most += sources.most_tokens(entry['file'], limit - most)
@@ -341,6 +352,7 @@ def piece_size(args, files: list[dict]) -> int:
 
 def save(args, meta: dict):
     """Write meta.json with totals by split. A shard counts as finished once it is in there."""
+    # summed up anew each time, so that the totals can't drift from the shards
     for key in ('tokens', 'documents'):
         meta[key] = {'train': 0, 'val': 0}
         for shard in meta['shards']:
@@ -370,7 +382,7 @@ def needs(args, meta: dict) -> str:
         tokens = sum(sources.text_bytes(entry['file']) for entry in files) / BYTES_PER_TOKEN[args.tokenizer]
     elif args.pretokenized:
         where = f'{len(files)} shards of {args.pretokenized}'
-        tokens = size / 2
+        tokens = size / 2  # uint16
     else:
         where = f'{len(files)} files of {FINEWEB} sample-{args.sample}'
         gpt2_tokens = float(args.sample[:-2]) * 1e9
@@ -380,6 +392,7 @@ def needs(args, meta: dict) -> str:
         else:
             passing = 3 * max(entry['bytes'] for entry in files)  # in hand, just done, one ahead
     done = sum(shard['tokens'] for shard in meta['shards'])
+    # 2 bytes for each token that isn't in a shard yet
     need = 2 * max(0, min(tokens, args.max_tokens or tokens) - done) + passing
     free = shutil.disk_usage(args.out).free
     text = f'{where}, {size / 1e9:.2f} GB'
@@ -388,6 +401,7 @@ def needs(args, meta: dict) -> str:
     text += f'; needs about {need / 1e9:.2f} GB of disk, {args.out} has {free / 1e9:.2f} GB free'
     if need > free:
         text += ': NOT ENOUGH, it will stop when the disk is full'
+    # An estimate, so no error: text that isn't English has more tokens a byte.
     val_tokens = for_validation(args)
     if args.source and tokens < val_tokens:
         text += f'; PERHAPS TOO SMALL: about {tokens:,.0f} tokens, and {val_tokens:,} are for validation'
@@ -426,6 +440,7 @@ def progress_bar(done: int, expected: int | None):
     """The progress bar, in tokens."""
     from tqdm import tqdm
 
+    # in a log file, a line every half minute is enough
     return tqdm(total=expected, initial=done, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1,
                 mininterval=0.5 if sys.stderr.isatty() else 30)
 

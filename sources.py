@@ -52,18 +52,18 @@ def file_format(path: str) -> tuple[str, str]:
     return kind, compression
 
 
-def find(patterns: list[str]) -> list[str]:
+def find(patterns: list[str], but_not_in: str = '') -> list[str]:
     """The files that names, folders and glob patterns stand for: in their order, each pattern's sorted, none
-    twice.
+    twice, and none in the folder `but_not_in`.
 
-    Raises UserError for a pattern without a file, or a file that is no source.
+    Raises UserError for a file that is no source.
     """
     paths = []
     for pattern in patterns:
-        found = matches(pattern)
-        if not found:
-            raise UserError(f'--source: no file matches {pattern}, or none in it is a source')
-        paths += found
+        paths += matches(pattern)
+    if but_not_in:
+        inside = os.path.join(os.path.abspath(but_not_in), '')
+        paths = [path for path in paths if not os.path.abspath(path).startswith(inside)]
     for path in paths:
         if not file_format(path)[0]:
             endings = ', '.join(FORMATS)

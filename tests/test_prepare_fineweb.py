@@ -467,6 +467,31 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
     assert tokens_of(tmp_path / 'out') == reference(['some text'], 'bytes') and names_of(tmp_path) == ['a.txt', 'out']
 
 
+def test_shards_that_are_made_inside_the_source_folder_are_no_source(tmp_path, monkeypatch, capsys):
+    for i in range(3):
+        (tmp_path / f'{i}.jsonl').write_text(json.dumps({'text': f'text {i}'}))
+    monkeypatch.chdir(tmp_path)
+    flags = ['--source=.', '--out=shards', '--shard_tokens=5', '--tokenizer=bytes']
+    prepare(monkeypatch, *flags)
+    whole = files_of('shards')
+    (tmp_path / 'shards' / 'shard_train_000002.bin').unlink()
+    for said in ('is missing or damaged', 'complete already'):
+        prepare(monkeypatch, *flags)
+        assert said in capsys.readouterr().out and files_of('shards') == whole
+    (tmp_path / 'shards' / 'a').mkdir()
+    with pytest.raises(UserError, match='no file matches shards/a'):
+        prepare(monkeypatch, '--source=shards/a', '--out=new')
+
+
+@pytest.mark.parametrize('patterns', [['a.jsonl', 'none.jsonl'], ['empty', 'a.jsonl']])
+def test_of_several_patterns_each_must_match_something(tmp_path, monkeypatch, patterns):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.jsonl').write_text('{"text": "a few words"}')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(UserError, match=r'no file matches (none\.jsonl|empty)'):
+        prepare(monkeypatch, '--source', *patterns, '--out=out', '--shard_tokens=5')
+
+
 # two at once, and one that is stopped
 
 

@@ -207,8 +207,9 @@ def test_folders_files_and_patterns_are_found_in_order_and_once(tmp_path, monkey
         sources.find(['a/x.py'])
     os.mkdir('empty')
     for nothing in ('empty', 'none', 'none/*.txt'):
-        with pytest.raises(UserError, match=rf'--source: no file matches {nothing[:4]}'):
-            sources.find([nothing])
+        assert sources.find([nothing]) == []
+    assert sources.find(['a', 'b.txt'], 'a/deep') == ['a/1.md', 'a/2.jsonl', 'b.txt']
+    assert sources.find(['a'], f'{tmp_path}/a/dee') == ['a/1.md', 'a/2.jsonl', 'a/deep/0.parquet']
 
 
 def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
