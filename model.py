@@ -288,12 +288,13 @@ class GPT(nn.Module):
         return len(self.transformer.h)
 
     def grow(self, depth: int, init: str, generator: torch.Generator | None = None, layers=None) -> list:
-        """Add blocks until there are `depth`: where each goes and what it copies is growth.layout's to say, or `layers`'.
+        """Add blocks until there are `depth`, where growth.layout(init, ...) says, or the layout `layers`.
 
-        Existing blocks stay the same objects with the same weights. New ones are drawn on the CPU from `generator`, so that
-        the same seed gives the same layers on every rank, device and resume. `freeze` must be called afterwards.
-        Returns the new blocks from the bottom up, each as (block, the old block that it copies or None).
-        Raises UserError, naming the operator, if the layout is no growth of this model to `depth`.
+        Existing blocks stay the same objects with the same weights. New ones are drawn on the CPU from
+        `generator`, so that the same seed gives the same layers on every rank, device and resume. `freeze` must
+        be called afterwards. Returns the new blocks from the bottom up, each as (block, the old block that it
+        copies or None). Raises UserError, naming the operator, if the layout is no growth of this model to
+        `depth`.
         """
         old = list(self.transformer.h)
         if layers is None:
@@ -334,11 +335,11 @@ class GPT(nn.Module):
         return block
 
     def freeze(self, blocks, embeddings: str):
-        """Set requires_grad on every parameter: `blocks` (indices, or n for the n lowest) don't train, the others do.
+        """Set requires_grad on every parameter: `blocks` (indices, or n for the n lowest) don't train.
 
-        embeddings: 'train' trains both embeddings (and so the tied head); 'input_frozen' cuts the graph behind the
-        embeddings: the token embedding moves through the head alone, positions don't; 'frozen' trains neither. The
-        final norm always trains.
+        embeddings: 'train' trains both embeddings (and so the tied head); 'input_frozen' cuts the graph after
+        the embeddings: the token embedding moves through the head alone, positions don't; 'frozen' trains
+        neither. The final norm always trains.
         """
         blocks = range(blocks) if isinstance(blocks, int) else blocks
         self.requires_grad_(True)

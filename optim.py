@@ -1,6 +1,6 @@
 """The optimizers of a model that grows: AdamW and Muon, their state over growth, to and from a checkpoint.
 
-Frozen parameters are covered too: they have no gradient, so nothing moves them, and their state waits for them.
+Frozen parameters are covered too: they have no gradient, so nothing moves them, and their state waits.
 """
 
 import torch
@@ -9,8 +9,9 @@ import torch
 def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]:
     """AdamW over all parameters of a GPT, decay on matrices only; or Muon for the blocks' matrices beside it.
 
-    `config`: a TrainConfig. A group's lr_scale is its peak learning rate relative to config.learning_rate. `new_blocks`:
-    the blocks that have just grown; with config.rewarm 'new' their parameters are groups of their own, is_new True.
+    `config`: a TrainConfig. A group's lr_scale is its peak learning rate relative to config.learning_rate.
+    `new_blocks`: the blocks that have just grown; with config.rewarm 'new' their parameters are in groups of
+    their own, whose is_new is True.
     """
     by_muon = set()
     if config.optimizer == 'muon':
@@ -22,18 +23,26 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
 
     adamw_groups, muon_groups = [], []
     for is_new in (False, True):
-        some = [p for p in model.parameters() if (p in just_grown) == is_new]
-        others = [p for p in some if p not in by_muon]
-        matrices = [p for p in others if p.dim() >= 2]
-        vectors = [p for p in others if p.dim() < 2]
+        matrices, vectors, muon_matrices = [], [], []
+        for p in model.parameters():
+            if (p in just_grown) != is_new:
+                continue
+            if p in by_muon:
+                muon_matrices.append(p)
+            elif p.dim() >= 2:
+                matrices.append(p)
+            else:
+                vectors.append(p)  # biases and norms don't decay
         adamw_groups.append({'params': matrices, 'weight_decay': config.weight_decay, 'is_new': is_new})
         adamw_groups.append({'params': vectors, 'weight_decay': 0.0, 'is_new': is_new})
-        muon_groups.append({'params': [p for p in some if p in by_muon], 'is_new': is_new})
+        muon_groups.append({'params': muon_matrices, 'is_new': is_new})
+    # torch takes no group without parameters: mostly nothing is new, and at depth 0 Muon has nothing at all.
     adamw_groups = [group for group in adamw_groups if group['params']]
     muon_groups = [group for group in muon_groups if group['params']]
 
     betas = (config.beta1, config.beta2)
-    optimizers = [torch.optim.AdamW(adamw_groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)]
+    adamw = torch.optim.AdamW(adamw_groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)
+    optimizers = [adamw]
     if muon_groups:
         lr, decay = config.muon_learning_rate, config.weight_decay
         optimizers.append(torch.optim.Muon(muon_groups, lr=lr, weight_decay=decay))
@@ -45,7 +54,7 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
 
 
 def set_learning_rate(optimizers: list, lr: float, new_scale: float = 1.0):
-    """Give every group its share of the learning rate `lr` of a step; blocks that have just grown `new_scale` of theirs."""
+    """Give every group its share of a step's learning rate, new blocks only `new_scale` of theirs."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group['lr'] = lr * group['lr_scale']
@@ -54,17 +63,18 @@ def set_learning_rate(optimizers: list, lr: float, new_scale: float = 1.0):
 
 
 def grow_optimizers(model, config, optimizers: list, new_blocks: list) -> list[torch.optim.Optimizer]:
-    """Optimizers that cover a GPT that has just grown, given those from before and what model.grow() returned.
+    """Optimizers for a GPT that has just grown, given those from before and what model.grow() returned.
 
-    `new_blocks`: of several growths at one step all of it, in their order. config.grow_optimizer says what happens to the
-    moments: 'keep': old layers keep theirs, new ones start fresh; 'copy': a layer that copies another one's weights copies
-    its moments too; 'reset': all start fresh.
+    `new_blocks`: of several growths at one step all of it, in their order. config.grow_optimizer says what
+    happens to the moments: 'keep': old layers keep theirs, new ones start fresh; 'copy': a layer that copies
+    another one's weights copies its moments too; 'reset': all start fresh.
     """
     new_optimizers = make_optimizers(model, config, [block for block, _ in new_blocks])
     if config.grow_optimizer == 'reset':
         return new_optimizers
     state = merged_state(optimizers)
     if config.grow_optimizer == 'copy':
+        # In the order of the growths, so that a copy of a copy finds what it copies.
         for block, source in new_blocks:
             if source is None:
                 continue

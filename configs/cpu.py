@@ -1,8 +1,9 @@
 # Overlay: any schedule on the embedded corpus (python prepare_demo.py), a few minutes on two CPU cores.
 #   python train.py configs/incremental_8stage.py configs/cpu.py
-# Layers of width 64, as many as the schedule says; 16 sequences * 128 bytes = 2,048 tokens a step (two ranks of 8 sequences,
-# or one in two micro-steps); every schedule goes on until it has spent the compute of 2,000 steps at full depth (4.1M
-# bytes), so that what differs in the end is what growing did. Expect a loss around 1.6 nats a byte at 12 layers.
+# Layers of width 64, as many as the schedule says; 16 sequences * 128 bytes = 2,048 tokens a step (two ranks
+# of 8 sequences, or one in two micro-steps); every schedule goes on until it has spent the compute of 2,000
+# steps at full depth (4.1M bytes), so that what differs in the end is what growing did. Expect a loss around
+# 1.6 nats a byte at 12 layers.
 data_dir = 'data/demo'
 vocab_size = 320  # 256 bytes and end-of-text, rounded up to a multiple of 64
 n_head = 4

@@ -1,4 +1,4 @@
-"""Optimizers over growth: whose moments go where, learning rates of new layers. Run: python -m pytest tests/test_optim.py"""
+"""Optimizers over growth: moments, learning rates of new layers. Run: python -m pytest tests/test_optim.py"""
 
 import dataclasses
 
@@ -134,7 +134,9 @@ def rates(model, optimizers):
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 @pytest.mark.parametrize('rewarm', ['all', 'new'])
 def test_only_with_rewarm_new_do_new_layers_have_a_rate_of_their_own(rewarm, optimizer):
-    config = dataclasses.replace(CONFIG, rewarm=rewarm, optimizer=optimizer, learning_rate=1e-3, muon_learning_rate=2e-2)
+    config = dataclasses.replace(
+        CONFIG, rewarm=rewarm, optimizer=optimizer, learning_rate=1e-3, muon_learning_rate=2e-2
+    )
     model, optimizers = trained(config, 2)
     optimizers = grow_optimizers(model, config, optimizers, model.grow(4, 'interleave'))  # new: 1 and 3
     set_learning_rate(optimizers, 5e-4, 0.25)

@@ -1,4 +1,4 @@
-"""Every recipe at toy size, and what recipes are made of over whole runs. Run: python -m pytest tests/test_recipes.py"""
+"""Every recipe at toy size, and its parts over whole runs. Run: python -m pytest tests/test_recipes.py"""
 
 import ast
 import json
@@ -57,10 +57,27 @@ def toy(tiny, tmp_path_factory):
     for path in paths:
         name, _, value = path.partition('=')
         lines.append(f'{name} = {value!r}')
-    lines += ['vocab_size = 257', 'n_head = 2', 'n_embd = 16', 'block_size = 16', 'total_batch_size = 64', 'batch_size = 4',
-              'growth_steps = 24', 'continual_steps = 24', 'baseline_steps = 48', 'val_tokens = 160', 'eval_interval = 0',
-              'hellaswag_interval = 0', 'log_interval = 1', 'checkpoint_interval = 0', "dtype = 'float32'", "device = 'cpu'",
-              'warmup_steps = 2', 'learning_rate = 1e-2', 'shuffle = True']
+    lines += [
+        'vocab_size = 257',
+        'n_head = 2',
+        'n_embd = 16',
+        'block_size = 16',
+        'total_batch_size = 64',
+        'batch_size = 4',
+        'growth_steps = 24',
+        'continual_steps = 24',
+        'baseline_steps = 48',
+        'val_tokens = 160',
+        'eval_interval = 0',
+        'hellaswag_interval = 0',
+        'log_interval = 1',
+        'checkpoint_interval = 0',
+        "dtype = 'float32'",
+        "device = 'cpu'",
+        'warmup_steps = 2',
+        'learning_rate = 1e-2',
+        'shuffle = True',
+    ]
     overlay = folder / 'toy.py'
     overlay.write_text('\n'.join(lines) + '\n')
     return Toy(str(overlay), folder)
@@ -90,7 +107,9 @@ def assert_same_end(a, b):
     """The same weights, optimizer state and metrics, bit for bit."""
     one, other = last_state(a), last_state(b)
     assert (one['step'], one['depth']) == (other['step'], other['depth'])
-    assert one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
+    assert (
+        one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
+    )
     for name, weight in one['model'].items():
         assert torch.equal(weight, other['model'][name]), name
     for name, state in one['optimizer'].items():
@@ -99,7 +118,7 @@ def assert_same_end(a, b):
     assert lines_of(a) == lines_of(b)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # the shipped configs
 
 
@@ -123,7 +142,9 @@ def test_a_recipe_costs_what_its_comment_says(name):
     assert f'{total:,} steps' in comment
     assert f'{total * 524_288 / 1e9:.1f}B tokens' in comment
     assert f'{flops:.1e}'.replace('e+', 'e') + ' FLOPs' in comment
-    share = re.search(r'([\d.]+)% of full depth for the same tokens(?: \(([\d.]+)% by the paper\'s ledger)?', comment)
+    share = re.search(
+        r'([\d.]+)% of full depth for the same tokens(?: \(([\d.]+)% by the paper\'s ledger)?', comment
+    )
     if share is None:
         assert name.startswith('shallow')  # it is compared with another depth
         return
@@ -147,7 +168,9 @@ def test_a_recipe_runs_to_its_end_at_toy_size(toy, source, name):
     out_dir = toy.run(name, f'configs/{name}.py', *flags)
     config = toy.config(out_dir)
     phases = schedule.plan(config)
-    entered = [(line['step'], line['phase'], line['depth'], line['n_frozen']) for line in lines_of(out_dir, 'phase')]
+    entered = [
+        (line['step'], line['phase'], line['depth'], line['n_frozen']) for line in lines_of(out_dir, 'phase')
+    ]
     assert entered == [(p.start, p.phase, p.depth, p.n_frozen) for p in phases]
     losses = [line['loss'] for line in lines_of(out_dir, 'train')]
     assert len(losses) == schedule.total_steps(phases)
@@ -181,7 +204,10 @@ def test_a_recipe_grows_the_layers_of_its_paper(name):
 
 def test_ntngs_learning_rates_are_those_of_its_comment():
     config = load_config(['configs/ntng_3_6_12.py'], '')
-    rates = [schedule.get_lr(config, schedule.plan(config), step) / config.learning_rate for step in (0, 2_500, 6_000)]
+    rates = [
+        schedule.get_lr(config, schedule.plan(config), step) / config.learning_rate
+        for step in (0, 2_500, 6_000)
+    ]
     assert [f'{rate:.2f}' for rate in rates] == ['1.41', '1.19', '1.00']
 
 
@@ -203,7 +229,7 @@ def test_the_plan_is_drawn(tmp_path, monkeypatch, capsys):
     assert path.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n' and f'{path} written' in capsys.readouterr().out
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # maps and operators over whole runs
 
 # Each operator for 2 -> 3 -> 6 layers, written out.
@@ -248,8 +274,15 @@ def test_each_stage_draws_new_layers_of_its_own():
 
 
 def test_fresh_layers_of_two_stages_differ_in_a_run(toy):
-    out_dir = toy.run('fresh', *STAGES, '--checkpoint_interval=1', '--keep_checkpoints=100', '--learning_rate=0',
-                      '--weight_decay=0', '--phase1_fraction=0')
+    out_dir = toy.run(
+        'fresh',
+        *STAGES,
+        '--checkpoint_interval=1',
+        '--keep_checkpoints=100',
+        '--learning_rate=0',
+        '--weight_decay=0',
+        '--phase1_fraction=0',
+    )
     weights = last_state(out_dir)['model']
     matrices = [weights[f'transformer.h.{i}.attn.c_attn.weight'] for i in range(6)]
     for i in range(6):
@@ -257,20 +290,42 @@ def test_fresh_layers_of_two_stages_differ_in_a_run(toy):
             assert not torch.equal(matrices[i], matrices[j]), (i, j)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # resume
 
-# A run of everything at once: no layer, fresh ones below, copies, a stage without steps, new layers warmed up alone.
-EVERYTHING = ('--n_layer=6', '--n_stages=4', '--stage_depths=0,2,3,6', '--stage_fractions=0.25,0.25,0,0.25', '--growth_steps=0',
-              '--continual_steps=24', '--grow_map=((-1, -1), (-1, 0, 1), (0, 1, 1, -1, 2, 2))', '--grow_init=zero',
-              '--grow_optimizer=copy', '--phase1_fraction=0.5', '--rewarm=new', '--rewarm_steps=5', '--lr_depth_power=0.25',
-              '--stage_lr_scale=1,0.5,1,0.7', '--lr_schedule=wsd', '--decay_fraction=0.4')
+# A run of everything at once: no layer, fresh ones below, copies, a stage without steps, new layers that
+# warm up alone.
+EVERYTHING = (
+    '--n_layer=6',
+    '--n_stages=4',
+    '--stage_depths=0,2,3,6',
+    '--stage_fractions=0.25,0.25,0,0.25',
+    '--growth_steps=0',
+    '--continual_steps=24',
+    '--grow_map=((-1, -1), (-1, 0, 1), (0, 1, 1, -1, 2, 2))',
+    '--grow_init=zero',
+    '--grow_optimizer=copy',
+    '--phase1_fraction=0.5',
+    '--rewarm=new',
+    '--rewarm_steps=5',
+    '--lr_depth_power=0.25',
+    '--stage_lr_scale=1,0.5,1,0.7',
+    '--lr_schedule=wsd',
+    '--decay_fraction=0.4',
+)
 
 
 @pytest.fixture(scope='module', params=['adamw', 'muon'])
 def everything(request, toy):
-    return toy.run(f'everything_{request.param}', *EVERYTHING, f'--optimizer={request.param}', '--checkpoint_interval=1',
-                   '--keep_checkpoints=100', '--hellaswag_interval=6', '--eval_interval=4')
+    return toy.run(
+        f'everything_{request.param}',
+        *EVERYTHING,
+        f'--optimizer={request.param}',
+        '--checkpoint_interval=1',
+        '--keep_checkpoints=100',
+        '--hellaswag_interval=6',
+        '--eval_interval=4',
+    )
 
 
 def test_a_run_of_everything_is_planned_as_it_should_be(toy, everything):
@@ -292,8 +347,16 @@ def test_a_run_of_everything_resumes_bit_for_bit(toy, everything, step):
         if int(path.stem[5:]) > step:
             path.unlink()
     optimizer = everything.name.removeprefix('everything_')
-    toy.run(resumed.name, *EVERYTHING, f'--optimizer={optimizer}', '--checkpoint_interval=1', '--keep_checkpoints=100',
-            '--hellaswag_interval=6', '--eval_interval=4', '--resume')
+    toy.run(
+        resumed.name,
+        *EVERYTHING,
+        f'--optimizer={optimizer}',
+        '--checkpoint_interval=1',
+        '--keep_checkpoints=100',
+        '--hellaswag_interval=6',
+        '--eval_interval=4',
+        '--resume',
+    )
     assert_same_end(everything, resumed)
 
 
@@ -342,7 +405,7 @@ def test_the_optimizers_get_the_rate_of_their_step_and_new_layers_theirs(toy, op
                 assert rate == pytest.approx(schedule.get_lr(config, phases, step) * new, rel=1e-12), step
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # growing a trained model
 
 
@@ -360,8 +423,16 @@ def exported(toy, source):
 def test_12_layers_become_18_by_zero_at_exactly_the_old_loss(toy, source, exported, of):
     old_loss = lines_of(source, 'eval')[-1]['val_loss']
     init_from = source if of == 'ours' else exported
-    out_dir = toy.run(f'zero_from_{of.split()[0]}', 'configs/solar_12to18.py', f'--init_from={init_from}',
-                      '--grow_map=()', '--grow_init=zero', '--growth_steps=3', '--continual_steps=0', '--eval_interval=1')
+    out_dir = toy.run(
+        f'zero_from_{of.split()[0]}',
+        'configs/solar_12to18.py',
+        f'--init_from={init_from}',
+        '--grow_map=()',
+        '--grow_init=zero',
+        '--growth_steps=3',
+        '--continual_steps=0',
+        '--eval_interval=1',
+    )
     evals = lines_of(out_dir, 'eval')
     assert (evals[0]['step'], evals[0]['depth'], evals[0]['val_loss']) == (0, 12, old_loss)
     growth = lines_of(out_dir, 'phase')[0]
@@ -392,7 +463,9 @@ def test_what_a_source_has_cost_is_its_runs_compute_up_to_the_checkpoint(toy, so
 
 
 def test_a_source_that_was_itself_grown_counts_what_came_before(toy, source, tmp_path):
-    grown = toy.run('grown', 'configs/solar_12to18.py', f'--init_from={source}', '--growth_steps=2', '--continual_steps=0')
+    grown = toy.run(
+        'grown', 'configs/solar_12to18.py', f'--init_from={source}', '--growth_steps=2', '--continual_steps=0'
+    )
     own = schedule.compute(toy.config(grown), schedule.plan(toy.config(grown)), 'flops')
     _, info = checkpoint.load_model(str(grown))
     before = schedule.sunk_cost(checkpoint.load_model(str(source))[1])
@@ -417,12 +490,16 @@ def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, every
              '--continual_steps=0']
     with pytest.raises(UserError, match='init_from and init_depth go together'):
         toy.run('refused', *flags)
-    out_dir = toy.run(f'from_nothing_{everything.name}', *flags, '--stage_depths=0,2', '--stage_fractions=0,0.5')
+    out_dir = toy.run(
+        f'from_nothing_{everything.name}', *flags, '--stage_depths=0,2', '--stage_fractions=0,0.5'
+    )
     growth = lines_of(out_dir, 'phase')[0]
-    assert (growth['step'], growth['depth']) == (0, 2) and growth['val_loss_before'] == growth['val_loss_after']
+    assert (growth['step'], growth['depth']) == (0, 2) and growth['val_loss_before'] == growth[
+        'val_loss_after'
+    ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # ranks and compiling
 
 
@@ -430,15 +507,32 @@ def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, every
 def test_two_ranks_train_a_run_of_everything_as_one_does(toy):
     one = toy.run('one_rank', *EVERYTHING, '--batch_size=2')
     two = toy.folder / 'two_ranks'
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'train.py',
-                           toy.overlay, *EVERYTHING, '--batch_size=2', f'--out_dir={two}'],
-                          cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node=2',
+            'train.py',
+            toy.overlay,
+            *EVERYTHING,
+            '--batch_size=2',
+            f'--out_dir={two}',
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == 0, done.stderr
     assert_close_runs(one, two)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler')
+@pytest.mark.skipif(
+    not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
+)
 def test_compiled_blocks_train_a_run_of_everything_as_eager_ones_do(toy):
     assert_close_runs(toy.run('eager', *EVERYTHING), toy.run('compiled', *EVERYTHING, '--compile=True'))
 
@@ -448,7 +542,12 @@ def assert_close_runs(one, other):
     lines = lines_of(one), lines_of(other)
     assert len(lines[0]) == len(lines[1]) > 24
     for a, b in zip(*lines):
-        assert (a['kind'], a['step'], a['depth'], a['flops']) == (b['kind'], b['step'], b['depth'], b['flops'])
+        assert (a['kind'], a['step'], a['depth'], a['flops']) == (
+            b['kind'],
+            b['step'],
+            b['depth'],
+            b['flops'],
+        )
         for key in a.keys() & {'loss', 'val_loss', 'grad_norm'}:
             assert a[key] == pytest.approx(b[key], rel=2e-3), (key, a['step'])
 

@@ -35,7 +35,9 @@ def test_twelve_layers_in_eight_stages_are_the_papers_depths():
 def test_steps_add_up_exactly_for_awkward_numbers(n_stages):
     for growth_steps in [*range(1000, 10_008, 91), 9973, 10_000, 10_007]:
         for fraction in (0.0, 0.3, 0.5, 1.0):
-            c = TrainConfig(n_stages=n_stages, growth_steps=growth_steps, phase1_fraction=fraction, continual_steps=17)
+            c = TrainConfig(
+                n_stages=n_stages, growth_steps=growth_steps, phase1_fraction=fraction, continual_steps=17
+            )
             phases = plan(c)
             assert phases[0].start == 0 and all(a.stop == b.start for a, b in itertools.pairwise(phases))
             assert all(p.steps > 0 for p in phases) and phases[-1].stop == growth_steps + 17
@@ -47,7 +49,7 @@ def test_steps_add_up_exactly_for_awkward_numbers(n_stages):
 
 @pytest.mark.parametrize('S', [1, 2, 3, 4, 6, 12])
 def test_paper_ledger_equals_the_papers_closed_forms(S):
-    """C_baseline = 2 T L c, C_incremental = T c L (3S + 5) / (4S), T_cont = 5/8 (1 - 1/S) T, as exact fractions."""
+    """C_baseline = 2 T L c, C_incremental = T c L (3S + 5) / (4S), T_cont = 5/8 (1 - 1/S) T, exactly."""
     T = 24_000  # divides into 2 S whole phases
     c = TrainConfig(n_stages=S, growth_steps=T, continual_steps=0, ledger='paper', baseline_steps=T)
     layer = sum(schedule.layer_flops(c)) * c.total_batch_size
@@ -60,9 +62,9 @@ def test_paper_ledger_equals_the_papers_closed_forms(S):
 
 
 def test_the_costs_at_gpt2_124m_are_the_known_ones():
-    """Relative to 12 layers for the same tokens: paper's ledger, input frozen, as the original runs, never frozen.
+    """Relative to 12 layers for the same tokens: paper's ledger, input frozen, the original runs, never frozen.
 
-    With the embeddings training, backward through a frozen layer is one product per weight matrix, and all four of
+    With the embeddings training, backward through a frozen layer is one product per weight matrix, and all of
     attention's: freezing saves nothing there (an attention counted once would give .681, .641, .610).
     """
     known = {4: (.531, .636, .689, .727), 8: (.469, .585, .651, .696), 12: (.427, .555, .620, .666)}
@@ -71,8 +73,10 @@ def test_the_costs_at_gpt2_124m_are_the_known_ones():
         full = schedule.step_cost(base, 'flops') * 24_000
         original = dataclasses.replace(base, phase1_embeddings='train')
         never = dataclasses.replace(base, phase1_fraction=0.0)
-        measured = (schedule.compute(base, plan(base), 'paper') / (schedule.step_cost(base, 'paper') * 24_000),
-                    *(schedule.compute(c, plan(c), 'flops') / full for c in (base, original, never)))
+        measured = (
+            schedule.compute(base, plan(base), 'paper') / (schedule.step_cost(base, 'paper') * 24_000),
+            *(schedule.compute(c, plan(c), 'flops') / full for c in (base, original, never)),
+        )
         assert [round(m, 3) for m in measured] == pytest.approx(expected, abs=0.001)
 
 
@@ -80,19 +84,29 @@ def test_the_head_weighs_four_and_a_half_layers():
     c = TrainConfig()
     share = schedule.head_flops(c) / sum(schedule.layer_flops(c))
     assert share == pytest.approx(4.47, abs=0.01)
-    assert schedule.head_flops(c) / schedule.token_flops(c, schedule.full_depth(c, 1))[0] == pytest.approx(0.27, abs=0.005)
+    assert schedule.head_flops(c) / schedule.token_flops(c, schedule.full_depth(c, 1))[0] == pytest.approx(
+        0.27, abs=0.005
+    )
 
 
 @pytest.mark.parametrize('ledger', ['flops', 'paper'])
 @pytest.mark.parametrize('n_stages', [2, 5, 8, 12])
 def test_equal_compute_lands_within_one_step_of_the_target(ledger, n_stages):
-    c = TrainConfig(n_stages=n_stages, growth_steps=3001, continual_steps='equal_compute', baseline_steps=4003, ledger=ledger)
+    c = TrainConfig(
+        n_stages=n_stages,
+        growth_steps=3001,
+        continual_steps='equal_compute',
+        baseline_steps=4003,
+        ledger=ledger,
+    )
     full = schedule.step_cost(c, ledger)
     assert abs(schedule.compute(c, plan(c), ledger) - 4003 * full) <= full
 
 
 def test_equal_compute_that_leaves_nothing_is_told():
-    with pytest.raises(UserError, match=r'the stages alone cost .* more than the 100 that are to be matched \(baseline_steps'):
+    with pytest.raises(
+        UserError, match=r'the stages alone cost .* more than the 100 that are to be matched \(baseline_steps'
+    ):
         plan(TrainConfig(n_stages=8, growth_steps=1000, continual_steps='equal_compute', baseline_steps=100))
 
 
@@ -111,7 +125,9 @@ def count_flops(model) -> int:
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 @pytest.mark.parametrize('depth, frozen', [(2, ()), (5, (0, 1, 2)), (4, (0, 2)), (4, (1, 3)), (3, (0, 1))])
 def test_flops_ledger_equals_torchs_counter_on_the_real_model(embeddings, depth, frozen):
-    c = TrainConfig(n_layer=6, n_head=4, n_embd=64, block_size=32, vocab_size=512, total_batch_size=64, batch_size=2)
+    c = TrainConfig(
+        n_layer=6, n_head=4, n_embd=64, block_size=32, vocab_size=512, total_batch_size=64, batch_size=2
+    )
     phase = schedule.Phase(1, 'phase1', 0, 1, depth, frozen, embeddings)
     model = GPT(GPTConfig(32, 512, 6, 4, 64), depth)
     model.freeze(frozen, embeddings)
@@ -124,7 +140,9 @@ def test_compute_up_to_a_step_grows_to_the_total():
     assert at[0] == 0 and at[-1] == schedule.compute(c, plan(c), 'flops')
     costs = [b - a for a, b in itertools.pairwise(at)]
     for phase in plan(c):
-        assert set(costs[phase.start:phase.stop]) == {sum(schedule.token_flops(c, phase)) * c.total_batch_size}
+        assert set(costs[phase.start : phase.stop]) == {
+            sum(schedule.token_flops(c, phase)) * c.total_batch_size
+        }
 
 
 # How 3 layers become 6, and which of the 6 are old: what an operator or a map says, and what freezes.
@@ -150,9 +168,21 @@ def test_every_operator_is_among_them():
 @pytest.mark.parametrize('name', GROWN)
 def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, embeddings):
     settings, old_places = GROWN[name]
-    c = TrainConfig(n_layer=6, n_head=4, n_embd=64, block_size=32, vocab_size=512, total_batch_size=64, batch_size=2,
-                    n_stages=2, stage_depths=(3, 6), growth_steps=8, continual_steps=1, phase1_embeddings=embeddings,
-                    **settings)
+    c = TrainConfig(
+        n_layer=6,
+        n_head=4,
+        n_embd=64,
+        block_size=32,
+        vocab_size=512,
+        total_batch_size=64,
+        batch_size=2,
+        n_stages=2,
+        stage_depths=(3, 6),
+        growth_steps=8,
+        continual_steps=1,
+        phase1_embeddings=embeddings,
+        **settings,
+    )
     phases = plan(c)
     assert [(p.phase, p.frozen, p.new) for p in phases] == [
         ('phase2', (), ()), ('phase1', old_places, tuple(sorted({*range(6)} - {*old_places}))),
@@ -162,7 +192,8 @@ def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, 
     layer, attention, head = 24 * 64 * 64, 4 * 32 * 64, 2 * 64 * 512  # forward, a token
     assert schedule.token_flops_paper(c, phases[1]) == 6 * (layer + attention) + 3 * (layer + attention)
 
-    # By hand: from the lowest layer that is reached on, each weight's product for the input, and for itself if it trains.
+    # By hand: from the lowest layer that is reached on, each weight's product for the input, and for itself if
+    # it trains.
     reached = 0 if embeddings == 'train' else min({*range(6)} - {*old_places})
     backward = head if embeddings == 'frozen' else 2 * head
     for i in range(reached, 6):
@@ -178,11 +209,25 @@ def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, 
 
 
 def test_no_layer_costs_the_head_alone_and_nothing_by_the_papers_ledger():
-    c = TrainConfig(n_layer=4, n_head=4, n_embd=64, block_size=32, vocab_size=512, total_batch_size=64, batch_size=2,
-                    n_stages=2, stage_depths=(0, 4), growth_steps=8, continual_steps=0)
+    c = TrainConfig(
+        n_layer=4,
+        n_head=4,
+        n_embd=64,
+        block_size=32,
+        vocab_size=512,
+        total_batch_size=64,
+        batch_size=2,
+        n_stages=2,
+        stage_depths=(0, 4),
+        growth_steps=8,
+        continual_steps=0,
+    )
     first, second = plan(c)  # growing from nothing freezes nothing
     assert (first.depth, second.depth, second.phase, second.frozen) == (0, 4, 'phase2', ())
-    assert schedule.token_flops(c, first) == (2 * 64 * 512, 4 * 64 * 512) and schedule.token_flops_paper(c, first) == 0
+    assert (
+        schedule.token_flops(c, first) == (2 * 64 * 512, 4 * 64 * 512)
+        and schedule.token_flops_paper(c, first) == 0
+    )
     model = GPT(GPTConfig(32, 512, 4, 4, 64), 0)
     assert count_flops(model) == 64 * 6 * 64 * 512
 
@@ -194,8 +239,8 @@ WRONG_MAPS = [
     ('((0, 1, 2, 0, 1),)', 'makes 5 layers out of 3, not 6'),
     ('((-1, -1, -1, -1, -1, -1),)', 'keeps layer 0 0 times, not once'),
     ('((0, 1, 2, 0, 1, 2), (0, 1, 2), (0,))', 'grow_map has 3 entries, and the run 1 growths in 2 stages'),
-    ('((0, 1, 2, 0, 1, 2.5),)', 'grow_map must be a tuple of tuples of int'),
-    ('stack', "grow_map must be a tuple of tuples of int, not 'stack'"),
+    ('((0, 1, 2, 0, 1, 2.5),)', 'grow_map must be a tuple of a tuple of int'),
+    ('stack', "grow_map must be a tuple of a tuple of int, not 'stack'"),
 ]
 
 
@@ -207,15 +252,21 @@ def test_a_wrong_map_is_one_line_that_names_it(grow_map, words):
 
 
 def test_a_map_beside_an_operator_is_refused_and_beside_zero_says_how_fresh_layers_start():
-    c = TrainConfig(n_layer=6, n_stages=2, stage_depths=(3, 6), growth_steps=8, grow_map=((0, 1, 2, -1, 0, 1),))
+    c = TrainConfig(
+        n_layer=6, n_stages=2, stage_depths=(3, 6), growth_steps=8, grow_map=((0, 1, 2, -1, 0, 1),)
+    )
     assert plan(c)[1].growths[0].fresh == 'random'
     assert plan(dataclasses.replace(c, grow_init='zero'))[1].growths[0].fresh == 'zero'
-    with pytest.raises(UserError, match=r"grow_map \(0, 1, 2, -1, 0, 1\) of stage 2 .* 'random' or 'zero' .* not 'stack'"):
+    with pytest.raises(
+        UserError, match=r"grow_map \(0, 1, 2, -1, 0, 1\) of stage 2 .* 'random' or 'zero' .* not 'stack'"
+    ):
         plan(dataclasses.replace(c, grow_init='stack'))
 
 
 def test_settings_per_stage_may_be_one_value_or_one_for_each():
-    one = TrainConfig(n_layer=4, n_stages=3, stage_depths=(1, 2, 4), growth_steps=30, grow_init='stack', phase1_fraction=0.5)
+    one = TrainConfig(
+        n_layer=4, n_stages=3, stage_depths=(1, 2, 4), growth_steps=30, grow_init='stack', phase1_fraction=0.5
+    )
     each = dataclasses.replace(one, grow_init=('stack',) * 3, phase1_fraction=(0.0, 0.5, 0.5))
     assert plan(one) == plan(each) and schedule.shared_prefix(one, each) == plan(one)[-1].stop
     c = dataclasses.replace(one, grow_init=('random', 'zero', 'stack'), phase1_fraction=(0.5, 0.2, 0.0))
@@ -225,7 +276,9 @@ def test_settings_per_stage_may_be_one_value_or_one_for_each():
     mixed = dataclasses.replace(c, grow_map=((), (1, 0, 0, 1)))  # () leaves a growth to grow_init
     mixed = dataclasses.replace(mixed, grow_init=('random', 'zero', 'random'))
     assert [growth.name for p in plan(mixed) for growth in p.growths] == ['zero', 'grow_map']
-    assert plan(dataclasses.replace(mixed, grow_map=((-1,), (), (1, 0, 0, 1)))) == plan(mixed)  # or an entry for each stage
+    assert plan(dataclasses.replace(mixed, grow_map=((-1,), (), (1, 0, 0, 1)))) == plan(
+        mixed
+    )  # or an entry for each stage
 
 
 @pytest.mark.parametrize('flags, words', [
@@ -246,61 +299,115 @@ def test_wrong_values_per_stage_are_told(flags, words):
         load_config(['--n_stages=3', *flags.split()], '')
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # stages without steps, plans that no one means
 
 
 def test_layers_of_a_stage_without_steps_count_as_new():
-    c = TrainConfig(n_layer=12, n_stages=3, stage_depths=(3, 6, 12), stage_fractions=(0.4, 0.0, 0.4), growth_steps=0,
-                    continual_steps=100, grow_init='stack')
+    c = TrainConfig(
+        n_layer=12,
+        n_stages=3,
+        stage_depths=(3, 6, 12),
+        stage_fractions=(0.4, 0.0, 0.4),
+        growth_steps=0,
+        continual_steps=100,
+        grow_init='stack',
+    )
     first, phase1, phase2, last = plan(c)
     assert (first.depth, first.stop) == (3, 40)
     assert [(g.stage, g.old_depth, g.depth) for g in phase1.growths] == [(2, 3, 6), (3, 6, 12)]
-    assert phase1.frozen == (0, 1, 2) and phase1.new == tuple(range(3, 12))  # not 0 to 5: three of those never trained
+    assert phase1.frozen == (0, 1, 2) and phase1.new == tuple(
+        range(3, 12)
+    )  # not 0 to 5: three of those never trained
     assert (phase2.growths, phase2.frozen, last.growths) == ((), (), ())
     interleaved = plan(dataclasses.replace(c, grow_init='interleave'))[1]
     assert interleaved.frozen == (0, 4, 8)
 
 
 def test_a_share_that_rounds_to_no_step_is_a_stage_without_steps():
-    c = TrainConfig(n_layer=4, n_stages=3, stage_depths=(1, 2, 4), stage_fractions=(0.5, 0.004, 0.4), growth_steps=0,
-                    continual_steps=100)
+    c = TrainConfig(
+        n_layer=4,
+        n_stages=3,
+        stage_depths=(1, 2, 4),
+        stage_fractions=(0.5, 0.004, 0.4),
+        growth_steps=0,
+        continual_steps=100,
+    )
     phases = plan(c)
     assert [(p.stage, p.depth, p.start) for p in phases] == [(1, 1, 0), (3, 4, 50), (3, 4, 70), (3, 4, 90)]
     assert phases[1].frozen == (0,) and phases[1].new == (1, 2, 3)
 
 
 def test_from_scratch_a_run_begins_with_its_first_stage_that_has_steps():
-    c = TrainConfig(n_layer=6, n_stages=3, stage_depths=(2, 4, 6), stage_fractions=(0.0, 0.5, 0.2), growth_steps=0,
-                    continual_steps=100, rewarm_steps=5)
+    c = TrainConfig(
+        n_layer=6,
+        n_stages=3,
+        stage_depths=(2, 4, 6),
+        stage_fractions=(0.0, 0.5, 0.2),
+        growth_steps=0,
+        continual_steps=100,
+        rewarm_steps=5,
+    )
     phases = plan(c)
     assert (phases[0].depth, phases[0].growths, phases[0].frozen) == (4, (), ())
     assert schedule.get_lr(c, phases, 0) == c.learning_rate
     assert phases[1].frozen == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize('settings, words', [
-    ({'n_stages': 2, 'stage_depths': (1, 12), 'stage_fractions': (1.0, 0.0)}, r'would end with 1 of 12 layers, since stage 2'),
-    ({'n_stages': 2, 'stage_depths': (6, 12), 'stage_fractions': (0.9999, 0.0001), 'continual_steps': 10, 'growth_steps': 0},
-     r'would end with 6 of 12 layers'),
-    ({'n_stages': 2, 'stage_fractions': (0.0, 0.0)}, r'nothing grows, although n_stages is 2'),
-    ({'n_stages': 2, 'init_from': 'x', 'init_depth': 12}, r'nothing grows, although n_stages is 2'),
-    ({'growth_steps': 0, 'continual_steps': 0}, r'nothing to do: growth_steps and continual_steps'),
-    ({'growth_steps': 0, 'continual_steps': 'equal_compute', 'baseline_steps': 0}, r'nothing to do: baseline_steps'),
-    ({'n_stages': 3, 'stage_depths': (3, 6, 12), 'stage_fractions': (0.1, 0.2, 0.0), 'growth_steps': 0,
-      'continual_steps': 'equal_compute', 'baseline_steps': 0}, r'nothing to do: baseline_steps'),
-    ({'n_stages': 2, 'stage_fractions': (0.5, 0.0), 'stage_lr_scale': (1.0, 0.5)},
-     r'stage_lr_scale of stage 2 is 0.5, but that stage has no steps'),
-    ({'n_stages': 2, 'stage_fractions': (0.5, 0.0), 'phase1_fraction': (0.0, 0.5)},
-     r'phase1_fraction of stage 2 is 0.5, but that stage has no steps'),
-])
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        (
+            {'n_stages': 2, 'stage_depths': (1, 12), 'stage_fractions': (1.0, 0.0)},
+            r'would end with 1 of 12 layers, since stage 2',
+        ),
+        (
+            {
+                'n_stages': 2,
+                'stage_depths': (6, 12),
+                'stage_fractions': (0.9999, 0.0001),
+                'continual_steps': 10,
+                'growth_steps': 0,
+            },
+            r'would end with 6 of 12 layers',
+        ),
+        ({'n_stages': 2, 'stage_fractions': (0.0, 0.0)}, r'nothing grows, although n_stages is 2'),
+        ({'n_stages': 2, 'init_from': 'x', 'init_depth': 12}, r'nothing grows, although n_stages is 2'),
+        ({'growth_steps': 0, 'continual_steps': 0}, r'nothing to do: growth_steps and continual_steps'),
+        (
+            {'growth_steps': 0, 'continual_steps': 'equal_compute', 'baseline_steps': 0},
+            r'nothing to do: baseline_steps',
+        ),
+        (
+            {
+                'n_stages': 3,
+                'stage_depths': (3, 6, 12),
+                'stage_fractions': (0.1, 0.2, 0.0),
+                'growth_steps': 0,
+                'continual_steps': 'equal_compute',
+                'baseline_steps': 0,
+            },
+            r'nothing to do: baseline_steps',
+        ),
+        (
+            {'n_stages': 2, 'stage_fractions': (0.5, 0.0), 'stage_lr_scale': (1.0, 0.5)},
+            r'stage_lr_scale of stage 2 is 0.5, but that stage has no steps',
+        ),
+        (
+            {'n_stages': 2, 'stage_fractions': (0.5, 0.0), 'phase1_fraction': (0.0, 0.5)},
+            r'phase1_fraction of stage 2 is 0.5, but that stage has no steps',
+        ),
+    ],
+)
 def test_a_plan_that_no_one_means_is_refused(settings, words):
     with pytest.raises(UserError, match=words):
         plan(TrainConfig(**settings))
 
 
 def test_gong_with_equal_compute_and_no_baseline_is_one_line():
-    done = run('schedule.py', 'configs/gong_3_6_12.py', '--continual_steps=equal_compute', '--baseline_steps=0')
+    done = run(
+        'schedule.py', 'configs/gong_3_6_12.py', '--continual_steps=equal_compute', '--baseline_steps=0'
+    )
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'baseline_steps' in done.stderr
 
 
@@ -314,8 +421,11 @@ def test_the_cpu_overlay_leaves_the_layers_to_the_schedule():
 
 def test_a_match_that_makes_a_run_over_100_times_as_long_is_questioned(tmp_path):
     tiny = tmp_path / 'tiny.py'
-    tiny.write_text('n_embd = 64\nn_head = 4\nvocab_size = 320\nblock_size = 128\ntotal_batch_size = 2048\nbatch_size = 8\n'
-                    'growth_steps = 1000\ncontinual_steps = 2000\n')
+    tiny.write_text(
+        'n_embd = 64\nn_head = 4\nvocab_size = 320\nblock_size = 128\n'
+        'total_batch_size = 2048\nbatch_size = 8\n'
+        'growth_steps = 1000\ncontinual_steps = 2000\n'
+    )
     with pytest.raises(UserError, match=r'the plan has [\d,]+ steps, [\d,]+ times the 3,000 of the settings'):
         other = schedule.resolve(load_config(['configs/baseline.py'], ''))
         (tmp_path / 'config.json').write_text(json.dumps(config_to_dict(other)))
@@ -353,11 +463,13 @@ def test_match_counts_by_the_ledger_of_the_run_that_matches():
     for ledger in ('flops', 'paper'):
         c = schedule.resolve(load_config([*flags, f'--ledger={ledger}'], ''))
         steps[ledger] = schedule.total_steps(plan(c))
-        assert steps[ledger] == round(schedule.compute(other, plan(other), ledger) / schedule.step_cost(other, ledger))
+        assert steps[ledger] == round(
+            schedule.compute(other, plan(other), ledger) / schedule.step_cost(other, ledger)
+        )
     assert steps == {'flops': 15_850, 'paper': 14_688}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # learning rates
 
 
@@ -378,9 +490,22 @@ def closed_form(c: TrainConfig, total: int, step: int) -> float:
 @pytest.mark.parametrize('scale', [1.0, 0.5, (1.0, 0.8, 0.25)])
 @pytest.mark.parametrize('lr_schedule', ['constant', 'cosine', 'wsd'])
 def test_the_rate_of_every_step_follows_its_closed_form(lr_schedule, scale, power, rewarm):
-    c = TrainConfig(n_layer=8, n_stages=3, stage_depths=(1, 4, 8), stage_steps=(20, 20, 20), continual_steps=20, warmup_steps=10,
-                    learning_rate=0.5, min_lr=0.125, decay_fraction=0.35, rewarm_steps=6, lr_schedule=lr_schedule,
-                    stage_lr_scale=scale, lr_depth_power=power, rewarm=rewarm)
+    c = TrainConfig(
+        n_layer=8,
+        n_stages=3,
+        stage_depths=(1, 4, 8),
+        stage_steps=(20, 20, 20),
+        continual_steps=20,
+        warmup_steps=10,
+        learning_rate=0.5,
+        min_lr=0.125,
+        decay_fraction=0.35,
+        rewarm_steps=6,
+        lr_schedule=lr_schedule,
+        stage_lr_scale=scale,
+        lr_depth_power=power,
+        rewarm=rewarm,
+    )
     phases = plan(c)
     for step in range(80):
         stage = min(step // 20, 3)  # from 0; 3 is continual training
@@ -400,7 +525,9 @@ def test_the_rate_of_every_step_follows_its_closed_form(lr_schedule, scale, powe
 
 
 def test_no_layer_has_the_rate_of_one():
-    c = TrainConfig(n_layer=4, n_stages=2, stage_depths=(0, 4), growth_steps=10, lr_depth_power=0.5, learning_rate=1.0)
+    c = TrainConfig(
+        n_layer=4, n_stages=2, stage_depths=(0, 4), growth_steps=10, lr_depth_power=0.5, learning_rate=1.0
+    )
     assert schedule.get_lr(c, plan(c), 0) == 2.0
 
 
@@ -422,8 +549,15 @@ def test_rewarming_follows_each_growth_but_not_the_first_layers():
     ({'n_stages': 1, 'growth_steps': 0}, (0,)),
 ])
 def test_rewarming_follows_a_growth_at_step_0_of_a_run_that_grows_a_trained_model(settings, growths):
-    c = TrainConfig(init_from='gpt2', init_depth=12, n_layer=16, continual_steps=100, learning_rate=1.0, rewarm_steps=10,
-                    **settings)
+    c = TrainConfig(
+        init_from='gpt2',
+        init_depth=12,
+        n_layer=16,
+        continual_steps=100,
+        learning_rate=1.0,
+        rewarm_steps=10,
+        **settings,
+    )
     phases = plan(c)
     rates = [schedule.get_lr(c, phases, step) for step in range(schedule.total_steps(phases))]
     expected = [1.0] * len(rates)
@@ -432,15 +566,32 @@ def test_rewarming_follows_a_growth_at_step_0_of_a_run_that_grows_a_trained_mode
     assert rates == pytest.approx(expected)
 
 
-@pytest.mark.parametrize('change, shared', [
-    ({'stage_lr_scale': (1.0, 0.5, 1.0)}, 20), ({'stage_lr_scale': 0.5}, 0), ({'lr_depth_power': 0.25}, 0),
-    ({'rewarm': 'new'}, 20), ({'rewarm': 'new', 'rewarm_steps': 0}, 20), ({'grow_init': ('random', 'random', 'stack')}, 40),
-    ({'grow_init': ('stack', 'random', 'random')}, 80), ({'grow_map': ((0, -1, -1), (0, 1, 2, -1, -1, -1))}, 80),
-    ({'grow_map': ((0, -1, -1), (-1, 0, 1, 2, -1, -1))}, 40), ({'phase1_fraction': (0.5, 0.5, 0.25)}, 45),
-    ({'stage_depths': (0, 3, 6)}, 0), ({'grow_init': ('random', 'zero', 'random')}, 20),
-])
+@pytest.mark.parametrize(
+    'change, shared',
+    [
+        ({'stage_lr_scale': (1.0, 0.5, 1.0)}, 20),
+        ({'stage_lr_scale': 0.5}, 0),
+        ({'lr_depth_power': 0.25}, 0),
+        ({'rewarm': 'new'}, 20),
+        ({'rewarm': 'new', 'rewarm_steps': 0}, 20),
+        ({'grow_init': ('random', 'random', 'stack')}, 40),
+        ({'grow_init': ('stack', 'random', 'random')}, 80),
+        ({'grow_map': ((0, -1, -1), (0, 1, 2, -1, -1, -1))}, 80),
+        ({'grow_map': ((0, -1, -1), (-1, 0, 1, 2, -1, -1))}, 40),
+        ({'phase1_fraction': (0.5, 0.5, 0.25)}, 45),
+        ({'stage_depths': (0, 3, 6)}, 0),
+        ({'grow_init': ('random', 'zero', 'random')}, 20),
+    ],
+)
 def test_shared_prefixes_end_where_rates_or_growths_begin_to_differ(change, shared):
-    a = TrainConfig(n_layer=6, n_stages=3, stage_depths=(1, 3, 6), stage_steps=(20, 20, 20), continual_steps=20, rewarm_steps=5)
+    a = TrainConfig(
+        n_layer=6,
+        n_stages=3,
+        stage_depths=(1, 3, 6),
+        stage_steps=(20, 20, 20),
+        continual_steps=20,
+        rewarm_steps=5,
+    )
     b = dataclasses.replace(a, **change)
     assert schedule.shared_prefix(a, b) == schedule.shared_prefix(b, a) == shared
 
@@ -450,32 +601,52 @@ def test_rewarm_matters_to_a_prefix_only_where_something_warms():
     assert schedule.shared_prefix(a, dataclasses.replace(a, rewarm='new')) == 30
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # growing a trained model
 
 
 def test_growing_from_a_checkpoint_has_something_to_freeze_in_its_first_stage():
-    c = TrainConfig(init_from='gpt2', init_depth=12, n_layer=16, n_stages=2, growth_steps=100, continual_steps=0)
+    c = TrainConfig(
+        init_from='gpt2', init_depth=12, n_layer=16, n_stages=2, growth_steps=100, continual_steps=0
+    )
     assert [(p.stage, p.phase, p.depth, p.n_frozen) for p in plan(c)] == [
         (1, 'phase1', 14, 12), (1, 'phase2', 14, 0), (2, 'phase1', 16, 14), (2, 'phase2', 16, 0)]
 
 
 def test_match_gives_a_baseline_the_others_compute():
-    c = load_config(['configs/baseline.py', 'configs/cpu.py', '--match=configs/nofreeze_8stage.py+configs/cpu.py'], '')
+    c = load_config(
+        ['configs/baseline.py', 'configs/cpu.py', '--match=configs/nofreeze_8stage.py+configs/cpu.py'], ''
+    )
     other = load_config(['configs/nofreeze_8stage.py', 'configs/cpu.py'], '')
     resolved = schedule.resolve(c)
     full = schedule.step_cost(c, 'flops')
     assert resolved.match == '' and type(resolved.continual_steps) is int
-    assert abs(schedule.compute(resolved, plan(resolved), 'flops') - schedule.compute(other, plan(other), 'flops')) <= full
+    assert (
+        abs(
+            schedule.compute(resolved, plan(resolved), 'flops')
+            - schedule.compute(other, plan(other), 'flops')
+        )
+        <= full
+    )
 
 
 def test_stage_fractions_are_shares_of_the_whole_run_also_at_equal_compute():
-    c = TrainConfig(n_stages=2, stage_depths=(1, 12), stage_fractions=(0.8, 0.0), grow_init='copy_last', phase1_fraction=0.0,
-                    growth_steps=0, continual_steps=1000, baseline_steps=1000)
+    c = TrainConfig(
+        n_stages=2,
+        stage_depths=(1, 12),
+        stage_fractions=(0.8, 0.0),
+        grow_init='copy_last',
+        phase1_fraction=0.0,
+        growth_steps=0,
+        continual_steps=1000,
+        baseline_steps=1000,
+    )
     assert [(p.stage, p.phase, p.start, p.stop, p.depth) for p in plan(c)] == [
         (1, 'phase2', 0, 800, 1), (2, 'continual', 800, 1000, 12)]
     full = schedule.step_cost(c, 'flops')
-    assert schedule.compute(c, plan(c), 'flops') / (1000 * full) == pytest.approx(.466, abs=.001)  # known at 124M
+    assert schedule.compute(c, plan(c), 'flops') / (1000 * full) == pytest.approx(
+        0.466, abs=0.001
+    )  # known at 124M
     at_6 = dataclasses.replace(c, stage_fractions=(0.6, 0.0))
     assert schedule.compute(at_6, plan(at_6), 'flops') / (1000 * full) == pytest.approx(.599, abs=.001)
     equal = dataclasses.replace(c, continual_steps='equal_compute')
@@ -504,8 +675,11 @@ def run(*args):
 
 
 def test_the_printed_plan_needs_no_torch():
-    block = "import sys; sys.modules['torch'] = None; sys.argv = ['schedule.py', 'configs/incremental_8stage.py']; " \
-            "import runpy; runpy.run_path('schedule.py', run_name='__main__')"
+    block = (
+        "import sys; sys.modules['torch'] = None; "
+        "sys.argv = ['schedule.py', 'configs/incremental_8stage.py']; "
+        "import runpy; runpy.run_path('schedule.py', run_name='__main__')"
+    )
     done = run('-c', block)
     assert done.returncode == 0 and done.stdout.count('phase1') == 7 and done.stdout.count('continual') >= 1
     assert '79.3%' in done.stdout
@@ -516,11 +690,23 @@ def test_json_plan_adds_up():
     printed = json.loads(done.stdout)
     assert len(printed['phases']) == 16
     for row in printed['phases']:
-        assert {'stage', 'phase', 'start', 'stop', 'depth', 'n_frozen', 'tokens', 'flops', 'flops_paper'} <= row.keys()
+        assert {
+            'stage',
+            'phase',
+            'start',
+            'stop',
+            'depth',
+            'n_frozen',
+            'tokens',
+            'flops',
+            'flops_paper',
+        } <= row.keys()
     for key in ('tokens', 'flops', 'flops_paper'):
         assert sum(p[key] for p in printed['phases']) == printed['totals'][key]
     assert printed['totals']['tokens'] == 20_000 * 524_288
-    assert printed['totals']['bytes']['weights'] == 4 * sum(p.numel() for p in GPT(GPTConfig(vocab_size=50304)).parameters())
+    assert printed['totals']['bytes']['weights'] == 4 * sum(
+        p.numel() for p in GPT(GPTConfig(vocab_size=50304)).parameters()
+    )
 
 
 def test_hours_follow_from_the_given_speed():
@@ -531,17 +717,36 @@ def test_hours_follow_from_the_given_speed():
     assert run('schedule.py', 'configs/baseline.py', '--tflops=fast').returncode == 2
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # shared prefixes
 
 
 def step_by_step(a: TrainConfig, b: TrainConfig) -> int:
     """The steps that two runs train alike, by walking through both."""
     never_matter = {'out_dir', 'run_name', 'resume', 'device', 'log_interval', 'eval_interval', 'val_tokens'}
-    by_step = {'n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'phase1_fraction',
-               'phase1_embeddings', 'continual_steps', 'baseline_steps', 'ledger', 'grow_init', 'grow_optimizer',
-               'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction', 'rewarm', 'lr_depth_power',
-               'stage_lr_scale', 'grow_map'}
+    by_step = {
+        'n_stages',
+        'stage_depths',
+        'growth_steps',
+        'stage_steps',
+        'stage_fractions',
+        'phase1_fraction',
+        'phase1_embeddings',
+        'continual_steps',
+        'baseline_steps',
+        'ledger',
+        'grow_init',
+        'grow_optimizer',
+        'min_lr',
+        'lr_schedule',
+        'warmup_steps',
+        'rewarm_steps',
+        'decay_fraction',
+        'rewarm',
+        'lr_depth_power',
+        'stage_lr_scale',
+        'grow_map',
+    }
     for name in {f.name for f in dataclasses.fields(TrainConfig)} - never_matter - by_step:
         if getattr(a, name) != getattr(b, name) and (name != 'muon_learning_rate' or a.optimizer == 'muon'):
             return 0
@@ -572,14 +777,26 @@ def random_config(random) -> TrainConfig:
     fractions = choose(((), (), tuple([choose((.1, .2, .25))] * n_stages), (.2,) * (n_stages - 1) + (0.0,)))
     growing = choose((False, False, True))
     return TrainConfig(
-        n_layer=6, n_stages=n_stages, growth_steps=choose((8, 12, 13)), continual_steps=choose((0, 10, 30, 31)),
-        stage_fractions=fractions, phase1_fraction=choose((0.0, 0.5)), grow_init=choose(('random', 'copy_last', 'zero', 'stack')),
-        rewarm=choose(('all', 'new')), lr_depth_power=choose((0.0, 0.0, 0.25)),
+        n_layer=6,
+        n_stages=n_stages,
+        growth_steps=choose((8, 12, 13)),
+        continual_steps=choose((0, 10, 30, 31)),
+        stage_fractions=fractions,
+        phase1_fraction=choose((0.0, 0.5)),
+        grow_init=choose(('random', 'copy_last', 'zero', 'stack')),
+        rewarm=choose(('all', 'new')),
+        lr_depth_power=choose((0.0, 0.0, 0.25)),
         stage_lr_scale=choose((1.0, 1.0, 0.5, (1.0,) * (n_stages - 1) + (0.5,))),
-        phase1_embeddings=choose(('input_frozen', 'train')), grow_optimizer=choose(('keep', 'copy', 'reset')),
-        init_from='x' if growing else 'scratch', init_depth=1 if growing else 0, min_lr=choose((0.0, 1e-4)),
-        lr_schedule=choose(('constant', 'wsd', 'wsd', 'cosine')), warmup_steps=choose((0, 5, 25)),
-        rewarm_steps=choose((0, 4)), decay_fraction=choose((0.1, 0.2, 1.0)))
+        phase1_embeddings=choose(('input_frozen', 'train')),
+        grow_optimizer=choose(('keep', 'copy', 'reset')),
+        init_from='x' if growing else 'scratch',
+        init_depth=1 if growing else 0,
+        min_lr=choose((0.0, 1e-4)),
+        lr_schedule=choose(('constant', 'wsd', 'wsd', 'cosine')),
+        warmup_steps=choose((0, 5, 25)),
+        rewarm_steps=choose((0, 4)),
+        decay_fraction=choose((0.1, 0.2, 1.0)),
+    )
 
 
 def has_plan(config: TrainConfig) -> bool:
@@ -597,8 +814,14 @@ def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_p
     found = []
     while len(found) < 500:
         a, other = random_config(generator), random_config(generator)
-        values = {f.name: getattr(other, f.name) for f in dataclasses.fields(TrainConfig) if generator.random() < 0.3}
-        values |= generator.choice(({}, {}, {}, {'weight_decay': 0.0}, {'muon_learning_rate': 1.0}, {'dtype': 'float32'}))
+        values = {
+            f.name: getattr(other, f.name)
+            for f in dataclasses.fields(TrainConfig)
+            if generator.random() < 0.3
+        }
+        values |= generator.choice(
+            ({}, {}, {}, {'weight_decay': 0.0}, {'muon_learning_rate': 1.0}, {'dtype': 'float32'})
+        )
         b = dataclasses.replace(a, **values)
         if not (has_plan(a) and has_plan(b)):
             continue
@@ -610,7 +833,9 @@ def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_p
     assert sum(steps > 0 for steps in found) > 130 and len(set(found)) > 20
 
 
-@pytest.mark.parametrize('config', ['bu_1to12_wsd', 'gong_3_6_12', 'midas_3_6_9_12', 'incremental_8stage', 'baseline'])
+@pytest.mark.parametrize(
+    'config', ['bu_1to12_wsd', 'gong_3_6_12', 'midas_3_6_9_12', 'incremental_8stage', 'baseline']
+)
 @pytest.mark.parametrize('budget', [1000, 1003, 16_001])
 def test_with_compute_lands_within_half_a_step_of_any_budget(config, budget):
     c = load_config([f'configs/{config}.py', '--growth_steps=500'], '')
