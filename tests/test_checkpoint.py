@@ -3,10 +3,12 @@
 import os
 import pickle
 import resource
+import runpy
+import shutil
 import signal
-import subprocess
 import sys
 import threading
+import time
 import zipfile
 
 import pytest
@@ -134,16 +136,20 @@ def test_no_space_left_keeps_what_was_there(tmp_path):
 
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     saved(tmp_path, 1)
-    code = ('import sys; sys.path.insert(0, "."); sys.path.insert(0, "tests"); import checkpoint, test_checkpoint as t\n'
-            'print("ready", flush=True)\nwhile True: checkpoint.save_checkpoint(sys.argv[1] + "/ckpt_000002.pt", t.state(2))')
+    new = state(2)
     for wait in range(6):
-        process = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE)
-        process.stdout.readline()
-        try:
-            process.wait(0.003 + 0.011 * wait)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        process.wait()
+        reading, writing = os.pipe()
+        child = os.fork()  # this process with its torch: importing it again would take the time of the rest
+        if child == 0:
+            os.write(writing, b'.')
+            while True:
+                checkpoint.save_checkpoint(str(tmp_path / 'ckpt_000002.pt'), new)
+        os.read(reading, 1)
+        time.sleep(0.003 + 0.011 * wait)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
         for path in tmp_path.glob('ckpt_*.pt'):
             checkpoint.read_checkpoint(str(path))
 
@@ -223,3 +229,139 @@ def test_weights_that_two_files_share_are_copied_once():
         assert stage['model'][name] is whole['model'][name] is not tensor
         assert torch.equal(stage['model'][name], tensor)
     assert stage['config'] == content['config'] and stage['config'] is not content['config']
+
+
+# ----------------------------------------------------------------------------------------------------------
+# which checkpoint, and which are kept
+
+
+def names(folder) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def damage(path, how: str):
+    """Cut a file off, or flip one bit in the middle of its largest tensor, or empty it."""
+    raw = bytearray(path.read_bytes())
+    if how == 'cut off':
+        raw = raw[:-100]
+    elif how == 'empty':
+        raw = b''
+    else:
+        with zipfile.ZipFile(path) as archive:
+            member = max(archive.infolist(), key=lambda m: m.file_size)
+        raw[member.header_offset + 200 + member.file_size // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def test_the_millionth_step_comes_after_the_one_before_it(tmp_path):
+    for step in (999_999, 1_000_000, 1_000_001):
+        saved(tmp_path, step)
+    assert checkpoint.latest(str(tmp_path))[1]['step'] == 1_000_001
+    assert checkpoint.latest(str(tmp_path), at_most=1_000_000)[1]['step'] == 1_000_000
+    assert checkpoint.load_model(str(tmp_path))[1]['step'] == 1_000_001
+    checkpoint.prune(str(tmp_path), 2)
+    assert names(tmp_path) == ['ckpt_1000000.pt', 'ckpt_1000001.pt']
+
+
+def test_files_with_other_names_are_no_checkpoints_and_are_left_alone(tmp_path):
+    others = ('ckpt_best.pt', 'ckpt_old_000009.pt', 'ckpt_000009.pt.bak', 'my_ckpt_000009.pt', 'ckpt_000009 (copy).pt',
+              'notes.pt.tmp', 'ckpt_best.pt.tmp')
+    for name in others:
+        (tmp_path / name).write_bytes(b'mine')
+    assert checkpoint.latest(str(tmp_path)) is None
+    for step in (1, 2, 3):
+        saved(tmp_path, step)
+    (tmp_path / 'ckpt_000004.pt.tmp').write_bytes(b'what a kill has left')
+    (tmp_path / 'stage_01.pt.tmp').write_bytes(b'what a kill has left')
+    assert checkpoint.latest(str(tmp_path))[1]['step'] == 3
+    checkpoint.prune(str(tmp_path), 1)
+    assert names(tmp_path) == sorted([*others, 'ckpt_000003.pt'])
+
+
+@pytest.mark.parametrize('how', ['cut off', 'one bit', 'empty'])
+@pytest.mark.parametrize('n', [1, 2])
+def test_a_damaged_checkpoint_takes_no_slot_and_is_never_deleted(tmp_path, capsys, how, n):
+    for step in (1, 2, 3, 4):
+        saved(tmp_path, step)
+    checkpoint.prune(str(tmp_path), 4)  # all have been read by now
+    damage(tmp_path / 'ckpt_000004.pt', how)
+    checkpoint.prune(str(tmp_path), n)
+    kept = [f'ckpt_00000{step}.pt' for step in range(4 - n, 4)]
+    assert names(tmp_path) == [*kept, 'ckpt_000004.pt.set_aside']
+    assert 'ckpt_000004.pt is now called ckpt_000004.pt.set_aside' in capsys.readouterr().err
+    assert checkpoint.latest(str(tmp_path))[1]['step'] == 3
+
+
+def test_steps_that_are_kept_for_good_take_no_slot(tmp_path):
+    for step in range(1, 8):
+        saved(tmp_path, step)
+    checkpoint.prune(str(tmp_path), 2, keep=(2, 7, 99))
+    assert [step for step, _ in checkpoint.numbered(str(tmp_path))] == [2, 5, 6, 7]
+
+
+def test_what_comes_after_the_step_that_a_run_goes_on_from_is_set_aside(tmp_path):
+    for step in (3, 6, 9, 12):
+        saved(tmp_path, step)
+    content = (tmp_path / 'ckpt_000012.pt').read_bytes()
+    (tmp_path / 'ckpt_000012.pt.set_aside').write_bytes(b'of an earlier time')
+    checkpoint.set_aside_later(str(tmp_path), 6)
+    assert names(tmp_path) == ['ckpt_000003.pt', 'ckpt_000006.pt', 'ckpt_000009.pt.set_aside',
+                               'ckpt_000012.pt.set_aside', 'ckpt_000012.pt.set_aside_']
+    assert (tmp_path / 'ckpt_000012.pt.set_aside_').read_bytes() == content
+    checkpoint.set_aside_later(str(tmp_path / 'nowhere'), 6)
+
+
+@pytest.mark.parametrize('error', [RuntimeError('unable to mmap 9 bytes from file <x>: No such device (19)'),
+                                   OSError(19, 'mmap: No such device')])
+def test_a_file_system_that_maps_no_files_is_read_all_the_same(tmp_path, monkeypatch, error):
+    path = saved(tmp_path)
+
+    def from_file(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch.UntypedStorage, 'from_file', from_file)
+    read = checkpoint.read_checkpoint(path)
+    assert read['step'] == 3 and read['model'].keys() == state()['model'].keys()
+
+
+def train(monkeypatch, *argv):
+    monkeypatch.setattr(sys, 'argv', ['train.py', *argv])
+    runpy.run_path('train.py')['main']()
+
+
+def test_a_run_resumed_behind_a_damaged_checkpoint_keeps_its_last_good_one(tiny, tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'run'
+    train(monkeypatch, *tiny, f'--out_dir={out}', '--growth_steps=6', '--continual_steps=3', '--hellaswag_interval=0')
+    assert [step for step, _ in checkpoint.numbered(str(out))] == [2, 3, 4, 6, 9]
+    for step in (6, 9):
+        damage(out / f'ckpt_{step:06d}.pt', 'one bit')
+    (out / 'ckpt_best.pt').write_bytes(b'mine')
+    seen = []
+    real = checkpoint.prune
+
+    def prune(run_dir, *args):
+        seen.append(checkpoint.latest(run_dir)[1]['step'])  # a kill may come at any time
+        real(run_dir, *args)
+        seen.append(checkpoint.latest(run_dir)[1]['step'])
+
+    monkeypatch.setattr(checkpoint, 'prune', prune)
+    train(monkeypatch, f'--resume={out}', '--keep_checkpoints=1')
+    assert seen == [6, 6, 9, 9]
+    assert [p for p in names(out) if p.startswith('ckpt')] == [
+        'ckpt_000006.pt.set_aside', 'ckpt_000009.pt', 'ckpt_000009.pt.set_aside', 'ckpt_best.pt']
+
+
+def test_a_folder_with_a_copied_checkpoint_alone_is_a_run(tiny, tmp_path, monkeypatch):
+    flags = ['--growth_steps=6', '--continual_steps=3', '--hellaswag_interval=0']
+    train(monkeypatch, *tiny, f'--out_dir={tmp_path}/run', *flags)
+    for name in ('ckpt_000004.pt', 'stage_01.pt'):
+        copy = tmp_path / f'copy of {name}'
+        copy.mkdir()
+        shutil.copy(tmp_path / 'run' / name, copy)
+        with pytest.raises(UserError, match='already holds a run'):
+            train(monkeypatch, *tiny, f'--out_dir={copy}', *flags)
+        assert (copy / name).read_bytes() == (tmp_path / 'run' / name).read_bytes()
+    copy = tmp_path / 'copy of ckpt_000004.pt'
+    train(monkeypatch, *tiny, f'--out_dir={copy}', *flags, '--resume=auto')
+    states = [checkpoint.latest(str(folder))[1]['model'] for folder in (copy, tmp_path / 'run')]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
