@@ -13,7 +13,6 @@ key-value cache: it is for a look, not for service.
 import argparse
 import codecs
 import math
-import sys
 
 import torch
 
@@ -52,7 +51,6 @@ def main():
     checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)
     enc = data.get_tokenizer(info['tokenizer'])
     prompt = enc.encode_ordinary(args.prompt) or [enc.eot_token]
-    sys.stdout.reconfigure(errors='replace')  # a terminal that lacks a character shows a question mark
     for i in range(args.n):
         print(args.prompt, end='', flush=True)
         decoder = codecs.getincrementaldecoder('utf-8')('replace')  # a character may be several tokens

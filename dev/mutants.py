@@ -389,6 +389,48 @@ breaks(
 )
 
 breaks(
+    'hugging_face.py', 'test_hugging_face.py',
+    ('a head of its own is dropped', 'if not torch.equal(untied, embedding):', 'if False:', 'head'),
+    ('a tokenizer of as many tokens is GPT-2\'s', "if numbers == list(range(n)) and hash_lines(tokens[:n]) == sha256:",
+     'if numbers == list(range(n)):', 'another_tokenizer'),
+    ('merges count for nothing', 'if hash_lines(merges) == sha256}', '}', 'another_tokenizer'),
+    ('what tokenizer.json does first counts for nothing', "if normalizer is not None or splitter != 'ByteLevel':",
+     'if False:', 'another_tokenizer'),
+    ('a file of another kind is overlooked', 'for file in (*OTHER_FILES, *readers):', 'for file in readers:',
+     'another_tokenizer'),
+    ('one file that fits is enough', 'known &= readers[file](path)', 'known |= readers[file](path)',
+     'files_of_two'),
+    ('numbers written as text are taken', 'if type(value) is not int or value < least:', 'if value is None:',
+     'not_gpt2'),
+    ('matrices are not transposed', 'return tensor.T', 'return tensor', 'transformers_logits'),
+    ('a missing tokenizer is not said', "if os.environ.get('RANK', '0') == '0':", 'if False:', 'missing_tokenizer'),
+)
+
+breaks(
+    'export_hf.py', 'test_export_hf.py',
+    ('padding is exported', 'weight = weight[:n_vocab]', 'weight = weight', 'same_logits and bytes'),
+    ('the card counts the whole plan', 'spent = schedule.compute(config, phases, ledger, step)',
+     'spent = schedule.compute(config, phases, ledger)', 'card_tells'),
+    ('the card has a later score', "and record['step'] <= step", '', 'card_tells'),
+    ('a model of others is overwritten', 'if taken:', 'if False:', 'refused_before'),
+    ('nobody asks for the login', 'api.whoami()', 'pass', 'without_a_login'),
+)
+
+breaks(
+    'sample.py', 'test_sample.py',
+    ('padding is drawn', 'logits[0, :n_vocab]', 'logits[0]', 'padding'),
+    ('the context keeps its beginning', 'tokens[-model.config.block_size:]', 'tokens[:model.config.block_size]',
+     'cropped'),
+    ('temperature counts for nothing', '(logits - logits.max()) / temperature)', '(logits - logits.max()))',
+     'probabilities'),
+    ('top_k takes one less', 'logits.topk(min(top_k, n_vocab)).values[-1]', 'logits.topk(min(top_k, n_vocab)).values[-2]',
+     'top_k'),
+    ('another vocabulary is spoken', "checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)", 'pass',
+     'fewer_rows'),
+    ('all samples have one seed', 'seed = args.seed + i', 'seed = args.seed', 'same_seed'),
+)
+
+breaks(
     'stats.py', 'test_stats.py',
     ('variances are of a population', 'values.var(axis=-1, ddof=1)', 'values.var(axis=-1, ddof=0)',
      'equals_scipy'),
