@@ -1,12 +1,12 @@
 """
-The commands of a study's runs, and the slots of this machine that they go to. study.py says when.
+Commands of runs, and the slots of this machine that they go to. study.py says which and when.
 
-A slot is a core (cpu), a GPU (0), or several of them (0+1), which torchrun then starts ranks on. A run gets exactly its
-slot: one thread, or its GPUs. It is an ordinary command, the first line of console.txt in its folder.
+A slot is a core (cpu), a GPU (0), or several of them (0+1), on which torchrun starts as many ranks. A run
+sees its slot and no more of the machine: one thread, or its GPUs. It is an ordinary command, the first line
+of its console.txt.
 
-Whatever ends the launcher ends its runs: a signal is passed on, so that they save; and if the launcher is killed, its
-watchdog tells them, and kills what is still there 45 seconds later.
-"""
+Whatever ends the launcher ends its runs. A signal is passed on, so that they save. If the launcher is killed,
+its watchdog, a process of its own, tells them, and kills what is still there 45 seconds later. """
 
 import json
 import os
@@ -19,14 +19,17 @@ import time
 from collections import Counter
 
 from common import UserError, atomic_write, locked
-from grid import HERE, Run, Study, as_flag, final_loss, finished_folder, last_step, out_folder, saved_steps, shared_steps
+from grid import Run, final_loss, finished_folder, last_step, out_folder, saved_steps, shared_steps
+from study_file import HERE, Study, as_flag
 
 POLL_SECONDS = 0.5
-# Its own process: it outlives a launcher that is killed, and then stops the runs that are left, within a minute.
+LOG_SECONDS = 300  # between the lines of progress where there is no terminal
+TRIES = 2
 WATCHDOG = """
 import os, signal, sys, time
+
 left = set()
-for line in sys.stdin:
+for line in sys.stdin:  # until the launcher ends, however it ends
     (left.add if line[0] == '+' else left.discard)(int(line[1:]))
 
 def tell(kill, number):
@@ -36,7 +39,7 @@ def tell(kill, number):
         except ProcessLookupError:
             left.discard(pid)
 
-tell(os.kill, signal.SIGTERM)
+tell(os.kill, signal.SIGTERM)  # to torchrun or train.py alone: each rank is to hear of it once
 end = time.monotonic() + 45
 while left and time.monotonic() < end:
     time.sleep(0.2)
@@ -45,23 +48,39 @@ tell(os.killpg, signal.SIGKILL)
 """
 
 
-def parse_slots(text: str) -> list[str]:
-    """--slots as a list. Without it: each GPU, else each core. Raises UserError for slots that overlap or differ."""
-    if not text:
-        import torch  # here, since it takes seconds and nothing else needs it
+# ------------------------------------------------------------------------------------------------------------
+# slots and commands
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-        return [str(i) for i in range(torch.cuda.device_count())] or ['cpu'] * cores
+
+def parse_slots(text: str) -> list[str]:
+    """--slots as a list. Without it: each GPU, else each core. Raises UserError for slots that overlap or
+    differ."""
+    if not text:
+        return slots_of_machine()
     slots = text.split(',')
     for slot in slots:
         if not re.fullmatch(r'cpu(\+cpu)*|\d+(\+\d+)*', slot):
-            raise UserError(f"--slots={text}: {slot!r} is no slot; one is cpu, a GPU's number, or several joined by +")
-    if len({(slot.count('+'), slot.startswith('cpu')) for slot in slots}) > 1:
-        raise UserError(f'--slots={text}: slots must be alike, since runs on other hardware end in other bits')
+            raise UserError(f"--slots={text}: {slot!r} is no slot; one is cpu, a GPU's number, or several "
+                            'joined by +')
+    kinds = {(slot.startswith('cpu'), slot.count('+')) for slot in slots}
+    if len(kinds) > 1:
+        raise UserError(f'--slots={text}: slots must be alike; runs on other hardware end in other bits')
     devices = [device for device in '+'.join(slots).split('+') if device != 'cpu']
     if len(set(devices)) < len(devices):
         raise UserError(f'--slots={text}: a GPU stands there twice')
     return slots
+
+
+def slots_of_machine() -> list[str]:
+    """A slot for each GPU; where there is none, for each core that this process may use."""
+    import torch  # here, since it takes seconds to load and no other part of a study needs it
+
+    gpus = [str(number) for number in range(torch.cuda.device_count())]
+    if gpus:
+        return gpus
+    if hasattr(os, 'sched_getaffinity'):  # not on a Mac
+        return ['cpu'] * len(os.sched_getaffinity(0))
+    return ['cpu'] * os.cpu_count()
 
 
 def slot_environment(slot: str) -> dict:
@@ -70,24 +89,26 @@ def slot_environment(slot: str) -> dict:
         return {'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     devices = slot.split('+')
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
-    if visible:  # a scheduler's choice, within which our numbers count
-        names = visible.split(',')
+    if visible:
+        names = visible.split(',')  # a scheduler's choice, within which our numbers count
         if max(int(device) for device in devices) >= len(names):
             raise UserError(f'slot {slot}: CUDA_VISIBLE_DEVICES names only {len(names)} GPUs ({visible})')
         devices = [names[int(device)] for device in devices]
     return {'CUDA_VISIBLE_DEVICES': ','.join(devices)}
 
 
-def command_of(study: Study, run: Run, slot: str, branch_from: str, separate: bool) -> list[str]:
+def command_of(study: Study, run: Run, slot: str, branch_from: str = '', separate: bool = False) -> list[str]:
     """The command of a run, as one types it."""
-    ranks = slot.count('+') + 1
     words = ['python']
-    if ranks > 1:  # --standalone: a port of its own, whatever else runs on this machine
+    ranks = slot.count('+') + 1
+    if ranks > 1:  # --standalone takes a free port, whatever else runs on this machine
         words = ['torchrun', '--standalone', f'--nproc_per_node={ranks}']
     words += [os.path.normpath(os.path.join(HERE, 'train.py')), *run.argv]
     if not slot.startswith('cpu') and run.config.device == 'auto':
         words.append('--device=cuda')  # where there is none that is an error, not a slow run
-    words += [as_flag('out_dir', out_folder(study, run)), as_flag('run_name', run.folder), '--resume=auto']
+    words.append(as_flag('out_dir', out_folder(study, run)))
+    words.append(as_flag('run_name', run.folder))
+    words.append('--resume=auto')
     save_at = sorted(step for step in run.save_at if step < run.total)
     if save_at and not separate:
         words.append(as_flag('checkpoint_steps', save_at))
@@ -98,15 +119,34 @@ def command_of(study: Study, run: Run, slot: str, branch_from: str, separate: bo
 
 def best_prefix(study: Study, run: Run, everything: list[Run]) -> str:
     """The folder of the run whose checkpoints spare this one most steps, '' if none does."""
-    best, folder = 0, ''
+    best = 0
+    best_folder = ''
+    if run.parent is None and not run.save_at:
+        return best_folder  # it shares nothing with anyone
     for other in everything:
-        if other is run or run.parent is None:
+        folder = out_folder(study, other)
+        if other is run or not os.path.isdir(folder):
             continue
         steps = shared_steps(run, other)
-        fitting = [step for step in saved_steps(out_folder(study, other)) if best < step <= steps]
+        fitting = [step for step in saved_steps(folder) if best < step <= steps]
         if fitting:
-            best, folder = max(fitting), out_folder(study, other)
-    return folder
+            best = max(fitting)
+            best_folder = folder
+    return best_folder
+
+
+def start_process(command: list[str], environment: dict, console) -> subprocess.Popen:
+    """Start a command, by this interpreter and in a session of its own: Ctrl-C at the terminal reaches the
+    launcher alone, which passes it on once."""
+    program = [sys.executable]
+    if command[0] == 'torchrun':
+        program += ['-m', 'torch.distributed.run']
+    return subprocess.Popen([*program, *command[1:]], stdin=subprocess.DEVNULL, stdout=console,
+                            stderr=subprocess.STDOUT, env=os.environ | environment, start_new_session=True)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the launcher
 
 
 class Launcher:
@@ -117,14 +157,15 @@ class Launcher:
         self.environments = [slot_environment(slot) for slot in slots]
         self.waiting = []  # runs
         self.active = {}  # number of the slot: (run, process)
-        self.tries = Counter()
-        self.said = set()  # folders that were said to be in use
+        self.tries = Counter()  # by the run's folder, as all that follows
+        self.said_to_wait = set()
         self.failed = study.failed
         self.failed.clear()  # an earlier launcher's, perhaps for a reason that is gone
         self.signals = 0
         self.passed_on = 0
-        self.watchdog = subprocess.Popen([sys.executable, '-c', WATCHDOG], stdin=subprocess.PIPE, start_new_session=True,
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.watchdog = subprocess.Popen([sys.executable, '-c', WATCHDOG], stdin=subprocess.PIPE,
+                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                         start_new_session=True)
         self.handlers = {}
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self.count_signal)
@@ -144,71 +185,68 @@ class Launcher:
             signal.signal(number, handler)
 
     def execute(self, runs: list[Run], everything: list[Run]):
-        """Run `runs`, the longest first; prefixes may come from any of `everything`."""
+        """Run `runs`, the longest first; prefixes may come from any of `everything`. Returns early on a
+        signal."""
         self.waiting = sorted(runs, key=lambda run: -run.total)
-        bar = Bar(self.study, runs, self.separate)
+        progress = Progress(self.study, runs, self.separate)
         while self.active or (self.waiting and not self.signals):
             self.reap()
             self.pass_on_signals()
             for number in range(len(self.slots)):
-                run = None
                 if number not in self.active and not self.signals:
-                    run = next((run for run in self.waiting if self.is_ready(run)), None)
-                if run:
-                    self.waiting.remove(run)
-                    self.start(run, number, everything)
-            bar.show(len(self.active))
+                    self.fill_slot(number, everything)
+            progress.show(len(self.active))
             time.sleep(POLL_SECONDS)
-        bar.end()
+        progress.end()
 
-    def pass_on_signals(self):
-        """The first signal lets the runs finish their step and save, a second one ends them."""
-        if self.passed_on < self.signals:
-            self.passed_on = self.signals
-            for _, process in self.active.values():
-                if self.signals == 1:
-                    process.terminate()
-                else:
-                    process.kill()
+    def fill_slot(self, number: int, everything: list[Run]):
+        """Start the first run that can start."""
+        for run in self.waiting:
+            if self.is_ready(run):
+                self.waiting.remove(run)
+                self.start(run, number, everything)
+                return
 
     def is_ready(self, run: Run) -> bool:
         """Whether what a run starts from is there, and nobody else is in its folder."""
         unfinished = [other for other, _ in self.active.values()] + self.waiting
         if run.source in unfinished:
             return False
-        waits_for_prefix = run.parent in unfinished and not self.separate
-        if waits_for_prefix and run.shared not in saved_steps(out_folder(self.study, run.parent)):
+        # The parent may go on: its checkpoint is enough. If it has failed, the run trains the prefix itself.
+        needs_prefix = run.parent in unfinished and not self.separate
+        if needs_prefix and run.shared not in saved_steps(out_folder(self.study, run.parent)):
             return False
-        if not os.path.isdir(out_folder(self.study, run)):
+        folder = out_folder(self.study, run)
+        if not os.path.isdir(folder):
             return True
         try:
-            with locked(out_folder(self.study, run)):
+            with locked(folder):
                 return True
         except UserError as error:  # what a killed launcher has left; its watchdog stops that within a minute
-            if run.folder not in self.said:
+            if run.folder not in self.said_to_wait:
                 print(f'{run.folder} waits: {error}', flush=True)
-            self.said.add(run.folder)
+            self.said_to_wait.add(run.folder)
             return False
 
     def start(self, run: Run, number: int, everything: list[Run]):
         """Start a run in a slot; its console goes to a file, the command first."""
-        slot, environment = self.slots[number], self.environments[number]
         folder = out_folder(self.study, run)
         os.makedirs(folder, exist_ok=True)
         branch_from = ''
         if not self.separate and not saved_steps(folder):
             branch_from = best_prefix(self.study, run, everything)
-        command = command_of(self.study, run, slot, branch_from, self.separate)
-        as_typed = ' '.join([f'{name}={value}' for name, value in environment.items()] + [shlex.join(command)])
+        command = command_of(self.study, run, self.slots[number], branch_from, self.separate)
+        environment = self.environments[number]
+        as_typed = [f'{name}={value}' for name, value in environment.items()] + [shlex.join(command)]
         with open(os.path.join(folder, 'console.txt'), 'ab') as console:
-            console.write(f'$ {as_typed}\n'.encode())
+            console.write(f'$ {" ".join(as_typed)}\n'.encode())
             console.flush()
             process = start_process(command, environment, console)
         self.tell_watchdog('+', process)
         self.active[number] = (run, process)
         self.tries[run.folder] += 1
         prefix = f', from {branch_from}' if branch_from else ''
-        print(f'start  {run.folder} on {slot}{prefix}', flush=True)
+        print(f'start  {run.folder} on {self.slots[number]}{prefix}', flush=True)
         self.write_state()
 
     def reap(self):
@@ -218,73 +256,85 @@ class Launcher:
                 continue
             del self.active[number]
             self.tell_watchdog('-', process)
+            # What counts is what is there: a run that was told to stop ends with exit code 0, too.
             if finished_folder(self.study, run, elsewhere=False):
                 print(f'done   {run.folder}: val_loss {final_loss(self.study, run):.4f}', flush=True)
             elif not self.signals:
-                why = last_words(out_folder(self.study, run)) or f'exit code {process.returncode}'
-                if self.tries[run.folder] < 2:
-                    self.waiting.insert(0, run)
-                    print(f'failed {run.folder}, once more: {why}', flush=True)
-                else:
-                    self.failed[run.folder] = why
-                    print(f'failed {run.folder}: {why}', flush=True)
+                self.note_failure(run, process)
             self.write_state()
 
+    def note_failure(self, run: Run, process: subprocess.Popen):
+        why = last_words(out_folder(self.study, run)) or f'exit code {process.returncode}'
+        if self.tries[run.folder] < TRIES:
+            self.waiting.insert(0, run)
+            print(f'failed {run.folder}, once more: {why}', flush=True)
+        else:
+            self.failed[run.folder] = why
+            print(f'failed {run.folder}: {why}', flush=True)
+
+    def pass_on_signals(self):
+        """The first signal lets the runs finish their step and save, a second one ends them."""
+        if self.passed_on == self.signals:
+            return
+        self.passed_on = self.signals
+        for _, process in self.active.values():
+            if self.signals == 1:
+                process.terminate()
+            else:
+                process.kill()
+
     def tell_watchdog(self, sign: str, process: subprocess.Popen):
+        """'+': a process to stop if the launcher dies; '-': it has ended."""
         self.watchdog.stdin.write(f'{sign}{process.pid}\n'.encode())
         self.watchdog.stdin.flush()
 
     def write_state(self):
+        """For --status and --report, which other processes ask for."""
         running = {run.folder: self.slots[number] for number, (run, _) in self.active.items()}
         with atomic_write(os.path.join(self.study.out, 'study.json')) as f:
             json.dump({'pid': os.getpid(), 'running': running, 'failed': self.failed}, f, indent=1)
-
-
-def start_process(command: list[str], environment: dict, console) -> subprocess.Popen:
-    """Start a command, by this interpreter and in a session of its own: Ctrl-C at the terminal reaches the launcher
-    alone, which passes it on once."""
-    program = [sys.executable]
-    if command[0] == 'torchrun':
-        program += ['-m', 'torch.distributed.run']
-    return subprocess.Popen([*program, *command[1:]], stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
-                            env=os.environ | environment, start_new_session=True)
 
 
 def last_words(folder: str) -> str:
     """The last line of a run's console that isn't its command."""
     with open(os.path.join(folder, 'console.txt'), encoding='utf-8', errors='replace') as f:
         lines = [line.strip() for line in f.readlines()[-20:] if line.strip()]
-    return lines[-1][:300] if lines and not lines[-1].startswith('$ ') else ''
+    if not lines or lines[-1].startswith('$ '):
+        return ''
+    return lines[-1][:300]
 
 
-class Bar:
-    """One line over all runs, in FLOPs: on a terminal always the same one, elsewhere one every five minutes."""
+class Progress:
+    """One line over all runs, in FLOPs: on a terminal always the same one, elsewhere one every five
+    minutes."""
 
     def __init__(self, study: Study, runs: list[Run], separate: bool):
         self.study, self.runs = study, runs
-        self.shared = {run.folder: 0 if separate else run.flops(run.shared) for run in runs}
-        self.total = sum(run.flops() for run in runs) - sum(self.shared.values())
-        self.began, self.done_at_begin = time.monotonic(), self.done()
+        self.prefixes = [0 if separate else run.flops(run.shared) for run in runs]
+        self.total = sum(run.flops() for run in runs) - sum(self.prefixes)
+        self.began = time.monotonic()
+        self.done_at_begin = self.done()
         self.shown = self.began
 
     def done(self) -> int:
         """FLOPs that the runs have trained themselves."""
         done = 0
-        for run in self.runs:
-            done += max(0, run.flops(last_step(out_folder(self.study, run))) - self.shared[run.folder])
+        for run, prefix in zip(self.runs, self.prefixes):
+            step = last_step(out_folder(self.study, run))
+            done += max(0, run.flops(step) - prefix)
         return done
 
     def show(self, n_active: int):
         on_terminal = sys.stderr.isatty()
         now = time.monotonic()
-        if now - self.shown < (1 if on_terminal else 300):
+        if now - self.shown < (1 if on_terminal else LOG_SECONDS):
             return
         self.shown = now
         done = self.done()
         rate = (done - self.done_at_begin) / (now - self.began)
         minutes = (self.total - done) / rate / 60 if rate else 0
-        line = (f'{done / self.total:6.1%} of {self.total:.3g} FLOPs | {n_active} running | {rate / 1e9:.1f} GFLOP/s | '
-                f'eta {int(minutes // 60)}h{int(minutes % 60):02d}m')
+        line = (f'{done / self.total:6.1%} of {self.total:.3g} FLOPs | {n_active} running | '
+                f'{rate / 1e9:.1f} GFLOP/s | eta {int(minutes // 60)}h{int(minutes % 60):02d}m')
         print(line, end='   \r' if on_terminal else '\n', file=sys.stderr, flush=True)
 
     def end(self):

@@ -1,22 +1,23 @@
 """
 A grid of runs by one command: arms x budgets x seeds, every run with the same compute at its budget.
 
-    python study.py studies/cpu_growth.py                     run what isn't done yet, then write the report
-    python study.py studies/cpu_growth.py --slots=0,1,2,3     four GPUs, one run each; 0+1,2+3: two runs of two GPUs
-    python study.py studies/cpu_growth.py --dry_run           what all of it costs; --tflops=X adds the hours
-    python study.py studies/cpu_growth.py --status            a table of the runs, at any time
-    python study.py studies/cpu_growth.py --report            report.md, report.csv, report.png from what is there
-    python study.py studies/cpu_growth.py --print             the commands instead, for another scheduler
-    python study.py studies/cpu_growth.py --collect           the finished runs' records into results/, without weights
+    python study.py studies/cpu_growth.py                run what isn't done yet, then write the report
+    python study.py studies/cpu_growth.py --slots=0,1    two GPUs, one run each; 0+1,2+3: two runs of two GPUs
+    python study.py studies/cpu_growth.py --dry_run      what all of it costs; --tflops=X adds the hours
+    python study.py studies/cpu_growth.py --status       a table of the runs, at any time
+    python study.py studies/cpu_growth.py --report       report.md, report.csv, report.png from what is there
+    python study.py studies/cpu_growth.py --print        the commands instead, for another scheduler
+    python study.py studies/cpu_growth.py --collect      the finished runs' records to results/, no weights
 
---only=ARM[,ARM], --budgets=, --seeds= take a part of the grid; --out=DIR another place than out/STUDY. Every run is a
-command of train.py, the first line of its console.txt. Typed again, the study goes on where it was. What results/STUDY
-holds isn't run again, unless a part of the grid is named.
+--only=ARM[,ARM], --budgets=, --seeds= take a part of the grid; --out=DIR another place than out/STUDY.
+study_file.py says what a study file is. Every run is a command of train.py, the first line of its
+console.txt. Typed again, the study goes on where it was. What results/STUDY holds isn't run again, unless a
+part of the grid is named.
 
-Runs that train their first steps alike train them once: the longest run trains them, the others branch off there
-(train.py --branch_from) and end in the same bits as on their own. --separate shares nothing. Warm-up-stable-decay runs
-of 1,000, 4,000 and 16,000 steps that decay over their last fifth cost .81 of separate runs.
-"""
+Runs that train their first steps alike train them once: the longest run trains them, the others branch off
+there (train.py --branch_from) and end in the same bits as on their own. --separate shares nothing.
+Warm-up-stable-decay runs of 1,000, 4,000 and 16,000 steps that decay over their last fifth cost .81 of
+separate runs. """
 
 import argparse
 import os
@@ -27,11 +28,8 @@ from collections import Counter
 import schedule
 from common import UserError, atomic_write, locked, run_main
 from grid import (
-    STUDY_NAMES,
     Run,
-    Study,
     all_tuning_runs,
-    did_you_mean,
     final_loss,
     finished_folder,
     last_state,
@@ -39,9 +37,9 @@ from grid import (
     load_study,
     out_folder,
     plan_runs,
-    source_arm,
 )
 from launch import Launcher, best_prefix, command_of, parse_slots, slot_environment
+from study_file import STUDY_NAMES, Study, did_you_mean
 
 
 def main():
@@ -53,7 +51,7 @@ def main():
     elif args.status:
         print_status(study, args)
     elif args.report:
-        report(study)
+        write_report(study)
     elif args.collect:
         collect(study)
     elif args.print:
@@ -62,68 +60,107 @@ def main():
         launch(study, args)
 
 
-def report(study: Study):
-    import study_report  # here, since statistics and drawing take a moment to load, and nothing else needs them
-
-    study_report.write_report(study)
-
-
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     allow_abbrev=False)
-    parser.add_argument('study', metavar='STUDY', help='a study file; its names: ' + '; '.join(STUDY_NAMES))
+    names = '\n'.join(f'  {name:<12} {text}' for name, text in STUDY_NAMES.items())
+    description = f'{__doc__}\nThe names in a study file:\n{names}'
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('study', metavar='STUDY', help='a study file')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry_run', action='store_true', help='print what the study costs')
     what.add_argument('--status', action='store_true', help='print how far each run is')
     what.add_argument('--report', action='store_true', help='write the report from what is there')
-    what.add_argument('--collect', action='store_true', help='copy the records of finished runs into results/')
-    what.add_argument('--print', action='store_true', help='print the commands, prefixes first, instead of running them')
-    parser.add_argument('--slots', default='', help='where runs go: cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
+    what.add_argument('--collect', action='store_true', help='copy finished records into results/')
+    what.add_argument('--print', action='store_true', help='print the commands, prefixes first')
+    parser.add_argument('--slots', default='', help='cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
     parser.add_argument('--separate', action='store_true', help='share no prefixes')
-    parser.add_argument('--tflops', type=float, default=0.0, help='what a slot keeps up, in 1e12 FLOPs a second')
-    parser.add_argument('--out', default='', metavar='DIR', help='the folder of the runs (default: out/STUDY)')
+    parser.add_argument('--tflops', type=float, default=0.0, help='1e12 FLOPs a second that a slot keeps up')
+    parser.add_argument('--out', default='', metavar='DIR', help='folder of the runs (default: out/STUDY)')
     for name in ('only', 'budgets', 'seeds'):
         parser.add_argument(f'--{name}', default='', metavar='A[,B]', help='a part of the grid')
     return parser.parse_args()
 
 
+def write_report(study: Study):
+    import study_report  # here, since statistics and drawing take a moment to load
+
+    study_report.write_report(study)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# a part of the grid
+
+
 def selected(study: Study, grid: list[Run], args) -> list[Run]:
-    """The runs that --only, --budgets and --seeds name. Raises UserError for one that the study doesn't have."""
+    """The runs that --only, --budgets and --seeds name. Raises UserError for a name that the study doesn't
+    have."""
     chosen = list(grid)
     for option, name, known in (('only', 'arm', study.arms), ('budgets', 'budget', study.budgets),
                                 ('seeds', 'seed', study.seeds)):
         text = getattr(args, option)
-        if text:
-            wanted = split_names(text, known) if option == 'only' else text.split(',')
-            texts = [str(value) for value in known]
-            for value in wanted:
-                if value not in texts:
-                    raise UserError(f'--{option}={text}: the study has no {name} {value!r}' + did_you_mean(value, texts))
-            chosen = [run for run in chosen if str(getattr(run, name)) in wanted]
+        if not text:
+            continue
+        known = [str(value) for value in known]
+        wanted = split_names(text, known)
+        for value in wanted:
+            if value not in known:
+                hint = did_you_mean(value, known)
+                raise UserError(f'--{option}={text}: the study has no {name} {value!r}{hint}')
+        chosen = [run for run in chosen if str(getattr(run, name)) in wanted]
     return chosen
 
 
 def split_names(text: str, known) -> list[str]:
-    """Names joined by commas; a name may hold commas of its own."""
-    if text in known or ',' not in text:
-        return [text]
-    for name in known:
+    """Names joined by commas. A name that is known may hold commas of its own; the longest such one
+    counts."""
+    for name in sorted(known, key=len, reverse=True):
+        if text == name:
+            return [name]
         if text.startswith(f'{name},'):
             return [name, *split_names(text[len(name) + 1:], known)]
-    return text.split(',')
+    first, comma, rest = text.partition(',')
+    return [first, *split_names(rest, known)] if comma else [first]
 
 
 def tuning_runs(study: Study, tunings: dict, args) -> list[Run]:
     """The runs that tune the arms of --only, and the arms that these start from the end of."""
     arms = split_names(args.only, study.arms) if args.only else list(study.arms)
     for arm in arms:
-        source = source_arm(study, arm)
+        source = study.source_of(arm)
         if source and source not in arms:
-            arms.append(source)
+            arms.append(source)  # whose own source the loop then comes to
     return [run for run in all_tuning_runs(tunings) if run.arm in arms]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+def left_to_tune(study: Study, tunings: dict, args) -> list[Run]:
+    """What isn't done of the tuning, and hasn't failed for good."""
+    left = []
+    for run in tuning_runs(study, tunings, args):
+        if final_loss(study, run) is None and run.folder not in study.failed:
+            left.append(run)
+    return left
+
+
+def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
+    """What isn't done of the grid, or of the part of it that is named, and what that starts from the end of.
+
+    Records of runs that were finished elsewhere count as done, unless a part is named: then it is run here
+    again. """
+    wanted = selected(study, grid, args)
+    for run in wanted:
+        if run.source and run.source not in wanted:
+            wanted.append(run.source)
+    sources = {run.source for run in wanted}
+    part = args.only or args.budgets or args.seeds
+    left = []
+    for run in wanted:
+        elsewhere = not part and run not in sources  # records hold no weights to start from
+        if finished_folder(study, run, elsewhere) is None:
+            left.append(run)
+    return left
+
+
+# ------------------------------------------------------------------------------------------------------------
 # launching
 
 
@@ -139,10 +176,13 @@ def launch(study: Study, args):
             launcher.close()
     if launcher.signals:
         print('stopped; the runs have saved, and the same command goes on')
-        sys.exit(130)
-    report(study)
+        sys.exit(130)  # as a shell says it of Ctrl-C
     if launcher.failed:
-        print(f'{len(launcher.failed)} runs failed twice: {", ".join(launcher.failed)}; see console.txt in their folders')
+        failed = ', '.join(launcher.failed)
+        print(f'{len(launcher.failed)} runs failed twice: {failed}; see console.txt in their folders')
+    if any(finished_folder(study, run) for run in plan_runs(study)[1]):
+        write_report(study)
+    if launcher.failed:
         sys.exit(1)
 
 
@@ -151,88 +191,72 @@ def tune(launcher: Launcher, args):
     study = launcher.study
     while not launcher.signals:
         tunings, grid = plan_runs(study)
-        todo = []
-        for run in tuning_runs(study, tunings, args):
-            if final_loss(study, run) is None and run.folder not in launcher.failed:
-                todo.append(run)
-        if not todo:
+        left = left_to_tune(study, tunings, args)
+        if not left:
             break
-        print(f'tuning: {sharing_text(todo, args.separate)}', flush=True)
-        launcher.execute(todo, grid + all_tuning_runs(tunings))
+        print(f'tuning: {sharing_text(left, args.separate)}', flush=True)
+        launcher.execute(left, grid + all_tuning_runs(tunings))
     for run in tuning_runs(study, tunings, args):
-        if run is tunings[run.arm].runs[-1]:
-            print(f'tuned  {run.arm}: {tunings[run.arm]}', flush=True)
+        tuning = tunings[run.arm]
+        if run is tuning.runs[-1]:  # one line an arm
+            print(f'tuned  {run.arm}: {tuning}', flush=True)
 
 
 def run_grid(launcher: Launcher, args):
-    """Run what isn't done of the grid, or of the part that is named."""
+    """Run what isn't done of the grid. An arm whose tuning failed has no runs in it."""
     study = launcher.study
     tunings, grid = plan_runs(study)
-    todo = left_of_grid(study, grid, args)
-    if todo and not launcher.signals:
-        print(sharing_text(todo, args.separate), flush=True)
-        launcher.execute(todo, grid + all_tuning_runs(tunings))
+    left = left_of_grid(study, grid, args)
+    if left and not launcher.signals:
+        print(sharing_text(left, args.separate), flush=True)
+        launcher.execute(left, grid + all_tuning_runs(tunings))
 
 
-def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
-    """What isn't done of the grid, or of the part of it that is named, and what that starts from the end of.
-
-    Records of runs that were finished elsewhere count as done, unless a part is named: then it is run here again.
-    """
-    wanted = selected(study, grid, args)
-    for run in wanted:
-        if run.source and run.source not in wanted:
-            wanted.append(run.source)  # whose own source the loop then comes to
-    sources = {run.source for run in wanted}
-    part = args.only or args.budgets or args.seeds
-    left = []
-    for run in wanted:
-        elsewhere = not part and run not in sources  # records hold no weights to start from
-        if finished_folder(study, run, elsewhere) is None:
-            left.append(run)
-    return left
-
-
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # what to do without launching
 
 
 def sharing_text(runs: list[Run], separate: bool) -> str:
-    """What the runs cost, with and without shared prefixes."""
+    """What some runs cost, with and without shared prefixes."""
     alone = sum(run.flops() for run in runs)
     spared = sum(run.flops(run.shared) for run in runs)
+    share = spared / max(1, alone)
     if separate:
-        return f'{len(runs)} runs, {alone:.4g} FLOPs; sharing prefixes would spare {spared / max(1, alone):.1%}'
-    return (f'{len(runs)} runs, {alone - spared:.4g} FLOPs: shared prefixes spare {spared / max(1, alone):.1%} of '
-            f'the {alone:.4g} of separate runs')
+        return f'{len(runs)} runs, {alone:.4g} FLOPs; sharing prefixes would spare {share:.1%}'
+    return (f'{len(runs)} runs, {alone - spared:.4g} FLOPs: shared prefixes spare {share:.1%} of the '
+            f'{alone:.4g} of separate runs')
 
 
 def print_costs(study: Study, args):
     """What all of a study costs. Where the tuning isn't finished, as if all arms kept their first values."""
     tunings, grid = plan_runs(study, guess=True)
-    print(f'{"arm":<32}{"budget":>8}{"steps":>8}{"tokens":>9}{"FLOPs":>10}{"runs":>6}')
-    for arm in study.arms:
-        rows = {}
-        for run in (*tunings[arm].runs, *selected(study, grid, args)):
-            if run.arm == arm:
-                rows.setdefault(('tuning ' if run.seed == study.tune_seed else '') + str(run.budget), []).append(run)
-        for budget, runs in rows.items():
-            tokens = runs[0].total * runs[0].config.total_batch_size
-            print(f'{arm:<32}{budget:>8}{runs[0].total:>8}{tokens:>9.3g}{runs[0].flops():>10.3g}{len(runs):>6}')
     runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
+    rows = {}
+    for run in runs:
+        what = 'tuning' if run.seed == study.tune_seed else ''
+        rows.setdefault((run.arm, what, run.budget), []).append(run)
+    print(f'{"arm":<34}{"budget":>14}{"steps":>9}{"tokens":>10}{"FLOPs":>10}{"runs":>6}')
+    for (arm, what, budget), some in rows.items():
+        run = some[0]
+        tokens = run.total * run.config.total_batch_size
+        print(f'{arm:<34}{what:>7}{budget:>7}{run.total:>9}{tokens:>10.3g}{run.flops():>10.3g}{len(some):>6}')
     print('\n' + sharing_text(runs, args.separate))
-    if any(tuning.runs and not tuning.decided for tuning in plan_runs(study)[0].values()):
+    if not all(tuning.decided for tuning in plan_runs(study)[0].values()):
         print('the tuning is still to come: counted as if every arm kept its first values')
     if args.tflops:
-        flops = sum(run.flops() - (0 if args.separate else run.flops(run.shared)) for run in runs)
+        flops = sum(run.flops() for run in runs)
+        if not args.separate:
+            flops -= sum(run.flops(run.shared) for run in runs)
         hours = flops / args.tflops / 3.6e15
-        print(f'{hours:.1f} hours of one slot at {args.tflops} TFLOP/s, {hours / len(parse_slots(args.slots)):.1f} of all')
+        n_slots = len(parse_slots(args.slots))
+        print(f'{hours:.1f} hours of one slot at {args.tflops} TFLOP/s, {hours / n_slots:.1f} of {n_slots}')
     gigabytes = sum(disk_bytes(run) for run in runs) / 1e9
     print(f'at most {gigabytes:.1f} GB on the disk once all are done')
 
 
 def disk_bytes(run: Run) -> int:
-    """At most what a run leaves on the disk: its newest checkpoints, those that others branch from, each stage's weights."""
+    """At most what a run leaves on the disk: its newest checkpoints, those that others branch from, each
+    stage's weights."""
     size = schedule.as_json(run.config, schedule.plan(run.config))['totals']['bytes']
     saves = run.config.n_stages + 1
     if run.config.checkpoint_interval:
@@ -256,7 +280,8 @@ def print_status(study: Study, args):
         word = 'stopped' if step else 'waiting'
         loss = ''
         if folder:
-            word, loss = 'done', f'{final_loss(study, run):.4f}'
+            word = 'done'
+            loss = f'{final_loss(study, run):.4f}'
         elif run.folder in running:
             word = 'running'
         elif run.folder in state['failed']:
@@ -275,17 +300,20 @@ def is_alive(pid: int) -> bool:
     """Whether a process of this machine is alive."""
     try:
         os.kill(pid, 0)
-        return pid > 0
+        return pid > 0  # 0 is the group of this process itself
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except PermissionError:  # somebody else's
         return True
 
 
 def print_commands(study: Study, args):
-    """The commands of what isn't done, one a line, in levels: each needs only what stands in the levels above it."""
+    """The commands of what isn't done, one a line, in levels: each needs only what stands in the levels above
+    it."""
     tunings, grid = plan_runs(study)
-    runs = [run for run in tuning_runs(study, tunings, args) if final_loss(study, run) is None]
+    everything = grid + all_tuning_runs(tunings)
+    study.failed.clear()  # to be tried again, as by a launcher
+    runs = left_to_tune(study, tunings, args)
     is_tuning = bool(runs)
     if not is_tuning:
         runs = left_of_grid(study, grid, args)
@@ -300,22 +328,25 @@ def print_commands(study: Study, args):
             if levels[run] != level:
                 continue
             branch_from = ''
-            if run.parent in levels and not args.separate:
-                branch_from = out_folder(study, run.parent)
-            elif not args.separate:
-                branch_from = best_prefix(study, run, grid + all_tuning_runs(tunings))
+            if not args.separate:
+                branch_from = best_prefix(study, run, everything)
+                if run.parent in levels:  # which is done by then
+                    branch_from = out_folder(study, run.parent)
             print(environment + shlex.join(command_of(study, run, slot, branch_from, args.separate)))
     if is_tuning:
         print('# these tune the arms; when they are done, --print again for the grid')
 
 
 def levels_of(runs: list[Run], separate: bool) -> dict:
-    """run: 1 if it needs none of the others, else one more than what it needs: its prefix, or what it starts from."""
+    """run: 1 if it needs none of the others, else one more than what it needs, its prefix or what it starts
+    from."""
     levels = {}
     left = list(runs)
     while left:
         run = left.pop(0)
-        needs = [other for other in (run.source, None if separate else run.parent) if other in runs]
+        needs = [other for other in (run.source, run.parent) if other in runs]
+        if separate:
+            needs = [other for other in needs if other is run.source]
         if any(other not in levels for other in needs):
             left.append(run)
             continue

@@ -1,9 +1,9 @@
 """
 A study's report: report.md, report.csv and report.png from its finished runs. study.py --report writes it.
 
-The words and numbers are report.py's, the verdicts judge.py's, the drawing figure.py's; here they become one page that
-reads well on a code host: what to know first, what was found, what it rests on, how to repeat it.
-"""
+The numbers are judge.py's, the words report.py's, the drawing figure.py's. Here they become one page that
+reads well on a code host: what to know first, what was found, what it rests on, and the commands. Nothing on
+it depends on where the runs lie, or when it is made: from the records in results/ it comes out the same. """
 
 import os
 import shlex
@@ -13,16 +13,19 @@ import report
 import words
 from common import UserError, atomic_write
 from compare import as_csv, rows
-from grid import Run, Study, all_tuning_runs, final_loss, finished_folder, plan_runs
-from judge import judge_runs
+from grid import Run, all_tuning_runs, final_loss, finished_folder, plan_runs
+from judge import Report, judge_runs
 from launch import command_of
 from runs import read_runs
+from study_file import Study
 from tables import Table, escaped
 
 
 def write_report(study: Study):
-    """report.md, report.csv and report.png from the finished runs, into the study's folder; into results/ if all of them
-    are there. Nothing in it depends on where the runs lie. Raises UserError if none is finished."""
+    """Write the report into the study's folder; into results/ if all that is finished is there.
+
+    Raises UserError if no run of the grid is finished.
+    """
     tunings, grid = plan_runs(study)
     finished = {}  # folder: run
     for run in grid:
@@ -31,14 +34,11 @@ def write_report(study: Study):
             finished[folder] = run
     if not finished:
         raise UserError(f'{study.out}: no run of the grid is finished yet, so there is nothing to report')
-    arms = {folder: run.arm for folder, run in finished.items()}
-    baselines = [arm for arm in study.baseline if arm in arms.values()]
-    judged = judge_runs(read_runs(list(finished)), baselines or None, arms)
-    for group in judged.groups:
-        group.name = f'{group.arm}, budget {finished[group.runs[0].path].budget:,}'
-    texts = {'report.csv': as_csv(rows(judged)), 'report.md': report_page(study, judged, tunings, grid, finished)}
+    judged = judge(study, finished)
+    texts = {'report.csv': as_csv(rows(judged)),
+             'report.md': '\n\n'.join(page_parts(study, judged, tunings, grid, finished)) + '\n'}
     target = study.out
-    if all(folder.startswith(study.results) for folder in finished):
+    if all(folder.startswith(study.results + os.sep) for folder in finished):
         target = study.results
     for name, text in texts.items():
         for root in (study.out, study.results):
@@ -49,70 +49,106 @@ def write_report(study: Study):
     print(f'the report is {os.path.join(target, "report.md")}, with report.csv and report.png')
 
 
-def report_page(study: Study, judged, tunings: dict, grid: list[Run], finished: dict) -> str:
-    """What was found, then what it rests on."""
-    with open(study.path, encoding='utf-8') as f:
-        intro = f.readline()
-    missing = [run for run in grid if run not in finished.values()]
-    parts = [f'# {study.name}', intro[1:].strip() if intro.startswith('#') else '']
-    asked = len(study.arms) * len(study.budgets) * len(study.seeds)
-    parts.append(f'{len(study.arms)} arms, {len(study.budgets)} budgets, {len(study.seeds)} seeds: {len(finished)} of '
-                 f'{asked} runs are finished. A budget is the compute of so many full-depth steps.' +
-                 missing_text(study, missing))
-    parts.append('![final loss and compute multiplier against budget](report.png)')
-    tuned = {name for tune in study.tune.values() for name in tune}
+def judge(study: Study, finished: dict) -> Report:
+    """Every finished run, judged by the baseline of its budget that is trained like it."""
+    arms = {folder: run.arm for folder, run in finished.items()}
+    baselines = [arm for arm in study.baseline if arm in arms.values()]
+    judged = judge_runs(read_runs(list(finished)), baselines or None, arms)
+    for group in judged.groups:
+        budget = finished[group.runs[0].path].budget
+        group.name = f'{group.arm}, budget {budget:,}'
+    return judged
+
+
+def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], finished: dict) -> list[str]:
+    """The page from top to bottom; empty parts are left out."""
+    tuned = set()
+    for tune in study.tune.values():
+        tuned |= tune.keys()
     notes = words.caveats(judged, tuple(tuned))
+    parts = [f'# {study.name}', first_comment(study.path), count_text(study, grid, finished)]
+    parts.append('![final loss and compute multiplier against budget](report.png)')
     if notes:
         parts += ['## What to know first', bullets(notes)]
     parts.append('## What was found')
-    tables = [report.multiplier_table(judged), *report.budget_tables(judged)]
-    parts += [table.markdown() for table in tables if table]
+    parts += as_markdown([report.multiplier_table(judged), *report.budget_tables(judged)])
     parts.append(bullets(words.verdicts(judged)))
-    tables = [*report.run_tables(judged), report.catch_up_table(judged)]
-    parts += [table.markdown() for table in tables if table]
-    parts += ['## What it rests on', arms_table(study).markdown()]
-    if all_tuning_runs(tunings):
-        parts.append(tuning_table(study, tunings).markdown())
-    parts += [table.markdown() for table in report.settings_tables(judged)]
+    parts += as_markdown([*report.run_tables(judged), report.catch_up_table(judged)])
+    parts.append('## What it rests on')
+    parts += as_markdown([arms_table(study), tuning_table(study, tunings), *report.settings_tables(judged)])
     parts += ['## Commands', f'All of it is `python study.py {study.path}`. The first run of each arm:']
-    firsts = {}
-    for run in grid:
-        firsts.setdefault(run.arm, shlex.join(command_of(study, run, 'cpu', '', separate=True)))
-    parts.append('```\n' + '\n'.join(firsts.values()) + '\n```')
-    return '\n\n'.join(part for part in parts if part) + '\n'
+    parts.append(first_commands(study, grid))
+    return [part for part in parts if part]
 
 
-def missing_text(study: Study, missing: list[Run]) -> str:
-    """Which runs aren't there, by arm and budget, and why some failed."""
-    by_cell = {}
-    for run in missing:
-        by_cell.setdefault(f'{run.arm} at {run.budget}', []).append(str(run.seed))
-    if not by_cell:
-        return ''
-    cells = [f'{cell} (seed {", ".join(seeds)})' for cell, seeds in by_cell.items()]
-    failed = [f'{folder} failed: {why}.' for folder, why in study.failed.items()]
-    return ' ' + ' '.join([f'Missing: {"; ".join(cells)}.', *failed])
+def as_markdown(tables: list) -> list[str]:
+    return [table.markdown() for table in tables if table]
 
 
 def bullets(sentences: list[str]) -> str:
     return '\n'.join(f'- {escaped(sentence)}' for sentence in sentences)
 
 
-def tuning_table(study: Study, tunings: dict) -> Table:
-    """Every value that was tried, with its loss."""
-    lines = []
-    for arm, tuning in tunings.items():
-        for run in tuning.runs:
-            values = ', '.join(f'{name} {value}' for name, value in run.tuned.items())
-            loss = final_loss(study, run)
-            kept = ('kept' + (f'; {tuning.edge}' if tuning.edge else '')) if run is tuning.best else ''
-            lines.append([arm, values, 'not finished' if loss is None else f'{loss:.4f}', kept])
-    note = f'At {study.budgets[0]} steps with seed {study.tune_seed}, which is judged nowhere else.'
-    return Table('What was tried', ['arm', 'values', 'val loss', ''], lines, left=4, note=note)
+def first_comment(path: str) -> str:
+    """What a study file says of itself: its first line, if that is a comment."""
+    with open(path, encoding='utf-8') as f:
+        line = f.readline()
+    return line[1:].strip() if line.startswith('#') else ''
+
+
+def count_text(study: Study, grid: list[Run], finished: dict) -> str:
+    """How much of the grid is there, what is missing, and why some of it failed."""
+    n_asked = len(study.arms) * len(study.budgets) * len(study.seeds)
+    asked = f'{len(study.arms)} arms, {len(study.budgets)} budgets, {len(study.seeds)} seeds'
+    sentences = [f'{asked}: {len(finished)} of {n_asked} runs are finished.',
+                 'A budget is the compute of so many full-depth steps.']
+    seeds_of_cell = {}
+    for run in grid:
+        if run not in finished.values():
+            seeds_of_cell.setdefault(f'{run.arm} at {run.budget}', []).append(str(run.seed))
+    if seeds_of_cell:
+        cells = []
+        for cell, seeds in seeds_of_cell.items():
+            cells.append(f'{cell} (seed {", ".join(seeds)})')
+        sentences.append(f'Missing: {"; ".join(cells)}.')
+    known = {run.arm for run in grid}
+    untuned = [arm for arm in study.arms if arm not in known]
+    if untuned:
+        sentences.append(f'Not tuned yet: {"; ".join(untuned)}.')
+    sentences += [f'{folder} failed: {why}.' for folder, why in study.failed.items()]
+    return ' '.join(sentences)
 
 
 def arms_table(study: Study) -> Table:
-    lines = [[arm, text, '' if arm not in study.baseline else 'baseline'] for arm, text in study.arms.items()]
+    lines = []
+    for arm, text in study.arms.items():
+        lines.append([arm, text, 'baseline' if arm in study.baseline else ''])
     settings = ', '.join(f'{name}={value}' for name, value in study.settings.items())
     note = f'All with {", ".join(study.overlays) or "no overlay"}; {settings}.'
     return Table('What the arms are', ['arm', 'configs and flags', ''], lines, left=3, note=note)
+
+
+def tuning_table(study: Study, tunings: dict) -> Table | None:
+    """Every value that was tried, with its loss; None if nothing was."""
+    lines = []
+    for run in all_tuning_runs(tunings):
+        tuning = tunings[run.arm]
+        loss = final_loss(study, run)
+        values = ', '.join(f'{name} {value}' for name, value in run.tuned.items())
+        kept = ''
+        if run is tuning.best:
+            kept = f'kept; {tuning.edge}' if tuning.edge else 'kept'
+        lines.append([run.arm, values, 'not finished' if loss is None else f'{loss:.4f}', kept])
+    if not lines:
+        return None
+    note = f'At a budget of {study.budgets[0]:,} with seed {study.tune_seed}, which is judged nowhere.'
+    return Table('What was tried', ['arm', 'values', 'val loss', ''], lines, left=4, note=note)
+
+
+def first_commands(study: Study, grid: list[Run]) -> str:
+    """One command of each arm; the other runs differ in steps and seed."""
+    commands = {}
+    for run in grid:
+        if run.arm not in commands:
+            commands[run.arm] = shlex.join(command_of(study, run, 'cpu', separate=True))
+    return '```\n' + '\n'.join(commands.values()) + '\n```'
