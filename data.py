@@ -58,6 +58,7 @@ def shard_layout(path: str) -> tuple[int, int]:
             offset, n_tokens = read_npy_header(f, path)
         else:
             offset, n_tokens = read_bin_header(f, path)
+    # A download that broke off, or a web page instead of a file, has another size than it says.
     size = os.path.getsize(path)
     expected = offset + 2 * n_tokens
     if size != expected:
@@ -104,6 +105,7 @@ def split_of(name: str) -> str:
     Not any part of the name: pretrain_val_1.bin is validation data, medieval_train_1.bin isn't.
     Raises UserError if the name has neither word or both.
     """
+    # of the file's own name: a folder called train says nothing
     words = re.split('[_.-]', os.path.basename(name))
     found = [split for split in SPLITS if split in words]
     if len(found) != 1:
@@ -151,6 +153,7 @@ def is_meta(meta) -> bool:
         return False
     types = {'tokenizer': str, 'vocab_size': int, 'eot': int}
     for name, kind in types.items():
+        # not isinstance: true is an int to Python
         if type(meta.get(name)) is not kind:
             return False
     shards = meta.get('shards', [])
@@ -169,6 +172,7 @@ def check_complete(data_dir: str):
     """Raises UserError, with the command to type, if meta.json says that there is more data to come than is
     there."""
     meta = read_meta(data_dir)
+    # No 'complete' at all: others' data, or the demo's, whose meta.json is written last.
     command = preparing_command(data_dir, meta)
     if meta.get('complete', True) is not True:
         raise UserError(f'{data_dir}: its meta.json says that it is not complete; finish it with: {command}')
@@ -180,6 +184,7 @@ def check_complete(data_dir: str):
 
 def preparing_command(data_dir: str, meta: dict) -> str:
     """The command line that made a folder, from the options in its meta.json."""
+    # Options that are empty or 0 say what the defaults do.
     words = ['python', 'prepare_fineweb.py']
     for name, value in meta.get('options', {}).items():
         if type(value) is list:
@@ -196,6 +201,8 @@ def fingerprint(data_dir: str) -> dict:
     and of shards, and the SHA-256 of its first megabyte of tokens. Reads 2 MB and the shards' headers."""
     found = {}
     for split in SPLITS:
+        # Over the shards' borders, and without their headers: data cut into shards otherwise has the same
+        # digest.
         digest = hashlib.sha256()
         wanted = 2**20  # bytes still to read
         n_tokens = 0
@@ -237,6 +244,7 @@ class Split:
             offset, n_tokens = shard_layout(path)
             self.offsets.append(offset)
             self.n_tokens += n_tokens
+            # one more token than inputs, for the last target; what is left at a shard's end is never read
             n_sequences = max(0, (n_tokens - 1) // block_size)
             self.starts.append(self.starts[-1] + n_sequences)
         self.starts = np.array(self.starts)
@@ -266,6 +274,7 @@ class Split:
             out[first:last, :-1] = tokens[:-1].reshape(n, size)
             out[first:last, -1] = tokens[size::size]
             first = last
+        # an index outside the embedding table is an assert on a GPU, far from here
         if out.max(initial=0) >= self.vocab_size:
             row = int(out.max(axis=1).argmax())
             path = self.paths[shards[row]]
@@ -298,6 +307,7 @@ class Split:
         epoch, step = divmod(step, self.n_sequences // sequences_per_step)
         first = step * sequences_per_step
         indices = np.arange(first + rows.start, first + rows.stop)
+        # the permutation is of the whole epoch, so that every sequence comes once in it
         if shuffle:
             indices = permutation(self.n_sequences, seed, epoch)[indices]
         sequences = self.read(indices)
@@ -308,6 +318,7 @@ class Split:
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     """Order of an epoch's n sequences. RandomState, not Generator: numpy promises never to change its
     stream."""
+    # 32 bits of the seed, of either sign; 4 bytes a sequence, which is 40 MB for 10B tokens of 1024
     random = np.random.RandomState([seed & 0xFFFFFFFF, epoch])
     return random.permutation(n).astype(np.uint32)
 
@@ -324,6 +335,7 @@ def get_tokenizer(name: str):
     import tiktoken  # here, since training needs no tokenizer
 
     if name == 'bytes':
+        # every byte is a token of its own, cut one by one, so that there is nothing to merge
         ranks = {bytes([i]): i for i in range(256)}
         return tiktoken.Encoding('bytes', pat_str=r'[\s\S]', mergeable_ranks=ranks,
                                  special_tokens={'<|endoftext|>': 256})

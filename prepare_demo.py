@@ -109,6 +109,7 @@ def build(out: str):
             print(f'{out}: done already, checked: {summary(old)}')
             return
         print(f'{out}: making it again, since {"; ".join(reasons)}')
+    # a second process would write to the same names
     with locked(out):
         make(out, versions)
 
@@ -138,6 +139,7 @@ def make(out: str, versions: dict[str, str]):
         n_bytes = sum(len(text) for _, text in found)
         print(f'{package} {versions[package]}: {len(found):,} documents, {n_bytes / 1e6:.1f} MB')
         documents += found
+    # over all packages at once: they copy from each other, too
     documents = deduplicate(documents)
     # The hash of its text gives a document its place in the order, and the first ones are held out: no
     # generator, and the same whatever else there is.
@@ -249,6 +251,7 @@ def source_files(package: str) -> list[Path]:
             module = path.parts[0].removesuffix('.py')
             if name.endswith('.py') and (modules is None or module in modules):
                 files.append(path)
+    # by name with /: file systems list in any order, and Windows sorts \ elsewhere
     files.sort(key=Path.as_posix)
     return [root / path for path in files]
 
@@ -270,6 +273,7 @@ def read_documents(path: Path) -> list[str]:
         is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
         if is_text and (id(node) in bare or '\n' in node.value):
             texts.append(node.value)
+    # comments that stand on lines of their own
     for block in re.findall(r'(?m)(?:^[ \t]*#.*\n)+', source):
         texts.append(re.sub(r'(?m)^[ \t]*# ?', '', block))
     documents = []
@@ -319,6 +323,7 @@ def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
     keys = []  # its letters and digits
     for i, (_, text) in enumerate(documents):
         for line in text.split('\n'):
+            # what differs in markup, line breaks or case alone is the same text
             key = re.sub('[^a-z0-9]', '', line.lower())
             if len(key) >= WINDOW:
                 owners.append(i)
@@ -388,6 +393,7 @@ def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
     after_content = spread(after_content, n)
     after_function = spread(after_function, n)
 
+    # each place is right equally often
     random = np.random.RandomState(SEED)
     labels = random.permutation(np.arange(2 * n) % 4)
     examples = []
@@ -409,6 +415,7 @@ def find_cuts(text: str) -> dict[bool, tuple[str, str]]:
     found = {}
     for sentence in re.findall(r'[^.!?:\n]+', text):
         words = sentence.split()
+        # shorter contexts say too little
         for n in range(4, len(words)):
             before = words[n - 1] in FUNCTION_WORDS
             after = words[n] in FUNCTION_WORDS
@@ -446,6 +453,7 @@ def wrong_endings(rights: list[Cut], others: list[Cut]) -> list[list[Cut]]:
     n = len(rights)
     # Equal endings stand side by side in this order, so that a third of the list apart they differ.
     others = sorted(others, key=lambda cut: cut.ending)
+    # Shift the others against the cuts until no cut meets its own document.
     for start in range(n):
         trios = []
         for k in range(n):

@@ -344,6 +344,7 @@ def too_small(args, n_tokens: str, n_held_out: int = 1) -> UserError:
 def piece_size(args, files: list[dict]) -> int:
     """Characters, at least, of a text file that are held out, or not, together: so that they are about a 16th
     of --val_tokens where the files are few, else whole files or large parts of them."""
+    # Many files are held out whole: a page of an article whose other pages train is no test.
     if not args.val_tokens or len(files) > FEW_FILES:
         return sources.CHUNK
     wanted = int(args.val_tokens * BYTES_PER_TOKEN[args.tokenizer] / 16)
@@ -410,6 +411,7 @@ def needs(args, meta: dict) -> str:
 
 def describe_files(files: list[dict]) -> str:
     """'5 files (3 .jsonl.gz, 2 .md; 1 is empty)': a folder may hold what nobody meant."""
+    # by the ending, .gz and .zst with the one before it
     kinds = collections.Counter()
     for entry in files:
         stem, ending = os.path.splitext(entry['file'])
@@ -455,6 +457,7 @@ def make_shards(args, meta: dict):
     if args.source:
         paths = [entry['file'] for entry in left]
     else:
+        # each path comes once its file is there
         paths = sources.one_ahead(lambda entry: download(args, meta, entry), left)
     sizes = [entry['bytes'] for entry in meta['sources']]
     exact = bool(args.val_tokens)  # what is held out depends on how far the source is read
@@ -465,6 +468,7 @@ def make_shards(args, meta: dict):
             writer.add(document, offset)
             offset = 0  # only the first document may have tokens in a finished shard
             bar.update(writer.total - bar.n)
+            # how many tokens there will be isn't known: as many as the share that is read lets expect
             bar.total = int(min(writer.limit, max(bar.n, bar.n / max(document.progress, 1e-9))))
             if writer.total >= writer.limit:
                 break
@@ -492,6 +496,7 @@ class ShardWriter:
         self.n_held_out = 0
         self.progress = 0.0  # share of the source that is taken
         shards = meta['shards']
+        # What is held out since the last training shard was finished will be read again, and held out again.
         if args.val_tokens and shards:
             path = os.path.join(args.out, shards[0]['file'])
             self.n_held_out = shards[-1]['held_out']
@@ -513,9 +518,10 @@ class ShardWriter:
         self.progress = document.progress
         if is_held_out:
             tokens = tokens[: min(len(tokens), self.limit - self.total)]
-            self.held_out.append(tokens)
+            self.held_out.append(tokens.copy())  # a view would keep all tokens of its chunk
             self.n_held_out += len(tokens)
             return
+        # a long document can fill several shards
         while at < len(tokens) and self.total < self.limit:
             n = min(len(self.buffer) - self.fill, self.limit - self.total, len(tokens) - at)
             self.buffer[self.fill : self.fill + n] = tokens[at : at + n]
@@ -534,6 +540,8 @@ class ShardWriter:
     def finish(self, position: list):
         """Write the buffer as the next shard; `position` is where in the sources the one after it begins."""
         shards = self.meta['shards']
+        # Before the training shard and meta.json: stopped in between, more is held out than meta.json knows
+        # of.
         if self.args.val_tokens:
             self.write_held_out()
         entry = self.write(len(shards), self.buffer[: self.fill])
@@ -550,6 +558,7 @@ class ShardWriter:
 
     def write_held_out(self):
         """Write the validation shard of --val_tokens as far as it is known."""
+        # the empty array for when nothing is held out yet
         tokens = np.concatenate([np.empty(0, np.uint16), *self.held_out])
         self.held_out = [tokens]
         self.meta['shards'][:1] = [self.write(0, tokens)]
@@ -561,6 +570,7 @@ class ShardWriter:
         name = f'{prefix}_{split}_{number:06d}.bin'
         with full_disk_named(self.meta):
             write_shard(os.path.join(self.args.out, name), tokens)
+        # those that begin in it
         n_documents = int(np.count_nonzero(tokens == self.meta['eot']))
         return {'file': name, 'tokens': len(tokens), 'documents': n_documents}
 
@@ -587,6 +597,7 @@ class ShardWriter:
             shards.clear()
             save(self.args, self.meta)
             raise error
+        # the last shard is as long as it is
         if self.fill:
             self.finish([len(self.meta['sources']), 0, 0])
         elif self.args.val_tokens:
@@ -607,9 +618,11 @@ def repo_of(args) -> str:
 def hub_files(args) -> tuple[list[dict], str]:
     """Name and size of each file to fetch, validation first, and the commit that they are of."""
     if not args.pretokenized:
+        # in the order of their names, as for everybody who prepares this sample
         return sources.list_hub(FINEWEB, f'sample/{args.sample}', ('.parquet',))
     files, revision = sources.list_hub(args.pretokenized, None, ('.bin', '.npy'))
     check_names(args.pretokenized, files)
+    # so that a few of them (--max_tokens) have both splits
     files.sort(key=lambda entry: split_of(entry['file']) == 'train')
     return files, revision
 
@@ -638,6 +651,7 @@ def download(args, meta: dict, entry: dict) -> str:
 
 def delete_used(args, meta: dict, position: list):
     """Delete the Hub's files whose documents are all in finished shards."""
+    # the file of the position itself is needed to go on
     for entry in meta['sources'][: position[0]]:
         with contextlib.suppress(FileNotFoundError):
             os.remove(os.path.join(args.out, 'hub', entry['file']))
@@ -658,7 +672,7 @@ def fetch_shards(args, meta: dict):
             try:
                 tokens = read_checked(path, meta['vocab_size'])
             except UserError:
-                os.remove(path)
+                os.remove(path)  # or the next try would take it for fetched
                 raise
             os.replace(path, os.path.join(args.out, name))
             n_documents = int(np.count_nonzero(tokens == meta['eot']))

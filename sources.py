@@ -42,6 +42,7 @@ GAP = re.compile(r'[\s,]*')  # what stands between two objects
 
 def file_format(path: str) -> tuple[str, str]:
     """('parquet', 'lines', 'json' or 'text'; compression or ''), by the name; ('', '') for any other name."""
+    # DATA.TXT is from another system, and text all the same
     stem, ending = os.path.splitext(path.lower())
     compression = COMPRESSIONS.get(ending, '')
     if compression:
@@ -89,6 +90,7 @@ def files_below(folder: str) -> list[str]:
     """The sources in a folder and in those inside it; what is hidden, or of another kind, is left out."""
     found = []
     for parent, folders, names in os.walk(folder):
+        # .git, .cache, .ipynb_checkpoints: nobody means their texts
         folders[:] = [name for name in folders if not name.startswith('.')]
         for name in names:
             path = os.path.join(parent, name)
@@ -101,6 +103,7 @@ def text_bytes(path: str) -> int:
     """About how many bytes of text a file holds, quickly. Raises UserError for a bad parquet file."""
     kind, compression = file_format(path)
     size = os.path.getsize(path)
+    # text compresses to about a third
     if kind != 'parquet':
         return 3 * size if compression else size
     if size == 0:
@@ -156,6 +159,7 @@ def read(path: str, skip: int, exact: bool = False, piece: int = 0):
 
     kind, compression = file_format(path)
     size = os.path.getsize(path)
+    # before any library sees it: most call a file without a byte damaged
     if size == 0:
         if kind == 'text' and skip == 0:
             yield '', 1.0
@@ -172,6 +176,7 @@ def read(path: str, skip: int, exact: bool = False, piece: int = 0):
         with open(path, 'rb') as raw:
             stream = Stream(path, uncompressed(raw, compression), raw, size, plain_size)
             for i, (text, consumed) in enumerate(readers[kind](stream)):
+                # skipping is reading without tokenizing: there is no index, but it is quick
                 if i >= skip:
                     yield text, stream.share(consumed)
     # UnicodeDecodeError and JSONDecodeError are ValueErrors; a truncated .gz is an EOFError
@@ -194,6 +199,7 @@ def uncompressed(raw, compression: str) -> io.BufferedReader:
 
 def uncompressed_size(path: str) -> int:
     """Bytes of a compressed file once uncompressed, by uncompressing it."""
+    # No format says it reliably: gzip does modulo 2**32, and of its last member alone.
     with open(path, 'rb') as raw:
         file = uncompressed(raw, file_format(path)[1])
         size = 0
@@ -213,12 +219,14 @@ def read_parquet(path: str, skip: int):
         while group < len(sizes) and at + sizes[group] <= skip:
             at += sizes[group]
             group += 1
+        # so many rows at a time as hold about CHUNK bytes, by the mean length
         rows = max(1, min(1024, CHUNK * n_rows // max(1, text_bytes(path))))
         groups = range(group, len(sizes))
         for batch in file.iter_batches(rows, groups, ['text'], use_threads=False):
             for value in batch.column(0):
                 at += 1
                 if at > skip:
+                    # one by one: a dictionary may hold a few long texts for many rows
                     text = value.as_py()
                     if text is None:
                         raise UserError(f'{path}: the text of document {at - 1} is null')
@@ -275,6 +283,7 @@ def text_of(record, where: str) -> str:
 def read_lines(stream: Stream):
     """(text, bytes consumed) of each line that isn't blank."""
     consumed = 0
+    # bytes, not text: json finds the encoding, and a line ends with \n alone, not with U+2028
     for number, line in enumerate(stream.file, 1):
         consumed += len(line)
         if not line.strip():
@@ -297,6 +306,7 @@ def read_json(stream: Stream):
     file = io.TextIOWrapper(stream.file, encoding='utf-8-sig', newline='')
     text = file.read(CHUNK)
     consumed = 0
+    # the first character that isn't white space tells an array
     while text.isspace():
         consumed += len(text)
         text = file.read(CHUNK)
@@ -308,6 +318,7 @@ def read_json(stream: Stream):
         where = f'{stream.path}, document {number}'
         start = GAP.match(text, at).end()
         consumed += len(text[at:start].encode())
+        # the block is used up
         if start == len(text):
             text, at = file.read(CHUNK), 0
             if text:
@@ -356,12 +367,14 @@ def read_text(stream: Stream, piece: int):
     They are cut where the tokens don't change: where white space begins. No token of GPT-2's crosses from
     other characters to white space, and what is left of such a place doesn't depend on what is right of it.
     """
+    # newline='': the document's own line ends stay
     file = io.TextIOWrapper(stream.file, encoding='utf-8', newline='')
     text = ''
     consumed = 0
     while block := file.read(2 * piece):
         first = max(piece, len(text))  # of the places to cut at; there is none in what was read before
         text += block
+        # the last such place; Python and tiktoken disagree about rarer white space than these four
         cut = len(text) - 1
         while cut >= first and not (text[cut] in ' \n\r\t' and not text[cut - 1].isspace()):
             cut -= 1
@@ -414,13 +427,14 @@ def download(repo: str, revision: str, name: str, folder: str) -> str:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()
+    disable_progress_bars()  # ours is in tokens, and there is one line for it
     with hub_errors(f'{repo}/{name}'):
         return hf_hub_download(repo, name, repo_type='dataset', revision=revision, local_dir=folder)
 
 
 def one_ahead(fetch, items: list):
     """fetch(item) of each item in turn; the next one is fetched while one is in use, and none before that."""
+    # two files may be fetched: the one in use and the next; each one that is done with allows another
     fetched = queue.Queue()
     wanted = threading.Semaphore(2)
 

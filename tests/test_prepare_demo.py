@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import common
 import data
 import prepare_demo
 from common import UserError
@@ -185,6 +186,25 @@ def test_wrong_endings_come_from_other_documents(documents):
         assert [bool(home) for home in homes] == [i == e['label'] for i in range(4)]  # only the right one continues it
 
 
+KNOWN_VERSIONS = {'python': '3.11.7', 'torch': '2.13.0', 'numpy': '2.3.5', 'pandas': '2.3.3', 'datasets': '4.8.5',
+                  'tiktoken': '0.12.0'}
+KNOWN_FILES = {  # the first 16 digits of their SHA-256
+    'demo_train_000001.bin': '2a12e4c1d42af951',
+    'demo_train_000002.bin': '7c7b526fe538c94f',
+    'demo_train_000003.bin': '55e3e3a7703a33a0',
+    'demo_val_000000.bin': '51b684c927a3181a',
+    'hellaswag.jsonl': '7a18d5beac93860b',
+}
+
+
+def test_the_corpus_is_the_known_one_to_the_bit(corpus):
+    meta = json.loads((corpus / 'meta.json').read_text())
+    meta['versions'].pop('prepare_demo.py')
+    if meta['versions'] != KNOWN_VERSIONS:
+        pytest.skip('made from other versions than the known corpus')
+    assert {name: digest[:16] for name, digest in meta['files'].items()} == KNOWN_FILES
+
+
 def test_typed_twice_it_checks_and_writes_nothing(corpus):
     before = {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()}
     done = subprocess.run([sys.executable, SCRIPT, f'--out={corpus}'], capture_output=True, text=True)
@@ -220,6 +240,34 @@ def test_another_version_or_a_damaged_file_is_named_and_the_corpus_made_again(sm
     prepare_demo.build(str(small))
     assert 'datasets was 1.0, is 2.0' in capsys.readouterr().out
     assert sorted(content(small)) == ['demo_train_000001.bin', 'demo_val_000000.bin', 'hellaswag.jsonl', 'meta.json']
+
+
+@pytest.mark.parametrize('spoil', [{'versions': None}, {'files': []}, {'tokens': 5}])
+def test_a_damaged_meta_json_means_that_the_corpus_is_made_again(small, capsys, spoil):
+    good = content(small)
+    meta = json.loads((small / 'meta.json').read_text())
+    (small / 'meta.json').write_text(json.dumps({**meta, **spoil}))
+    prepare_demo.build(str(small))
+    assert 'making it again, since datasets was absent' in capsys.readouterr().out and content(small) == good
+
+
+def test_a_second_process_in_the_folder_is_refused(small):
+    good = content(small)
+    (small / 'hellaswag.jsonl').unlink()
+    with common.locked(str(small)), pytest.raises(UserError, match=rf'demo is in use by .*{os.getpid()}'):
+        prepare_demo.build(str(small))
+    assert not (small / 'hellaswag.jsonl').exists()
+    prepare_demo.build(str(small))
+    assert content(small) == good
+
+
+def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
+    built = []
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setattr(prepare_demo, 'build', built.append)
+    monkeypatch.setattr(sys, 'argv', ['prepare_demo.py', '--out=~/demo'])
+    prepare_demo.main()
+    assert built == [f'{tmp_path}/demo']
 
 
 def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_written(tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -567,31 +566,6 @@ def test_stopped_by_ctrl_c_it_goes_on_to_the_same_bytes(tmp_path, articles, monk
     assert len(list((tmp_path / 'out').glob('*.bin'))) == 3
     prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
     assert files_of(tmp_path / 'out') == files_of(tmp_path / 'whole')
-
-
-# bounded
-
-
-@pytest.mark.parametrize('ahead', [1, 2, 9])
-def test_the_reader_is_never_further_ahead_than_it_may(ahead):
-    read, at_most = [], 0
-    items = (read.append(i) or i for i in range(50))
-    with ThreadPoolExecutor(2) as pool:
-        for done, (item, result) in enumerate(documents.in_order(pool, lambda i: -i, items, ahead)):
-            assert item == done and result == -done
-            at_most = max(at_most, len(read) - done)
-    assert at_most == ahead and len(read) == 50
-
-
-def test_a_row_group_of_any_size_is_read_a_little_at_a_time(tmp_path):
-    path = str(tmp_path / 'a.parquet')
-    write_parquet(path, [os.urandom(2500).hex() for _ in range(8000)], rows=1_000_000)  # 40 MB in one row group
-    pa.default_memory_pool().release_unused()
-    before, held = pa.total_allocated_bytes(), 0
-    for i, _ in enumerate(sources.read(path, 0)):
-        if i % 50 == 0:
-            held = max(held, pa.total_allocated_bytes() - before)
-    assert i == 7999 and held < 15_000_000
 
 
 # resuming

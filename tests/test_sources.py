@@ -125,6 +125,19 @@ def test_zeros_after_a_gzip_file_are_padding_and_other_bytes_are_not(tmp_path):
         read(tmp_path / 'a.jsonl.gz')
 
 
+def test_a_row_group_of_any_size_is_read_a_little_at_a_time(tmp_path):
+    path = str(tmp_path / 'a.parquet')
+    table = pa.table({'text': [os.urandom(2500).hex() for _ in range(8000)]})
+    pq.write_table(table, path, row_group_size=1_000_000)  # 40 MB in one row group
+    del table
+    pa.default_memory_pool().release_unused()
+    before, held = pa.total_allocated_bytes(), 0
+    for i, _ in enumerate(sources.read(path, 0)):
+        if i % 50 == 0:
+            held = max(held, pa.total_allocated_bytes() - before)
+    assert i == 7999 and held < 15_000_000
+
+
 # what isn't a source
 
 DEEP = '[' * 100_000
