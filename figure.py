@@ -589,8 +589,8 @@ def draw_budgets(axes, report) -> dict:
     looks = arm_looks(report)
     for ladder in report.arm_ladders():
         look = looks[ladder.arm]
-        budgets = [rung.budget for rung in ladder.rungs]
-        means = [rung.finals.mean() for rung in ladder.rungs]
+        budgets = np.array([rung.budget for rung in ladder.rungs], float)
+        means = np.array([rung.finals.mean() for rung in ladder.rungs])
         halves = [np.nan_to_num(rung.final_estimate(report.sigma).high - mean) for rung, mean in zip(ladder.rungs, means)]
         axes.errorbar(
             budgets, means, yerr=halves, color=look.color, marker=look.marker, zorder=look.front, linestyle='',

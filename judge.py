@@ -221,7 +221,8 @@ def middles(group: Group, reference: Reference, found: 'Found', equal: EqualComp
     decays."""
     from_baseline = [] if equal.is_own_rung else [equal.at]
     from_run = [] if equal.is_own_rung else [equal.at]
-    if not math.isnan(found.baseline_needs):
+    is_ladder_bound = found.cost.bound and len(reference.rungs) > 1  # says no more than what holds in any case
+    if not math.isnan(found.baseline_needs) and not is_ladder_bound:
         from_baseline.append(found.baseline_needs)
     elif found.cost.bound == '' and not math.isnan(found.needs):
         from_run.append(found.needs)

@@ -40,8 +40,8 @@ class Ladder:
     def reference(self, axis: str) -> 'Reference':
         # At a constant learning rate every point of the longest run is the end of a shorter one.
         longest = self.rungs[-1]
-        alike = all(same_tuning(rung, longest) for rung in self.rungs)
-        if not self.decays and alike and len(longest.judged) == max(len(rung.judged) for rung in self.rungs):
+        is_alike = all(same_tuning(rung, longest) for rung in self.rungs)
+        if not self.decays and is_alike and len(longest.judged) == max(len(rung.judged) for rung in self.rungs):
             return Reference([longest], axis)
         return Reference(self.rungs, axis)
 

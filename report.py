@@ -134,26 +134,25 @@ def final_scores(group: Group) -> dict:
 
 def scores_table(report: Report) -> Table | None:
     """HellaSwag of the groups that are scored at their end."""
+    scored = [(group, final_scores(group)) for group in report.groups]
+    scored = [(group, last) for group, last in scored if last['acc_norm'] is not None]
+    if not scored:
+        return None
+    columns = {'acc_norm': 'acc_norm ± se', 'bits': 'bits/byte ± se', 'margin': 'margin ± se'}
+    for name in ('bits', 'margin'):
+        if all(last[name] is None for _, last in scored):
+            del columns[name]  # runs from before these were logged
     lines = []
-    for group in report.groups:
-        last = final_scores(group)
-        if last['acc_norm'] is None:
-            continue
+    for group, last in scored:
         cells = [label(group, report), str(last['hellaswag_n'])]
-        for name in ('acc_norm', 'bits', 'margin'):
+        for name in columns:
             cell = number(last[name], '.4f')
             if last[f'{name}_se'] is not None:
                 cell += f' ± {last[f"{name}_se"]:.4f}'
             cells.append(cell)
-        cells.append(number(last['acc_norm_sd'], '.4f'))
-        lines.append(cells)
-    if not lines:
-        return None
-    header = ['run', 'questions', 'acc_norm ± se', 'bits/byte ± se', 'margin ± se', 'acc_norm sd']
-    note = (
-        '± se: standard error of one scoring; sd: over the seeds. bits: of the true ending, less is better.'
-    )
-    return Table('HellaSwag', header, lines, note=note)
+        lines.append([*cells, number(last['acc_norm_sd'], '.4f')])
+    note = '± se: standard error of one scoring; sd: over the seeds. bits: of the true ending, less is better.'
+    return Table('HellaSwag', ['run', 'questions', *columns.values(), 'acc_norm sd'], lines, note=note)
 
 
 def tried_table(report: Report) -> Table | None:

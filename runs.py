@@ -542,7 +542,7 @@ def name_by_budget(groups: list[Group]):
     """Add the budget to the name of each group whose arm has several."""
     for group in groups:
         if any(other.arm == group.arm and not is_budget(other, group) for other in groups):
-            group.name = f'{group.arm}, {group.budget:.2g} FLOPs'
+            group.name = f'{group.arm} at {group.budget:.2g}'
 
 
 def make_names_unique(groups: list[Group]):

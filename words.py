@@ -366,6 +366,12 @@ def early_readings(report: Report) -> list[str]:
             f'{", ".join(of_run)}: the learning rate decays, and some numbers rest on a point before its end, '
             'where a run that is scheduled to end there has a lower loss: they flatter the baseline'
         )
+    above = [j.group.name for j in report.judgments if j.by_axis['flops'].cost.bound == 'at most' and len(j.ladder.rungs) > 1]
+    if above:
+        notes.append(
+            f'{shortened(above)}: better than the highest rung of the ladder; a baseline of a larger budget would turn '
+            'the bound on the cost into a value'
+        )
     for judgment in report.judgments:
         rungs = judgment.ladder.reference('flops').rungs
         if len(rungs) == 2 and rungs[1].budget > 2.1 * rungs[0].budget:

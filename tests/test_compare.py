@@ -9,14 +9,13 @@ import statistics
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from fake_runs import RATES, counters, power_law, write_run
 
 import compare
+import train
 from common import UserError
 from config import TrainConfig, config_to_dict
-from data import write_shard
 from runs import AXES
 
 
@@ -122,7 +121,7 @@ def test_runs_that_differ_in_the_seed_alone_are_a_mean_and_a_sample_deviation(tm
     assert float(row['acc_norm']) == pytest.approx(0.31) and float(row['acc_norm_sd']) == pytest.approx(0.02)
     assert float(row['acc_norm_se']) == pytest.approx(math.sqrt(0.31 * 0.69 / 400))
     assert '± 0.0200' in lines_of(out, 'base')[0]
-    assert lines_of(out, 'base')[1].split()[-3:] == ['-', '-', '0.0200'] and '0.3100 ± 0.0231' in lines_of(out, 'base')[1]
+    assert lines_of(out, 'base')[1].split()[-4:] == ['0.3100', '±', '0.0231', '0.0200']
     # the difference's error: sqrt(.02^2 / 3 + .04^2 / 3); Welch's t with Satterthwaite's 2.94 degrees of freedom
     assert float(rows['grown']['flops:error']) == pytest.approx(math.sqrt((0.02**2 + 0.04**2) / 3), rel=1e-6)
     assert float(rows['grown']['flops:difference']) == pytest.approx(0.06, abs=1e-6)
@@ -276,53 +275,114 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path, run, line, what)
         run(path)
 
 
-def test_other_mistakes_are_one_line_and_exit_code_2(tmp_path):
+def test_other_mistakes_are_one_clear_line_before_anything_is_written(tmp_path, run, capsys):
     base = write_run(tmp_path / 'base')
     (tmp_path / 'broken').mkdir()
     (tmp_path / 'broken' / 'config.json').write_text('{"n_layer": ')
     (tmp_path / 'file.png').write_text('')
     for args, message in [([tmp_path / 'nowhere'], 'nowhere: no such run directory'),
                           ([tmp_path / 'file.png'], 'none of these is a run directory'),
+                          ([tmp_path / 'x*'], 'nothing there matches'),
                           ([base, tmp_path / 'broken'], 'broken/config.json: not a readable config'),
-                          ([base, '--figure=x.jpg'], 'must end in .png'),
-                          ([base, f'--csv={tmp_path}/no/x.csv'], 'there is no folder')]:
-        done = subprocess.run([sys.executable, 'compare.py', *map(str, args)], capture_output=True, text=True)
-        assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr
-        assert not done.stdout
-    done = subprocess.run([sys.executable, 'compare.py', str(base), f'{tmp_path}/file.png'], capture_output=True, text=True)
-    assert done.returncode == 0 and 'file.png is passed over' in done.stderr  # as with compare.py out/*
+                          ([base, '--figure=x.jpg'], 'must end in .png'), ([base, '--panels=tokens'], '--panels needs --figure'),
+                          ([base, '--figure=x.png', '--panels=tokns'], 'no panel is called so'),
+                          ([base, f'--csv={tmp_path}/no/x.csv'], 'there is no folder'),
+                          ([base, f'--json={tmp_path}/no/x.json'], 'there is no folder'),
+                          ([base, '--sigma=0'], 'must be a positive number of nats'),
+                          ([base, '--sigma=nan'], 'must be a positive number of nats'),
+                          ([base, '--tuned=learning_rat'], '--tuned=learning_rat: no setting is called so'),
+                          ([base, '--json', '--csv'], 'only one of'),
+                          ([tmp_path / 'a.jsonl'], '1 files: two scorings are compared')]:
+        with pytest.raises(UserError, match=re.escape(message)):
+            run(*args)
+        assert not capsys.readouterr().out
+    out, _ = run(base, f'{tmp_path}/file.png')  # as with compare.py out/*
+    assert lines_of(out, 'base (baseline)')
 
 
-def test_without_matplotlib_there_is_the_table_and_a_clear_error(tmp_path):
-    base = write_run(tmp_path / 'base')
-    hidden = tmp_path / 'hidden'
-    hidden.mkdir()
-    (hidden / 'matplotlib.py').write_text("raise ImportError('hidden')")
-    done = subprocess.run([sys.executable, 'compare.py', str(base), f'--figure={tmp_path}/f.png'], capture_output=True,
-                          text=True, env={**os.environ, 'PYTHONPATH': str(hidden)})
-    assert done.returncode == 2 and done.stderr.startswith('error: --figure needs matplotlib')
-    assert 'base (baseline)' in done.stdout
-    assert not (tmp_path / 'f.png').exists()
+# ---- what it writes
 
 
-# ---- the figure, and a run of train.py
+def test_each_format_goes_to_its_file_or_alone_to_the_standard_output(tmp_path, run):
+    write_run(tmp_path / 'runs' / 'base')
+    write_run(tmp_path / 'runs' / 'grown', n_stages=4)
+    runs = sorted((tmp_path / 'runs').iterdir())
+    files = {'markdown': 'x.md', 'latex': 'x.tex', 'json': 'x.json', 'csv': 'x.csv'}
+    out, _ = run(*runs, *(f'--{name}={tmp_path}/{file}' for name, file in files.items()))
+    assert lines_of(out, 'grown: costs 1.00x')
+    for name, file in files.items():
+        alone, _ = run(f'--{name}', *runs)  # before a run, too: it doesn't take that for its file
+        assert alone == (tmp_path / file).read_text()
+        assert not lines_of(alone, 'grown: costs')
+    assert json.loads((tmp_path / 'x.json').read_text())['runs'][1]['flops:cost'] == pytest.approx(1.0)
 
 
-def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tmp_path, run):
-    rng = np.random.default_rng(0)
-    for split in ('train', 'val'):
-        write_shard(str(tmp_path / f'{split}.bin'), rng.integers(0, 60, 4000).astype(np.uint16))
-    (tmp_path / 'meta.json').write_text('{"tokenizer": "bytes", "vocab_size": 60, "eot": 0}')
-    small = ['--vocab_size=64', '--n_layer=2', '--n_head=1', '--n_embd=8', '--block_size=16', '--total_batch_size=64',
-             '--batch_size=4', '--val_tokens=64', '--hellaswag_interval=0', '--eval_interval=4', '--growth_steps=8',
-             '--continual_steps=4', '--device=cpu', f'--data_dir={tmp_path}']
-    for name, n_stages in (('base', 1), ('grown', 2)):
-        subprocess.run([sys.executable, 'train.py', *small, f'--n_stages={n_stages}', f'--out_dir={tmp_path}/out/{name}'],
-                       check=True, capture_output=True)
-    _, rows = run(*(tmp_path / 'out').iterdir(), f'--csv={tmp_path}/c.csv', f'--figure={tmp_path}/f.svg')
+def test_full_prints_the_catch_up_and_all_settings(tmp_path, run):
+    write_run(tmp_path / 'base')
+    write_run(tmp_path / 'grown', n_stages=4)
+    short, _ = run(tmp_path / 'base', tmp_path / 'grown')
+    full, _ = run(tmp_path / 'base', tmp_path / 'grown', '--full')
+    for title in ('Catching up after the last growth', 'What all runs share'):
+        assert title in full and title not in short
+    assert 'What differs' in short
+
+
+def test_two_scorings_are_compared_on_the_same_questions(tmp_path, run):
+    line = {'style': 'nanogpt', 'label': 0, 'pred': 0, 'pred_norm': 0, 'losses': [1.0] * 4, 'losses_norm': [1.0] * 4,
+            'margin': 0.1}
+    for name, bits in (('a', 1.0), ('b', 0.9)):
+        lines = [json.dumps({**line, 'ind': i, 'bits': bits + 0.01 * (i % 2) * (name == 'a')}) for i in range(4)]
+        (tmp_path / f'{name}.jsonl').write_text('\n'.join(lines) + '\n')
+    out, _ = run(tmp_path / 'a.jsonl', tmp_path / 'b.jsonl')
+    assert out.startswith(f'{tmp_path}/b.jsonl less {tmp_path}/a.jsonl: acc +0.0000')
+    assert 'bits -0.1050 +- 0.0029' in out
+
+
+def test_a_closed_pipe_and_a_terminal_without_the_characters_are_no_error(tmp_path):
+    for k in range(3):
+        write_run(tmp_path / f'run{k}', seed=k)
+    command = f'{sys.executable} compare.py {tmp_path}/* --full'
+    done = subprocess.run(f'set -o pipefail; {command} | head -1', shell=True, capture_output=True, text=True,
+                          executable='/bin/bash')
+    assert done.stderr == '' and done.stdout == 'Runs\n'
+    env = {**os.environ, 'PYTHONIOENCODING': 'ascii', 'PYTHONUTF8': '0', 'LC_ALL': 'C'}
+    done = subprocess.run(command, shell=True, capture_output=True, env=env, executable='/bin/bash')
+    assert done.returncode == 0, done.stderr
+    assert b'val loss' in done.stdout and b'sd' in done.stdout
+
+
+# ---- runs of train.py itself
+
+
+def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tiny, tmp_path, run, monkeypatch, capsys):
+    for name, n_stages in (('base', 1), ('grown', 3)):
+        monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--n_stages={n_stages}', f'--out_dir={tmp_path}/{name}'])
+        train.main()
+    capsys.readouterr()
+    files = {name: tmp_path / f'c.{name}' for name in ('csv', 'json')}
+    out, rows = run(tmp_path / 'base', tmp_path / 'grown', f'--csv={files["csv"]}', f'--json={files["json"]}', '--full',
+                    f'--figure={tmp_path}/f.svg', '--panels=hero,accuracy,bits,catch_up')
     for name in ('base', 'grown'):
-        last = json.loads((tmp_path / 'out' / name / 'metrics.jsonl').read_text().splitlines()[-1])
-        assert last['kind'] == 'eval' and last['step'] == 12 and rows[name]['flags'] == ''
-        assert {k: float(rows[name][k]) for k in ('tokens', 'flops', 'flops_paper', 'seconds', 'val_loss')} == \
-            {k: last[k] for k in ('tokens', 'flops', 'flops_paper', 'seconds', 'val_loss')}
+        lines = [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()]
+        last = lines[-1]
+        assert last['kind'] == 'eval' and last['step'] == 24 and rows[name]['flags'] == ''
+        for column in ('tokens', 'flops', 'flops_paper', 'seconds', 'val_loss'):
+            assert float(rows[name][column]) == last[column]
+        assert float(rows[name]['bits']) == last['hellaswag_bits']
+        assert float(rows[name]['margin_se']) == last['hellaswag_margin_stderr']
     assert float(rows['grown']['flops:at']) == float(rows['grown']['flops']) < float(rows['base']['flops'])
+    found = json.loads(files['json'].read_text())
+    # The catch-up begins with the loss that the growth itself left.
+    growth = [line for line in lines if line['kind'] == 'phase' and 'val_loss_after' in line][-1]
+    first = found['catch_up'][0]
+    assert (first['run'], first['step'], first['tokens_since_growth']) == ('grown', growth['step'], 0)
+    base = {line['step']: line['val_loss'] for line in map(json.loads, open(tmp_path / 'base' / 'metrics.jsonl'))
+            if line['kind'] == 'eval' and 'val_loss' in line}
+    assert growth['step'] == 12 and 12 in base
+    assert first['gap_at_tokens'] == pytest.approx(growth['val_loss_after'] - base[12])
+    # The same questions on both sides, from the hellaswag.jsonl that each run leaves.
+    [pair] = found['hellaswag']
+    assert pair['n'] == 12
+    assert pair['bits'] == pytest.approx(float(rows['grown']['bits']) - float(rows['base']['bits']))
+    # Of one checkout and one machine nothing is to be said.
+    assert 'differ in' not in out
