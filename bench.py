@@ -168,7 +168,7 @@ def peak_memory(device) -> int:
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == 'linux':
-        with open('/proc/self/status') as f:
+        with open('/proc/self/status', encoding='ascii') as f:
             return next(int(line.split()[1]) * 1024 for line in f if line.startswith('VmHWM'))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -249,9 +249,12 @@ def gpt_config(config: dict) -> GPTConfig:
 def build_model(state: dict, where: str) -> GPT:
     """The model that a checkpoint's state holds. Raises UserError, naming `where`, if its weights aren't of its shape."""
     try:
-        model = GPT(gpt_config(state['config']), state['depth'])
+        shape = gpt_config(state['config'])
+        if shape.n_head < 1 or shape.n_embd % shape.n_head:  # which shows in no weight's shape
+            raise ValueError(shape.n_head)
+        model = GPT(shape, state['depth'])
         model.load_state_dict(state['model'])
-    except (RuntimeError, KeyError, TypeError, ValueError, AssertionError):
+    except (RuntimeError, KeyError, TypeError, ValueError):
         raise UserError(f"{where}: its weights don't fit the shape that its config gives") from None
     return model
 

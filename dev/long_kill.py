@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import torch
 from conftest import make_tiny
-from test_train import assert_same_run
+from same_run import assert_same_run
 
 import common
 import metrics

@@ -110,6 +110,14 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         checkpoint.load_model(str(tmp_path / 'x.pt'))
 
 
+@pytest.mark.parametrize('change', [{'n_head': 3}, {'n_head': 0}, {'n_head': -2}, {'n_head': '2'}, {'n_embd': 17},
+                                    {'n_embd': None}, {'vocab_size': 63}, {'block_size': 2.5}])
+def test_a_config_that_no_model_can_have_is_refused(tmp_path, change):
+    torch.save({**state(), 'format': 1, 'config': config_to_dict(CONFIG) | change}, tmp_path / 'x.pt')
+    with pytest.raises(UserError, match="its weights don't fit"):
+        checkpoint.load_model(str(tmp_path / 'x.pt'))
+
+
 def test_keep_last_keeps_the_newest_and_every_stage(tmp_path):
     for step in (2, 10, 300, 4000):
         saved(tmp_path, step)
@@ -141,9 +149,12 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
         reading, writing = os.pipe()
         child = os.fork()  # this process with its torch: importing it again would take the time of the rest
         if child == 0:
-            os.write(writing, b'.')
-            while True:
-                checkpoint.save_checkpoint(str(tmp_path / 'ckpt_000002.pt'), new)
+            try:
+                os.write(writing, b'.')
+                while True:
+                    checkpoint.save_checkpoint(str(tmp_path / 'ckpt_000002.pt'), new)
+            finally:
+                os._exit(1)
         os.read(reading, 1)
         time.sleep(0.003 + 0.011 * wait)
         os.kill(child, signal.SIGKILL)

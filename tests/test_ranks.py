@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_train import assert_same_run, metrics
+from same_run import assert_same_run, metrics
 
 import checkpoint
 

@@ -1,6 +1,8 @@
-"""Every script: --help is complete, importing it does nothing. Run: python -m pytest tests/test_scripts.py"""
+"""The files as a whole: floors, imports, what every script has in common. Run: python -m pytest tests/test_scripts.py"""
 
+import ast
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +13,89 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path.stem for path in ROOT.glob('*.py'))
 SCRIPTS = [name for name in MODULES if "__name__ == '__main__'" in (ROOT / f'{name}.py').read_text()]
 
+# A file imports only from the floors below its own. The tools have rooms, and a room may open into those before it.
+FLOORS = [
+    [['common', 'growth', 'optim', 'stats', 'tables']],
+    [['config', 'data', 'model', 'device', 'metrics', 'figure', 'hugging_face', 'paired', 'sources']],
+    [['schedule', 'checkpoint', 'questions', 'documents', 'prepare_demo']],
+    [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'resume', 'runlog', 'runs', 'study_file'],
+     ['ladder', 'grid'], ['judge', 'launch'], ['words'], ['report'], ['compare'], ['study_report'], ['study']],
+    [['train']],
+]
+HEAVY = ('matplotlib', 'pandas', 'scipy', 'datasets', 'requests', 'transformers', 'tiktoken', 'safetensors', 'pyarrow',
+         'wandb', 'tensorboard', 'trackio', 'huggingface_hub')
 
-@pytest.mark.parametrize('name', SCRIPTS)
-def test_help_names_every_option_and_changes_nothing(name, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / f'{name}.py', '--help'], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and done.stderr == '' and not list(tmp_path.iterdir())
-    options = re.findall(r"add(?:_argument)?\('(--[a-z_]+)'", (ROOT / f'{name}.py').read_text())
-    assert all(option in done.stdout for option in options)
-    assert f'python {name}.py' in done.stdout  # how to type it
+
+def imports_of(path: Path) -> list[tuple[str, str]]:
+    """(module, name taken from it or '') of every import in a file, those within functions too."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, '') for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.module, alias.name) for alias in node.names]
+    return found
+
+
+def test_a_file_imports_only_from_the_floors_below_its_own():
+    places = {}
+    for floor, rooms in enumerate(FLOORS, 1):
+        for room, names in enumerate(rooms):
+            for name in names:
+                places[name] = (floor, room)
+    assert sorted(places) == MODULES  # whoever adds a file says where it belongs
+    for name in MODULES:
+        for module, _ in imports_of(ROOT / f'{name}.py'):
+            if module in places:
+                assert places[module] < places[name], f'{name}.py imports {module}'
+
+
+def test_nothing_imports_train():
+    for path in (*ROOT.glob('*.py'), *ROOT.glob('configs/*.py'), *ROOT.glob('studies/*.py')):
+        assert 'train' not in [module for module, _ in imports_of(path)], path.name
+
+
+def test_nobody_takes_another_modules_private_names():
+    for path in (*ROOT.glob('*.py'), *ROOT.glob('dev/*.py'), *ROOT.glob('tests/*.py')):
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        ours = set()  # what our modules are called in this file
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                ours |= {alias.asname or alias.name for alias in node.names if alias.name in MODULES}
+            elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+                private = [alias.name for alias in node.names if is_private(alias.name)]
+                assert not private, f'{path.name} imports {private} from {node.module}'
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
+                assert not is_private(node.attr), f'{path.name}: {node.value.id}.{node.attr}'
+
+
+def is_private(name: str) -> bool:
+    return name.startswith('_') and not name.startswith('__')
+
+
+def test_no_test_imports_another_test():
+    for path in (ROOT / 'tests').glob('*.py'):
+        for module, _ in imports_of(path):
+            assert not module.startswith('test_'), path.name
+
+
+def test_matplotlib_is_in_figure_alone():
+    for path in (*ROOT.glob('*.py'), *ROOT.glob('dev/*.py')):
+        uses = [module for module, _ in imports_of(path) if module.split('.')[0] == 'matplotlib']
+        assert not uses or path.name == 'figure.py', path.name
+
+
+def test_train_loads_nothing_that_it_does_not_need():
+    done = subprocess.run([sys.executable, '-X', 'importtime', ROOT / 'train.py', '--help'], capture_output=True, text=True)
+    loaded = set()
+    for line in done.stderr.splitlines():
+        loaded.add(line.rpartition('|')[2].strip().split('.')[0])
+    assert done.returncode == 0
+    assert 'torch' in loaded and 'schedule' in loaded
+    assert not loaded & set(HEAVY)
+    for name in ('figure', 'stats', 'compare', 'study'):
+        assert name not in loaded
 
 
 def test_importing_any_module_prints_nothing_writes_nothing_and_asks_no_network(tmp_path):
@@ -28,18 +105,48 @@ sys.path.insert(0, {str(ROOT)!r})
 def refuse(*args, **kwargs): raise AssertionError('a network connection at import')
 socket.socket.connect = refuse
 for name in {MODULES!r}: __import__(name)
+assert 'matplotlib' not in sys.modules
 """
     done = subprocess.run([sys.executable, '-B', '-c', code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '') and not list(tmp_path.iterdir())
 
 
-def test_nothing_imports_train():
-    for name in MODULES:
-        assert not re.search(r'^\s*(import train|from train)\b', (ROOT / f'{name}.py').read_text(), re.M), name
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_help_names_every_option_and_changes_nothing(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', [f'{name}.py', '--help'])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / f'{name}.py'), run_name='__main__')
+    captured = capsys.readouterr()
+    assert not stop.value.code and captured.err == '' and not list(tmp_path.iterdir())
+    options = re.findall(r"add(?:_argument)?\('(--[a-z_]+)'", (ROOT / f'{name}.py').read_text())
+    assert all(option in captured.out for option in options)
+    assert f'python {name}.py' in captured.out  # how to type it
+
+
+def test_every_text_file_is_opened_in_utf_8():
+    """Elsewhere than on Linux, or under LC_ALL=C, open() would take another encoding."""
+    for path in ROOT.glob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'open':
+                mode = node.args[1].value if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) else 'r'
+                names = [keyword.arg for keyword in node.keywords]
+                assert 'b' in mode or 'encoding' in names, f'{path.name}, line {node.lineno}'
+
+
+def test_no_file_of_a_user_is_checked_by_an_assert():
+    """python -O drops asserts: those that are left are about the code itself, and none of them is caught."""
+    for path in ROOT.glob('*.py'):
+        if path.name == 'device.py':  # torch itself raises one where a device isn't there
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.ExceptHandler) and node.type is not None:
+                assert 'AssertionError' not in ast.unparse(node.type), f'{path.name}, line {node.lineno}'
 
 
 def test_the_readme_names_every_script_and_config():
-    readme = (ROOT / 'README.md').read_text()
-    assert all(f'`{name}.py`' in readme for name in MODULES)
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    missing = [name for name in MODULES if f'`{name}.py`' not in readme]
+    assert not missing
     for path in (ROOT / 'configs').glob('*.py'):
         assert path.stem in readme or path.stem.replace('incremental', '') in readme, path.stem

@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
 import torch
 from long_memory import growth_per_step
+from same_run import assert_same_run, metrics
 
 import checkpoint
 import common
@@ -26,33 +26,12 @@ import train
 from common import UserError
 from config import TrainConfig
 
-TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
-
 
 def run(monkeypatch, tiny, out_dir, *flags):
     """train.py in this process; as torch's global state matters to no run, runs may follow each other."""
     monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--out_dir={out_dir}', *flags])
     torch.manual_seed(len(flags) + 99)
     train.main()
-
-
-def metrics(out_dir, timing=False):
-    lines = [json.loads(line) for line in Path(out_dir, 'metrics.jsonl').read_text().splitlines()]
-    return lines if timing else [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
-
-
-def assert_same_run(a, b):
-    """Same checkpoints at the end, bit for bit, and the same metrics but for the clock."""
-    newest = [checkpoint.latest(str(d)) for d in (a, b)]
-    assert Path(newest[0][0]).name == Path(newest[1][0]).name
-    one, other = (state for _, state in newest)
-    assert one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
-    for name, tensor in one['model'].items():
-        assert torch.equal(tensor, other['model'][name]), name
-    for name, moments in one['optimizer'].items():
-        assert moments.keys() == other['optimizer'][name].keys()
-        assert all(torch.equal(moments[k], other['optimizer'][name][k]) for k in moments), name
-    assert metrics(a) == metrics(b)
 
 
 def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_path):
