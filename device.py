@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import errno
+import gc
 import glob
 import os
 import platform
@@ -15,6 +16,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from common import UserError
 
@@ -276,6 +278,14 @@ def init_distributed(device: torch.device, rank: int, world_size: int):
     on_gpu = device.type == 'cuda'
     dist.init_process_group('nccl' if on_gpu else 'gloo', store=store, rank=rank, world_size=world_size, timeout=timeout,
                             device_id=device if on_gpu else None)  # else NCCL guesses the GPU from the rank
+
+
+def wrap_distributed(model, world_size: int):
+    """The model, or where there are several ranks DDP around it, over exactly the parameters that train now."""
+    if world_size == 1:
+        return model
+    gc.collect()  # what an earlier DDP has left
+    return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
 def leave_distributed(world_size: int):

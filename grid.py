@@ -284,7 +284,7 @@ def finished_folder(study: Study, run: Run, elsewhere: bool = True) -> str | Non
         if not os.path.isfile(os.path.join(folder, 'config.json')):
             continue
         check_same_settings(run, folder)
-        if has_last_eval(os.path.join(folder, 'metrics.jsonl'), run.total):
+        if has_last_eval(folder, run.total):
             return folder
     return None
 

@@ -1,13 +1,14 @@
 """
 What a run says about itself: metrics.jsonl, run.json, trackers. The one place that writes and reads them.
 
-metrics.jsonl has one JSON object a line. All have kind ('train', 'eval', 'phase'), step, tokens, flops, flops_paper, seconds
-of training, eval_seconds, checkpoint_seconds, stage, phase and depth. 'train' adds loss, lr, grad_norm, tok_per_sec and,
-where the device's peak is known, mfu; 'eval' val_loss, val_tokens and hellaswag_*; 'phase' n_frozen and, at a growth, the
-validation loss before and after it.
+metrics.jsonl has one JSON object a line. All have kind ('train', 'eval', 'phase'), step, tokens, flops,
+flops_paper, seconds of training, eval_seconds, checkpoint_seconds, stage, phase and depth. 'train' adds loss,
+lr, grad_norm, tok_per_sec and, where the device's peak is known, mfu; 'eval' val_loss, val_tokens and
+hellaswag_*; 'phase' n_frozen and, at a growth, the validation loss before and after it.
 
-run.json says where the numbers come from: run_id, the data's fingerprint, what init_from and branch_from were, and for
-each start of the run the command, code, versions and machine. The newest start's values stand at the top level too.
+run.json says where the numbers come from: run_id, the data's fingerprint, what init_from and branch_from
+were, and for each start of the run the command, code, versions and machine. The newest start's values stand
+at the top level too.
 """
 
 import datetime
@@ -33,8 +34,8 @@ class MetricsWriter:
     def __init__(self, path: str, step: int, logs_step: bool = True, prefix: str = ''):
         """Open the file of a run that goes on from `step`, less the lines that it will write again.
 
-        `logs_step`: whether its training loss at `step` is due. `prefix`: the metrics.jsonl of the run that trained the
-        steps so far, if it was another one.
+        `logs_step`: whether its training loss at `step` is due. `prefix`: the metrics.jsonl of the run that
+        trained the steps so far, if it was another one.
         """
         source = prefix or path
         kept = lines_before(source, step, logs_step) if os.path.exists(source) else []
@@ -49,46 +50,53 @@ class MetricsWriter:
             while text:  # a disk that gets full takes a part, then refuses
                 text = text[self.file.write(text):]
         except OSError as error:
-            raise UserError(f'{self.file.name} could not be written ({error.strerror}); the last checkpoint is untouched: '
-                            'make room, then go on with --resume') from None
+            raise UserError(f'{self.file.name} could not be written ({error.strerror}); the last checkpoint '
+                            'is untouched: make room, then go on with --resume') from None
 
     def close(self):
         self.file.close()
 
 
 def lines_before(path: str, step: int, logs_step: bool = True) -> list[str]:
-    """The lines of metrics.jsonl that a run resumed at `step` won't write again: its evals and growth at `step` are still
-    to come, its training line at `step` (if one is due there: `logs_step`) is not. Raises UserError for a line, other
-    than a truncated last one, that is no record."""
+    """The lines of metrics.jsonl that a run resumed at `step` won't write again: its evals and growth at
+    `step` are still to come, its training line at `step` (if one is due there: `logs_step`) is not. Raises
+    UserError for a line, other than a truncated last one, that is no record."""
     kept = []
     with open(path, encoding='utf-8', errors='replace') as f:
         lines = f.readlines()
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-            keep = record['step'] < step or (record['step'] == step and record['kind'] == 'train' and logs_step)
+            keep = record['step'] < step
+            if record['step'] == step and record['kind'] == 'train':
+                keep = logs_step
         except (ValueError, KeyError, TypeError, RecursionError):
             if number == len(lines):
                 break  # a kill in the middle of a write
-            raise UserError(f'{path}, line {number}: not a line of metrics; move the file away to go on without it') from None
+            raise UserError(f'{path}, line {number}: not a line of metrics; move the file away to go on '
+                            'without it') from None
         if keep and line.endswith('\n'):
             kept.append(line)
     return kept
 
 
-def has_last_eval(path: str, total_steps: int) -> bool:
+def has_last_eval(run_dir: str, total_steps: int) -> bool:
     """Whether a run's metrics.jsonl ends with the evaluation of its last step."""
+    path = os.path.join(run_dir, 'metrics.jsonl')
     if not os.path.exists(path):
         return False
     with open(path, 'rb') as f:
-        lines = f.read().splitlines()
-    return bool(lines) and lines[-1].startswith(b'{"kind": "eval", "step": %d,' % total_steps) and lines[-1].endswith(b'}')
+        last_line = f.read().rpartition(b'\n')[0].rpartition(b'\n')[2]
+    record = parse_record(last_line)
+    return record is not None and record['kind'] == 'eval' and record['step'] == total_steps
 
 
 def read_metrics(path: str) -> tuple[list[dict], bool]:
-    """(the records of a metrics.jsonl, whether a truncated line follows them). A file that isn't there yet has none.
+    """(the records of a metrics.jsonl, whether a truncated line follows them). A file that isn't there yet
+    has none.
 
-    Raises UserError, naming file and line, for a line that is no record, and for steps or costs that run backwards.
+    Raises UserError, naming file and line, for a line that is no record, and for steps or costs that run
+    backwards.
     """
     if not os.path.exists(path):
         return [], False
@@ -106,12 +114,16 @@ def read_metrics(path: str) -> tuple[list[dict], bool]:
         if record is None:
             if number > whole:
                 return records, True
-            raise UserError(f'{where}: not a line of metrics (an object with kind and finite {", ".join(COUNTERS)}); '
-                            'repair or remove the line, or leave the run out')
+            raise UserError(f'{where}: not a line of metrics (an object with kind and finite '
+                            f'{", ".join(COUNTERS)}); repair or remove the line, or leave the run out')
         for k in COUNTERS:
             if records and record[k] < records[-1][k]:
-                raise UserError(f'{where}: {k} goes back from {records[-1][k]} to {record[k]}; two runs in one file?')
-        if record['kind'] == 'eval' and any(r['kind'] == 'eval' and r['step'] == record['step'] for r in records[-3:]):
+                raise UserError(f'{where}: {k} goes back from {records[-1][k]} to {record[k]}; two runs in '
+                                'one file?')
+        # A step has at most a training line, an evaluation and a growth: its evaluation is among the last
+        # three.
+        evaluated = [r['step'] for r in records[-3:] if r['kind'] == 'eval']
+        if record['kind'] == 'eval' and record['step'] in evaluated:
             raise UserError(f'{where}: step {record["step"]} is evaluated twice; two runs in one file?')
         records.append(record)
     return records, False
@@ -134,16 +146,18 @@ def parse_record(line: bytes) -> dict | None:
     return record if is_record else None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # run.json
 
 
 def git_state(folder: str) -> tuple[str | None, bool | None]:
-    """(commit, whether files differ from it) of the checkout that `folder` is in; (None, None) outside of one."""
+    """(commit, whether files differ from it) of the checkout that `folder` is in; (None, None) outside of
+    one."""
     answers = []
     for arguments in (['rev-parse', 'HEAD'], ['status', '--porcelain', '--untracked-files=no']):
         try:
-            done = subprocess.run(['git', '-C', folder, *arguments], capture_output=True, text=True, timeout=30)
+            command = ['git', '-C', folder, *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
         except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
             return None, None
         if done.returncode != 0:
@@ -159,14 +173,23 @@ def describe_start(step: int, device_name: str, device_count: int, world_size: i
     versions = {'python': platform.python_version(), 'cuda': cuda}
     for package in ('torch', 'numpy'):
         versions[package] = importlib.metadata.version(package)
-    return {'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'), 'step': step,
-            'command': shlex.join(sys.argv), 'git_commit': commit, 'git_dirty': dirty, 'versions': versions,
-            'host': socket.gethostname(), 'device': device_name, 'device_count': device_count, 'world_size': world_size}
+    return {
+        'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        'step': step,
+        'command': shlex.join(sys.argv),
+        'git_commit': commit,
+        'git_dirty': dirty,
+        'versions': versions,
+        'host': socket.gethostname(),
+        'device': device_name,
+        'device_count': device_count,
+        'world_size': world_size,
+    }
 
 
 def new_run_info(before: dict, start: dict, **facts) -> dict:
-    """The contents of run.json after one more start. `before`: what it said, {} for a new run; `facts`: data, init_from,
-    ..., which stay as they were first written where they are None now."""
+    """The contents of run.json after one more start. `before`: what it said, {} for a new run; `facts`: data,
+    init_from, ..., which stay as they were first written where they are None now."""
     info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}
     info |= {name: value for name, value in start.items() if name not in ('time', 'step')}
     for name, value in facts.items():
@@ -191,36 +214,40 @@ def read_run_json(run_dir: str) -> dict:
     return info
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # trackers
 
 
 class Tracker:
-    """Weights & Biases, TensorBoard or trackio, imported only when named. Every record is sent once, over kills and resumes:
-    the place of the last one sent is kept in the run directory, and what a resumed run repeats is left out.
+    """Weights & Biases, TensorBoard or trackio, imported only when named.
+
+    Every record is sent once, over kills and resumes: the place of the last one that was sent is kept in the
+    run directory, and what a resumed run repeats is left out.
     """
 
-    def __init__(self, kind: str, project: str, run_dir: str, name: str, group: str, run_id: str, settings: dict):
+    def __init__(self, kind, project: str, run_dir: str, name: str, group: str, run_id: str, settings: dict):
         """Start one. Raises UserError, saying why, if it isn't installed or can't be started."""
-        self.kind = kind
         self.path = os.path.join(run_dir, 'tracker.json')
-        self.sent = read_json(self.path, 'a tracker.json')['sent'] if os.path.exists(self.path) else []
-        start = {'wandb': self.start_wandb, 'tensorboard': self.start_tensorboard, 'trackio': self.start_trackio}[kind]
+        self.sent = []  # the step of the last record that was sent, and its place within the step
+        if os.path.exists(self.path):
+            self.sent = read_json(self.path, 'a tracker.json')['sent']
+        start = getattr(self, f'start_{kind}')
         try:
             self.log_values, self.close = start(project, run_dir, name, group, run_id, settings)
         except ImportError:
             raise UserError(f'tracker is {kind!r}, which is not installed: pip install {kind}') from None
         except Exception as error:  # no login, a name it refuses, no network: whatever its client raises
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f'the tracker {kind} could not be started ({reason[0]}): mend that, or leave --tracker out') \
-                from None
+            raise UserError(f'the tracker {kind} could not be started ({reason[0]}): mend that, or leave '
+                            '--tracker out') from None
 
     def start_wandb(self, project, run_dir, name, group, run_id, settings):
         import wandb
 
         if not hasattr(wandb, 'init'):  # a folder called wandb, which Python takes for a package
             raise ImportError
-        run = wandb.init(project=project, name=name, group=group, id=run_id, resume='allow', dir=run_dir, config=settings)
+        run = wandb.init(project=project, name=name, group=group, id=run_id, resume='allow', dir=run_dir,
+                         config=settings)
         return lambda values, step: run.log(values, step=step), run.finish
 
     def start_tensorboard(self, project, run_dir, name, group, run_id, settings):
@@ -232,22 +259,27 @@ class Tracker:
             for key, value in values.items():
                 if type(value) in (int, float):
                     writer.add_scalar(key, value, step)
-            writer.flush()
+            writer.flush()  # what is in memory when a kill comes would never be sent
 
         return log_values, writer.close
 
     def start_trackio(self, project, run_dir, name, group, run_id, settings):
         import trackio
 
-        run = trackio.init(project=project, name=f'{name}-{run_id}', group=group, config=settings, resume='allow')
+        # trackio knows a run by its name: with the id in it a second run of the same name is another one.
+        run = trackio.init(project=project, name=f'{name}-{run_id}', group=group, config=settings,
+                           resume='allow')
         return lambda values, step: run.log(values, step=step), trackio.finish
 
     def send(self, record: dict):
         """One record of metrics.jsonl, unless it was sent before."""
-        place = [record['step'], ('train', 'eval', 'phase').index(record['kind'])]  # their order within a step
+        kind = record['kind']
+        order = ('train', 'eval', 'phase').index(kind)  # in which records of one step are written
+        place = [record['step'], order]
         if self.sent and place <= self.sent:
             return
-        self.log_values({f'{record["kind"]}/{k}': v for k, v in record.items() if k != 'kind'}, record['step'])
+        values = {f'{kind}/{name}': value for name, value in record.items() if name != 'kind'}
+        self.log_values(values, record['step'])
         self.sent = place
         with atomic_write(self.path) as f:
             json.dump({'sent': place}, f)

@@ -1,4 +1,5 @@
-"""Where a run begins: at step 0, at its own newest checkpoint, or at another run's whose first steps are the same."""
+"""Where a run begins: at step 0, at its own newest checkpoint, or at another run's whose first steps are the
+same."""
 
 import os
 import time
@@ -13,7 +14,8 @@ from metrics import read_run_json
 
 
 def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
-    """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's another's).
+    """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's
+    another's).
 
     Raises UserError where out_dir, `resume` and `branch_from` don't fit together.
     """
@@ -21,11 +23,13 @@ def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
     if config.resume:
         found = checkpoint.latest(config.out_dir)
     elif holds_run(config.out_dir):
-        raise UserError(f'{config.out_dir} already holds a run: go on with --resume, or choose another --out_dir')
+        raise UserError(f'{config.out_dir} already holds a run: go on with --resume, or choose another '
+                        '--out_dir')
     if found:
         return found[1], ''
     if config.resume == 'yes':
-        raise UserError(f'{config.out_dir} holds no checkpoint to resume from; --resume=auto would start from step 0')
+        raise UserError(f'{config.out_dir} holds no checkpoint to resume from; --resume=auto would start '
+                        'from step 0')
     if config.branch_from:
         return find_prefix(config)
     return None, ''
@@ -40,17 +44,19 @@ def holds_run(out_dir: str) -> bool:
 
 
 def find_prefix(config: TrainConfig) -> tuple[dict, str]:
-    """(the checkpoint that branch_from means, its run directory). Raises UserError if this run wouldn't get there."""
+    """(the checkpoint that branch_from means, its run directory). Raises UserError if this run wouldn't get
+    there."""
     path = config.branch_from
     run_dir = os.path.dirname(path) or '.'
-    last = schedule.total_steps(schedule.plan(config)) - 1  # a branch has a step of its own, and so an end of its own
+    # A branch has a step of its own at least, and so an end of its own.
+    last = schedule.total_steps(schedule.plan(config)) - 1
     if os.path.isdir(path):
         run_dir = path
         shared, difference = schedule.prefix_difference(schedule.load_run_config(path), config)
         found = checkpoint.latest(path, min(shared, last))
         if found is None:
-            raise UserError(f'branch_from {path}: the two runs share only their first {shared} steps, and it holds no '
-                            f'checkpoint of these; what differs, there and here: {difference}')
+            raise UserError(f'branch_from {path}: the two runs share only their first {shared} steps, and it '
+                            f'holds no checkpoint of these; what differs, there and here: {difference}')
         path, saved = found
     else:
         saved = checkpoint.read_checkpoint(path)
@@ -58,18 +64,20 @@ def find_prefix(config: TrainConfig) -> tuple[dict, str]:
     there = schedule.resolve(config_from_dict(saved['config'], path))
     shared, difference = schedule.prefix_difference(there, config)
     if saved['step'] > min(shared, last):
-        raise UserError(f'branch_from {path}: is at step {saved["step"]} of {last + 1}, and the two runs share only their '
-                        f'first {shared} steps; what differs, there and here: {difference}')
+        raise UserError(f'branch_from {path}: is at step {saved["step"]} of {last + 1}, and the two runs '
+                        f'share only their first {shared} steps; what differs, there and here: {difference}')
     if not saved['optimizer']:
-        raise UserError(f'branch_from {path}: holds no optimizer state, without which the run would not be the same')
+        raise UserError(f'branch_from {path}: holds no optimizer state, without which the run would not be '
+                        'the same')
     if not os.path.isfile(os.path.join(run_dir, 'metrics.jsonl')):
-        raise UserError(f'branch_from {path}: there is no metrics.jsonl beside it, with which that of this run begins')
+        raise UserError(f'branch_from {path}: there is no metrics.jsonl beside it, with which that of this '
+                        'run begins')
     return saved, run_dir
 
 
 def check_shared_out_dir(out_dir: str, rank: int, world_size: int, saved: dict | None):
-    """Raise UserError unless all ranks see the out_dir that rank 0 sees: another one on another node would come to light
-    at the first resume, days later. No rank writes before all have looked."""
+    """Raise UserError unless all ranks see the out_dir that rank 0 sees: another one on another node would
+    come to light at the first resume, days later. No rank writes before all have looked."""
     mark = [None]
     if rank == 0:
         mark = [os.urandom(8).hex()]
@@ -79,8 +87,8 @@ def check_shared_out_dir(out_dir: str, rank: int, world_size: int, saved: dict |
     is_shared = [None] * world_size
     dist.all_gather_object(is_shared, sees_mark(out_dir, mark[0]))
     if not all(is_shared):
-        raise UserError(f'rank {is_shared.index(False)} does not see the {out_dir} that rank 0 sees: out_dir must be '
-                        'on a file system that all nodes share')
+        raise UserError(f'rank {is_shared.index(False)} does not see the {out_dir} that rank 0 sees: out_dir '
+                        'must be on a file system that all nodes share')
     steps = [None] * world_size
     dist.all_gather_object(steps, saved['step'] if saved else 0)
     if len(set(steps)) > 1:
@@ -89,7 +97,8 @@ def check_shared_out_dir(out_dir: str, rank: int, world_size: int, saved: dict |
 
 
 def sees_mark(out_dir: str, mark: str, patience: float = 30.0) -> bool:
-    """Whether the mark that rank 0 left is here, at the latest after `patience` seconds: NFS shows a new file late."""
+    """Whether the mark that rank 0 left is here, at the latest after `patience` seconds: NFS shows a new file
+    late."""
     deadline = time.monotonic() + patience
     path = os.path.join(out_dir, '.lock_mark')
     while True:
@@ -103,10 +112,11 @@ def sees_mark(out_dir: str, mark: str, patience: float = 30.0) -> bool:
 
 
 def check_same_run(config: TrainConfig, saved: dict, total: int):
-    """Refuse to go on from a checkpoint whose settings would have led elsewhere; says the old and the new values.
+    """Refuse to go on from a checkpoint whose settings would have led elsewhere; says the old and the new
+    values.
 
-    Settings marked free (intervals, device, micro-batch, ...) may change. Under a constant learning rate a run may also
-    be made longer or shorter: the steps so far are the same.
+    Settings marked free (intervals, device, micro-batch, ...) may change. Under a constant learning rate a
+    run may also be made longer or shorter: the steps so far are the same.
     """
     old = schedule.resolve(config_from_dict(saved['config'], config.out_dir))
     changed = []
@@ -115,40 +125,47 @@ def check_same_run(config: TrainConfig, saved: dict, total: int):
             changed.append(name)
     if config.lr_schedule == 'constant' and not config.stage_fractions and saved['step'] <= total:
         changed = [name for name in changed if name not in ('continual_steps', 'baseline_steps', 'ledger')]
+    lines = [f'{name}: was {getattr(old, name)!r}, now {getattr(config, name)!r}' for name in changed]
+    # The growth that begins at this very step is still to come: the phase before it tells the depth.
     planned = schedule.phase_at(schedule.plan(config), max(0, saved['step'] - 1)).depth
-    lines = [f'{name}: was {getattr(old, name, None)!r}, now {getattr(config, name, None)!r}' for name in changed]
     if not changed and saved['depth'] != planned:
-        lines.append(f'its checkpoint of step {saved["step"]} has {saved["depth"]} layers, the plan says {planned}')
+        lines.append(f'its checkpoint of step {saved["step"]} has {saved["depth"]} layers, the plan says '
+                     f'{planned}')
     if lines:
-        raise UserError('\n  '.join([f"{config.out_dir} was made with other settings, which can't change on resume:", *lines]))
+        heading = f"{config.out_dir} was made with other settings, which can't change on resume:"
+        raise UserError('\n  '.join([heading, *lines]))
 
 
 def describe_changes(config: TrainConfig, saved: dict) -> list[str]:
     """What a resumed run does otherwise than before, though it may: its length, and how it is measured."""
     old = schedule.resolve(config_from_dict(saved['config'], config.out_dir))
     lines = []
-    lengths = [schedule.total_steps(schedule.plan(c)) for c in (old, config)]
-    if lengths[0] != lengths[1]:
-        lines.append(f'the run now has {lengths[1]:,} steps, it had {lengths[0]:,}')
+    old_length = schedule.total_steps(schedule.plan(old))
+    new_length = schedule.total_steps(schedule.plan(config))
+    if old_length != new_length:
+        lines.append(f'the run now has {new_length:,} steps, it had {old_length:,}')
     for name in ('val_tokens', 'hellaswag_data', 'hellaswag_limit'):
         was, now = getattr(old, name), getattr(config, name)
         if was != now:
-            lines.append(f'{name} is now {now!r}, it was {was!r}: evaluations before and after do not compare')
+            lines.append(f'{name} is now {now!r}, it was {was!r}: evaluations before and after do not '
+                         'compare')
     return lines
 
 
 def check_same_data(config: TrainConfig, saved: dict, run_dir: str, fingerprint: dict):
-    """Refuse to go on from a checkpoint of `run_dir` that saw another data set: the steps so far would be other steps.
+    """Refuse to go on from a checkpoint of `run_dir` that saw another data set: the steps so far would be
+    other steps.
 
     data_dir may have moved: what counts is what run.json says of the data.
     """
     before = read_run_json(run_dir).get('data')
     if not before:  # a run from before there was a run.json
-        fingerprint = {'train_tokens': fingerprint['train']['tokens'], 'val_tokens': fingerprint['val']['tokens']}
         before = saved['totals']
+        fingerprint = {f'{split}_tokens': fingerprint[split]['tokens'] for split in ('train', 'val')}
     for name, value in fingerprint.items():
         if before.get(name) != value:
-            raise UserError(f'{config.data_dir}: {name} was {before.get(name)} when the checkpoint was saved, now {value}')
+            raise UserError(f'{config.data_dir}: {name} was {before.get(name)} when the checkpoint was '
+                            f'saved, now {value}')
 
 
 def load_initial_weights(model, config: TrainConfig):

@@ -1,21 +1,21 @@
 """
 Train a GPT that grows layer by layer (Li, Fung, Huang, arXiv 2411.18700), or at full depth from the start.
 
-    python train.py configs/incremental_8stage.py configs/cpu.py                               one process
-    torchrun --standalone --nproc_per_node=8 train.py configs/incremental_8stage.py            8 GPUs
+    python train.py configs/incremental_8stage.py configs/cpu.py                       one process
+    torchrun --standalone --nproc_per_node=8 train.py configs/incremental_8stage.py    8 GPUs
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 \\
-        train.py configs/incremental_8stage.py --resume=auto                                   on each of 2 nodes
+        train.py configs/incremental_8stage.py --resume=auto                           on each of 2 nodes
 
-Configs are applied from left to right, then --key=value flags. Into out_dir come config.json, run.json, metrics.jsonl,
-hellaswag.jsonl, ckpt_NNNNNN.pt and stage_NN.pt; --resume goes on from the newest checkpoint, --resume=auto also starts if
-there is none.
+Configs are applied from left to right, then --key=value flags. Into out_dir come config.json, run.json,
+metrics.jsonl, hellaswag.jsonl, ckpt_NNNNNN.pt and stage_NN.pt; --resume goes on from the newest checkpoint,
+--resume=auto also starts if there is none.
 
-The state of a run is (config, step, weights, optimizer state). All else (the phase, the learning rate, the tokens of a
-step, new layers, dropout) is computed from the config and the step, so that a resumed run is the same run.
+The state of a run is (config, step, weights, optimizer state). All else (the phase, the learning rate, the
+tokens of a step, new layers, dropout) is computed from the config and the step, so that a resumed run is the
+same run.
 """
 
 import contextlib
-import gc
 import math
 import os
 import signal
@@ -23,10 +23,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 import checkpoint
 import data
@@ -39,17 +37,17 @@ from device import (
     GLIBC_TUNABLES,
     autocast,
     compile_blocks,
-    compile_failure,
     init_distributed,
-    is_out_of_memory,
     keep_freed_memory,
     lacks_glibc_tunables,
     leave_distributed,
-    peak_flops,
     pick_device,
     read_ranks,
     to_device,
+    wrap_distributed,
 )
+from dry_run import dry_run
+from evaluate import estimate_loss
 from metrics import (
     has_last_eval,
 )
@@ -98,7 +96,8 @@ def main():
     phases = schedule.plan(config)
     total = schedule.total_steps(phases)
 
-    # Whatever is wrong with the settings, the data or out_dir comes to light here, before ranks join and steps are done.
+    # Whatever is wrong with the settings, the data or out_dir comes to light here, before ranks join and
+    # steps are done.
     runtime = make_runtime(config)
     run_data = open_data(config, runtime)
     question = schedule.question_epochs(config, phases, run_data.train.n_tokens)
@@ -117,7 +116,7 @@ def main():
                 for line in resume.describe_changes(config, saved):
                     print(line)
                 checkpoint.set_aside_later(config.out_dir, saved['step'])
-        if saved and saved['step'] == total and has_last_eval(os.path.join(config.out_dir, 'metrics.jsonl'), total):
+        if saved and saved['step'] == total and has_last_eval(config.out_dir, total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
             leave_distributed(runtime.world_size)
@@ -132,22 +131,21 @@ def main():
         else:
             state, info['init_from'] = initial_state(config, phases, runtime)
         del saved  # its tensors lie in memory beside the model's
-        peak = peak_flops(runtime.device, config.dtype)
-        log = RunLog(config, phases, runtime.rank, state, prefix_dir, info, tracker, peak and peak * runtime.world_size)
+        log = RunLog(config, phases, runtime, state, prefix_dir, info, tracker)
         log.say_start(state, runtime)
         stopped_by = train(config, phases, runtime, run_data, examples, state, log)
         runtime.writer.wait()
         log.close(state, stopped_by)
     leave_distributed(runtime.world_size)
-    if stopped_by == signal.SIGINT and runtime.world_size == 1:  # torchrun sees to its ranks itself
+    if stopped_by == signal.SIGINT and runtime.world_size == 1:  # torchrun ends its ranks itself
         die_of(signal.SIGINT)
 
 
-def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData, examples: list, state: State, log) -> int:
-    """Train from state.step to the end of the plan. Returns the number of the signal that stopped it before, or 0.
+def train(config, phases, runtime: Runtime, run_data: RunData, examples: list, state: State, log) -> int:
+    """Train from state.step to the end of the plan. Returns the signal that stopped it before, or 0.
 
-    A checkpoint at step s is what update s left; its eval, and the growth that may come next, belong to what follows, so
-    that a run resumed at s does them again.
+    A checkpoint at step s is what update s left; its eval, and the growth that may come next, belong to what
+    follows, so that a run resumed at s does them again.
     """
     total = schedule.total_steps(phases)
     signals = catch_signals()
@@ -159,18 +157,19 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
         evaluate(config, phases, runtime, run_data, examples, state, log)
         if state.step == total:
             return 0
-        if phase is None or state.step == phase.stop:
+        new_phase = phase is None or state.step == phase.stop
+        if new_phase:
             phase = schedule.phase_at(phases, state.step)
             wrapped = None  # DDP's old buckets are gone before it makes new ones
             wrapped = enter_phase(config, phase, runtime, run_data, state, log)
-            first_step = True
         began = time.perf_counter()
 
-        # forward and backward, grad_accum_steps times
+        # Forward and backward, grad_accum_steps times. The outer autocast, though off, keeps the weights that
+        # the inner one has cast until the step ends.
         model.train()
         lr = schedule.get_lr(config, phases, state.step)
         loss_sum = torch.zeros((), device=device)
-        with torch.autocast(device.type, enabled=False):  # autocast keeps the weights it has cast until the outermost ends
+        with torch.autocast(device.type, enabled=False):
             for micro_step in range(runtime.grad_accum_steps):
                 if runtime.world_size > 1:  # gradients meet in the last micro-step only
                     wrapped.require_backward_grad_sync = micro_step == runtime.grad_accum_steps - 1
@@ -185,9 +184,8 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
         # one update
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         loss, grad_norm, stopping = mean_over_ranks(runtime, loss_sum, norm, signals)
-        if first_step:
+        if new_phase:
             check_gradients(model)
-            first_step = False
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             stop_not_finite(config, state.step, loss, grad_norm, runtime)
         if config.grad_clip:
@@ -206,7 +204,7 @@ def train(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData
             return max(signals, default=signal.SIGTERM)  # the signal may have reached another rank only
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # before the first step
 
 
@@ -216,8 +214,8 @@ def make_runtime(config: TrainConfig) -> Runtime:
     device = pick_device(config.device, local_rank, world_size)
     sequences_per_step = config.total_batch_size // config.block_size
     if sequences_per_step % (config.batch_size * world_size):
-        raise UserError(f'total_batch_size {config.total_batch_size} is not a multiple of ranks x batch_size x block_size '
-                        f'= {world_size} x {config.batch_size} x {config.block_size}')
+        raise UserError(f'total_batch_size {config.total_batch_size} is not a multiple of ranks x batch_size '
+                        f'x block_size = {world_size} x {config.batch_size} x {config.block_size}')
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True  # for what stays float32 under autocast
     elif device.type == 'cpu':
@@ -237,13 +235,14 @@ def open_data(config: TrainConfig, runtime: Runtime) -> RunData:
     meta = data.read_meta(config.data_dir)
     val_sequences = config.val_tokens // config.block_size
     if meta['vocab_size'] > config.vocab_size:
-        raise UserError(f"vocab_size {config.vocab_size} is less than the {meta['vocab_size']} of {config.data_dir}")
+        raise UserError(f'vocab_size {config.vocab_size} is less than the {meta["vocab_size"]} of '
+                        f'{config.data_dir}')
     if train.n_sequences < runtime.sequences_per_step:
         raise UserError(f'{config.data_dir} holds {train.n_sequences} training sequences, one step takes '
                         f'{runtime.sequences_per_step}')
     if not 1 <= val_sequences <= val.n_sequences:
-        raise UserError(f'val_tokens {config.val_tokens} asks for {val_sequences} sequences of {config.block_size} tokens; '
-                        f'{config.data_dir} holds {val.n_sequences}')
+        raise UserError(f'val_tokens {config.val_tokens} asks for {val_sequences} sequences of '
+                        f'{config.block_size} tokens; {config.data_dir} holds {val.n_sequences}')
     return RunData(train, val, val_sequences, meta['tokenizer'], data.fingerprint(config.data_dir))
 
 
@@ -256,102 +255,9 @@ def load_questions(config: TrainConfig, run_data: RunData) -> tuple[list, dict |
     return hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size), questions
 
 
-def dry_run(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: list):
-    """Two steps, a checkpoint's copy and a batch of each evaluation of a throw-away model at full depth, so that running
-    out of memory, a compiler that is missing, and whatever breaks an evaluation show now and not at the last stage.
-
-    Afterwards nothing of it is left, but for compiled code: all that the plan needs, so that no step of the run counts
-    compiling as training. Raises UserError if memory does not suffice, or torch.compile does not work here.
-    """
-    began = time.perf_counter()
-    if runtime.rank == 0:
-        what = 'compiles, and ' if runtime.compiled else ''
-        print(f'dry run: {what}takes two steps at full depth ...', flush=True)
-    try:
-        try_full_depth(config, runtime, run_data, examples)
-    except (RuntimeError, MemoryError, OSError) as error:
-        if is_out_of_memory(error):
-            raise UserError(f'out of memory at full depth ({config.n_layer} layers) with batch_size {config.batch_size}: '
-                            'lower --batch_size, which changes nothing but speed') from None
-        reason = compile_failure(error)
-        if reason and runtime.compiled:
-            raise UserError(f'torch.compile does not work here ({reason}): install a C++ compiler, and on a GPU triton, '
-                            'or go on without it: --compile=False') from None
-        raise
-    gc.collect()  # compiled modules and DDP lie in reference cycles
-    if runtime.device.type == 'cuda':
-        torch.cuda.empty_cache()
-    if runtime.rank == 0:
-        print(f'dry run: {time.perf_counter() - began:.1f} s', flush=True)
-
-
-def try_full_depth(config: TrainConfig, runtime: Runtime, run_data: RunData, examples: list):
-    """What dry_run does, as the run does it. Its peak of memory is the run's: no phase needs more."""
-    device = runtime.device
-    model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(device).train()
-    optimizers = make_optimizers(model, config)
-    tokens = torch.arange(config.batch_size * config.block_size, device=device) % config.vocab_size
-    tokens = tokens.view(config.batch_size, config.block_size)
-    if runtime.compiled:
-        compile_graphs(model, tokens, runtime, schedule.plan(config))
-    model.freeze((), 'train')
-    wrapped = wrap(model, runtime)
-    accumulated = min(2, runtime.grad_accum_steps)  # the second adds to gradients that exist; a third does the same
-    for _ in range(2):  # the second has optimizer state from the beginning
-        with torch.autocast(device.type, enabled=False):
-            for micro_step in range(accumulated):
-                if runtime.world_size > 1:
-                    wrapped.require_backward_grad_sync = micro_step == accumulated - 1
-                with runtime.amp:
-                    loss = wrapped(tokens, tokens)
-                (loss / accumulated).backward()
-        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        torch.nn.utils.clip_grads_with_norm_(model.parameters(), 1.0, norm)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if runtime.rank == 0:  # the copy lies in memory while the next step is under way
-            state = {'model': model.state_dict(), 'optimizer': optimizer_state(model, optimizers)}
-            runtime.writer.save_nowhere(state)
-        # Each growth leaves gaps in the memory that the C library manages: about as much as a twentieth of it all.
-        reserve = [p.detach().clone() for p in model.parameters() if device.type == 'cpu']
-    del reserve
-    n_sequences = min(config.batch_size, run_data.val.n_sequences)
-    estimate_loss(model, run_data.val, n_sequences, config.batch_size, 0, 1, runtime.amp)
-    if examples:
-        with runtime.amp:
-            longest = hellaswag.make_batches(model, examples)[0]
-            hellaswag.evaluate(model, [examples[i] for i, _ in longest])
-    runtime.writer.wait()
-
-
-def compile_graphs(model: GPT, tokens: torch.Tensor, runtime: Runtime, phases: list):
-    """Compile whatever the plan's phases need, each graph by a micro-step of the first phase that needs it.
-
-    A block has a graph for each combination of "it trains" and "something below it trains", whatever its place.
-    """
-    compile_blocks(model)
-    compiled = set()
-    for phase in phases:
-        needed = set()
-        below_trains = phase.embeddings == 'train'
-        for i in range(phase.depth):
-            trains = i not in phase.frozen
-            needed.add((trains, below_trains))
-            below_trains = below_trains or trains
-        if needed <= compiled:
-            continue
-        model.freeze(phase.frozen, phase.embeddings)  # the layers above phase.depth train, as those of the last phase
-        with torch.autocast(runtime.device.type, enabled=False):
-            with runtime.amp:
-                loss = model(tokens, tokens)
-            loss.backward()
-        model.zero_grad(set_to_none=True)
-        compiled |= needed
-
-
 def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> tuple[State, dict | None]:
-    """(step 0: a model of the first depth, from scratch or from init_from; what the weights have cost until now)."""
+    """(step 0: a model of the first depth, from scratch or from init_from; what the weights have cost until
+    now)."""
     shape = checkpoint.gpt_config(config_to_dict(config))
     depth = phases[0].depth if config.init_from == 'scratch' else config.init_depth
     model = GPT(shape, depth, stage_generator(config, 1)).to(runtime.device)
@@ -365,7 +271,8 @@ def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> tuple[
 def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runtime) -> State:
     """The state that a checkpoint holds."""
     model = checkpoint.build_model(saved, config.out_dir).to(runtime.device)
-    phase = schedule.phase_at(phases, max(0, saved['step'] - 1))  # the growth of the next one is still to come
+    # The growth that begins at this very step is still to come.
+    phase = schedule.phase_at(phases, max(0, saved['step'] - 1))
     optimizers = make_optimizers(model, config, [model.transformer.h[i] for i in phase.new])
     load_optimizer_state(model, optimizers, saved['optimizer'])
     clock = {name: saved['totals'][name] for name in ('seconds', 'eval_seconds', 'checkpoint_seconds')}
@@ -373,16 +280,18 @@ def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runti
 
 
 def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
-    """The source of the weights that stage `stage` initialises: the same on every rank and after every resume."""
+    """The source of the weights that stage `stage` initialises: the same on every rank and after every
+    resume."""
     return torch.Generator().manual_seed(config.seed * 1000 + stage)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # the parts of the loop
 
 
-def enter_phase(config: TrainConfig, phase: schedule.Phase, runtime: Runtime, run_data: RunData, state: State, log):
-    """Grow and freeze as the phase says. Returns the model wrapped to train: DDP over exactly the parameters that train.
+def enter_phase(config, phase: schedule.Phase, runtime: Runtime, run_data: RunData, state: State, log):
+    """Grow and freeze as the phase says. Returns the model wrapped to train: DDP over exactly the parameters
+    that train.
 
     DDP fixes its hooks when it wraps, so it wraps anew in each phase.
     """
@@ -405,22 +314,15 @@ def enter_phase(config: TrainConfig, phase: schedule.Phase, runtime: Runtime, ru
     model.freeze(phase.frozen, phase.embeddings)
     if runtime.compiled:
         compile_blocks(model)
-    wrapped = wrap(model, runtime)
+    wrapped = wrap_distributed(model, runtime.world_size)
     state.clock['seconds'] += time.perf_counter() - began
     log.enter_phase(state, phase, old_depth, values)
     return wrapped
 
 
-def wrap(model: GPT, runtime: Runtime):
-    """The model, or where there are several ranks DDP around it, over exactly the parameters that train now."""
-    if runtime.world_size == 1:
-        return model
-    gc.collect()  # what an earlier DDP has left
-    return DistributedDataParallel(model, gradient_as_bucket_view=True)
-
-
 def micro_batches(config: TrainConfig, runtime: Runtime, train_split: data.Split, step: int, total: int):
-    """This rank's micro-batches (inputs, targets), each int64 (batch_size, block_size) on the device, from `step` on."""
+    """This rank's micro-batches (inputs, targets), each int64 (batch_size, block_size) on the device, from
+    `step` on."""
     for s in range(step, total):
         for micro_step in range(runtime.grad_accum_steps):
             first = (runtime.rank * runtime.grad_accum_steps + micro_step) * config.batch_size
@@ -435,9 +337,11 @@ def seed_dropout(config: TrainConfig, step: int, micro_batch: int):
 
 
 def mean_over_ranks(runtime: Runtime, loss_sum: torch.Tensor, norm: torch.Tensor, signals: list) -> tuple:
-    """(mean loss of the step over all micro-batches and ranks, gradient norm, how many ranks were told to stop).
+    """(mean loss of the step over all micro-batches and ranks, gradient norm, how many ranks were told to
+    stop).
 
-    One all-reduce and one wait for the device; the gradients, and so their norm, are the same on all ranks already.
+    One all-reduce and one wait for the device; the gradients, and so their norm, are the same on all ranks
+    already.
     """
     mean = loss_sum / (runtime.grad_accum_steps * runtime.world_size)
     stats = torch.stack([mean, torch.tensor(float(len(signals)), device=runtime.device)])
@@ -448,7 +352,8 @@ def mean_over_ranks(runtime: Runtime, loss_sum: torch.Tensor, norm: torch.Tensor
 
 
 def check_gradients(model: GPT):
-    """On a phase's first step: exactly what should train has a gradient. Frozen by accident, or not, is silent otherwise."""
+    """On a phase's first step: exactly what should train has a gradient. Frozen by accident, or not, is
+    silent otherwise."""
     wrong = []
     for name, p in model.named_parameters():
         if p.requires_grad and p.grad is None:
@@ -464,14 +369,15 @@ def stop_not_finite(config: TrainConfig, step: int, loss: float, norm: float, ru
     if runtime.rank == 0:
         found = checkpoint.latest(config.out_dir)
         last = f'The last good checkpoint is {found[0]}' if found else 'There is no checkpoint yet'
-        print(f'error: step {step}: loss {loss}, gradient norm {norm}: stopped before the update. {last}', file=sys.stderr)
+        print(f'error: step {step}: loss {loss}, gradient norm {norm}: stopped before the update. {last}',
+              file=sys.stderr)
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
     sys.exit(1)
 
 
-def evaluate(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunData, examples: list, state: State, log):
+def evaluate(config, phases: list, runtime: Runtime, run_data: RunData, examples: list, state: State, log):
     """Validation loss and HellaSwag where they are due, all ranks together, of the uncompiled model.
 
     Not of an untrained model: its loss is the logarithm of vocab_size, its score chance.
@@ -497,7 +403,8 @@ def evaluate(config: TrainConfig, phases: list, runtime: Runtime, run_data: RunD
 
 
 def is_eval_step(config: TrainConfig, phases: list, step: int) -> bool:
-    """Whether the validation loss is due: at every eval_interval, and eval_after_growth steps after each growth."""
+    """Whether the validation loss is due: at every eval_interval, and eval_after_growth steps after each
+    growth."""
     if config.eval_interval and step % config.eval_interval == 0:
         return True
     return any(step - phase.start in config.eval_after_growth for phase in phases if phase.growths)
@@ -512,27 +419,10 @@ def timed_loss(config: TrainConfig, runtime: Runtime, run_data: RunData, state: 
     return loss
 
 
-@torch.no_grad()
-def estimate_loss(model: GPT, val: data.Split, n_sequences: int, batch_size: int, rank: int, world_size: int, amp) -> float:
-    """Mean loss in nats per token over the first n_sequences of the val split, shared out over the ranks."""
-    model.eval()
-    device = model.transformer.wte.weight.device
-    sums = []
-    for first in range(rank * batch_size, n_sequences, world_size * batch_size):
-        sequences = val.read(np.arange(first, min(first + batch_size, n_sequences)))
-        x, y = to_device((sequences[:, :-1], sequences[:, 1:]), device)
-        with amp:
-            sums.append(model(x, y).float() * len(sequences))
-    total = torch.tensor(sum(torch.stack(sums).tolist()) if sums else 0.0, dtype=torch.float64)
-    if world_size > 1:
-        total = total.to(device)
-        dist.all_reduce(total)
-    return total.item() / n_sequences
-
-
-def save_if_due(config: TrainConfig, phases: list, phase: schedule.Phase, runtime: Runtime, run_data: RunData, state: State,
+def save_if_due(config, phases, phase: schedule.Phase, runtime: Runtime, run_data: RunData, state: State,
                 stopping: float):
-    """stage_NN.pt at the end of a stage, ckpt_NNNNNN.pt at every checkpoint_interval, at the end and before a stop."""
+    """stage_NN.pt at the end of a stage, ckpt_NNNNNN.pt at every checkpoint_interval, at the end and before a
+    stop."""
     runtime.writer.check()
     names = []
     stage_ends = [p.stop for p in phases if p.stage == phase.stage and p.phase != 'continual']
@@ -548,24 +438,25 @@ def save_if_due(config: TrainConfig, phases: list, phase: schedule.Phase, runtim
 
 
 def save_checkpoint(config: TrainConfig, runtime: Runtime, run_data: RunData, state: State, names: list):
-    """Copy the state and have it written under these names while training goes on; a stage_NN.pt holds weights alone."""
+    """Copy the state and have it written under these names while training goes on; a stage_NN.pt holds
+    weights alone."""
     began = time.perf_counter()
     if runtime.rank == 0:
         totals = {**state.clock, 'train_tokens': run_data.train.n_tokens, 'val_tokens': run_data.val.n_tokens}
-        content = {'config': config_to_dict(config), 'tokenizer': run_data.tokenizer, 'depth': state.model.depth,
-                   'step': state.step, 'model': state.model.state_dict(), 'optimizer': {}, 'totals': totals}
+        weights = {'config': config_to_dict(config), 'tokenizer': run_data.tokenizer, 'step': state.step,
+                   'depth': state.model.depth, 'model': state.model.state_dict(), 'optimizer': {},
+                   'totals': totals}
+        whole = weights | {'optimizer': optimizer_state(state.model, state.optimizers)}
         files = {}
         for name in names:
-            files[os.path.join(config.out_dir, name)] = dict(content)
-            if name.startswith('ckpt_'):
-                files[os.path.join(config.out_dir, name)]['optimizer'] = optimizer_state(state.model, state.optimizers)
+            files[os.path.join(config.out_dir, name)] = whole if name.startswith('ckpt_') else weights
         runtime.writer.save(files, config.out_dir, config.keep_checkpoints, config.checkpoint_steps)
     state.clock['checkpoint_seconds'] += time.perf_counter() - began
 
 
 def catch_signals() -> list:
-    """A list that SIGTERM and Ctrl-C fill; all ranks then agree on the step after which they stop. A second one ends the
-    process at once."""
+    """A list that SIGTERM and Ctrl-C fill; all ranks then agree on the step after which they stop. A second
+    one ends the process at once."""
     received = []
 
     def on_signal(signum, frame):

@@ -420,7 +420,7 @@ def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_pat
     assert not (tmp_path / 'a').exists()
 
 
-@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'train.estimate_loss'])
+@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'dry_run.estimate_loss'])
 def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatch, tiny, tmp_path, broken):
     def fail_when_deep(model, *args):
         if model.depth == 4:  # the first evaluation of the run itself is of 2 layers
