@@ -516,7 +516,7 @@ breaks(
      'if True:', 'expandable'),
     ('bfloat16 wherever nothing is said',
      "'bfloat16' if has_bfloat16(device) else 'float32'\n    if dtype == 'bfloat16':",
-     "'bfloat16'\n    if dtype == 'bfloat16':", 'native'),
+     "'bfloat16'\n    if dtype == 'bfloat16':", 'autocast'),
 )
 
 breaks(

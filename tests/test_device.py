@@ -179,3 +179,11 @@ def test_autocast_is_bfloat16_only_where_asked_for_or_native():
                             ('auto', torch.bfloat16 if native else torch.float32)]:
         with device.autocast(cpu, dtype):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+def test_autocast_stays_with_float32_where_the_cpu_has_no_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
+    monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: False)
+    for dtype, expected in (('auto', torch.float32), ('bfloat16', torch.bfloat16)):
+        with device.autocast(torch.device('cpu'), dtype):
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected

@@ -59,6 +59,7 @@ def test_a_truncated_last_line_is_let_pass_and_cut_on_resume(tmp_path, rest):
 
 @pytest.mark.parametrize('bad', [
     'no json', '[]', '{"kind": "train"}', json.dumps(record('train', 2) | {'flops': float('nan')}),
+    json.dumps(record('train', 2) | {'flops': float('inf')}), json.dumps(record('eval', 2, val_loss=float('inf'))),
     json.dumps(record('train', 2) | {'step': '2'}), json.dumps(record('other', 2)), '[' * 100_000,
     json.dumps(record('eval', 2, val_loss=-1)), json.dumps(record('phase', 2, phase=1, depth=2)),
     json.dumps(record('eval', 2, hellaswag_acc_norm=1.5, hellaswag_n=4))])
@@ -67,6 +68,17 @@ def test_a_line_in_the_middle_that_is_no_record_is_named(tmp_path, bad):
     path.write_text(json.dumps(record('train', 1)) + '\n' + bad + '\n' + json.dumps(record('train', 3)) + '\n')
     with pytest.raises(UserError, match=r'metrics\.jsonl, line 2: not a line of metrics'):
         read_metrics(str(path))
+
+
+def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whole(tmp_path):
+    path = tmp_path / 'metrics.jsonl'
+    assert not metrics.has_last_eval(str(path), 100)
+    for records, finished in (([], False), ([record('eval', 40, val_loss=2)], False),
+                              ([record('train', 100, loss=1)], False), ([record('eval', 100, val_loss=1)], True)):
+        write(path, records)
+        assert metrics.has_last_eval(str(path), 100) == finished, records
+    path.write_bytes(path.read_bytes()[:-5])
+    assert not metrics.has_last_eval(str(path), 100)
 
 
 @pytest.mark.parametrize('second, message', [
