@@ -1,17 +1,20 @@
 """
 What each phase of a plan really costs on this machine, beside what the ledger predicts.
 
-    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3] [--phases=LIST] [--plain]
-                                                  [--json]
+    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3] [--phases=LIST]
+                                                  [--plain] [--json]
 
-For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a micro-step's forward and
-backward and of an optimizer step, tokens/s, peak memory, the share of the matrix-product speed measured beside it, and the
-cost of a step relative to full depth, predicted (flops ledger) and measured. Then the whole plan beside its baseline, in
-hours. --phases=0,3 measures just these rows, --phases=none none, and full depth. --plain adds the full-depth step as it is
-usually written (all logits at once, nothing computed again, AdamW not fused), in float32 and, where the hardware has it,
-under bfloat16 autocast. Each measurement has a process of its own, so that neither memory nor compiled code is left from
-another one; they take turns and medians are reported, relative to full depth as it was measured before and after, so that a
-machine whose speed drifts doesn't favour one. The machine should be otherwise idle.
+For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a micro-step's forward
+and backward and of an optimizer step, tokens/s, peak memory, the share of the matmul speed measured beside it, MFU
+where the GPU's peak is known, and the cost of a step relative to full depth, predicted (flops ledger) and measured.
+Then the whole plan beside its baseline, in hours. --phases=0,3 measures just these rows, --phases=none none, and full
+depth. --plain adds the full-depth step as it is usually written (all logits at once, nothing computed again, AdamW not
+fused but on CUDA; compiled as a whole where the blocks are compiled), in float32 and, where the hardware has it, under
+bfloat16 autocast, with the same memory settings as ours; on the CPU a further line says what these settings bring.
+
+Each measurement has a process of its own, so that neither memory nor compiled code is left from another one; they take
+turns and medians are reported, relative to full depth as it was measured before and after, so that a machine whose
+speed drifts doesn't favor one. The machine should be otherwise idle.
 """
 
 import argparse
@@ -22,10 +25,10 @@ import json
 import math
 import multiprocessing
 import os
-import resource
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,123 +42,269 @@ from device import (
     GLIBC_TUNABLES,
     autocast,
     compile_blocks,
+    compile_failure,
     has_bfloat16,
     is_out_of_memory,
     keep_freed_memory,
     lacks_glibc_tunables,
+    peak_flops,
     pick_device,
 )
 from model import GPT, GPTConfig
 from optim import make_optimizers
 
 
+@dataclass(frozen=True)
+class Job:
+    """One thing to measure: a step of `phase`, ours or as scripts usually have it."""
+
+    name: str  # the row's name: 'full', '0', '1', ...
+    phase: schedule.Phase
+    dtype: str  # as config.dtype
+    is_plain: bool = False
+    has_memory_settings: bool = True  # those of train.py for the CPU
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a micro-step's forward and backward and of the optimizer's step, and the peak of memory in bytes."""
+
+    forward: float
+    backward: float
+    optimizer: float
+    memory: int
+
+    def step(self, grad_accum_steps: int) -> float:
+        """Seconds of one step of total_batch_size tokens on this one device."""
+        return grad_accum_steps * (self.forward + self.backward) + self.optimizer
+
+
 def main():
+    own, rest = parse_args()
+    config = schedule.resolve(load_config(rest, __doc__))
+    phases = schedule.plan(config)
+    device = pick_device(config.device)
+    if own.repeats < 1:
+        raise UserError(f'--repeats={own.repeats}: at least 1')
+    if device.type == 'cpu' and lacks_glibc_tunables(config):
+        print(f'this takes less memory with GLIBC_TUNABLES={GLIBC_TUNABLES} in its environment', file=sys.stderr)
+
+    # What can be wrong is wrong before the first measurement: a whole plan takes half an hour on a CPU.
+    rows = choose_rows(config, phases, own.phases)
+    jobs = [Job(name, phase, config.dtype) for name, phase in rows.items()]
+    if own.plain:
+        jobs += comparisons(rows['full'], config, device)
+    measured, matmul_speeds = measure_in_turns(config, jobs, own.repeats)
+    found = summarize(config, phases, jobs, measured, max(matmul_speeds), device)
+    if own.phases:
+        del found['plan']  # of rows that were left out nothing is known
+    if own.json:
+        print(json.dumps(found))
+    else:
+        print_summary(config, found)
+
+
+def parse_args():
+    """(bench.py's own flags, the rest: configs and settings)."""
+    # --help is load_config's to answer, with the settings; an abbreviation could be one of them.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--plain', action='store_true')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--phases', default='')
-    own, rest = parser.parse_known_args()
-    config = schedule.resolve(load_config(rest, __doc__))
-    phases = schedule.plan(config)
-    device = pick_device(config.device)
+    return parser.parse_known_args()
 
+
+# ---------------------------------------------------------------------------------------------------------------------
+# what to measure
+
+
+def choose_rows(config: TrainConfig, phases: list, wanted: str) -> dict[str, schedule.Phase]:
+    """Name -> phase: 'full' for full depth, then the plan's distinct phases, '0', '1', ... in order of time.
+
+    wanted: '' for all, 'none', or numbers of rows, '0,3'. Raises UserError if there are no such rows.
+    """
     full = dataclasses.replace(schedule.full_depth(config, 1), phase='full')
-    kinds = {kind_of(full): full} | {kind_of(p): p for p in reversed(phases) if kind_of(p) != kind_of(full)}
-    rows = [full, *sorted((p for k, p in kinds.items() if k != kind_of(full)), key=lambda p: p.start)]
-    if own.phases:
-        try:
-            rows = [full] + [rows[1:][int(i)] for i in own.phases.split(',') if own.phases != 'none']
-        except (ValueError, IndexError):
-            raise UserError(f'--phases={own.phases}: a list of numbers from 0 to {len(rows) - 2}, like 0,3') from None
-    if own.repeats < 1:
-        raise UserError(f'--repeats={own.repeats}: at least 1')
-
-    jobs = [(phase, False, config.dtype) for phase in rows]
-    if own.plain:
-        jobs += [(full, True, dtype) for dtype in ('float32', 'bfloat16') if dtype == 'float32' or has_bfloat16(device)]
-    # full depth, job 0, again before every fourth of the others: all are judged by it
-    order = [j for i in range(1, len(jobs)) for j in ([0, i] if i % 4 == 1 else [i])] or [0]
-    measured, peaks = [], []  # (number of the job, what measure() gave) in the order of time
-    starts_again = device.type == 'cpu' and lacks_glibc_tunables(config)
-    for repeat in range(own.repeats):
-        for place, i in enumerate(order, 1):
-            print(f'repeat {repeat + 1}/{own.repeats}, {place}/{len(order)}', end='\r', file=sys.stderr, flush=True)
-            if starts_again:  # as train.py would
-                os.environ['GLIBC_TUNABLES'] = '' if jobs[i][1] else GLIBC_TUNABLES
-            measured.append((i, in_own_process(measure, config, *jobs[i])))
-        peaks.append(in_own_process(matmul_speed, config))
-    print(file=sys.stderr)
-    dtypes = [dtype for _, _, dtype in jobs[len(rows):]]
-    report(config, phases, rows, dtypes, measured, max(peaks), device, own.json, bool(own.phases))
+    kinds = {kind_of(full): full}  # the plan's own phases of that kind are this row
+    numbered = []
+    for phase in phases:
+        if kind_of(phase) not in kinds:
+            kinds[kind_of(phase)] = phase
+            numbered.append(phase)
+    rows = {'full': full}
+    for number in row_numbers(wanted, len(numbered)):
+        rows[str(number)] = numbered[number]
+    return rows
 
 
-def in_own_process(function, config, *args):
-    """function(config, *args) in a fresh process. Raises UserError if the process is killed, as one without memory is."""
-    context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
-        try:
-            return pool.submit(function, config, *args).result()
-        except concurrent.futures.process.BrokenProcessPool:
-            raise UserError(f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
-                            f'{config.batch_size}') from None
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises a plain one
-            if not is_out_of_memory(error):
-                raise
-            raise UserError(f'out of memory: lower --batch_size, now {config.batch_size}') from None
+def row_numbers(wanted: str, n: int) -> list[int]:
+    """The numbers that --phases asks for, of n. Raises UserError if it is no list of these."""
+    if wanted == 'none':
+        return []
+    if not wanted:
+        return list(range(n))
+    # What is no number counts as one too many; so does -1, which Python would take from the end.
+    numbers = [int(text) if text.isdecimal() else n for text in wanted.split(',')]
+    if max(numbers) >= n:
+        which = f'numbers from 0 to {n - 1}, like 0,{n - 1}, or none' if n else 'only none: the plan is full depth'
+        raise UserError(f'--phases={wanted}: {which}')
+    return numbers
 
 
 def kind_of(phase: schedule.Phase) -> tuple:
-    return phase.depth, phase.frozen, phase.embeddings if phase.frozen else 'train'
+    """What decides a phase's cost."""
+    embeddings = phase.embeddings if phase.frozen else 'train'  # they count in phase 1 alone
+    return phase.depth, phase.frozen, embeddings
 
 
-def measure(config: TrainConfig, phase: schedule.Phase, plain: bool, dtype: str) -> dict:
-    """Seconds of one micro-step's forward and backward and of the optimizer's step, and the peak memory in bytes of all:
-    weights, gradients, moments, activations.
+def comparisons(full: schedule.Phase, config: TrainConfig, device: torch.device) -> list[Job]:
+    """What --plain adds."""
+    dtypes = ['float32']
+    if has_bfloat16(device):
+        dtypes.append('bfloat16')
+    jobs = [Job(f'plain {dtype}', full, dtype, is_plain=True) for dtype in dtypes]
+    if device.type == 'cpu':  # else part of what ours gains over scripts that lack them would go unexplained
+        jobs.append(Job('no memory settings', full, config.dtype, has_memory_settings=False))
+    return jobs
 
-    Two steps warm up, the mean of two counts. A step here has at most two micro-steps, and the last is timed: where there
-    are many, most add to gradients that exist. plain: full depth as scripts usually have it.
+
+# ---------------------------------------------------------------------------------------------------------------------
+# measuring
+
+
+def measure_in_turns(config: TrainConfig, jobs: list[Job], repeats: int) -> tuple[list, list]:
+    """([(number of the job, Measured)] in order of time, [FLOP/s of a matmul, once a repeat])."""
+    # Full depth, job 0, again before every fourth of the others: all are judged by it.
+    order = []
+    for i in range(1, len(jobs)):
+        if i % 4 == 1:
+            order.append(0)
+        order.append(i)
+    order = order or [0]
+    measured = []
+    speeds = []
+    for repeat in range(repeats):
+        for place, i in enumerate(order, 1):
+            progress = f'repeat {repeat + 1}/{repeats}, {place}/{len(order)}'
+            print(progress, end='\r', file=sys.stderr, flush=True)
+            measured.append((i, in_own_process(measure, config, jobs[i])))
+        speeds.append(in_own_process(matmul_speed, config))
+    print(file=sys.stderr)
+    return measured, speeds
+
+
+def in_own_process(function, config: TrainConfig, *args):
+    """function(config, *args) in a fresh process. Raises UserError if the process is killed, as one without memory is."""
+    tunables = os.environ.get('GLIBC_TUNABLES')
+    if args and not args[0].has_memory_settings:
+        os.environ.pop('GLIBC_TUNABLES', None)  # a process reads it when it starts
+    context = multiprocessing.get_context('spawn')  # a fork would inherit this process's memory
+    try:
+        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+            return pool.submit(call, function, config, *args).result()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UserError(f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
+                        f'{config.batch_size}') from None
+    finally:
+        if tunables is not None:
+            os.environ['GLIBC_TUNABLES'] = tunables
+
+
+def call(function, config: TrainConfig, *args):
+    """function(config, *args), with what can go wrong on a user's machine as a UserError; not every other error can be
+    sent between processes."""
+    try:
+        return function(config, *args)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f'out of memory: lower --batch_size, now {config.batch_size}') from None
+        reason = compile_failure(error)
+        if reason:
+            raise UserError(f'torch.compile does not work here ({reason}): say --compile=False') from None
+        raise
+
+
+def measure(config: TrainConfig, job: Job) -> Measured:
+    """What a step of the job takes, on a model of its own.
+
+    A step here has at most two micro-steps, and the last is timed: where there are many, most add to gradients that
+    exist. Two steps warm up, the mean of the next two counts; on CUDA three and ten.
     """
     device = pick_device(config.device)
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
-    elif device.type == 'cpu' and not plain:
+    elif device.type == 'cpu' and job.has_memory_settings:
         keep_freed_memory()
-    model = GPT(GPTConfig(**{k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}), phase.depth).to(device)
-    model.freeze(phase.frozen, phase.embeddings)
-    if plain:
-        model_module.LARGE = math.inf  # keep all that autograd keeps
-    if config.compile is True or (config.compile == 'auto' and device.type == 'cuda'):
-        compile_blocks(model)
-    amp = autocast(device, dtype)
-    optimizers = [torch.optim.AdamW(model.parameters(), fused=False)] if plain else make_optimizers(model, config)
-    x = torch.randint(config.vocab_size, (config.batch_size, config.block_size + 1)).to(device)
-    micro_steps = min(2, config.total_batch_size // (config.batch_size * config.block_size))
+    model = GPT(gpt_config(config), job.phase.depth).to(device)
+    model.freeze(job.phase.frozen, job.phase.embeddings)
+    # The two sides differ in these two lines and in nothing else.
+    loss_of = prepare_plain(model, config) if job.is_plain else prepare(model, config)
+    optimizers = plain_optimizers(model) if job.is_plain else make_optimizers(model, config)
+    tokens = torch.randint(config.vocab_size, (config.batch_size, config.block_size + 1)).to(device)
+    x = tokens[:, :-1].contiguous()  # as train.py's batches are
+    y = tokens[:, 1:].contiguous()
+    amp = autocast(device, job.dtype)
+    n_warm, n_timed = (3, 10) if device.type == 'cuda' else (2, 2)
     timed = []
-    for _ in range(4):
-        with torch.autocast(device.type, enabled=False):  # as train.py does, for the weights that autocast has cast
-            for _ in range(micro_steps):
+    for _ in range(n_warm + n_timed):
+        with torch.autocast(device.type, enabled=False):  # as in train.py, for the weights that autocast has cast
+            for _ in range(min(2, grad_accum_steps(config))):
                 times = [now(device)]
                 with amp:
-                    loss = plain_loss(model, x) if plain else model(x[:, :-1], x[:, 1:])
+                    loss = loss_of(x, y)
                 times.append(now(device))
                 loss.backward()
         times.append(now(device))
+        # Nobody clips here or exchanges gradients: train.py's step does so only where it is told to.
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         times.append(now(device))
-        timed.append([b - a for a, b in itertools.pairwise(times)])
-    forward, backward, step = (statistics.mean(t) for t in zip(*timed[2:]))
-    return {'forward': forward, 'backward': backward, 'optimizer': step, 'memory': peak_memory(device)}
+        timed.append([b - a for a, b in itertools.pairwise(times)])  # forward, backward, optimizer
+    forward, backward, step = np.mean(timed[n_warm:], axis=0).tolist()
+    return Measured(forward, backward, step, peak_memory(device))
 
 
-def plain_loss(model: GPT, x):
-    """The loss as it is usually written: the logits of every position at once. x (B, T + 1)"""
-    return F.cross_entropy(model.logits(x[:, :-1]).flatten(0, 1), x[:, 1:].flatten())
+def gpt_config(config: TrainConfig) -> GPTConfig:
+    return GPTConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(GPTConfig)})
 
 
-def now(device) -> float:
+def grad_accum_steps(config: TrainConfig) -> int:
+    """Micro-steps of a step on one device."""
+    return config.total_batch_size // (config.batch_size * config.block_size)
+
+
+def is_compiled(config: TrainConfig, model: GPT) -> bool:
+    if config.compile == 'auto':
+        return model.transformer.wte.weight.device.type == 'cuda'
+    return config.compile
+
+
+def prepare(model: GPT, config: TrainConfig):
+    """The loss as train.py computes it: a function of x and y."""
+    if is_compiled(config, model):
+        compile_blocks(model)
+    return model
+
+
+def prepare_plain(model: GPT, config: TrainConfig):
+    """The loss as it is usually written: the logits of every position at once, and autograd keeps what it keeps."""
+    model_module.LARGE = math.inf  # no activation is so large that it is computed again
+
+    def loss_of(x, y):
+        return F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
+
+    return torch.compile(loss_of) if is_compiled(config, model) else loss_of
+
+
+def plain_optimizers(model: GPT) -> list:
+    """AdamW as nanoGPT has it: fused on CUDA only."""
+    on_gpu = model.transformer.wte.weight.device.type == 'cuda'
+    return [torch.optim.AdamW(model.parameters(), fused=on_gpu)]
+
+
+def now(device: torch.device) -> float:
+    """The time once the device has done what it was given."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
@@ -163,97 +312,153 @@ def now(device) -> float:
     return time.perf_counter()
 
 
-def peak_memory(device) -> int:
-    """Peak of the device's memory in bytes; on the CPU, of the whole process."""
+def peak_memory(device: torch.device) -> int:
+    """Peak of the device's memory in bytes; on the CPU, of the whole process, 0 where the system doesn't tell."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == 'linux':
         with open('/proc/self/status', encoding='ascii') as f:
-            return next(int(line.split()[1]) * 1024 for line in f if line.startswith('VmHWM'))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            for line in f:
+                if line.startswith('VmHWM'):
+                    return int(line.split()[1]) * 1024
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else peak * 1024  # bytes there, kilobytes elsewhere
 
 
 def matmul_speed(config: TrainConfig) -> float:
-    """FLOP/s of the MLP's matrix product on a micro-batch, in the dtype that training multiplies in: the speed limit."""
+    """FLOP/s of the MLP's matmul on a micro-batch, in the dtype that training multiplies in: the speed limit."""
     device = pick_device(config.device)
+    if device.type == 'cuda':
+        torch.backends.cuda.matmul.allow_tf32 = True
+    # What autocast makes of a product of float32 is what training multiplies in.
     with autocast(device, config.dtype):
         dtype = (torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)).dtype
-    rows, width = config.batch_size * config.block_size, config.n_embd
-    a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, width), (width, 4 * width)))
-    repeats, times = max(1, int(2e10 / (8 * rows * width**2))), []
+    rows = config.batch_size * config.block_size
+    width = config.n_embd
+    a = torch.randn(rows, width, device=device, dtype=dtype)
+    b = torch.randn(width, 4 * width, device=device, dtype=dtype)
+    flops = 8 * rows * width**2
+    # Many between two looks at the clock, each of which waits for the device: 20 ms of a GPU at least.
+    repeats = max(1, int((2e13 if device.type == 'cuda' else 2e10) / flops))
+    times = []
     for _ in range(10):
         began = now(device)
         for _ in range(repeats):
             a @ b
         times.append((now(device) - began) / repeats)
-    return 8 * rows * width**2 / min(times)
+    return flops / min(times)  # the least disturbed: this is the limit that others are held against
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# reporting
 
 
 def relative_costs(costs: list[tuple[int, float]]) -> list[float]:
-    """(number of the job, cost) in the order of time -> each job's cost relative to job 0's, the median of its repeats.
+    """(number of the job, cost) in order of time -> each job's cost relative to job 0's, the median of its repeats.
 
-    What counts is what job 0 would have cost at that place, interpolated between its costs before and after, so that drifts
-    cancel.
+    What counts is what job 0 would have cost at that place, interpolated between its costs before and after, so that
+    drifts cancel.
     """
-    places, full = zip(*((k, cost) for k, (i, cost) in enumerate(costs) if i == 0))
-    ratios = [[] for _ in {i for i, _ in costs}]
-    for k, (i, cost) in enumerate(costs):
-        ratios[i].append(cost / float(np.interp(k, places, full)))
-    return [statistics.median(many) for many in ratios]
+    places = [place for place, (i, _) in enumerate(costs) if i == 0]
+    full = [cost for i, cost in costs if i == 0]
+    ratios = {}
+    for place, (i, cost) in enumerate(costs):
+        ratios.setdefault(i, []).append(cost / float(np.interp(place, places, full)))
+    return [statistics.median(ratios[i]) for i in sorted(ratios)]
 
 
-def report(config, phases, rows, plain, measured, peak, device, as_json, partial):
+def summarize(config: TrainConfig, phases: list, jobs: list[Job], measured: list, matmul: float, device) -> dict:
+    """Everything that was found, as plain types: 'phases' (one dict a row), 'plan', and with --plain 'plain'."""
+    n = grad_accum_steps(config)
+    relative = relative_costs([(i, one.step(n)) for i, one in measured])
+    peak = peak_flops(device, config.dtype)
+    found = {'device': str(device), 'matmul_flops_per_second': matmul, 'peak_flops_per_second': peak, 'phases': []}
+    full_flops = sum(schedule.token_flops(config, jobs[0].phase))
+    by_kind = {}
+    for i, job in enumerate(jobs):
+        of_job = [one for number, one in measured if number == i]
+        row = medians(of_job)
+        # A step's seconds are the median of steps, not the sum of medians: drifts move the parts together.
+        row['tok_per_sec'] = config.total_batch_size / statistics.median([one.step(n) for one in of_job])
+        row['measured'] = relative[i]
+        if job.is_plain or not job.has_memory_settings:  # not of the plan: no prediction
+            found.setdefault('plain', {})[job.name.removeprefix('plain ')] = row
+            continue
+        flops = sum(schedule.token_flops(config, job.phase))  # of a token
+        per_second = flops * config.batch_size * config.block_size / (row['forward'] + row['backward'])
+        row['of_matmul'] = per_second / matmul
+        row['mfu'] = per_second / peak if peak else None
+        row['predicted'] = flops / full_flops
+        name = int(job.name) if job.name.isdecimal() else job.name
+        embeddings = job.phase.embeddings if job.phase.frozen else 'train'
+        place = {'row': name, 'depth': job.phase.depth, 'n_frozen': job.phase.n_frozen, 'embeddings': embeddings}
+        found['phases'].append({**place, **row})
+        by_kind[kind_of(job.phase)] = relative[i]
+    found['plan'] = whole_plan(config, phases, by_kind, found['phases'][0]['tok_per_sec'])
+    return found
+
+
+def medians(many: list[Measured]) -> dict:
+    """Field -> median over the repeats."""
+    row = {}
+    for field in dataclasses.fields(Measured):
+        row[field.name] = statistics.median([getattr(one, field.name) for one in many])
+    return row
+
+
+def whole_plan(config: TrainConfig, phases: list, by_kind: dict, tok_per_sec: float) -> dict:
+    """Hours of the plan on this device and its cost relative to as many steps at full depth, measured and predicted."""
+    n_steps = schedule.total_steps(phases)
+    # The plan's own mix of phases, each weighed by its steps, in units of a full-depth step.
+    hours = n_steps * config.total_batch_size / tok_per_sec / 3600
+    predicted = schedule.compute(config, phases, 'flops') / schedule.step_cost(config, 'flops') / n_steps
+    measured = sum(phase.steps * by_kind.get(kind_of(phase), math.nan) for phase in phases) / n_steps
+    return {'steps': n_steps, 'full_depth_hours': hours,
+            'cost': {'measured': measured, 'predicted': predicted},
+            'hours': {'measured': measured * hours, 'predicted': predicted * hours}}
+
+
+def print_summary(config: TrainConfig, found: dict):
     tokens = config.batch_size * config.block_size
-    micro_steps = config.total_batch_size // tokens
-
-    def cost(times):  # seconds of one step of total_batch_size tokens on one device
-        return micro_steps * (times['forward'] + times['backward']) + times['optimizer']
-
-    relative = relative_costs([(i, cost(times)) for i, times in measured])
-    median = [{k: statistics.median(times[k] for j, times in measured if j == i) for k in measured[0][1]}
-              for i in range(len(relative))]
-    table, full_flops = [], sum(schedule.token_flops(config, rows[0]))
-    for number, (phase, times, ratio) in enumerate(zip(rows, median, relative), -1):
-        flops = sum(schedule.token_flops(config, phase))
-        table.append({'row': 'full' if number < 0 else number, 'depth': phase.depth, 'n_frozen': phase.n_frozen,
-                      'embeddings': phase.embeddings if phase.frozen else 'train', **times,
-                      'tok_per_sec': config.total_batch_size / cost(times),
-                      'of_peak': flops * tokens / (times['forward'] + times['backward']) / peak,
-                      'predicted': flops / full_flops, 'measured': ratio})
-    summary = {'device': str(device), 'matmul_flops_per_second': peak, 'phases': table}
-    if not partial:
-        by_kind = {kind_of(p): row['measured'] for p, row in zip(rows, table)}
-        plan_steps = sum(p.steps * by_kind[kind_of(p)] for p in phases)  # in full-depth steps
-        predicted = schedule.compute(config, phases, 'flops') / schedule.step_cost(config, 'flops')
-        hour = cost(median[0]) / 3600
-        summary |= {'plan_hours': {'measured': plan_steps * hour, 'predicted': predicted * hour},
-                    'same_steps_at_full_depth_hours': schedule.total_steps(phases) * hour,
-                    'plan_cost': {'measured': plan_steps / schedule.total_steps(phases),
-                                  'predicted': predicted / schedule.total_steps(phases)}}
-    for name, times, ratio in zip(plain, median[len(rows):], relative[len(rows):]):
-        summary.setdefault('plain', {})[name] = {**times, 'tok_per_sec': config.total_batch_size / cost(times),
-                                                 'measured': ratio}
-    if as_json:
-        print(json.dumps(summary))
-        return
-    print(f'{device}: {peak / 1e9:,.0f} GFLOP/s in matrix products; micro-steps of {tokens} tokens, {micro_steps} to a step')
-    print(f'{"row":>4} {"depth":>5} {"frozen":>6} {"embeddings":>12} {"forward s":>10} {"backward s":>10} {"optim. s":>9} '
-          f'{"tok/s":>9} {"peak GB":>8} {"of peak":>8} {"predicted":>9} {"measured":>9}')
-    for r in table:
-        print(f'{r["row"]:>4} {r["depth"]:>5} {r["n_frozen"]:>6} {r["embeddings"]:>12} {r["forward"]:>10.4f} '
-              f'{r["backward"]:>10.4f} {r["optimizer"]:>9.4f} {r["tok_per_sec"]:>9.0f} {r["memory"] / 1e9:>8.2f} '
-              f'{r["of_peak"]:>8.1%} {r["predicted"]:>9.1%} {r["measured"]:>9.1%}')
-    if not partial:
-        hours, share = summary['plan_hours'], summary['plan_cost']
-        print(f'the whole plan, {schedule.total_steps(phases)} steps on this one device: {hours["measured"]:.2f} h measured, '
-              f'{hours["predicted"]:.2f} h predicted; the same steps at full depth '
-              f'{summary["same_steps_at_full_depth_hours"]:.2f} h: {share["measured"]:.1%} measured, '
-              f'{share["predicted"]:.1%} predicted')
-    for name, plain in summary.get('plain', {}).items():
+    print(f'{found["device"]}: {found["matmul_flops_per_second"] / 1e9:,.0f} GFLOP/s in matmuls; micro-steps of '
+          f'{tokens} tokens, {grad_accum_steps(config)} to a step')
+    print_rows(found['phases'])
+    if 'plan' in found:
+        plan = found['plan']
+        hours = plan['hours']
+        cost = plan['cost']
+        print(f'the whole plan, {plan["steps"]} steps on this one device: {hours["measured"]:.2f} h measured, '
+              f'{hours["predicted"]:.2f} h predicted; the same steps at full depth {plan["full_depth_hours"]:.2f} h: '
+              f'{cost["measured"]:.1%} measured, {cost["predicted"]:.1%} predicted')
+    full = found['phases'][0]
+    for name, plain in found.get('plain', {}).items():
+        speed = plain['measured']
+        memory = full['memory'] / plain['memory'] if plain['memory'] else math.nan
+        if name == 'no memory settings':
+            print(f"of that, the C library's memory settings: ours has {speed:.2f}x the tokens/s that it has without "
+                  f'them, {memory:.2f}x the memory; both sides above have them')
+            continue
         print(f'full depth written the plain way in {name}: forward {plain["forward"]:.4f} s, backward '
-              f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, {plain["tok_per_sec"]:.0f} tok/s, peak '
-              f'{plain["memory"] / 1e9:.2f} GB: ours has {plain["measured"]:.2f}x its tokens/s, '
-              f'{table[0]["memory"] / plain["memory"]:.2f}x its memory')
+              f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, {plain["tok_per_sec"]:.0f} tok/s, '
+              f'peak {plain["memory"] / 1e9:.2f} GB: ours has {speed:.2f}x its tokens/s, {memory:.2f}x its memory')
+
+
+def print_rows(rows: list[dict]):
+    """The table. A column MFU only where the peak is known."""
+    with_mfu = rows[0]['mfu'] is not None
+    mfu = f' {"MFU":>6}' if with_mfu else ''
+    print(f'{"row":>4} {"depth":>5} {"frozen":>6} {"embeddings":>12} {"forward s":>10} {"backward s":>10} '
+          f'{"optim. s":>9} {"tok/s":>9} {"peak GB":>8} {"of matmul":>9}{mfu} {"predicted":>9} {"measured":>9}')
+    for row in rows:
+        mfu = f' {row["mfu"]:>6.1%}' if with_mfu else ''
+        print(f'{row["row"]:>4} {row["depth"]:>5} {row["n_frozen"]:>6} {row["embeddings"]:>12} '
+              f'{row["forward"]:>10.4f} {row["backward"]:>10.4f} {row["optimizer"]:>9.4f} '
+              f'{row["tok_per_sec"]:>9.0f} {row["memory"] / 1e9:>8.2f} {row["of_matmul"]:>9.1%}{mfu} '
+              f'{row["predicted"]:>9.1%} {row["measured"]:>9.1%}')
 
 
 if __name__ == '__main__':
