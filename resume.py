@@ -152,6 +152,15 @@ def describe_changes(config: TrainConfig, saved: dict) -> list[str]:
     return lines
 
 
+def prepare_out_dir(config: TrainConfig, saved: dict, rank: int):
+    """Say what the resumed run does otherwise, and put out of its way what was saved after `saved`."""
+    if rank != 0:
+        return
+    for line in describe_changes(config, saved):
+        print(line)
+    checkpoint.set_aside_later(config.out_dir, saved['step'])
+
+
 def check_same_data(config: TrainConfig, saved: dict, run_dir: str, fingerprint: dict):
     """Refuse to go on from a checkpoint of `run_dir` that saw another data set: the steps so far would be
     other steps.

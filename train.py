@@ -112,10 +112,7 @@ def main():
             resume.check_same_data(config, saved, prefix_dir or config.out_dir, run_data.fingerprint)
         if saved and not prefix_dir:
             resume.check_same_run(config, saved, total)
-            if runtime.rank == 0:
-                for line in resume.describe_changes(config, saved):
-                    print(line)
-                checkpoint.set_aside_later(config.out_dir, saved['step'])
+            resume.prepare_out_dir(config, saved, runtime.rank)
         if saved and saved['step'] == total and has_last_eval(config.out_dir, total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
