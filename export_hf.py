@@ -25,7 +25,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
 
@@ -36,7 +35,7 @@ import checkpoint
 import data
 import metrics
 import schedule
-from common import UserError, read_json, run_main
+from common import UserError, run_main
 from config import config_from_dict
 from hugging_face import transposed
 
@@ -230,9 +229,11 @@ def model_card(model, info: dict) -> str:
     ]
     if is_ours:
         config = schedule.resolve(config_from_dict(info['config'], info['path']))
+        run = metrics.read_run_json(run_dir)
         lines += schedule_lines(config, info['step'])
+        lines += start_lines(config, run)
         lines += score_lines(run_dir, info['step'])
-        lines += origin_lines(run_dir)
+        lines += origin_lines(run)
     return '\n'.join(lines) + '\n'
 
 
@@ -257,6 +258,18 @@ def schedule_lines(config, step: int) -> list[str]:
     return lines
 
 
+def start_lines(config, run: dict) -> list[str]:
+    """What the model was grown from, and what that had cost, which the table of compute leaves out."""
+    if config.init_from == 'scratch':
+        return []
+    line = f'It began with the {config.init_depth} layers of `{config.init_from}`'
+    cost = run.get('init_from') or {}
+    if cost.get('flops') is None:
+        return ['', line + ', whose cost is not known and not in this table.']
+    spent = f'{cost["flops"]:.4g} FLOPs ({cost["flops_paper"]:.4g} by the paper)'
+    return ['', f'{line}, which had cost {spent} before; they are not in this table.']
+
+
 def score_lines(run_dir: str, step: int) -> list[str]:
     """The newest value up to `step` of what evaluations measured."""
     records, _ = metrics.read_metrics(os.path.join(run_dir, 'metrics.jsonl'))
@@ -277,25 +290,25 @@ def score_lines(run_dir: str, step: int) -> list[str]:
     return lines
 
 
-def origin_lines(run_dir: str) -> list[str]:
+def origin_lines(run: dict) -> list[str]:
     """The command, the code and the machine, as run.json has them."""
-    path = os.path.join(run_dir, 'run.json')
-    if not os.path.exists(path):
+    if not run:
         return []
-    run = read_json(path, 'a readable run.json')
-    command = run.get('command', '')
-    if isinstance(command, list):
-        command = shlex.join(command)
+    commands = []  # of the run's starts: the one that began it, and others that went on otherwise
+    for start in run.get('starts') or [run]:
+        if start.get('command') and start['command'] not in commands:
+            commands.append(start['command'])
     lines = ['', '## How it was made', '']
-    if command:
-        lines += ['```', command, '```', '']
+    if commands:
+        lines += ['```', *commands, '```', '']
     commit = run.get('git_commit')
     if commit:
         changed = ', with changes that are not committed' if run.get('git_dirty') else ''
         lines.append(f'* code: commit {commit}{changed}')
     versions = run.get('versions') or {}
     if versions:
-        lines.append('* versions: ' + ', '.join(f'{name} {version}' for name, version in versions.items()))
+        known = [f'{name} {version}' for name, version in versions.items() if version]  # no CUDA on a CPU
+        lines.append(f'* versions: {", ".join(known)}')
     if run.get('device'):
         count = run.get('device_count') or 1
         ranks = run.get('world_size') or 1

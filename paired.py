@@ -8,9 +8,10 @@ A line is a JSON object: style, ind and label of the example, pred and pred_norm
 acc_norm take), losses (nats, of the four endings) and losses_norm, bits and margin (bits per byte; see
 hellaswag.py).
 
-Two scores differ by chance as far as their standard errors say. On the same questions most of that chance
-is shared: what is hard for one model is hard for the other. So the mean of the differences, question by
-question, has a smaller standard error than the difference of the means.
+Two scores differ by chance as far as their standard errors say. On the same questions most of that chance is
+shared: what is hard for one model is hard for the other. So the mean of the differences, question by
+question, has a smaller standard error than the difference of the means: of two short runs of the demo (186
+steps at full depth, 255 growing; 3,400 questions) .27 times the size for bits, .38 times for accuracy.
 """
 
 import json

@@ -125,7 +125,11 @@ def warn_of_other_text(source: str, data_dir: str):
     has_meta = os.path.exists(os.path.join(folder, 'meta.json'))
     if not source or not has_meta or os.environ.get('RANK', '0') != '0':
         return
-    if data.read_meta(folder) != data.read_meta(data_dir):
+    try:
+        theirs = data.read_meta(folder)
+    except UserError:
+        return  # somebody else's meta.json, which says nothing about shards
+    if theirs != data.read_meta(data_dir):
         print(f'warning: hellaswag_data {source} asks about the text in {folder}, not about data_dir '
               f'{data_dir}: name other questions with --hellaswag_data=FILE, or score nothing with '
               '--hellaswag_interval=0', file=sys.stderr)

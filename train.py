@@ -247,6 +247,7 @@ def load_questions(config: TrainConfig, run_data: RunData) -> tuple[list, dict |
     """(HellaSwag's examples as tokens, what tells them from others); none where the run never scores."""
     if not config.hellaswag_interval:
         return [], None
+    hellaswag.warn_of_other_text(config.hellaswag_data, config.data_dir)
     examples = hellaswag.load_examples(config.hellaswag_data, config.hellaswag_limit)
     questions = {'n': len(examples), 'sha256': hellaswag.fingerprint(examples)}
     return hellaswag.encode(examples, run_data.tokenizer, 'nanogpt', config.block_size), questions

@@ -201,10 +201,11 @@ def run(tmp_path_factory):
         for values in ({'step': 3, 'val_loss': 3.5, 'hellaswag_acc': 0.25, 'hellaswag_acc_norm': 0.26, 'hellaswag_n': 9},
                        {'step': 6, 'val_loss': 2.75}, {'step': 7, 'val_loss': 1.25}):
             f.write(json.dumps({'kind': 'eval', **counters, **values}) + '\n')
-    (path / 'run.json').write_text(json.dumps({
-        'command': 'train.py configs/x.py --seed=7', 'git_commit': 'abc123', 'git_dirty': True,
-        'versions': {'python': '3.11.7', 'torch': '2.13.0'}, 'host': 'secret', 'device': 'NVIDIA H100', 'device_count': 8,
-        'world_size': 8}))
+    first = {'command': 'train.py configs/x.py --seed=7'}
+    again = {'command': 'train.py --resume=out/x', 'git_commit': 'abc123', 'git_dirty': True, 'host': 'secret',
+             'versions': {'python': '3.11.7', 'cuda': None, 'torch': '2.13.0'}, 'device': 'NVIDIA H100',
+             'device_count': 8, 'world_size': 8}
+    (path / 'run.json').write_text(json.dumps(again | {'starts': [first, again, again]}))
     return path
 
 
@@ -232,7 +233,7 @@ def test_the_card_tells_schedule_compute_scores_and_command(run, tmp_path, monke
         assert any(f'| {spent:.4g} | {share:.3f} |' in row for row in rows if ledger in row)
     assert '| validation loss, nats a token | 2.7500 | 6 |' in rows  # not the later one, of another checkpoint
     assert '| HellaSwag accuracy, by mean loss per token | 0.2600 | 3 |' in rows
-    assert '```\ntrain.py configs/x.py --seed=7\n```' in card
+    assert '```\ntrain.py configs/x.py --seed=7\ntrain.py --resume=out/x\n```' in card
     assert 'commit abc123, with changes that are not committed' in card and 'python 3.11.7, torch 2.13.0' in card
     assert '8 x NVIDIA H100, 8 ranks' in card and 'secret' not in card
 
@@ -247,10 +248,25 @@ def test_the_card_leaves_out_what_is_not_there(tmp_path, monkeypatch, run):
     assert '# hf\n' in card_of(tmp_path / 'hf', again, monkeypatch)  # a Hugging Face folder has no schedule either
 
 
+@pytest.mark.parametrize('cost, said', [
+    ({'path': 'x', 'flops': 1.5e15, 'flops_paper': 1e15}, 'which had cost 1.5e+15 FLOPs (1e+15 by the paper) before'),
+    ({'path': 'gpt2', 'flops': None, 'flops_paper': None}, 'whose cost is not known'), (None, 'whose cost is not known'),
+])
+def test_the_card_tells_what_a_grown_checkpoint_had_cost_before(cost, said, run, tmp_path, monkeypatch):
+    saved = checkpoint.read_checkpoint(str(run / 'ckpt_000006.pt'))
+    saved['config'] |= {'init_from': 'out/small', 'init_depth': 1}
+    del saved['format']
+    (tmp_path / 'run').mkdir()
+    checkpoint.save_checkpoint(str(tmp_path / 'run' / 'ckpt_000006.pt'), saved)
+    (tmp_path / 'run' / 'run.json').write_text(json.dumps({'init_from': cost}))
+    card = card_of(tmp_path / 'run', tmp_path, monkeypatch)
+    assert 'It began with the 1 layers of `out/small`' in card and said in card
+
+
 def test_a_run_json_of_other_fields_is_no_obstacle(tmp_path, monkeypatch, run):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'ckpt_000006.pt').write_bytes((run / 'ckpt_000006.pt').read_bytes())
-    (tmp_path / 'run' / 'run.json').write_text(json.dumps({'command': ['train.py', 'a b.py'], 'git_commit': None}))
+    (tmp_path / 'run' / 'run.json').write_text(json.dumps({'command': "train.py 'a b.py'", 'git_commit': None}))
     card = card_of(tmp_path / 'run', tmp_path, monkeypatch)
     assert "train.py 'a b.py'" in card and 'commit' not in card.split('## How it was made')[1]
 

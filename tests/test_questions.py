@@ -115,7 +115,10 @@ def test_questions_about_another_text_than_the_data_are_pointed_out(tmp_path, ca
     questions.warn_of_other_text(demo, str(tmp_path / 'demo'))
     questions.warn_of_other_text(demo, str(tmp_path / 'demo') + '/.')
     questions.warn_of_other_text(demo, str(tmp_path / 'copy'))  # the same data, moved
-    for general in (elsewhere, '', 'https://example.org/set.jsonl'):
+    (tmp_path / 'foreign').mkdir()
+    (tmp_path / 'foreign' / 'meta.json').write_text('{"made by": "others"}')
+    foreign = write(tmp_path / 'foreign' / 'hellaswag.jsonl', [GOOD])
+    for general in (elsewhere, foreign, '', 'https://example.org/set.jsonl'):
         questions.warn_of_other_text(general, str(tmp_path / 'mine'))
     monkeypatch.setenv('RANK', '1')
     questions.warn_of_other_text(demo, str(tmp_path / 'mine'))
