@@ -115,7 +115,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         '--sigma', metavar='X', type=float, help='the known deviation of the loss between seeds, in nats'
     )
-    parser.add_argument('--figure', metavar='FILE', help='draw into FILE (.png, .pdf or .svg)')
+    parser.add_argument('--figure', metavar='FILE', type=os.path.expanduser, help='draw into FILE (.png, .pdf or .svg)')
     parser.add_argument(
         '--panels',
         metavar='PANELS',
@@ -125,7 +125,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--full', action='store_true', help='print the catch-up and all settings, too')
     for name in FORMATS:
         parser.add_argument(
-            f'--{name}', metavar='FILE', help=f'write {name} into FILE, or alone: instead of the tables'
+            f'--{name}', metavar='FILE', type=os.path.expanduser, help=f'write {name} into FILE, or alone: instead of the tables'
         )
     # '--csv' alone means standard output, and must not swallow the run after it.
     args = parser.parse_args([arg + '=-' if arg[2:] in FORMATS else arg for arg in sys.argv[1:]])

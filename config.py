@@ -314,8 +314,9 @@ def read_command_line(argv: list[str]) -> Given:
         if arg.startswith('-') and len(arg) > 1:
             read_flag(arg, rest, given)
         else:
-            given.paths.append(arg)
-            read_config(arg, given)
+            path = os.path.expanduser(arg)
+            given.paths.append(path)
+            read_config(path, given)
     return given
 
 

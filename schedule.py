@@ -723,7 +723,7 @@ def main():
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--tflops', type=float, default=0.0)
-    parser.add_argument('--figure', default='')
+    parser.add_argument('--figure', default='', type=os.path.expanduser)
     own, rest = parser.parse_known_args()
     if not 0 <= own.tflops < math.inf:
         raise UserError(f'--tflops={own.tflops}: must be a positive number')

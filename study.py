@@ -65,7 +65,7 @@ def parse_args():
     description = f'{__doc__}\nThe names in a study file:\n{names}'
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('study', metavar='STUDY', help='a study file')
+    parser.add_argument('study', metavar='STUDY', type=os.path.expanduser, help='a study file')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry_run', action='store_true', help='print what the study costs')
     what.add_argument('--status', action='store_true', help='print how far each run is')
@@ -75,7 +75,8 @@ def parse_args():
     parser.add_argument('--slots', default='', help='cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
     parser.add_argument('--separate', action='store_true', help='share no prefixes')
     parser.add_argument('--tflops', type=float, default=0.0, help='1e12 FLOPs a second that a slot keeps up')
-    parser.add_argument('--out', default='', metavar='DIR', help='folder of the runs (default: out/STUDY)')
+    parser.add_argument('--out', default='', metavar='DIR', type=os.path.expanduser,
+                        help='folder of the runs (default: out/STUDY)')
     for name in ('only', 'budgets', 'seeds'):
         parser.add_argument(f'--{name}', default='', metavar='A[,B]', help='a part of the grid')
     return parser.parse_args()

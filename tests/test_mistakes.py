@@ -155,7 +155,7 @@ MISTAKES = [
     ('train', f'{GOOD} --tracker=wandb', r"tracker is 'wandb', which is not installed: pip install wandb"),
     ('train', f'{GOOD} --tracker=mlflow', r"tracker must be '' or 'wandb' or 'tensorboard' or 'trackio', not 'mlflow'"),
     ('train', f'{GOOD} --wandb_project=mine', r"tracker is 'wandb', which is not installed: pip install wandb"),
-    ('train', f'{GOOD} --n_embd=1000000 --n_head=1', r'out of memory at full depth \(4 layers\)'),
+    ('train', f'{GOOD} --n_embd=1000000000 --n_head=1', r'out of memory at full depth \(4 layers\)'),
     ('train', f'{GOOD} --vocab_size=200', r'vocab_size 200 is less than the 257 of data'),
     ('train', f'{GOOD} --val_tokens=100000', r'val_tokens 100000 asks for 3125 sequences'),
     ('train', f'{GOOD} --total_batch_size=8192', r'data holds 124 training sequences, one step takes 256'),
@@ -185,6 +185,12 @@ MISTAKES = [
     ('train', 'base.py --out_dir=run', r'run already holds a run: go on with --resume'),
     ('train', f'{GOOD} --resume', r'new holds no checkpoint to resume from'),
     ('train', f'{GOOD} --resume=maybe', r"resume must be 'yes', 'auto' or a run directory, not 'maybe'"),
+    ('train', 'run --resume', r'run: no such config file; it is a run directory: --resume=run resumes it'),
+    ('train', '--resume=run_config', r'run_config/config.json: not a readable config'),
+    ('train', '--resume=run_empty', r'--resume=run_empty: holds no config.json, so its settings must be named'),
+    ('train', '--resume=run --out_dir=new', r'--resume=run and --out_dir=new are two run directories'),
+    ('train', '--resume=run_unfinished --growth_steps=9', r'growth_steps: was 6, now 9'),
+    ('train', '--resume=run_torn', r'run_torn: none of its 5 checkpoints can be read'),
     ('train', 'base.py --out_dir=run --resume --n_embd=32 --seed=7',
      r'run was made with other settings.*\n  seed: was 1337, now 7\n  n_embd: was 16, now 32'),
     ('train', 'base.py --out_dir=run_unfinished --resume --growth_steps=9', r'growth_steps: was 6, now 9'),
@@ -212,7 +218,7 @@ MISTAKES = [
     ('schedule', 'base.py --tflops=fast', r"--tflops: invalid float value: 'fast'"),
     ('schedule', 'base.py --jsn', r"--jsn: no setting is called 'jsn'"),
     ('bench', 'base.py --repeats=0', r'--repeats=0'),
-    ('bench', 'base.py --phases=0,99', r'--phases=0,99: a list of numbers from 0 to'),
+    ('bench', 'base.py --phases=0,99', r'--phases=0,99: numbers from 0 to 3'),
     ('bench', 'base.py --device=gpu', r"device 'gpu' is not there"),
     ('bench', 'base.py --n_head=0', r'n_head must be at least 1'),
     # hellaswag.py
@@ -297,6 +303,33 @@ def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys,
     assert re.search(message, err) and 'Traceback' not in err and err.count('error: ') == 1, err
     assert re.match(rf'(error|{name}.py: error): ', err), err
     assert snapshot(work) == before
+
+
+@pytest.mark.parametrize('name, args', [
+    ('train', '~/nowhere.py'), ('train', f'{GOOD} --data_dir=~/nowhere'), ('train', f'{GOOD} --data_dir ~/nowhere'),
+    ('train', f'{GOOD} --hellaswag_data=~/nowhere.jsonl'), ('train', f'{GOOD} --init_from=~/nowhere.pt --init_depth=2'),
+    ('train', f'{GOOD} --match=~/nowhere.py'), ('train', f'{GOOD} --match=base.py+~/nowhere.py'),
+    ('train', f'{GOOD} --branch_from=~/nowhere.pt'), ('train', 'base.py --out_dir=~/nowhere --resume'),
+    ('train', 'base.py --out_dir=~/run'), ('train', '--resume=~/run_deep'),
+    ('schedule', '~/nowhere.py'), ('schedule', 'base.py --figure=~/nowhere/x.png'), ('bench', '~/nowhere.py'),
+    ('hellaswag', '~/nowhere.pt'), ('hellaswag', 'run --data=~/nowhere.jsonl'),
+    ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=~/nowhere/x.jsonl'),
+    ('sample', '~/nowhere.pt'), ('export_hf', '~/nowhere.pt new'), ('export_hf', 'run ~/data'),
+    ('compare', '~/nowhere'), ('compare', 'run --baseline=~/nowhere'), ('compare', 'run --figure=~/nowhere/x.png'),
+    ('compare', 'run --csv=~/nowhere/x'), ('compare', 'run --json=~/nowhere/x'), ('compare', 'run --latex=~/nowhere/x'),
+    ('compare', 'run --markdown=~/nowhere/x'),
+    ('prepare_fineweb', '--source ~/nowhere/*.txt --out=new --tokenizer=bytes'),
+    ('prepare_fineweb', '--source one.txt --out=~/file --tokenizer=bytes'), ('prepare_demo', '--out=~/file'),
+    ('study', '~/nowhere.py'),
+])
+def test_a_tilde_is_the_home_directory_in_every_path(work, monkeypatch, capsys, name, args):
+    """The shell doesn't see to it behind a =, in quotes or in a config."""
+    monkeypatch.chdir(work)
+    monkeypatch.setenv('HOME', str(work))
+    assert script(monkeypatch, name, args) == 2
+    err = capsys.readouterr().err
+    assert '~' not in err and str(work) in err
+    assert not (work / '~').exists()
 
 
 def test_the_table_is_long_enough_and_covers_every_script():
