@@ -179,6 +179,7 @@ class Launcher:
             process.terminate()
         for _, process in self.active.values():
             process.wait()
+            self.tell_watchdog('-', process)
         self.watchdog.stdin.close()
         self.watchdog.wait()
         for number, handler in self.handlers.items():
@@ -233,7 +234,8 @@ class Launcher:
         folder = out_folder(self.study, run)
         os.makedirs(folder, exist_ok=True)
         branch_from = ''
-        if not self.separate and not saved_steps(folder):
+        # A run that has failed may have done so for what it began from: then it trains everything itself.
+        if not self.separate and not saved_steps(folder) and not self.tries[run.folder]:
             branch_from = best_prefix(self.study, run, everything)
         command = command_of(self.study, run, self.slots[number], branch_from, self.separate)
         environment = self.environments[number]

@@ -156,6 +156,19 @@ def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_on
         assert_same_run(tmp_path / 'separate' / folder, tmp_path / 'shared' / folder)
 
 
+def test_two_slots_of_real_processes_end_in_the_same_bits_too(overlay, monkeypatch, tmp_path):
+    torch.set_num_threads(1)
+    monkeypatch.chdir(HERE)
+    names = SHARING | {'arms': {'full': 'baseline'}}
+    path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
+    assert run_study(path, f'--out={tmp_path}/shared', '--slots=cpu,cpu') == 0
+    monkeypatch.setattr(launch, 'start_process', InProcess)
+    assert run_study(path, f'--out={tmp_path}/separate', '--slots=cpu', '--separate') == 0
+    for budget in (6, 12, 24):
+        assert_same_run(tmp_path / f'separate/full/b{budget}_s1', tmp_path / f'shared/full/b{budget}_s1')
+    assert '--branch_from=' in (tmp_path / 'shared/full/b6_s1/console.txt').read_text()
+
+
 def test_the_saving_that_is_said_is_what_is_trained(in_process, capsys, overlay, tmp_path):
     names = SHARING | {'arms': {'full': 'baseline'}, 'seeds': (1, 2)}
     path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
@@ -493,6 +506,18 @@ def test_a_run_that_fails_is_tried_once_more_then_reported_and_the_others_go_on(
     behave()
     run_launcher('--slots=cpu,cpu')
     assert len(logged()) == len(folders) + 1  # only what wasn't done
+
+
+def test_a_run_whose_prefix_is_damaged_trains_everything_itself(in_process, overlay, tmp_path, capsys):
+    names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12)}
+    path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
+    assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu', '--budgets=12') == 0
+    for saved in tmp_path.glob('out/full/b12_s1/ckpt_*.pt'):
+        saved.write_bytes(saved.read_bytes()[:1000])
+    assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
+    said = capsys.readouterr().out
+    assert 'failed full/b6_s1, once more: error:' in said and 'checkpoints can be read' in said
+    assert len(metrics(tmp_path / 'out/full/b6_s1')) > 3
 
 
 @pytest.mark.parametrize('signals', [[signal.SIGKILL], [signal.SIGINT]])
