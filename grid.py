@@ -7,7 +7,6 @@ that train their first steps alike form a tree: the longest run trains the prefi
 What is finished is seen from the run directories alone, so that a study can be stopped at any time. """
 
 import dataclasses
-import glob
 import itertools
 import math
 import os
@@ -15,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 import schedule
-from common import UserError, read_json
+from common import UserError, numbered, read_json
 from config import FIELDS, TrainConfig, load_config
 from metrics import has_last_eval, read_metrics
 from study_file import Study, arm_argv, as_flag, folder_of, read_study, refuse
@@ -73,11 +72,13 @@ def load_study(path: str, out: str = '') -> Study:
     found."""
     study = read_study(path, out)
     problems = []
+    # A plan that can't be is found now, not when its turn comes on the third day.
     for arm in study.arms:
         tuned = {name: tried[0] for name, tried in study.tune[arm].items()}
         try:
             for budget in study.budgets:
-                schedule.plan(make_run(study, arm, budget, study.seeds[0], tuned, '').config)
+                run = make_run(study, arm, budget, study.seeds[0], tuned, folder='')
+                schedule.plan(run.config)
         except UserError as error:
             problems.append(f'{path}: arm {arm!r}: {error}')
     refuse(problems)
@@ -96,11 +97,13 @@ def make_run(study: Study, arm: str, budget: int, seed: int, tuned: dict, folder
 
     Growth takes the same share of every budget: stage_fractions as they are, growth_steps and stage_steps as
     their share of the config's baseline_steps. Raises UserError for what is wrong with the arm. """
-    baseline = load_config(arm_argv(study, study.baseline[0], {}), __doc__, say=None)
+    # Arms may be of another depth: a budget is the same FLOPs for all, steps of the baseline.
+    baseline_argv = arm_argv(study, study.baseline[0], tuned={})
+    full_step = schedule.step_cost(load_config(baseline_argv, __doc__, say=None), 'flops')
     init_from = os.path.join(study.out, source.folder) if source else ''
     argv = [*arm_argv(study, arm, tuned, init_from), f'--seed={seed}']
     config = load_config(argv, __doc__, say=None)
-    wanted = with_budget(config, budget, budget * schedule.step_cost(baseline, 'flops'))
+    wanted = with_budget(config, budget, budget * full_step)
     # Only what the arm's own settings don't say already stands in the command.
     for name in ('growth_steps', 'stage_steps', 'continual_steps', 'baseline_steps', 'match', 'ledger'):
         if getattr(wanted, name) != getattr(config, name):
@@ -111,14 +114,15 @@ def make_run(study: Study, arm: str, budget: int, seed: int, tuned: dict, folder
 
 def with_budget(config: TrainConfig, budget: int, flops: int) -> TrainConfig:
     """A config stretched to a budget: `flops` in all, its growth over the same share of the run."""
-    share = budget / max(1, config.baseline_steps)
+    share = budget / max(1, config.baseline_steps)  # a config's growth_steps are meant for its baseline_steps
     config = dataclasses.replace(config, match='', ledger='flops', baseline_steps=budget)
     if config.n_stages == 1 and config.init_depth in (0, config.n_layer):
         # Nothing grows. One phase of one name, so that runs of several budgets share a prefix.
         config = dataclasses.replace(config, growth_steps=0, stage_steps=())
     elif not config.stage_fractions:
         growth_steps = round(config.growth_steps * share)
-        stage_steps = tuple(max(1, round(steps * share)) for steps in config.stage_steps)
+        stage_steps = [max(1, round(steps * share)) for steps in config.stage_steps]
+        stage_steps = tuple(stage_steps)
         config = dataclasses.replace(config, growth_steps=growth_steps, stage_steps=stage_steps)
     return schedule.with_compute(config, flops)
 
@@ -129,7 +133,7 @@ def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
     With `guess` an arm whose tuning isn't finished takes its first values, so that the grid is whole.
     """
     tunings = {}
-    runs = {}
+    runs = {}  # (arm, budget, seed): run
     pending = list(study.arms)
     while pending:
         arm = pending.pop(0)
@@ -139,7 +143,7 @@ def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
             continue
         tuning = tuning_of(study, arm, tunings.get(source), guess)
         tunings[arm] = tuning
-        if not tuning.decided:
+        if not tuning.decided:  # what its runs would be isn't known
             continue
         tuned = tuning.best.tuned if tuning.best else {}
         for budget, seed in itertools.product(study.budgets, study.seeds):
@@ -147,6 +151,7 @@ def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
             start = runs.get((source, budget, seed))
             runs[arm, budget, seed] = make_run(study, arm, budget, seed, tuned, folder, start)
     grid = list(runs.values())
+    # Over the whole grid, also where a part is run: a run saves where the rest will branch off.
     share_prefixes(grid + all_tuning_runs(tunings))
     return tunings, grid
 
@@ -156,7 +161,10 @@ def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
 
 
 def all_tuning_runs(tunings: dict) -> list[Run]:
-    return list(itertools.chain.from_iterable(tuning.runs for tuning in tunings.values()))
+    runs = []
+    for tuning in tunings.values():
+        runs += tuning.runs
+    return runs
 
 
 def tuning_of(study: Study, arm: str, source: Tuning | None, guess: bool) -> Tuning:
@@ -168,19 +176,23 @@ def tuning_of(study: Study, arm: str, source: Tuning | None, guess: bool) -> Tun
     if source and not source.decided:
         return Tuning([], decided=False)
     # An arm that isn't tuned has such a run all the same, of its one setting, if a tuned arm starts from it.
-    if not tune and not any(study.source_of(other) == arm and study.tune[other] for other in study.arms):
+    followers = [other for other in study.arms if study.source_of(other) == arm]
+    if not tune and not any(study.tune[other] for other in followers):
         return Tuning([])
     runs = []
-    points = [dict(zip(tune, values)) for values in itertools.product(*tune.values())]
+    points = []
+    for values in itertools.product(*tune.values()):
+        points.append(dict(zip(tune, values)))
     # Of several settings it isn't clear where to go on.
     extensions = study.tune_extend if len(tune) == 1 else 0
+    # From the run directories alone: the rounds of an earlier launcher are gone through again.
     while True:
         for tuned in points:
             runs.append(tuning_run(study, arm, tuned, source))
         losses = [final_loss(study, run) for run in runs]
         if None in losses or min(losses) == math.inf:
             return Tuning(runs, best=runs[0] if guess else None, decided=guess)
-        best = runs[losses.index(min(losses))]
+        best = runs[losses.index(min(losses))]  # of equal ones the first
         edge = edge_of(best, runs)
         if not edge or not extensions:
             return Tuning(runs, best, edge)
@@ -191,8 +203,10 @@ def tuning_of(study: Study, arm: str, source: Tuning | None, guess: bool) -> Tun
 def tuning_run(study: Study, arm: str, tuned: dict, source: Tuning | None) -> Run:
     """The run that tries some values, at the first budget."""
     budget = study.budgets[0]
-    values = [f'{name}={value}' for name, value in tuned.items()]
-    name = '_'.join(['tune', f'b{budget}', f's{study.tune_seed}', *values]).replace(os.sep, '_')
+    name = f'tune_b{budget}_s{study.tune_seed}'
+    for setting, value in tuned.items():
+        name += f'_{setting}={value}'
+    name = name.replace(os.sep, '_')  # a value may be a path
     start = source.best if source else None
     return make_run(study, arm, budget, study.tune_seed, tuned, f'{folder_of(arm)}/{name}', start)
 
@@ -204,7 +218,8 @@ def final_loss(study: Study, run: Run) -> float | None:
     if folder:
         records, _ = read_metrics(os.path.join(folder, 'metrics.jsonl'))
         return records[-1]['val_loss']
-    return math.inf if DIVERGED in study.failed.get(run.folder, '') else None
+    why = study.failed.get(run.folder, '')
+    return math.inf if DIVERGED in why else None
 
 
 def edge_of(best: Run, runs: list[Run]) -> str:
@@ -212,7 +227,9 @@ def edge_of(best: Run, runs: list[Run]) -> str:
     said = []
     for name, value in best.tuned.items():
         tried = {run.tuned[name] for run in runs}
-        if len(tried) == 1 or any(type(v) not in (int, float) for v in tried):
+        # A single value has no edge, and a text no order.
+        is_number = type(value) in (int, float)
+        if len(tried) == 1 or not is_number:
             continue
         if value == max(tried):
             said.append(f'{name}: best at the largest value tried')
@@ -227,7 +244,7 @@ def next_value(best: Run, runs: list[Run]) -> dict:
     others = {run.tuned[name] for run in runs} - {value}
     neighbor = min(others, key=lambda other: abs(other - value))
     further = value * value / neighbor if value and neighbor else 2 * value - neighbor
-    if type(value) is int:
+    if type(value) is int:  # of steps, say
         return {name: round(further)}
     return {name: float(f'{further:.3g}')}  # .02, not .020000000000000004
 
@@ -242,7 +259,7 @@ def share_prefixes(runs: list[Run]):
     "Alike for the first s steps" makes a tree of the runs, so that it is the same compute that is saved
     whichever run of several trains a prefix. The longest one does, since the others can begin while it goes
     on. """
-    longest_first = sorted(runs, key=lambda run: -run.total)
+    longest_first = sorted(runs, key=lambda run: -run.total)  # of equal ones in the order of the file
     for i, run in enumerate(longest_first):
         for other in longest_first[:i]:
             steps = shared_steps(run, other)
@@ -257,9 +274,11 @@ def share_prefixes(runs: list[Run]):
 def shared_steps(a: Run, b: Run) -> int:
     """The first steps that one of two runs can take from the other: it keeps a step, and so an end, of its
     own."""
-    if any(getattr(a.config, name) != getattr(b.config, name) for name in LOGGING):
-        return 0
-    return min(schedule.shared_prefix(a.config, b.config), a.total - 1, b.total - 1)
+    for name in LOGGING:
+        if getattr(a.config, name) != getattr(b.config, name):
+            return 0
+    shared = schedule.shared_prefix(a.config, b.config)
+    return min(shared, a.total - 1, b.total - 1)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -283,7 +302,7 @@ def finished_folder(study: Study, run: Run, elsewhere: bool = True) -> str | Non
         folder = os.path.join(root, run.folder)
         if not os.path.isfile(os.path.join(folder, 'config.json')):
             continue
-        check_same_settings(run, folder)
+        check_same_settings(run, folder)  # also of an unfinished run, before anything is started
         if has_last_eval(folder, run.total):
             return folder
     return None
@@ -304,8 +323,7 @@ def check_same_settings(run: Run, folder: str):
 
 def saved_steps(folder: str) -> list[int]:
     """The steps whose checkpoints a run directory holds."""
-    names = [os.path.basename(path) for path in glob.glob(os.path.join(glob.escape(folder), 'ckpt_*.pt'))]
-    return [int(name[5:-3]) for name in names if name[5:-3].isdigit()]
+    return [step for step, _ in numbered(folder, 'ckpt_', '.pt')]
 
 
 def last_step(folder: str) -> int:
@@ -322,6 +340,7 @@ def last_step(folder: str) -> int:
 def last_state(study: Study) -> dict:
     """What the last launcher wrote: its process, the folders and slots of the runs under way, and why others
     failed."""
+    # Of no use to a launcher, which looks into the run directories.
     state = {'pid': 0, 'running': {}, 'failed': {}}
     path = os.path.join(study.out, 'study.json')
     if os.path.exists(path):

@@ -62,6 +62,7 @@ def parse_slots(text: str) -> list[str]:
         if not re.fullmatch(r'cpu(\+cpu)*|\d+(\+\d+)*', slot):
             raise UserError(f"--slots={text}: {slot!r} is no slot; one is cpu, a GPU's number, or several "
                             'joined by +')
+    # A run may go on in another slot than the one that it began in, or its prefix come from one.
     kinds = {(slot.startswith('cpu'), slot.count('+')) for slot in slots}
     if len(kinds) > 1:
         raise UserError(f'--slots={text}: slots must be alike; runs on other hardware end in other bits')
@@ -75,6 +76,7 @@ def slots_of_machine() -> list[str]:
     """A slot for each GPU; where there is none, for each core that this process may use."""
     import torch  # here, since it takes seconds to load and no other part of a study needs it
 
+    # Numbers count within CUDA_VISIBLE_DEVICES, as in slot_environment.
     gpus = [str(number) for number in range(torch.cuda.device_count())]
     if gpus:
         return gpus
@@ -86,6 +88,7 @@ def slots_of_machine() -> list[str]:
 def slot_environment(slot: str) -> dict:
     """What a run in a slot sees of the machine: a thread a core, or its GPUs alone."""
     if slot.startswith('cpu'):
+        # More threads than cores slow each other down, and their number changes the order of sums.
         return {'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     devices = slot.split('+')
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -108,7 +111,7 @@ def command_of(study: Study, run: Run, slot: str, branch_from: str = '', separat
         words.append('--device=cuda')  # where there is none that is an error, not a slow run
     words.append(as_flag('out_dir', out_folder(study, run)))
     words.append(as_flag('run_name', run.folder))
-    words.append('--resume=auto')
+    words.append('--resume=auto')  # so that the same command starts it and goes on with it
     save_at = sorted(step for step in run.save_at if step < run.total)
     if save_at and not separate:
         words.append(as_flag('checkpoint_steps', save_at))
@@ -123,6 +126,7 @@ def best_prefix(study: Study, run: Run, everything: list[Run]) -> str:
     best_folder = ''
     if run.parent is None and not run.save_at:
         return best_folder  # it shares nothing with anyone
+    # Not only the planned parent: if that failed, or was run elsewhere, another may have got as far.
     for other in everything:
         folder = out_folder(study, other)
         if other is run or not os.path.isdir(folder):
@@ -138,9 +142,10 @@ def best_prefix(study: Study, run: Run, everything: list[Run]) -> str:
 def start_process(command: list[str], environment: dict, console) -> subprocess.Popen:
     """Start a command, by this interpreter and in a session of its own: Ctrl-C at the terminal reaches the
     launcher alone, which passes it on once."""
-    program = [sys.executable]
+    program = [sys.executable]  # 'python' may be another one here
     if command[0] == 'torchrun':
         program += ['-m', 'torch.distributed.run']
+    # Without a standard input, which would be the launcher's terminal.
     return subprocess.Popen([*program, *command[1:]], stdin=subprocess.DEVNULL, stdout=console,
                             stderr=subprocess.STDOUT, env=os.environ | environment, start_new_session=True)
 
@@ -167,6 +172,7 @@ class Launcher:
                                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                          start_new_session=True)
         self.handlers = {}
+        # They only count, since they come anywhere; execute() acts on them.
         for number in (signal.SIGINT, signal.SIGTERM):
             self.handlers[number] = signal.signal(number, self.count_signal)
 
@@ -189,6 +195,7 @@ class Launcher:
         """Run `runs`, the longest first; prefixes may come from any of `everything`. Returns early on a
         signal."""
         self.waiting = sorted(runs, key=lambda run: -run.total)
+        # The longest run of a prefix trains it, and others wait for it.
         progress = Progress(self.study, runs, self.separate)
         while self.active or (self.waiting and not self.signals):
             self.reap()
@@ -197,6 +204,7 @@ class Launcher:
                 if number not in self.active and not self.signals:
                     self.fill_slot(number, everything)
             progress.show(len(self.active))
+            # Runs take minutes to days; asking twice a second costs nothing.
             time.sleep(POLL_SECONDS)
         progress.end()
 
@@ -211,7 +219,7 @@ class Launcher:
     def is_ready(self, run: Run) -> bool:
         """Whether what a run starts from is there, and nobody else is in its folder."""
         unfinished = [other for other, _ in self.active.values()] + self.waiting
-        if run.source in unfinished:
+        if run.source in unfinished:  # it starts from that one's end
             return False
         # The parent may go on: its checkpoint is enough. If it has failed, the run trains the prefix itself.
         needs_prefix = run.parent in unfinished and not self.separate
@@ -239,7 +247,9 @@ class Launcher:
             branch_from = best_prefix(self.study, run, everything)
         command = command_of(self.study, run, self.slots[number], branch_from, self.separate)
         environment = self.environments[number]
+        # As one would type it, environment first: to run it again by hand is to copy a line.
         as_typed = [f'{name}={value}' for name, value in environment.items()] + [shlex.join(command)]
+        # Appended to: what an earlier try said is often what one wants to know.
         with open(os.path.join(folder, 'console.txt'), 'ab') as console:
             console.write(f'$ {" ".join(as_typed)}\n'.encode())
             console.flush()
@@ -268,7 +278,7 @@ class Launcher:
     def note_failure(self, run: Run, process: subprocess.Popen):
         why = last_words(out_folder(self.study, run)) or f'exit code {process.returncode}'
         if self.tries[run.folder] < TRIES:
-            self.waiting.insert(0, run)
+            self.waiting.insert(0, run)  # from its last checkpoint, before others begin
             print(f'failed {run.folder}, once more: {why}', flush=True)
         else:
             self.failed[run.folder] = why
@@ -292,6 +302,7 @@ class Launcher:
 
     def write_state(self):
         """For --status and --report, which other processes ask for."""
+        # Whole or not there at all: others read it while it is written.
         running = {run.folder: self.slots[number] for number, (run, _) in self.active.items()}
         with atomic_write(os.path.join(self.study.out, 'study.json')) as f:
             json.dump({'pid': os.getpid(), 'running': running, 'failed': self.failed}, f, indent=1)
@@ -299,6 +310,7 @@ class Launcher:
 
 def last_words(folder: str) -> str:
     """The last line of a run's console that isn't its command."""
+    # A run that is killed in the middle of a character leaves half of it.
     with open(os.path.join(folder, 'console.txt'), encoding='utf-8', errors='replace') as f:
         lines = [line.strip() for line in f.readlines()[-20:] if line.strip()]
     if not lines or lines[-1].startswith('$ '):
@@ -323,7 +335,7 @@ class Progress:
         done = 0
         for run, prefix in zip(self.runs, self.prefixes):
             step = last_step(out_folder(self.study, run))
-            done += max(0, run.flops(step) - prefix)
+            done += max(0, run.flops(step) - prefix)  # its log begins with the prefix
         return done
 
     def show(self, n_active: int):
@@ -333,6 +345,7 @@ class Progress:
             return
         self.shown = now
         done = self.done()
+        # Since this launcher began: what was there before took another time.
         rate = (done - self.done_at_begin) / (now - self.began)
         minutes = (self.total - done) / rate / 60 if rate else 0
         line = (f'{done / self.total:6.1%} of {self.total:.3g} FLOPs | {n_active} running | '

@@ -45,7 +45,7 @@ from study_file import STUDY_NAMES, Study, did_you_mean
 def main():
     args = parse_args()
     study = load_study(args.study, args.out)
-    selected(study, [], args)  # whether the study has what is named
+    selected(study, [], args)  # whether the study has what is named, before hours of tuning
     if args.dry_run:
         print_costs(study, args)
     elif args.status:
@@ -95,7 +95,7 @@ def write_report(study: Study):
 def selected(study: Study, grid: list[Run], args) -> list[Run]:
     """The runs that --only, --budgets and --seeds name. Raises UserError for a name that the study doesn't
     have."""
-    chosen = list(grid)
+    chosen = list(grid)  # a new list, to which others add
     for option, name, known in (('only', 'arm', study.arms), ('budgets', 'budget', study.budgets),
                                 ('seeds', 'seed', study.seeds)):
         text = getattr(args, option)
@@ -114,6 +114,7 @@ def selected(study: Study, grid: list[Run], args) -> list[Run]:
 def split_names(text: str, known) -> list[str]:
     """Names joined by commas. A name that is known may hold commas of its own; the longest such one
     counts."""
+    # 'Li, 8 stages,full depth': the shell has one text, the study the names to take it apart.
     for name in sorted(known, key=len, reverse=True):
         if text == name:
             return [name]
@@ -150,7 +151,7 @@ def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
     wanted = selected(study, grid, args)
     for run in wanted:
         if run.source and run.source not in wanted:
-            wanted.append(run.source)
+            wanted.append(run.source)  # whose own source the loop then comes to
     sources = {run.source for run in wanted}
     part = args.only or args.budgets or args.seeds
     left = []
@@ -168,9 +169,10 @@ def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
 def launch(study: Study, args):
     """Tune, run the grid, report. Raises UserError if another launcher is at work here."""
     slots = parse_slots(args.slots)
+    # What is there is looked at under the lock: nobody finishes or starts a run meanwhile.
     with locked(study.out):
         launcher = Launcher(study, slots, args.separate)
-        try:
+        try:  # whatever happens, a full disk for one, no run is left behind
             tune(launcher, args)
             run_grid(launcher, args)
         finally:
@@ -181,6 +183,7 @@ def launch(study: Study, args):
     if launcher.failed:
         failed = ', '.join(launcher.failed)
         print(f'{len(launcher.failed)} runs failed twice: {failed}; see console.txt in their folders')
+    # A part of the grid may have been all tuning, and then there is nothing to report yet.
     if any(finished_folder(study, run) for run in plan_runs(study)[1]):
         write_report(study)
     if launcher.failed:
@@ -199,7 +202,7 @@ def tune(launcher: Launcher, args):
         launcher.execute(left, grid + all_tuning_runs(tunings))
     for run in tuning_runs(study, tunings, args):
         tuning = tunings[run.arm]
-        if run is tuning.runs[-1]:  # one line an arm
+        if run is tuning.runs[-1]:  # one line an arm, and the edge of the grid in it
             print(f'tuned  {run.arm}: {tuning}', flush=True)
 
 
@@ -232,7 +235,7 @@ def print_costs(study: Study, args):
     """What all of a study costs. Where the tuning isn't finished, as if all arms kept their first values."""
     tunings, grid = plan_runs(study, guess=True)
     runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
-    rows = {}
+    rows = {}  # seeds, and the values that are tried, cost the same
     for run in runs:
         what = 'tuning' if run.seed == study.tune_seed else ''
         rows.setdefault((run.arm, what, run.budget), []).append(run)
@@ -270,6 +273,7 @@ def print_status(study: Study, args):
     """One row a run: done, running, failed, stopped on its way, or waiting."""
     tunings, grid = plan_runs(study)
     state = last_state(study)
+    # A launcher that was killed has left its last state.
     running = state['running'] if is_alive(state['pid']) else {}
     runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
     width = max([len(run.folder) for run in runs], default=0) + 2
@@ -277,6 +281,7 @@ def print_status(study: Study, args):
     count = Counter()
     for run in runs:
         folder = finished_folder(study, run)
+        # Not by asking for the run's lock, which could get into the way of one that is just starting.
         step = last_step(folder or out_folder(study, run))
         word = 'stopped' if step else 'waiting'
         loss = ''
@@ -322,6 +327,7 @@ def print_commands(study: Study, args):
     environment = ''
     if slot.startswith('cpu'):  # which GPU a command gets is the scheduler's to say
         environment = ''.join(f'{name}={value} ' for name, value in slot_environment(slot).items())
+    # A scheduler knows when a job has ended, not when it has passed a step.
     levels = levels_of(runs, args.separate)
     for level in range(1, 1 + max(levels.values(), default=0)):
         print(f'# level {level}')
@@ -345,11 +351,12 @@ def levels_of(runs: list[Run], separate: bool) -> dict:
     left = list(runs)
     while left:
         run = left.pop(0)
+        # What isn't in the list is finished, or not wanted.
         needs = [other for other in (run.source, run.parent) if other in runs]
         if separate:
             needs = [other for other in needs if other is run.source]
         if any(other not in levels for other in needs):
-            left.append(run)
+            left.append(run)  # until they have theirs; there is no circle
             continue
         levels[run] = 1 + max((levels[other] for other in needs), default=0)
     return levels
@@ -363,6 +370,7 @@ def collect(study: Study):
         folder = finished_folder(study, run, elsewhere=False)
         if folder is None:
             continue
+        # In small files that a repository can hold; the weights come back from the command and the seed.
         target = os.path.join(study.results, run.folder)
         os.makedirs(target, exist_ok=True)
         for name in ('config.json', 'run.json', 'metrics.jsonl'):

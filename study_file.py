@@ -84,7 +84,8 @@ def read_study(path: str, out: str = '') -> Study:
     Whether the arms' configs, flags and plans are right is grid.load_study's to say.
     """
     problems = []
-    values = read_file(path, problems)
+    values = read_file(path, problems)  # in an empty namespace, as a config
+    # A name that nobody asks for is a typo: it would be a default, silently.
     for name in values:
         if name not in STUDY_NAMES:
             problems.append(f"{path}: a study has no '{name}'" + did_you_mean(name, STUDY_NAMES))
@@ -99,10 +100,10 @@ def read_study(path: str, out: str = '') -> Study:
     values.setdefault('tune_extend', 0)
     if type(values['tune_extend']) is not int:
         problems.append(f'{path}: tune_extend must be an int, not {values["tune_extend"]!r}')
-    refuse(problems)
+    refuse(problems)  # what follows takes the types for granted
     study = Study(path=path, out='', **values)
     study.out = out or os.path.join('out', study.name)
-    study.budgets = tuple(sorted(study.budgets))
+    study.budgets = tuple(sorted(study.budgets))  # the first one is where arms are tuned
     problems = check_arms(study) + check_settings(study)
     refuse([f'{path}: {problem}' for problem in problems])
     # An arm's own dict stands for that arm alone, the rest of `tune` for all the others.
@@ -115,11 +116,12 @@ def read_items(name: str, value, kind: type) -> tuple[tuple, str]:
     """(a value of a study file as a tuple, what is wrong with it or ''). One item may stand without a
     tuple."""
     items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    # True is an int to isinstance, and no seed.
     if any(type(item) is not kind for item in items) or len(set(items)) < len(items):
         return (), f'{name} must be a tuple of different values of type {kind.__name__}, not {value!r}'
     if not items and name != 'overlays':
         return (), f'{name} is missing: {STUDY_NAMES[name]}'
-    least = 1 if name == 'budgets' else 0
+    least = 1 if name == 'budgets' else 0  # a seed may be 0
     if kind is int and min(items) < least:
         return (), f'{name} must be positive, not {value!r}'
     return items, ''
@@ -147,6 +149,7 @@ def check_arms(study: Study) -> list[str]:
     folders = {}
     for arm, text in study.arms.items():
         if type(arm) is not str or type(text) is not str or not text.split():
+            # Without a text there is no source to follow: such an arm is left out of what comes below.
             problems.append(f'arm {arm!r} must be a name, with configs and flags as a text, not {text!r}')
             continue
         other = folders.setdefault(folder_of(arm), arm)
@@ -156,6 +159,7 @@ def check_arms(study: Study) -> list[str]:
     for name in study.baseline:
         if name not in arms:
             problems.append(f'baseline {name!r} is no arm' + did_you_mean(name, arms))
+    # Each arm's chain of sources must end at one that starts from scratch or from a file.
     for arm in arms:
         chain = [arm]
         source = study.source_of(arm)
@@ -173,9 +177,9 @@ def check_arms(study: Study) -> list[str]:
 def check_settings(study: Study) -> list[str]:
     """What is wrong with the names in `settings` and `tune`, and with the values to try."""
     problems = []
-    tuned = {}
+    tuned = {}  # all settings that some arm tunes
     for name, tried in study.tune.items():
-        if not isinstance(tried, dict):
+        if not isinstance(tried, dict):  # for all arms
             tuned[name] = tried
             continue
         tuned |= tried
@@ -204,7 +208,7 @@ def folder_of(arm: str) -> str:
 def find_config(name: str) -> str:
     """A config's path: a file as named, or configs/NAME.py. Raises UserError if there is none."""
     path = name
-    if not name.endswith('.py'):
+    if not name.endswith('.py'):  # of the repository, wherever the study is started
         path = os.path.normpath(os.path.join(HERE, 'configs', f'{name}.py'))
     if not os.path.isfile(path):
         paths = sorted(glob.glob(os.path.join(HERE, 'configs', '*.py')))
@@ -215,7 +219,7 @@ def find_config(name: str) -> str:
 
 def as_flag(name: str, value) -> str:
     """--name=value, such that the loader reads the same value."""
-    if isinstance(value, (tuple, list)):
+    if isinstance(value, (tuple, list)):  # the loader takes it as Python, the shell without spaces
         value = repr(tuple(value)).replace(' ', '')
     return f'--{name}={value}'
 
@@ -229,7 +233,7 @@ def arm_argv(study: Study, arm: str, tuned: dict, init_from: str = '') -> list[s
         argv.append(as_flag(name, value))
     for flag in flags:
         name = flag.lstrip('-').partition('=')[0]
-        if name in OWN_SETTINGS:
+        if name in OWN_SETTINGS:  # it would win over the study's, or be silently overruled
             raise UserError(f'{name} is what the study itself gives to every run')
         if flag.startswith('--init_from=@') and init_from:
             flag = as_flag('init_from', init_from)

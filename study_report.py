@@ -26,7 +26,7 @@ def write_report(study: Study):
 
     Raises UserError if no run of the grid is finished.
     """
-    tunings, grid = plan_runs(study)
+    tunings, grid = plan_runs(study)  # with what is finished here or elsewhere
     finished = {}  # folder: run
     for run in grid:
         folder = finished_folder(study, run)
@@ -41,6 +41,7 @@ def write_report(study: Study):
     if all(folder.startswith(study.results + os.sep) for folder in finished):
         target = study.results
     for name, text in texts.items():
+        # One name for both places, so that the page is the same from either.
         for root in (study.out, study.results):
             text = text.replace(root + os.sep, f'out/{study.name}/')
         with atomic_write(os.path.join(target, name)) as f:
@@ -52,8 +53,10 @@ def write_report(study: Study):
 def judge(study: Study, finished: dict) -> Report:
     """Every finished run, judged by the baseline of its budget that is trained like it."""
     arms = {folder: run.arm for folder, run in finished.items()}
+    # A baseline that has no run yet judges nobody; the others go on.
     baselines = [arm for arm in study.baseline if arm in arms.values()]
     judged = judge_runs(read_runs(list(finished)), baselines or None, arms)
+    # An arm is a group at each budget: the name says which.
     for group in judged.groups:
         budget = finished[group.runs[0].path].budget
         group.name = f'{group.arm}, budget {budget:,}'
@@ -65,6 +68,7 @@ def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fin
     tuned = set()
     for tune in study.tune.values():
         tuned |= tune.keys()
+    # That tuned settings differ is no flaw: each arm has its own best.
     notes = words.caveats(judged, tuple(tuned))
     parts = [f'# {study.name}', first_comment(study.path), count_text(study, grid, finished)]
     parts.append('![final loss and compute multiplier against budget](report.png)')
@@ -111,7 +115,7 @@ def count_text(study: Study, grid: list[Run], finished: dict) -> str:
         for cell, seeds in seeds_of_cell.items():
             cells.append(f'{cell} (seed {", ".join(seeds)})')
         sentences.append(f'Missing: {"; ".join(cells)}.')
-    known = {run.arm for run in grid}
+    known = {run.arm for run in grid}  # an arm whose tuning isn't finished has no runs there
     untuned = [arm for arm in study.arms if arm not in known]
     if untuned:
         sentences.append(f'Not tuned yet: {"; ".join(untuned)}.')
@@ -131,6 +135,7 @@ def arms_table(study: Study) -> Table:
 def tuning_table(study: Study, tunings: dict) -> Table | None:
     """Every value that was tried, with its loss; None if nothing was."""
     lines = []
+    # All of them, the bad ones too: how sharp the best value is, is part of the finding.
     for run in all_tuning_runs(tunings):
         tuning = tunings[run.arm]
         loss = final_loss(study, run)
