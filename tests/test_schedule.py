@@ -239,8 +239,8 @@ WRONG_MAPS = [
     ('((0, 1, 2, 0, 1),)', 'makes 5 layers out of 3, not 6'),
     ('((-1, -1, -1, -1, -1, -1),)', 'keeps layer 0 0 times, not once'),
     ('((0, 1, 2, 0, 1, 2), (0, 1, 2), (0,))', 'grow_map has 3 entries, and the run 1 growths in 2 stages'),
-    ('((0, 1, 2, 0, 1, 2.5),)', 'grow_map must be a tuple of a tuple of int'),
-    ('stack', "grow_map must be a tuple of a tuple of int, not 'stack'"),
+    ('((0, 1, 2, 0, 1, 2.5),)', 'grow_map must be a tuple of tuples of int'),
+    ('stack', "grow_map must be a tuple of tuples of int, not 'stack'"),
 ]
 
 
