@@ -1,0 +1,47 @@
+"""dev/gpu_check.py at toy size, so that it runs where there is a GPU. Run: python -m pytest tests/test_gpu_check.py"""
+
+import re
+import shutil
+import sys
+
+import gpu_check
+import pytest
+import torch
+
+
+def lines_of(monkeypatch, capsys) -> tuple[list[str], int]:
+    """(what it prints, its exit code)."""
+    monkeypatch.setattr(sys, 'argv', ['gpu_check.py', 'tiny'])
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main()
+    return capsys.readouterr().out.splitlines(), int(ended.value.code)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler')
+def test_every_check_passes_at_toy_size(monkeypatch, capsys):
+    torch._dynamo.reset()
+    lines, code = lines_of(monkeypatch, capsys)
+    assert code == 0, lines
+    passed = re.fullmatch(r'(\d+) passed, 0 failed', lines[-1])
+    assert int(passed[1]) == len(lines) - 2  # one line a check, between the machine and the count
+    for check in gpu_check.CHECKS:
+        assert any(line.startswith(f'ok   {check.__name__.replace("_", " ")}: ') for line in lines), check
+    torch._dynamo.reset()
+
+
+def test_a_check_that_fails_or_breaks_is_counted_and_hides_no_other(monkeypatch, capsys):
+    def wrong(setup):
+        yield False, 'too slow'
+
+    def broken(setup):
+        yield True, 'lost'
+        raise ValueError('of no use\nat all')
+
+    def right(setup):
+        yield True, 'fine'
+
+    monkeypatch.setattr(gpu_check, 'CHECKS', (wrong, broken, right))
+    lines, code = lines_of(monkeypatch, capsys)
+    assert code == 1
+    assert lines[1:] == ['FAIL wrong: too slow', 'FAIL broken: ValueError: of no use', 'ok   right: fine', '1 passed, 2 failed']
