@@ -376,8 +376,10 @@ def collect(study: Study):
         for name in ('config.json', 'run.json', 'metrics.jsonl'):
             path = os.path.join(folder, name)
             if os.path.exists(path):
-                with open(path, encoding='utf-8') as f, atomic_write(os.path.join(target, name)) as copy:
-                    copy.write(f.read())
+                with open(path, encoding='utf-8') as f:
+                    text = f.read().replace(study.out + os.sep, f'out/{study.name}/')  # no machine's paths
+                with atomic_write(os.path.join(target, name)) as copy:
+                    copy.write(text)
         count += 1
     print(f'{count} finished runs are in {study.results}')
 

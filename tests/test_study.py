@@ -271,6 +271,7 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
     shutil.rmtree(tmp_path / 'out')
     assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
     assert [(tmp_path / 'results' / name).read_text() for name in names] == first
+    assert all(f'{tmp_path}/out' not in path.read_text() for path in tmp_path.glob('results/*/*/*.json*'))
     assert (tmp_path / 'results' / 'report.png').stat().st_size > 10_000 and not (tmp_path / 'out').exists()
     page = first[0]
     assert page.startswith('# grid\n\nDoes it pay?\n\n2 arms, 2 budgets, 2 seeds: 8 of 8 runs are finished.')
