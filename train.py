@@ -160,7 +160,6 @@ def train(config, phases, runtime: Runtime, run_data: RunData, examples: list, s
             wrapped = None  # DDP's old buckets are gone before it makes new ones
             wrapped = enter_phase(config, phase, runtime, run_data, state, log)
         began = time.perf_counter()
-
         # Forward and backward, grad_accum_steps times. The outer autocast, though off, keeps the weights that
         # the inner one has cast until the step ends.
         model.train()
