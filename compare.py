@@ -18,9 +18,10 @@ rates by default) the best is judged.
 
 What is said of each run, and when to believe it (judge.py has the details):
 
-  difference   at equal compute, in nats, with its 95% interval (Welch's t over the seeds). "clear" if its p is below
-               .05 after Holm's correction over the runs of the call. One seed a side gives no verdict
-  cost         compute of the run over the compute at which the baseline has the same loss; the multiplier is 1 / cost
+  difference   at equal compute, in nats, with its 95% interval (Welch's t over the seeds). "clear" if its p
+               is below .05 after Holm's correction over the runs of the call. One seed: no verdict
+  cost         compute of the run over the compute at which the baseline has the same loss; its inverse is
+               the compute multiplier
 
 At GPT-2 124M seeds deviate by .0013 nats: 2 seeds a side see a saving of 3.7% or more, 3: 2.0%, 5: 1.3%, 10:
 .8%.
@@ -61,6 +62,7 @@ def main():
     report = judge_runs(
         read_runs(args.runs + args.baseline), args.baseline or None, tuned=args.tuned, sigma=args.sigma
     )
+    # All text is made before any file is written: a mistake leaves no half of them.
     texts = {}
     wanted = {name: getattr(args, name) for name in FORMATS if getattr(args, name)}
     if 'markdown' in wanted:
@@ -72,6 +74,7 @@ def main():
     if 'csv' in wanted:
         texts['csv'] = as_csv(rows(report))
     if '-' in wanted.values():
+        # Instead of the tables, so that it can be piped into another program.
         name = next(name for name, path in wanted.items() if path == '-')
         sys.stdout.write(texts[name])
     else:
@@ -150,6 +153,7 @@ def parse_arguments() -> argparse.Namespace:
 def print_report(report: Report, full: bool):
     """For the terminal: the tables of runs, what to know before believing a verdict, then the verdicts."""
     print('\n\n'.join(table.text() for table in run_tables(report)))
+    # One line each, however long, so that they can be searched.
     for group in report.groups:
         for flag in group.flags:
             print(f'flagged: {group.name}: {flag}')
@@ -188,7 +192,7 @@ def as_latex(report: Report) -> str:
 
 def rows(report: Report) -> list[dict]:
     """All numbers, unrounded, one row a group; None where there is none."""
-    by_group = {id(judgment.group): judgment for judgment in report.judgments}
+    by_group = {id(judgment.group): judgment for judgment in report.judgments}  # names may repeat in a study
     found = []
     for group in report.groups:
         judgment = by_group.get(id(group))
@@ -211,6 +215,7 @@ def rows(report: Report) -> list[dict]:
             'verdict': judgment.verdict if judgment else None,
             'sees': judgment.sees if judgment else None,
         }
+        # Every row has every column: a CSV needs it, and None says that there is no such number.
         for axis in AXES:
             comparison = judgment.by_axis.get(axis) if judgment else None
             row |= {f'{axis}:{key}': value for key, value in comparison_row(comparison).items()}

@@ -1,16 +1,16 @@
 """
 Everything that draws. matplotlib is imported in no other file, and here only when something is drawn.
 
-    draw_report('x.png', report)                          one hero panel: loss against compute, the depth under it
-    draw_report('x.png', report, ['tokens', 'accuracy'])  other panels, named in PANELS
-    draw_study('report.png', report)                      loss and multiplier by budget, catch-up
-    draw_plan('plan.png', phases, flops, title)           a plan of schedule.py: staircase, frozen layers, cost
+    draw_report('x.png', report)                  one hero panel: loss against compute, the depth under it
+    draw_report('x.png', report, ['tokens'])      other panels, named in PANELS
+    draw_study('report.png', report)              loss and multiplier by budget, catch-up
+    draw_plan('plan.png', phases, flops, title)   a plan of schedule.py: staircase, frozen layers, cost
 
-`report` is a judge.Report, `phases` a plan of schedule.py, `flops` what each phase costs. This file imports neither
-module: it draws what it is given, so that schedule.py, which lies below judge.py, can call it.
+`report` is a judge.Report, `phases` a plan of schedule.py, `flops` what each phase costs. This file imports
+neither module: it draws what it is given, so that schedule.py, which lies below judge.py, can call it.
 
-The baseline is black, solid and round. Other runs differ in color, line style and marker, so that a print in black
-and white and a color-blind reader tell them apart.
+The baseline is black, solid and round. Other runs differ in color, line style and marker, so that a print in
+black and white and a color-blind reader tell them apart.
 """
 
 import contextlib
@@ -272,8 +272,8 @@ def say(axes, text: str, loc: str = 'right'):
 
 
 def add_legend(figure, handles: dict):
-    """One legend over all panels, with the names as they are: matplotlib drops those that begin with _, and reads
-    $ as mathematics."""
+    """One legend over all panels, with the names as they are: matplotlib drops those that begin with _, and
+    reads $ as mathematics."""
     if not handles:
         return
     columns = 3 if max(len(name) for name in handles) <= 30 else 2
@@ -289,8 +289,8 @@ def add_legend(figure, handles: dict):
 def label_ends(axes, ends: list[tuple], fontsize: float):
     """Name curves at their ends, in the margin on the right; a thin line leads to each.
 
-    `ends` are (x, y, text, color). Names that would lie on each other are moved apart. The limits of the axes,
-    and the layout, must be final.
+    `ends` are (x, y, text, color). Names that would lie on each other are moved apart. The limits of the
+    axes, and the layout, must be final.
     """
     low, high = axes.get_ylim()
     height = axes.get_position().height * axes.get_figure().get_figheight() * 72  # points
@@ -298,15 +298,18 @@ def label_ends(axes, ends: list[tuple], fontsize: float):
     places = [min(1.0, max(0.0, (y - low) / (high - low))) for _, y, _, _ in ends]
     places = spread_out(places, 1.3 * fontsize / height)
     for (x, y, text, color), place in zip(ends, places):
-        leader = {'arrowstyle': '-', 'color': color, 'linewidth': 0.5, 'alpha': 0.6, 'relpos': (0, 0.5), 'shrinkB': 3}
+        # relpos: the thin line meets the left end of the name, not its middle.
+        leader = {'arrowstyle': '-', 'color': color, 'linewidth': 0.5, 'alpha': 0.6}
+        leader |= {'relpos': (0, 0.5), 'shrinkB': 3}
         axes.annotate(
-            text, (x, y), xytext=(1.03, place), textcoords='axes fraction', va='center', ha='left', color=color,
-            fontsize=fontsize, annotation_clip=False, parse_math=False, arrowprops=leader,
+            text, (x, y), xytext=(1.03, place), textcoords='axes fraction', va='center', ha='left',
+            color=color, fontsize=fontsize, annotation_clip=False, parse_math=False, arrowprops=leader,
         )
 
 
 def spread_out(places: list[float], step: float) -> list[float]:
     """Ascending places in [0, 1], moved apart to be `step` from each other, around where they want to be."""
+    # As boxes that push each other: a block sits at the mean of what its members want.
     blocks = []  # [center, number of places]: places that touch move as one
     for place in places:
         blocks.append([place, 1])
@@ -383,6 +386,7 @@ def draw_hero(figure, report, groups: list):
     ends = []
     for group, look in zip(groups, look_of(groups, report)):
         ends.append((group.mean.flops[-1] / size, group.mean.loss[-1], caption(group), look.color))
+    # Names are placed last: where they fit depends on the limits and on the layout.
     figure.canvas.draw()  # settles the layout, and with it how tall a line of text is
     label_ends(above, ends, fontsize=8)
 
@@ -416,10 +420,11 @@ def draw_growth(axes, group, axis: str, x, y, color: str, size: float):
     Both lie on the curve as it is drawn: straight between evaluations, by this axis's own values.
     """
     for start, stop, _, n_frozen, is_growth in stretches_of(group, axis):
+        # Before the first evaluation there is no curve to mark.
         if is_growth and x[0] <= start <= x[-1]:
             axes.plot(
-                start / size, np.interp(start, x, y), color=color, marker='|', markersize=12, markeredgewidth=1.6,
-                linestyle='', zorder=6,
+                start / size, np.interp(start, x, y), color=color, marker='|', markersize=12,
+                markeredgewidth=1.6, linestyle='', zorder=6,
             )
         low = max(start, x[0])
         high = min(stop, x[-1])
@@ -446,8 +451,8 @@ def stretches_of(group, axis: str) -> list[tuple]:
 
 
 def loss_limits(groups: list, axis: str) -> tuple[float, float]:
-    """The part of the loss that is worth ink: what the curves do after the first seventh of the axis, and their
-    ends, with room below for a line of text."""
+    """The part of the loss that is worth ink: what the curves do after the first seventh of the axis, and
+    their ends, with room below for a line of text."""
     start = max(getattr(group.mean, axis)[-1] for group in groups) / 7
     kept = []
     for group in groups:
@@ -458,7 +463,8 @@ def loss_limits(groups: list, axis: str) -> tuple[float, float]:
 
 
 def draw_arrow(axes, report, size: float):
-    """From the baseline to the run that saves most, at one loss: what that loss costs the one and the other."""
+    """From the baseline to the run that saves most, at one loss: what that loss costs the one and the
+    other."""
     judgments = [judgment for judgment in report.judgments if judgment.has_cost]
     if not judgments:
         return
@@ -471,7 +477,9 @@ def draw_arrow(axes, report, size: float):
     else:
         loss = best.group.finals.mean()
         start, stop = on_flops.baseline_needs / size, on_flops.end / size
-    axes.annotate('', (stop, loss), xytext=(start, loss), arrowprops={'arrowstyle': '->', 'linewidth': 1.4}, zorder=7)
+    arrow = {'arrowstyle': '->', 'linewidth': 1.4}
+    axes.annotate('', (stop, loss), xytext=(start, loss), arrowprops=arrow, zorder=7)
+    # Near the right edge the text ends where the arrow does, to stay inside.
     middle = (start + stop) / 2
     is_at_edge = middle > 0.75 * axes.get_xlim()[1]
     axes.annotate(
@@ -503,7 +511,7 @@ def draw_depths(axes, groups: list, report, size: float, label: str):
     for group, look in zip(groups, look_of(groups, report)):
         if group.runs[0].growth_steps and stretches_of(group, 'flops'):
             grown.append((stretches_of(group, 'flops'), look))
-    grown = grown[:STAIRCASES]
+    grown = grown[:STAIRCASES]  # more would hide each other
     deepest = 1
     for stretches, look in grown:
         edges = np.array([stretches[0][0]] + [stretch[1] for stretch in stretches]) / size
@@ -513,8 +521,8 @@ def draw_depths(axes, groups: list, report, size: float, label: str):
     axes.set_ylim(0, deepest * 1.15)
     axes.set_xlabel(label)
     axes.set_ylabel('layers')
-    frozen = [stretch for stretches, _ in grown for stretch in stretches if stretch[3]]
-    if frozen and len(grown) <= 2:
+    all_stretches = itertools.chain.from_iterable(stretches for stretches, _ in grown)
+    if any(stretch[3] for stretch in all_stretches) and len(grown) <= 2:
         say(axes, 'hatched: frozen layers')
 
 
@@ -527,8 +535,8 @@ def draw_staircase(axes, edges, steps: list[tuple], color: str, is_hatched: bool
     for (low, high), (_, n_frozen) in zip(itertools.pairwise(edges), steps):
         if n_frozen and is_hatched:
             axes.fill_between(
-                [low, high], [n_frozen, n_frozen], hatch='////', facecolor='none', edgecolor=color, linewidth=0,
-                alpha=0.7,
+                [low, high], [n_frozen, n_frozen], hatch='////', facecolor='none', edgecolor=color,
+                linewidth=0, alpha=0.7,
             )
 
 
@@ -571,8 +579,8 @@ def draw_scores(axes, groups: list, report, panel: str) -> dict:
         axes.set_ylabel('HellaSwag acc_norm')
         axes.axhline(0.25, color='0.5', linewidth=0.8, linestyle=(0, (1, 3)))
         axes.annotate(
-            'chance', (1, 0.25), xycoords=('axes fraction', 'data'), xytext=(0, 2), textcoords='offset points',
-            ha='right', fontsize=8, color=GRAY,
+            'chance', (1, 0.25), xycoords=('axes fraction', 'data'), xytext=(0, 2), ha='right', fontsize=8,
+            textcoords='offset points', color=GRAY,
         )
     else:
         axes.set_ylabel('HellaSwag, bits per byte of the true ending')
@@ -591,12 +599,14 @@ def draw_budgets(axes, report) -> dict:
         look = looks[ladder.arm]
         budgets = np.array([rung.budget for rung in ladder.rungs], float)
         means = np.array([rung.finals.mean() for rung in ladder.rungs])
-        halves = [np.nan_to_num(rung.final_estimate(report.sigma).high - mean) for rung, mean in zip(ladder.rungs, means)]
+        highs = np.array([rung.final_estimate(report.sigma).high for rung in ladder.rungs])
+        halves = np.nan_to_num(highs - means)  # a single seed has no interval, and no bar
         axes.errorbar(
-            budgets, means, yerr=halves, color=look.color, marker=look.marker, zorder=look.front, linestyle='',
-            capsize=3, linewidth=1.1, markersize=5, markerfacecolor='white',
+            budgets, means, yerr=halves, color=look.color, marker=look.marker, zorder=look.front,
+            linestyle='', capsize=3, linewidth=1.1, markersize=5, markerfacecolor='white',
         )
-        handles[shorten(ladder.arm)] = draw_line(axes, [math.nan], [math.nan], look)  # errorbars make poor legends
+        # An empty line for the legend, in which errorbars look poor.
+        handles[shorten(ladder.arm)] = draw_line(axes, [math.nan], [math.nan], look)
         if len(budgets) > 1:
             places = np.geomspace(budgets[0], budgets[-1], 100)
             losses, _ = ladder.reference('flops').at(places)
@@ -612,7 +622,8 @@ def draw_multipliers(axes, report) -> dict:
     """Compute multiplier of each arm against its budget, with 95% intervals; a bound is an arrowhead."""
     handles = {}
     for arm, look in arm_looks(report).items():
-        judgments = [judgment for judgment in report.judgments if judgment.group.arm == arm and judgment.has_cost]
+        judgments = [judgment for judgment in report.judgments if judgment.group.arm == arm]
+        judgments = [judgment for judgment in judgments if judgment.has_cost]
         if not judgments:
             continue
         judgments.sort(key=lambda judgment: judgment.group.budget)
@@ -624,7 +635,8 @@ def draw_multipliers(axes, report) -> dict:
         handles[shorten(arm)] = draw_line(axes, [math.nan], [math.nan], look)
         axes.errorbar(
             budgets, values, yerr=np.maximum(0, [below, above]), color=look.color, linestyle=look.line,
-            marker=look.marker, zorder=look.front, capsize=3, linewidth=1.1, markersize=5, markerfacecolor='white',
+            marker=look.marker, zorder=look.front, capsize=3, linewidth=1.1, markersize=5,
+            markerfacecolor='white',
         )
         for budget, multiplier in zip(budgets, found):
             if multiplier.bound:

@@ -1,26 +1,24 @@
 """
 Verdicts: each run against the baseline of its own budget, with intervals that hold.
 
-    report = judge_runs(read_runs(paths))                 the baseline is what has one stage and starts from scratch
-    report = judge_runs(runs, baselines=[path])           or what is named; of several, each run gets the one trained alike
-    report = judge_runs(runs, ['full depth'], arms={path: 'full depth', other_path: 'Li, 8 stages', ...})       a study
-    report = judge_runs(runs, sigma=0.0013)               the deviation between seeds is known: z instead of t
+    report = judge_runs(read_runs(paths))          the baseline: one stage, from scratch
+    report = judge_runs(runs, baselines=[path])    or what is named; of several, each gets the one trained alike
+    report = judge_runs(runs, ['full depth'], arms={path: 'full depth', other: 'Li, 8 stages'})    a study
+    report = judge_runs(runs, sigma=0.0013)        the deviation between seeds is known: z instead of t
 
 No text is made here but notes; compare.py prints a Report, figure.py draws it. Report.groups are the
 experiments, Report.judgments the comparisons, Report.ladders the baselines, Report.notes what to know before
 believing any of it.
 
   difference   loss of the run minus the baseline's at equal compute: Welch's t over the seeds
-  cost         compute of the run over the compute at which the baseline has its loss; the compute multiplier is 1 / cost
-  ladder       the baseline at several budgets, each with its own decay: what full depth reaches for a given compute
+  cost         compute of the run over the compute at which the baseline has its loss; its inverse is the
+               compute multiplier
+  ladder       the baseline at several budgets, each with its own decay: what full depth reaches (ladder.py)
   clear        the difference's p, corrected by Holm over all runs judged in this call, is below .05
 
-Every axis (FLOPs, FLOPs by the paper's ledger, seconds of training) is judged alike. Between two
-evaluations, or two rungs, the loss is interpolated in the logarithm of the compute: through two rungs a
-straight line (which overrates a run between them, by up to 2% for rungs a factor 2 apart and 7% for 4, at an
-exponent of .3), through three the curve E + A C^-alpha that meets them, through four or more its least
-squares fit. Beyond them nothing is guessed: there are bounds. A single baseline is read in its middle, which
-flatters the run if its learning rate had yet to decay there.
+Every axis (FLOPs, FLOPs by the paper's ledger, seconds of training) is judged alike. Beyond what was measured
+nothing is guessed: there are bounds. A single baseline is read in its middle, which flatters the run if its
+learning rate had yet to decay there; the Comparison says so.
 """
 
 import dataclasses
@@ -146,18 +144,18 @@ def compare(group: Group, ladder: Ladder, axis: str, sigma: float | None = None)
     found = find_cost(group, reference, sigma)
     in_baseline, in_run = middles(group, reference, found, equal)
     return Comparison(
-        group.end(axis),
-        reference.high,
-        equal.at,
-        equal.loss,
-        equal.baseline_loss,
-        equal.difference,
-        found.baseline_needs,
-        found.needs,
-        found.cost,
-        ladder.decays and in_baseline,
-        in_run,
-        reference.slope(equal.at),
+        end=group.end(axis),
+        baseline_end=reference.high,
+        at=equal.at,
+        loss=equal.loss,
+        baseline_loss=equal.baseline_loss,
+        difference=equal.difference,
+        baseline_needs=found.baseline_needs,
+        needs=found.needs,
+        cost=found.cost,
+        reads_baseline_middle=ladder.decays and in_baseline,
+        reads_run_middle=in_run,
+        slope=reference.slope(equal.at),
     )
 
 
@@ -180,6 +178,8 @@ def equal_compute(
     axis = reference.axis
     rung = own_rung(group, ladder, axis)
     if rung:
+        # The fair case: both have decayed to their ends. Whole steps may leave the budgets some permille
+        # apart.
         at = group.end(axis)
         run_losses = group.finals
         baseline_loss = float(rung.finals.mean())
@@ -199,6 +199,7 @@ def own_rung(group: Group, ladder: Ladder, axis: str) -> Group | None:
     rung = ladder.nearest(group)
     if axis == 'flops':
         return rung if is_budget(group, rung) else None
+    # Runs of equal FLOPs differ on the other axes: there they are equal only where they happen to be.
     return rung if abs(group.end(axis) / rung.end(axis) - 1) <= MATCHED else None
 
 
@@ -207,9 +208,8 @@ def read_baseline(
 ) -> tuple[float, list[stats.Part]]:
     """(the baseline's loss at a compute, the samples behind it); nan before its first evaluation."""
     if at < reference.low and len(reference.rungs) > 1:
-        reference = Reference(
-            [ladder.rungs[0]], axis
-        )  # no decayed rung is that cheap: the middle of the first
+        # No decayed rung is that cheap: the middle of the first one is what there is.
+        reference = Reference([ladder.rungs[0]], axis)
     if at < reference.low:
         return math.nan, []
     value, parts = reference.at(at)
@@ -221,7 +221,8 @@ def middles(group: Group, reference: Reference, found: 'Found', equal: EqualComp
     decays."""
     from_baseline = [] if equal.is_own_rung else [equal.at]
     from_run = [] if equal.is_own_rung else [equal.at]
-    is_ladder_bound = found.cost.bound and len(reference.rungs) > 1  # says no more than what holds in any case
+    # A bound outside of a ladder says no more than what holds in any case: there is nothing to own up to.
+    is_ladder_bound = found.cost.bound and len(reference.rungs) > 1
     if not math.isnan(found.baseline_needs) and not is_ladder_bound:
         from_baseline.append(found.baseline_needs)
     elif found.cost.bound == '' and not math.isnan(found.needs):
@@ -253,9 +254,11 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
     """
     axis = reference.axis
     end = group.end(axis)
+    # The dear side: the baseline's loss at x, less the run's final one.
     x = reference.places()
     losses, parts = reference.at(x)
     dear = stats.contrast(losses - group.finals.mean(), [*parts, stats.part(-1.0, group.finals)], sigma)
+    # The cheap side: the baseline's final loss, less the run's own at y.
     y = grid_of(group.start(axis), end, own_places(group, axis))
     own = group.losses_at(axis, y)
     top, top_parts = reference.at(reference.high)
@@ -269,7 +272,7 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
     needs = math.exp(first_own)
     found = Found(Ratio(), baseline_needs, needs)
     if starts_below(group, reference):
-        return found
+        return found  # no cost: a ratio to nothing
     if not math.isnan(baseline_needs):
         found.cost = Ratio(end / baseline_needs, 'at least' if is_first else '')
     else:
@@ -277,6 +280,7 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
         is_bound = is_first_own or is_only_bound(group, reference)
         found.cost = Ratio(needs / reference.high, 'at most' if is_bound else '')
 
+    # One scale of both sides, for the interval: it may reach over from the one to the other.
     costs = np.concatenate([end / x, y[::-1] / reference.high])
     low = np.concatenate([dear.low, cheap.low[::-1]])
     high = np.concatenate([dear.high, cheap.high[::-1]])
@@ -288,8 +292,8 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
 
 
 def below_the_ladder(group: Group, reference: Reference) -> float:
-    """Log compute at which the lowest rung has a run's final loss. It had yet to decay there, so that a baseline that
-    decays to that loss needs no more: a bound, and a better one than where the rung ends."""
+    """Log compute at which the lowest rung has a run's final loss. It had yet to decay there, so that a
+    baseline that decays to that loss needs no more: a bound, and a better one than where the rung ends."""
     lowest = Reference([reference.rungs[0]], reference.axis)
     x = lowest.places()
     losses, _ = lowest.at(x)
@@ -305,6 +309,7 @@ def is_only_bound(group: Group, reference: Reference) -> bool:
 
 def starts_below(group: Group, reference: Reference) -> bool:
     """Whether there is no cost to speak of: one side has the other's final loss before it takes a step."""
+    # A checkpoint whose compute is counted doesn't start for nothing.
     run_starts = group.start_loss is not None and not group.sunk and group.start_loss <= reference.means[-1]
     baseline_start = reference.rungs[0].start_loss
     return run_starts or (baseline_start is not None and baseline_start <= group.finals.mean())
@@ -318,13 +323,14 @@ def crossing(positions: np.ndarray, rising: np.ndarray) -> tuple[float, bool]:
         return math.nan, False
     i = int(above[0])
     if i == 0:
-        return float(positions[0]), True
+        return float(positions[0]), True  # it may have crossed anywhere before
     share = min(1.0, rising[i - 1] / (rising[i - 1] - rising[i]))
     return float(positions[i - 1] + share * (positions[i] - positions[i - 1])), False
 
 
 def add_interval(cost: Ratio, costs: np.ndarray, low: np.ndarray, high: np.ndarray):
     """The costs at which the gap's interval [low, high] holds 0; `costs` fall, and so does the gap."""
+    # First crossings from either end: where noise makes a curve cross twice, the interval holds both.
     logs = np.log(costs)
     dearest, cost.high_open = crossing(logs, -low)
     cheapest, cost.low_open = crossing(logs[::-1], high[::-1])
@@ -356,11 +362,12 @@ def judge_runs(
     """
     groups, notes = make_groups(runs, arms, tuned)
     ladders = find_ladders(groups, baselines, bool(arms), notes)
-    flag_other_data(groups, ladders)
+    flag_other_data(groups, ladders)  # before anything is compared: losses on other data don't compare
     groups = with_sunk_cost(groups)
     report = Report(groups, ladders, [], notes, sigma, bool(arms))
     baseline_arms = {ladder.arm for ladder in ladders}
     for group in groups:
+        # The baseline's own rungs, and what was tried beside them, are what others are judged by.
         if not ladders or group.flags or not group.is_best or group.arm in baseline_arms:
             continue
         ladder = most_alike(group, ladders)
@@ -380,6 +387,7 @@ def correct(report: Report):
     if not differences:
         return
     corrected = stats.holm([difference.p for difference in differences])
+    # A single seed is no test, and costs the others nothing.
     tests = max(1, int(np.sum(~np.isnan(corrected))))
     for judgment, difference, p in zip(report.judgments, differences, corrected):
         judgment.p = float(p)
@@ -396,9 +404,12 @@ def find_ladders(
         chosen = [group for group in groups if is_full_depth(group)]
     arms = list(dict.fromkeys(group.arm for group in chosen))
     if len(arms) > 1 and not baselines:
-        firsts = [next(group for group in chosen if group.arm == arm).runs[0].path for arm in arms]
+        firsts = {}
+        for group in chosen:
+            firsts.setdefault(group.arm, group.runs[0].path)
         raise UserError(
-            'several different runs could be the baseline; name one with --baseline=RUN: ' + ', '.join(firsts)
+            'several different runs could be the baseline; name one with --baseline=RUN: '
+            + ', '.join(firsts.values())
         )
     ladders = []
     for arm in arms:
@@ -409,7 +420,8 @@ def find_ladders(
             notes.append(f'nothing is judged: the baseline {arm} is not finished')
     if not arms:
         notes.append(
-            'nothing is judged: none of these is a run of one stage from scratch; name one with --baseline=RUN'
+            'nothing is judged: none of these is a run of one stage from scratch; '
+            'name one with --baseline=RUN'
         )
     return ladders
 
@@ -429,6 +441,7 @@ def named_baseline(groups: list[Group], name: str, by_arm: bool) -> Group:
         return named[0]
     for group in groups:
         if any(os.path.realpath(run.path) == os.path.realpath(name) for run in group.runs):
+            # Who names a run means this one, not a better one that was tried beside it.
             for rival in groups:
                 if rival.arm == group.arm and not rival.flags and is_budget(rival, group):
                     rival.is_best = rival is group
@@ -439,8 +452,8 @@ def named_baseline(groups: list[Group], name: str, by_arm: bool) -> Group:
 
 
 def most_alike(group: Group, ladders: list[Ladder]) -> Ladder:
-    """Of several baselines the one that is trained like the group (optimizer, learning rate schedule,
-    ...)."""
+    """Of several baselines the one that is trained like the group: its optimizer, its learning rate
+    schedule."""
     return min(ladders, key=lambda ladder: len(group.trained_otherwise(ladder.rungs[0])))
 
 
@@ -467,14 +480,9 @@ def with_sunk_cost(groups: list[Group]) -> list[Group]:
         both.append(group)
         sunk = group.known_sunk()
         if sunk:
-            both.append(
-                dataclasses.replace(
-                    group,
-                    name=f'{group.name} + first training',
-                    arm=f'{group.arm} + first training',
-                    sunk=sunk,
-                )
-            )
+            name = f'{group.name} + first training'
+            arm = f'{group.arm} + first training'
+            both.append(dataclasses.replace(group, name=name, arm=arm, sunk=sunk))
     return both
 
 
@@ -503,9 +511,11 @@ def catch_up(judgment: Judgment, sigma: float | None = None) -> list[CatchUp]:
     group = judgment.group
     first = group.runs[0]
     growths = first.growth_steps
-    if not growths:
+    if not growths or group.sunk:  # a twin that counts the first training has the same losses
         return []
     began = float(first.where('tokens', growths[-1]))
+    # A baseline of equal compute has fewer tokens than a run that was shallow for a while: a longer rung
+    # goes on.
     enough = [rung for rung in judgment.ladder.rungs if rung.end('tokens') >= group.end('tokens')]
     rung = enough[0] if enough else judgment.ladder.rungs[-1]
     points = []

@@ -5,9 +5,10 @@ A baseline's loss as a function of compute: one run's own curve, or a line throu
     reference = ladder.reference('flops')
     losses, parts = reference.at([1e17, 2e17])        loss at these FLOPs, and the samples that it is made of
 
-Loss is interpolated in the logarithm of the compute: through two rungs a straight line (which overrates a run between
-them, by up to 2% for rungs a factor 2 apart and 7% for 4, at an exponent of .3), through three the curve E + A C^-alpha
-that meets them, through four or more its least squares fit. Beyond the first and the last rung nothing is guessed.
+Loss is interpolated in the logarithm of the compute: through two rungs a straight line (which overrates a
+run between them, by up to 2% for rungs a factor 2 apart and 7% for 4, at an exponent of .3), through three
+the curve E + A C^-alpha that meets them, through four or more its least squares fit. Beyond the first and
+the last rung nothing is guessed.
 """
 
 import dataclasses
@@ -38,10 +39,15 @@ class Ladder:
         return min(self.rungs, key=lambda rung: abs(math.log(rung.budget / group.budget)))
 
     def reference(self, axis: str) -> 'Reference':
+        """The ladder's loss on one axis."""
         # At a constant learning rate every point of the longest run is the end of a shorter one.
         longest = self.rungs[-1]
         is_alike = all(same_tuning(rung, longest) for rung in self.rungs)
-        if not self.decays and is_alike and len(longest.judged) == max(len(rung.judged) for rung in self.rungs):
+        if (
+            not self.decays
+            and is_alike
+            and len(longest.judged) == max(len(rung.judged) for rung in self.rungs)
+        ):
             return Reference([longest], axis)
         return Reference(self.rungs, axis)
 
@@ -82,7 +88,7 @@ class Reference:
             weights = self.law.weights(x)
             value = self.law.at(x)
         else:
-            units = np.eye(len(self.rungs))
+            units = np.eye(len(self.rungs))  # interpolated, these give each rung's share
             weights = np.stack([np.interp(np.log(x), np.log(self.compute), unit) for unit in units])
             value = np.tensordot(self.means, weights, axes=1)
         parts = []
@@ -99,6 +105,7 @@ class Reference:
 
     def slope(self, x: float) -> float:
         """d loss / d log compute around x; nan where the reference is a single point."""
+        # Over a stretch, not at the point: a single evaluation is noisy.
         a = max(self.low, x / 1.2)
         b = min(self.high, x * 1.2)
         if not a < b:

@@ -28,22 +28,8 @@ from tables import Table
 from words import describe, duration, number, p_value, provenance, ratio, setting, signed, tests
 
 # Settings that say nothing about training: places, names, what is logged and kept.
-NOT_SHOWN = (
-    'out_dir',
-    'run_name',
-    'seed',
-    'resume',
-    'match',
-    'branch_from',
-    'wandb_project',
-    'tracker',
-    'tracker_project',
-    'data_dir',
-    'log_interval',
-    'checkpoint_interval',
-    'keep_checkpoints',
-    'checkpoint_steps',
-)
+NOT_SHOWN = ('out_dir', 'run_name', 'seed', 'resume', 'match', 'branch_from', 'tracker', 'tracker_project',
+             'data_dir', 'log_interval', 'checkpoint_interval', 'keep_checkpoints', 'checkpoint_steps')
 CATCH_UP_ROWS = 6  # of each run
 
 
@@ -73,25 +59,20 @@ def costs_table(report: Report) -> Table:
         loss = number(last['val_loss'], '.4f')
         if last['val_loss_sd'] is not None:
             loss += f' ± {last["val_loss_sd"]:.4f}'
-        lines.append(
-            [
-                label(group, report),
-                describe(group.config),
-                str(len(group.runs)),
-                number(last['tokens'], '.3g'),
-                number(last['flops'], '.3g'),
-                number(last['flops_paper'], '.3g'),
-                duration(last['seconds']),
-                loss,
-            ]
-        )
+        costs = [number(last[name], '.3g') for name in ('tokens', 'flops', 'flops_paper')]
+        words = [label(group, report), describe(group.config), str(len(group.runs))]
+        lines.append([*words, *costs, duration(last['seconds']), loss])
     header = ['run', 'schedule', 'seeds', 'tokens', 'FLOPs', '(paper)', 'time', 'val loss ± sd']
-    note = "Losses in nats per token, ± sd over the seeds; (paper): FLOPs by the paper's ledger; time: of training alone."
+    note = (
+        "Losses in nats per token, ± sd over the seeds; (paper): FLOPs by the paper's ledger; time: of "
+        'training alone.'
+    )
     return Table('Runs', header, lines, left=2, note=note)
 
 
 def final(group: Group) -> dict:
     """The last numbers of a group: means over its seeds, sd over the seeds; None where there is none."""
+    # All seeds, also those that are not judged because they chose: the row says what was run.
     reached = [curve for curve in group.curves if len(curve)]
     last = {}
     for name in ('tokens', *AXES):
@@ -110,6 +91,7 @@ def final_scores(group: Group) -> dict:
     found = {'hellaswag_n': None}
     for short in names.values():
         found |= {short: None, f'{short}_se': None, f'{short}_sd': None}
+    # A score from the middle of one seed is no final score: all of them, or none.
     records = []
     for run in group.runs:
         scores, _ = run.scores()
@@ -127,7 +109,7 @@ def final_scores(group: Group) -> dict:
             if None not in errors:
                 found[f'{short}_se'] = float(np.mean(errors))
     p = found['acc_norm']
-    if found['acc_norm_se'] is None:
+    if found['acc_norm_se'] is None:  # a run from before the errors were logged
         found['acc_norm_se'] = math.sqrt(p * (1 - p) / found['hellaswag_n'])
     return found
 
@@ -151,7 +133,9 @@ def scores_table(report: Report) -> Table | None:
                 cell += f' ± {last[f"{name}_se"]:.4f}'
             cells.append(cell)
         lines.append([*cells, number(last['acc_norm_sd'], '.4f')])
-    note = '± se: standard error of one scoring; sd: over the seeds. bits: of the true ending, less is better.'
+    note = (
+        '± se: standard error of one scoring; sd: over the seeds. bits: of the true ending, less is better.'
+    )
     return Table('HellaSwag', ['run', 'questions', *columns.values(), 'acc_norm sd'], lines, note=note)
 
 
@@ -161,14 +145,14 @@ def tried_table(report: Report) -> Table | None:
     for best in report.groups:
         if best.tried < 2 or not best.is_best or best.sunk:
             continue
+        # The list of rivals is one object for all of them; a twin with sunk costs holds it, too.
         rivals = [group for group in report.groups if group.rivals is best.rivals and not group.sunk]
         differing = [name for name in FIELDS if name not in NOT_SHOWN and differs(name, rivals)]
         for group in sorted(rivals, key=lambda rival: final(rival)['val_loss']):
             values = [f'{name} {setting(getattr(group.config, name))}' for name in differing]
             choice = f'best of {best.tried}' if group is best else ''
-            lines.append(
-                [best.arm, ', '.join(values), str(len(group.runs)), f'{final(group)["val_loss"]:.4f}', choice]
-            )
+            loss = f'{final(group)["val_loss"]:.4f}'
+            lines.append([best.arm, ', '.join(values), str(len(group.runs)), loss, choice])
     if not lines:
         return None
     return Table('Tried settings', ['arm', 'settings', 'seeds', 'val loss, nats', ''], lines, left=2)
@@ -186,17 +170,10 @@ def progress_table(report: Report) -> Table | None:
         if run.finished or group.sunk:
             continue
         done, seconds, left = progress(run)
+        # A last line that is hours old says that nobody is at work any more.
         idle = duration(max(0.0, time.time() - run.written)) + ' ago' if run.written else '-'
-        lines.append(
-            [
-                group.name,
-                f'{run.step} of {run.total_steps}',
-                f'{done:.0%}',
-                duration(seconds),
-                duration(left),
-                idle,
-            ]
-        )
+        steps = f'{run.step} of {run.total_steps}'
+        lines.append([group.name, steps, f'{done:.0%}', duration(seconds), duration(left), idle])
     if not lines:
         return None
     header = ['unfinished', 'step', 'of its FLOPs', 'trained', 'left', 'last line']
@@ -237,6 +214,7 @@ def verdict_tables(report: Report) -> list[Table]:
 
 def by_budget(report: Report) -> list[list[Judgment]]:
     """Judgments whose runs cost the same, from the cheapest up."""
+    # Sorted, equal budgets stand beside each other, each within a permille or so of the next.
     found = []
     for judgment in sorted(report.judgments, key=lambda judgment: judgment.group.budget):
         if found and is_budget(judgment.group, found[-1][0].group):
@@ -264,7 +242,8 @@ def budget_tables(report: Report) -> list[Table]:
         title = 'At equal compute'
         if report.study:
             rung = judgments[0].rung
-            title = f'At {judgments[0].group.budget:.3g} FLOPs, {rung.runs[0].total_steps:,} steps of {rung.arm}'
+            steps = rung.runs[0].total_steps
+            title = f'At {judgments[0].group.budget:.3g} FLOPs, {steps:,} steps of {rung.arm}'
         lines = [verdict_row(judgment, report) for judgment in judgments]
         found.append(Table(title, header, lines, note=note))
     return found
@@ -272,8 +251,9 @@ def budget_tables(report: Report) -> list[Table]:
 
 def verdict_row(judgment: Judgment, report: Report) -> list[str]:
     on_flops = judgment.by_axis['flops']
-    name = judgment.group.arm if report.study else judgment.group.name
-    numbers = [number(on_flops.at, '.3g'), number(on_flops.loss, '.4f'), number(on_flops.baseline_loss, '.4f')]
+    name = judgment.group.arm if report.study else judgment.group.name  # the title has the budget
+    losses = [number(on_flops.loss, '.4f'), number(on_flops.baseline_loss, '.4f')]
+    numbers = [number(on_flops.at, '.3g'), *losses]
     verdict = judgment.verdict or 'no verdict'
     return [name, *numbers, signed(on_flops.difference), p_value(judgment.p), verdict]
 
@@ -287,6 +267,7 @@ def costs_by_axis_table(report: Report) -> Table | None:
         cells = [judgment.group.name, ratio(judgment.by_axis['flops'].cost.inverse())]
         for axis in AXES:
             comparison = judgment.by_axis.get(axis)
+            # One interval a row is enough for 100 columns; the CSV has those of all axes.
             cells.append(ratio(comparison.cost, with_interval=False) if comparison else '-')
         lines.append(cells)
     header = ['run', 'multiplier [95%]', 'cost in FLOPs', '(paper)', 'in time']
@@ -305,18 +286,9 @@ def ladder_table(report: Report) -> Table | None:
         for k, rung in enumerate(ladder.rungs):
             sd = np.std(rung.finals, ddof=1) if len(rung.finals) > 1 else math.nan
             off = f'{law.residuals[k]:+.4f}' if law else '-'
-            lines.append(
-                [
-                    rung.name,
-                    str(rung.runs[0].total_steps),
-                    f'{rung.budget:.3e}',
-                    str(len(rung.finals)),
-                    f'{rung.finals.mean():.4f}',
-                    number(sd, '.4f'),
-                    off,
-                    '1.00',
-                ]
-            )
+            size = [str(rung.runs[0].total_steps), f'{rung.budget:.3g}', str(len(rung.finals))]
+            # A rung is the baseline of its own budget: its multiplier is 1, whatever the curve says there.
+            lines.append([rung.name, *size, f'{rung.finals.mean():.4f}', number(sd, '.4f'), off, '1.00'])
         notes.append(ladder_note(ladder))
     if not lines:
         return None
@@ -340,9 +312,8 @@ def ladder_note(ladder: Ladder) -> str:
     if math.isnan(p):
         return text + '; too few seeds to say whether that is noise.'
     if p < stats.SIGNIFICANT:
-        return (
-            text + f': more than the seeds scatter (lack of fit, p {p_value(p)}); read multipliers with care.'
-        )
+        text += f': more than the seeds scatter (lack of fit, p {p_value(p)})'
+        return text + '; read multipliers with care.'
     return text + f', no more than the seeds scatter (lack of fit, p {p_value(p)}).'
 
 
@@ -359,7 +330,8 @@ def multiplier_table(report: Report) -> Table | None:
             lines.append([arm if k == 0 else '', f'{judgment.group.budget:.3g}', multiplier, verdict])
     if len(lines) == len(by_arm):
         return None
-    return Table('Does it last? Compute multiplier by budget', ['arm', 'FLOPs', 'multiplier [95%]', 'verdict'], lines)
+    header = ['arm', 'FLOPs', 'multiplier [95%]', 'verdict']
+    return Table('Does it last? Compute multiplier by budget', header, lines)
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -386,9 +358,9 @@ def catch_up_table(report: Report) -> Table | None:
         return None
     header = ['run', 'tokens', 'gap at equal tokens', 'updates', 'gap at equal updates']
     note = (
-        "tokens: since the last growth; updates: of the full depth, nothing frozen; gap: the run's loss minus the "
-        "baseline's, in nats [95%]. At equal tokens it says when the growth has mixed, at equal updates when the "
-        'head start is gone.'
+        'tokens: since the last growth; updates: of the full depth, nothing frozen; gap: the loss of the run '
+        "minus the baseline's, in nats [95%]. At equal tokens it says when the growth has mixed, at equal "
+        'updates when the head start is gone.'
     )
     return Table('Catching up after the last growth', header, lines, note=note)
 
@@ -397,6 +369,7 @@ def spread(points: list[CatchUp], n: int) -> list[CatchUp]:
     """At most n of some points: the first, the last, and between them by equal ratios of what came since."""
     if len(points) <= n:
         return points
+    # The gap changes fast at first and slowly later.
     places = np.unique(np.round(np.geomspace(1, len(points), n)).astype(int)) - 1
     return [points[place] for place in places]
 
@@ -413,10 +386,14 @@ def question_pairs(report: Report) -> list[tuple[str, paired.Difference]]:
             matched = [(next(iter(theirs.values())), next(iter(mine.values())), '')]
         for baseline, run, which in matched:
             lines = [paired.read_per_example(path) for path in (baseline, run)]
-            questions = [[(line['ind'], line['label']) for line in scored] for scored in lines]
-            if questions[0] == questions[1]:
+            if questions_of(lines[0]) == questions_of(lines[1]):
                 pairs.append((judgment.group.name + which, paired.compare_lines(*lines)))
     return pairs
+
+
+def questions_of(lines: list[dict]) -> list[tuple]:
+    """Which questions a scoring is of, in order."""
+    return [(line['ind'], line['label']) for line in lines]
 
 
 def question_files(group: Group) -> dict[int, str]:
@@ -436,18 +413,14 @@ def pairs_table(report: Report) -> Table | None:
         cells = [name, str(pair.n)]
         for value, error in ((pair.bits, pair.bits_stderr), (pair.margin, pair.margin_stderr)):
             cells.append(f'{value:+.4f} ± {number(error, ".4f")}')
-        cells += [
-            f'{pair.acc_norm:+.4f}',
-            f'{pair.acc_norm_only_second}:{pair.acc_norm_only_first}',
-            p_value(pair.acc_norm_p),
-        ]
-        lines.append(cells)
+        only = f'{pair.acc_norm_only_second}:{pair.acc_norm_only_first}'  # the run is the second
+        lines.append([*cells, f'{pair.acc_norm:+.4f}', only, p_value(pair.acc_norm_p)])
     if not lines:
         return None
     header = ['run', 'questions', 'bits/byte ± se', 'margin ± se', 'acc_norm', 'only one right', 'p']
     note = (
-        "Run minus baseline on the same questions; p: McNemar's exact test of acc_norm. Two models are compared here, not "
-        "two schedules: the noise of the seeds isn't in it."
+        "Run minus baseline on the same questions; p: McNemar's exact test of acc_norm. Two models are "
+        "compared here, not two schedules: the noise of the seeds isn't in it."
     )
     return Table('HellaSwag, question by question', header, lines, note=note)
 
@@ -463,7 +436,7 @@ def facts(run: Run) -> dict[str, str]:
 
 def settings_tables(report: Report) -> list[Table]:
     """(what differs between the runs, what all share): together everything that is known of them."""
-    by_fact = {}
+    by_fact = {}  # fact: value: names of the groups that have it
     count = 0
     for group in report.groups:
         if group.sunk:
@@ -485,8 +458,6 @@ def settings_tables(report: Report) -> list[Table]:
     found = []
     if differing:
         found.append(Table('What differs', ['setting', 'value', 'runs'], differing, left=3))
-    if count > 1:
-        found.append(Table('What all runs share', ['setting', 'value'], shared, left=2))
-    else:
-        found.append(Table('Settings', ['setting', 'value'], shared, left=2))
+    title = 'What all runs share' if count > 1 else 'Settings'
+    found.append(Table(title, ['setting', 'value'], shared, left=2))
     return found

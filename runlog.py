@@ -42,7 +42,9 @@ def identify_run(config: TrainConfig, runtime, run_data, questions: dict | None,
         before = read_run_json(prefix_dir)
         branch_from = {'path': prefix_dir, 'step': step, 'run_id': before.get('run_id')}
         init_from = before.get('init_from')
-    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint,
+    # What dtype 'auto' was on this machine: seeds in other number formats are no further seeds.
+    dtype = 'bfloat16' if isinstance(runtime.amp, torch.autocast) else 'float32'
+    info = new_run_info(read_run_json(config.out_dir), start, data=run_data.fingerprint, dtype=dtype,
                         hellaswag_data=questions, init_from=init_from, branch_from=branch_from)
     if not config.tracker:
         return info, None

@@ -1,9 +1,9 @@
 """
 Run directories as data: what each run was, how its loss fell, and which runs are the same experiment.
 
-    runs = read_runs(['out/baseline_seed1', 'out/baseline_seed2', 'out/grown'])      one Run per directory; out/* works
-    groups, notes = make_groups(runs)                                                seeds gathered
-    groups, notes = make_groups(runs, arms={path: 'Li, 8 stages', ...})              arms named by whoever made the runs
+    runs = read_runs(['out/baseline_seed1', 'out/grown'])             one Run a directory; out/* works
+    groups, notes = make_groups(runs)                                 seeds gathered
+    groups, notes = make_groups(runs, arms={path: 'Li, 8 stages'})    arms named by who made the runs
 
 Everything is read from config.json, metrics.jsonl and, where a run has one, run.json. A group is the
 finished runs that differ in nothing but the seed, or one unfinished run. An arm is the groups that differ in
@@ -34,31 +34,11 @@ SHAPE = ('n_layer', 'n_head', 'n_embd')
 DATA = ('vocab_size', 'block_size')
 TUNED = ('learning_rate', 'muon_learning_rate', 'min_lr', 'warmup_steps')
 # How long each stage lasts. What that comes to stands in the plan, in whatever way it was written.
-LENGTH = (
-    'n_stages',
-    'stage_depths',
-    'growth_steps',
-    'stage_steps',
-    'stage_fractions',
-    'continual_steps',
-    'baseline_steps',
-    'ledger',
-    'match',
-    'phase1_fraction',
-)
+LENGTH = ('n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'continual_steps',
+          'baseline_steps', 'ledger', 'match', 'phase1_fraction')
 # The rest of what growing is about. All other settings should agree between a run and its baseline.
-GROWTH = (
-    'phase1_embeddings',
-    'grow_init',
-    'grow_map',
-    'grow_optimizer',
-    'rewarm_steps',
-    'rewarm',
-    'stage_lr_scale',
-    'lr_depth_power',
-    'init_from',
-    'init_depth',
-)
+GROWTH = ('phase1_embeddings', 'grow_init', 'grow_map', 'grow_optimizer', 'rewarm_steps', 'rewarm',
+          'stage_lr_scale', 'lr_depth_power', 'init_from', 'init_depth')
 # What doesn't tell experiments apart. Of the data the content counts, not the place.
 NOT_IDENTITY = ('seed', 'branch_from', 'checkpoint_steps', 'data_dir')
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
@@ -79,8 +59,8 @@ class Curve:
         return len(self.step)
 
     def points(self, axis: str) -> tuple[np.ndarray, np.ndarray]:
-        """(compute, loss) where there is compute: the paper's ledger counts nothing for a model of depth
-        0."""
+        """(compute, loss) where there is compute."""
+        # By the paper's ledger a model of depth 0 costs nothing, and nothing has no logarithm.
         x = getattr(self, axis)
         return x[x > 0], self.loss[x > 0]
 
@@ -131,8 +111,9 @@ class Run:
         return None
 
     def where(self, axis: str, steps) -> np.ndarray:
-        """Where some steps lie on an axis, by all lines of the log: the cost of a step differs from phase to
-        phase."""
+        """Where some steps lie on an axis, by all lines of the log."""
+        # Not by the ends alone: a step of a later phase costs more, and the log has a line at each phase's
+        # start.
         known = [0.0] + [record['step'] for record in self.records]
         values = [0.0] + [record[axis] for record in self.records]
         return np.interp(steps, known, values)
@@ -175,14 +156,10 @@ class Group:
     runs: list[Run]
     curves: list[Curve]  # one per run
     flags: list[str]  # why it isn't judged; empty if it can be
-    start_loss: (
-        float | None
-    )  # of an untrained model, or of the checkpoint it starts from, where that was measured
+    start_loss: float | None  # at step 0, of an untrained model or a checkpoint, where that was measured
     data: dict  # what must agree for losses to compare; see data_identity
-    sunk: dict  # axis: compute that made the checkpoint it starts from, counted in this group; {} if not counted
-    rivals: list['Group'] = dataclasses.field(
-        default_factory=list, repr=False
-    )  # tried of this arm at this budget
+    sunk: dict  # axis: compute that made the checkpoint it starts from, if that is counted here; else {}
+    rivals: list['Group'] = dataclasses.field(default_factory=list, repr=False)  # tried of its arm and budget
     is_best: bool = True  # of the rivals
     biased: bool = False  # chosen among several by the same seeds that it's judged with
     left_out: tuple = ()  # seeds that chose this group, and are therefore not judged
@@ -257,7 +234,7 @@ class Group:
         made = self.runs[0].info.get('init_from')
         if self.config.init_from == 'scratch' or type(made) is not dict or not made.get('flops'):
             return {}
-        return {axis: made.get(axis, math.nan) for axis in AXES}
+        return {axis: math.nan if made.get(axis) is None else made[axis] for axis in AXES}
 
     def losses_at(self, axis: str, x) -> np.ndarray:
         """Loss of each seed that counts at compute x: (n,), or (X, n) for X places."""
@@ -279,10 +256,9 @@ def read_runs(paths: list[str]) -> list[Run]:
         if not os.path.exists(path):
             raise UserError(f'{path}: no such run directory')
         if not os.path.isfile(os.path.join(path, 'config.json')):
-            print(
-                f'warning: {path} is passed over: not a run directory (it has no config.json)',
-                file=sys.stderr,
-            )
+            # compare.py out/* meets figures and notes, too.
+            reason = 'not a run directory (it has no config.json)'
+            print(f'warning: {path} is passed over: {reason}', file=sys.stderr)
             continue
         runs.setdefault(os.path.realpath(path), path)
     if not runs:
@@ -296,7 +272,7 @@ def expand(paths: list[str]) -> list[str]:
     expanded = []
     for path in paths:
         path = os.path.expanduser(path)
-        if os.path.exists(path) or not glob.has_magic(path):
+        if os.path.exists(path) or not glob.has_magic(path):  # a folder may be called run[1]
             expanded.append(path)
             continue
         matches = sorted(glob.glob(path))
@@ -319,6 +295,7 @@ def read_run(path: str) -> Run:
 
 def make_curve(run: Run) -> Curve:
     """The validation losses of a run after step 0."""
+    # At step 0 nothing has been trained, and no compute spent: such a point is no part of what compute buys.
     evals, _ = run.evals()
     kept = [record for record in evals if record['step'] > 0]
     columns = []
@@ -351,8 +328,11 @@ def mean_curve(curves: list[Curve]) -> Curve:
 
 
 class Contents:
-    """The data of runs by content. Runs from before run.json say only what the folder was called: such a
-    name stands for the content that other runs have under it, if that is only one."""
+    """The data of some runs, by content as far as it's known.
+
+    Runs from before run.json say only what the folder was called: such a name stands for the content that
+    other runs have under it, if that is only one.
+    """
 
     def __init__(self, runs: list[Run]):
         self.known = {}
@@ -364,12 +344,16 @@ class Contents:
 
     def of(self, run: Run, what: str) -> str:
         """Content of a run's 'data' or 'hellaswag_data', or its place where nothing better is known."""
+        content = fingerprint(run, what)
+        if content:
+            return content
         known = self.known.get(place(run, what), set())
-        return fingerprint(run, what) or (next(iter(known)) if len(known) == 1 else place(run, what))
+        return next(iter(known)) if len(known) == 1 else place(run, what)
 
 
 def place(run: Run, what: str) -> str:
-    """Of the data's folder the name alone: machines differ."""
+    """Where some data is said to lie."""
+    # Of the folder the name alone: it lies elsewhere on each machine.
     if what == 'data':
         return os.path.basename(os.path.normpath(run.config.data_dir))
     return run.config.hellaswag_data
@@ -401,6 +385,7 @@ def flatten(values: dict, prefix: str = '') -> dict:
 
 def data_identity(run: Run, contents: Contents) -> dict:
     """What must agree for two validation losses to be comparable."""
+    # The count stands in each line, since a resumed run may have been told another one.
     evals, _ = run.evals()
     return {
         'data_dir': contents.of(run, 'data'),
@@ -425,6 +410,7 @@ def merged_plan(run: Run) -> list[tuple]:
 
 def same_settings(run: Run, contents: Contents) -> dict:
     """All that the seeds of one experiment share, but for the plan."""
+    # All but what is known not to matter: a setting that is new tells runs apart until somebody lists it.
     settings = {}
     for name, field in FIELDS.items():
         if not field.metadata['free'] and name not in (*NOT_IDENTITY, *LENGTH):
@@ -432,7 +418,8 @@ def same_settings(run: Run, contents: Contents) -> dict:
     settings |= data_identity(run, contents)
     settings['hellaswag_data'] = contents.of(run, 'hellaswag_data')
     settings['hellaswag_limit'] = run.config.hellaswag_limit
-    settings['dtype'] = run.info.get('dtype', run.config.dtype)  # what 'auto' was, where run.json says it
+    # These may change on resume, but not between seeds. dtype: what 'auto' was, where run.json says it.
+    settings['dtype'] = run.info.get('dtype', run.config.dtype)
     return settings
 
 
@@ -451,6 +438,7 @@ def arm_identity(run: Run, contents: Contents, tuned: tuple) -> tuple:
 
 def same_shares(run: Run, other: Run) -> bool:
     """Whether each stretch of two plans takes the same share of its run, up to whole steps."""
+    # Two budgets split by the same fractions round to other whole steps.
     tolerance = max(MATCHED, 1 / run.total_steps + 1 / other.total_steps)
     for mine, theirs in zip(merged_plan(run), merged_plan(other)):
         if abs(mine[4] / run.total_steps - theirs[4] / other.total_steps) > tolerance:
@@ -475,7 +463,7 @@ def make_groups(
     gathered = {}
     for run in runs:
         arm = arms[run.path] if arms else ''
-        alone = '' if run.finished else run.path
+        alone = '' if run.finished else run.path  # the mean of half a run and a whole one is nobody's loss
         gathered.setdefault((arm, identity(run, contents), alone), []).append(run)
     groups = []
     for (arm, _, _), same in gathered.items():
@@ -493,6 +481,7 @@ def make_groups(
 
 def find_arms(groups: list[Group], contents: Contents, tuned: tuple):
     """Name the arm of each group after its first group."""
+    # Shares are compared, not hashed: they are equal up to rounding only.
     known = {}
     for group in groups:
         run = group.runs[0]
@@ -530,6 +519,7 @@ def make_group(runs: list[Run], name: str, contents: Contents) -> Group:
     if not first.finished:
         torn = ', last line truncated' if first.truncated else ''
         flags.append(f'unfinished: step {first.step} of {first.total_steps}{torn}')
+    # What a checkpoint began with tells whether there was anything to save.
     starts = []
     for run in runs:
         starts += [record['val_loss'] for record in run.evals()[0] if record['step'] == 0]
@@ -572,16 +562,10 @@ def choose_best(groups: list[Group]):
     those are judged, and the choice can't flatter it; else it's the best of many on the seeds that chose it,
     and biased.
     """
-    places = {}
-    for group in groups:
-        if not group.flags:
-            same_budget = [
-                place for place in places if place[0] == group.arm and is_budget(group, places[place][0])
-            ]
-            places.setdefault(same_budget[0] if same_budget else (group.arm, group.budget), []).append(group)
-    for rivals in places.values():
+    for rivals in find_rivals(groups):
         if len(rivals) == 1:
             continue
+        # A seed that only one of them has may be a lucky one.
         shared = set(rivals[0].seeds)
         for rival in rivals[1:]:
             shared &= set(rival.seeds)
@@ -601,6 +585,21 @@ def choose_best(groups: list[Group]):
             rival.is_best = rival is best
         best.biased = not shared or len(fresh) < 2
         best.left_out = () if best.biased else tuple(sorted(shared))
+
+
+def find_rivals(groups: list[Group]) -> list[list[Group]]:
+    """The finished groups that share arm and budget, together."""
+    found = []
+    for group in groups:
+        if group.flags:
+            continue
+        for rivals in found:
+            if rivals[0].arm == group.arm and is_budget(group, rivals[0]):
+                rivals.append(group)
+                break
+        else:
+            found.append([group])
+    return found
 
 
 def is_budget(group: Group, other: Group) -> bool:

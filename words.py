@@ -1,7 +1,7 @@
 """
 Verdicts in words: numbers and schedules as text, one sentence a run, and what to know before believing it.
 
-    verdicts(report) -> list[str]      one sentence for each run that is judged, and what the seeds could have seen
+    verdicts(report) -> list[str]      one sentence for each judged run, and what the seeds could have seen
     caveats(report) -> list[str]       everything that limits what the verdicts mean
     describe(config) -> str            a schedule in a few words: '3-6-9-12 stack cosine'
 
@@ -17,7 +17,7 @@ import schedule
 import stats
 from config import TrainConfig
 from judge import Judgment, Ratio, Report, catch_up, gone_from
-from runs import SHAPE, TUNED, Group, Run
+from runs import SHAPE, TUNED, Group, Run, fingerprint
 
 
 def number(value: float, form: str, missing: str = '-') -> str:
@@ -36,7 +36,8 @@ def ratio(value: Ratio, with_interval: bool = True) -> str:
     if math.isnan(value.value):
         return '-'
     text = f'{value.bound} {value.value:.2f}'.strip()
-    is_open = value.low_open and value.high_open  # both ends lie beyond the data: nothing is known but the bound
+    # With both ends beyond the data nothing is known but the bound.
+    is_open = value.low_open and value.high_open
     if math.isnan(value.low) or is_open or not with_interval:
         return text
     low = '<' if value.low_open else ''
@@ -73,6 +74,7 @@ def describe(config: TrainConfig) -> str:
     phases = schedule.plan(config)
     depths = [config.init_depth] if config.init_depth else []
     depths += [phase.depth for phase in phases]
+    # Phases of one depth are one step of the staircase.
     steps = [str(depth) for depth, _ in itertools.groupby(depths)]
     if len(steps) > 8:
         steps = [*steps[:2], '..', steps[-1]]
@@ -119,6 +121,7 @@ def verdicts(report: Report) -> list[str]:
     for judgment in report.judgments:
         sentences += catch_up_sentences(judgment, report.sigma)
     sentences += seen(report)
+    # What isn't judged says why, where there is something to be judged by.
     judged = [judgment.group for judgment in report.judgments]
     for group in report.groups:
         if report.ladders and group.flags and not any(group is one for one in judged):
@@ -149,6 +152,7 @@ def verdict(judgment: Judgment) -> str:
 def in_brackets(cost: Ratio, judgment: Judgment) -> str:
     """(95%: 1.05 to 1.31; 1.40x by the paper's ledger, at least 1.20x in seconds): what stands behind a
     cost."""
+    # The interval first: the other ledgers are beside the point where the seeds can't tell.
     told = []
     if not math.isnan(cost.low) and not (cost.low_open and cost.high_open):
         low = 'below ' if cost.low_open else ''
@@ -180,7 +184,9 @@ def noise(judgment: Judgment) -> str:
     text = f'at equal compute {difference.value:+.4f} nats'
     if not judgment.verdict:
         return text + '; no verdict: it takes two seeds or more a side (or --sigma)'
-    text += f' (95%: {difference.low:+.4f} to {difference.high:+.4f}), p {p_value(judgment.p)}: {judgment.verdict}'
+    text += f' (95%: {difference.low:+.4f} to {difference.high:+.4f})'
+    text += f', p {p_value(judgment.p)}: {judgment.verdict}'
+    # With 2 degrees of freedom t has to be 4.3: three seeds see half of that.
     few = min(len(judgment.group.finals), len(judgment.rung.finals))
     if few == 2 and math.isfinite(difference.df):
         text += ' (two seeds a side: only a huge difference can show)'
@@ -189,7 +195,7 @@ def noise(judgment: Judgment) -> str:
 
 def seen(report: Report) -> list[str]:
     """What differences the seeds of this call could have seen, for each number of seeds a side."""
-    sizes = {}
+    sizes = {}  # (seeds of the run, of the baseline): judgments
     for judgment in report.judgments:
         if judgment.verdict:
             size = (len(judgment.group.finals), len(judgment.rung.finals))
@@ -198,6 +204,7 @@ def seen(report: Report) -> list[str]:
     for (n, n_baseline), judgments in sizes.items():
         sd = report.sigma or pooled_sd(judgments)
         smallest, often = stats.detectable(sd, n, n_baseline, tests(report), report.sigma is not None)
+        # A difference in loss is worth as much compute as the baseline takes to make it good.
         slopes = [-judgment.by_axis['flops'].slope for judgment in judgments]
         slopes = [slope for slope in slopes if slope > 0]
         side = f'{n} seeds a side' if n == n_baseline else f'{n} seeds against {n_baseline}'
@@ -213,7 +220,7 @@ def seen(report: Report) -> list[str]:
 
 def pooled_sd(judgments: list[Judgment]) -> float:
     """The deviation between seeds, over all groups that some judgments rest on."""
-    groups = {}
+    groups = {}  # a baseline counts once, however many are judged by it
     for judgment in judgments:
         for group in (judgment.group, judgment.rung):
             groups[id(group)] = group.finals
@@ -235,8 +242,8 @@ def catch_up_sentences(judgment: Judgment, sigma: float | None) -> list[str]:
     mixed = gone_from([point.at_tokens for point in points], 1)
     if mixed is not None:
         sentences.append(
-            f'{name}: from {points[mixed].tokens:.3g} tokens after its last growth on it is not clearly behind '
-            'the baseline at equal tokens'
+            f'{name}: from {points[mixed].tokens:.3g} tokens after its last growth on it is not clearly '
+            'behind the baseline at equal tokens'
         )
     ahead = gone_from([point.at_updates for point in points], -1)
     if ahead is not None:
@@ -251,8 +258,8 @@ def catch_up_sentences(judgment: Judgment, sigma: float | None) -> list[str]:
 
 
 def caveats(report: Report, tuned: tuple = ()) -> list[str]:
-    """Everything that limits what the verdicts mean, most of it one line a run. `tuned`: settings of which each arm has its
-    own best value, which is no difference to own up to."""
+    """Everything that limits what the verdicts mean, most of it one line a run. `tuned`: settings of which
+    each arm has its own best value, which is no difference to own up to."""
     notes = list(report.notes)
     for judgment in report.judgments:
         notes += unlike(judgment, tuned)
@@ -295,15 +302,16 @@ def unlike_itself(group: Group) -> list[str]:
         )
     if group.is_best and group.biased and group.tried > 1:
         notes.append(
-            f'{group.name} is the best of {group.tried} that were tried, judged with the seeds that chose it: its '
-            'loss is flattered. Two further seeds of it would be free of that'
+            f'{group.name} is the best of {group.tried} that were tried, judged with the seeds that chose '
+            'it: its loss is flattered. Two further seeds of it would be free of that'
         )
     if group.is_best and group.left_out:
         seeds = ', '.join(str(seed) for seed in group.left_out)
         notes.append(
-            f'{group.name} is the best of {group.tried} that were tried; the seeds that chose it ({seeds}) are not '
-            'judged'
+            f'{group.name} is the best of {group.tried} that were tried; the seeds that chose it ({seeds}) '
+            'are not judged'
         )
+    # Seeds that agree to the last digit never happen: a directory was copied, or the seed reached nothing.
     finals = [curve.loss[-1] for curve in group.curves if len(curve)]
     if len(finals) > 1 and len(set(finals)) == 1 and not group.sunk:
         notes.append(f'{group.name}: all seeds end at exactly {finals[0]:.4f}; are these copies of one run?')
@@ -318,14 +326,20 @@ def other_machines(report: Report) -> list[str]:
         if not group.flags and not group.sunk:
             for run in group.runs:
                 runs[run.path] = (group.name, run)
-    clocks = ('device', 'dtype', 'compile', 'batch_size')
-    for names, what in ((clocks, 'seconds'), (('hellaswag_data', 'hellaswag_limit'), 'HellaSwag scores')):
-        differ = []
-        for name in names:
-            if len({getattr(run.config, name) for _, run in runs.values()}) > 1:
-                differ.append(name)
-        if differ:
-            notes.append(f'the runs differ in {" and ".join(differ)}: their {what} may not compare')
+    # What changes the clock, and nothing else that is compared.
+    differ = []
+    for name in ('device', 'dtype', 'compile', 'batch_size'):
+        if len({getattr(run.config, name) for _, run in runs.values()}) > 1:
+            differ.append(name)
+    if differ:
+        notes.append(f'the runs differ in {" and ".join(differ)}: their seconds may not compare')
+    differ = []
+    for name, value_of in (('hellaswag_data', questions_of), ('hellaswag_limit', limit_of)):
+        if len({value_of(run) for _, run in runs.values()}) > 1:
+            differ.append(name)
+    if differ:
+        notes.append(f'the runs differ in {" and ".join(differ)}: their HellaSwag scores may not compare')
+    # Whatever run.json says of code, versions and machine.
     by_fact = {}
     for name, run in runs.values():
         for fact, value in provenance(run).items():
@@ -340,6 +354,15 @@ def other_machines(report: Report) -> list[str]:
     if by_fact and silent:
         notes.append(f'{shortened(silent)}: no run.json, so code, versions and machine are unknown')
     return notes
+
+
+def questions_of(run: Run) -> str:
+    """The questions that a run is scored on: their hash where run.json has one, else where they came from."""
+    return fingerprint(run, 'hellaswag_data') or run.config.hellaswag_data
+
+
+def limit_of(run: Run) -> int:
+    return run.config.hellaswag_limit
 
 
 def early_readings(report: Report) -> list[str]:
@@ -357,29 +380,37 @@ def early_readings(report: Report) -> list[str]:
     if of_baseline:
         schedules = sorted({ladder.rungs[0].config.lr_schedule for ladder in report.ladders})
         notes.append(
-            f"the baseline's learning rate ({', '.join(schedules)}) decays towards its own end, and the numbers of "
-            f'{", ".join(of_baseline)} rest on a point before it, where a baseline that is scheduled to end there '
-            'has a lower loss: they flatter the run. A fair baseline is trained with match=RUN'
+            f"the baseline's learning rate ({', '.join(schedules)}) decays towards its own end, and the "
+            f'numbers of {", ".join(of_baseline)} rest on a point before it, where a baseline that is '
+            'scheduled to end there has a lower loss: they flatter the run. A fair baseline is trained with match=RUN'
         )
     if of_run:
         notes.append(
-            f'{", ".join(of_run)}: the learning rate decays, and some numbers rest on a point before its end, '
-            'where a run that is scheduled to end there has a lower loss: they flatter the baseline'
+            f'{", ".join(of_run)}: the learning rate decays, and some numbers rest on a point before its '
+            'end, where a run that is scheduled to end there has a lower loss: they flatter the baseline'
         )
-    above = [j.group.name for j in report.judgments if j.by_axis['flops'].cost.bound == 'at most' and len(j.ladder.rungs) > 1]
+    return notes + ladder_limits(report)
+
+
+def ladder_limits(report: Report) -> list[str]:
+    """What a further rung of the baseline would make better."""
+    notes = []
+    above = []
+    for judgment in report.judgments:
+        if len(judgment.ladder.rungs) > 1 and judgment.by_axis['flops'].cost.bound == 'at most':
+            above.append(judgment.group.name)
     if above:
         notes.append(
-            f'{shortened(above)}: better than the highest rung of the ladder; a baseline of a larger budget would turn '
-            'the bound on the cost into a value'
+            f'{shortened(above)}: better than the highest rung of the ladder; a baseline of a larger budget '
+            'would turn the bound on the cost into a value'
         )
-    for judgment in report.judgments:
-        rungs = judgment.ladder.reference('flops').rungs
+    for ladder in report.ladders:
+        rungs = ladder.reference('flops').rungs
         if len(rungs) == 2 and rungs[1].budget > 2.1 * rungs[0].budget:
             notes.append(
-                f'{judgment.ladder.arm} has two rungs a factor {rungs[1].budget / rungs[0].budget:.1f} apart: the '
+                f'{ladder.arm} has two rungs a factor {rungs[1].budget / rungs[0].budget:.1f} apart: the '
                 'straight line between them overrates the runs there by some percent. A third rung mends it'
             )
-            break
     return notes
 
 

@@ -384,5 +384,7 @@ def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tiny, tmp_p
     [pair] = found['hellaswag']
     assert pair['n'] == 12
     assert pair['bits'] == pytest.approx(float(rows['grown']['bits']) - float(rows['base']['bits']))
+    # run.json says what 'auto' would hide from compare.py: seeds in bfloat16 are no seeds of a float32 run.
+    assert json.loads((tmp_path / 'grown' / 'run.json').read_text())['dtype'] == 'float32'
     # Of one checkout and one machine nothing is to be said.
     assert 'differ in' not in out

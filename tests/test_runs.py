@@ -173,6 +173,13 @@ def test_data_counts_by_content_not_by_place(tmp_path):
     assert len(groups_in(tmp_path)) == 2
 
 
+def test_what_auto_was_tells_number_formats_apart(tmp_path):
+    write_run(tmp_path / 'a', seed=1, info={'dtype': 'float32'})
+    write_run(tmp_path / 'b', seed=2, info={'dtype': 'bfloat16'})
+    write_run(tmp_path / 'c', seed=3, dtype='bfloat16')
+    assert [group.seeds for group in groups_in(tmp_path)] == [[1], [2, 3]]
+
+
 def test_a_run_from_before_run_json_has_the_content_that_its_folder_s_name_has_elsewhere(tmp_path):
     write_run(tmp_path / 'a', seed=1, data_dir='data/one', info={'data': {'train': {'sha256': 'x'}}})
     write_run(tmp_path / 'b', seed=2, data_dir='/other/one')
