@@ -51,12 +51,12 @@ def main():
     if os.path.lexists(folder):
         raise UserError(f'{folder} is there already: name a new folder, or remove it first')
     if args.push:
-        check_repository(args.push)  # before the work
+        check_repository(args.push)  # before the work, and before anything is written
     model, info = checkpoint.load_model(args.checkpoint)
     try:
         enc = data.get_tokenizer(info['tokenizer'])
     except UserError as error:
-        enc = None
+        enc = None  # without network GPT-2's is often not at hand: the model is of use all the same
         print(f'warning: no tokenizer files in {folder}: {error}', file=sys.stderr)
     export(model, info['tokenizer'], enc, folder, model_card(model, info))
     files = 'with' if enc else 'without'
@@ -76,7 +76,7 @@ def export(model, tokenizer: str, enc, folder: str, card: str):
     weights = {}
     for name, weight in model.state_dict().items():
         if name == 'transformer.wte.weight':
-            weight = weight[:n_vocab]
+            weight = weight[:n_vocab]  # also the tied head's, so that no padding can be generated
         weights[name] = transposed(name, weight).contiguous()
 
     folder = os.path.normpath(folder)
@@ -92,7 +92,7 @@ def export(model, tokenizer: str, enc, folder: str, card: str):
         if enc:
             write_tokenizer(enc, model.config.block_size, temporary)
         with open(os.path.join(temporary, 'README.md'), 'w', encoding='utf-8') as f:
-            f.write(card)
+            f.write(card)  # the Hub shows a repository's README.md as its model card
         os.rename(temporary, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -119,11 +119,11 @@ def config_json(model, tokenizer: str, enc) -> dict:
         'model_type': 'gpt2',
         'vocab_size': n_vocab,
         'n_positions': c.block_size,
-        'n_ctx': c.block_size,
+        'n_ctx': c.block_size,  # n_positions' old name, which some readers ask for
         'n_embd': c.n_embd,
         'n_layer': model.depth,
         'n_head': c.n_head,
-        'n_inner': None,
+        'n_inner': None,  # four times the width
         'activation_function': 'gelu_new',  # by tanh, as GPT-2 computes it
         'layer_norm_epsilon': 1e-5,
         'initializer_range': 0.02,
@@ -131,7 +131,7 @@ def config_json(model, tokenizer: str, enc) -> dict:
         'attn_pdrop': c.dropout,
         'resid_pdrop': c.dropout,
         'tie_word_embeddings': True,
-        'torch_dtype': 'float32',
+        'torch_dtype': 'float32',  # "dtype" since transformers 5, which reads this too
     }
     if eot is not None:
         config |= {'bos_token_id': eot, 'eos_token_id': eot}
@@ -158,7 +158,7 @@ def write_tokenizer(enc, block_size: int, folder: str):
 
     end = enc.decode([enc.eot_token])
     vocab = {spelled(token): ids[token] for token in in_order}
-    vocab[end] = enc.eot_token
+    vocab[end] = enc.eot_token  # spelled as it is: a special token is not made of bytes
     write_json(vocab, os.path.join(folder, 'vocab.json'))
     with open(os.path.join(folder, 'merges.txt'), 'w', encoding='utf-8') as f:
         f.write('#version: 0.2\n')
@@ -194,6 +194,8 @@ def byte_letters() -> list[str]:
 
 def split(token: bytes, ids: dict) -> tuple[bytes, bytes]:
     """The two parts whose merge makes `token`: what is left of its bytes after all merges of lower rank."""
+    # tiktoken keeps the ranks of tokens, GPT-2's file the pairs: the pair comes out if all merges of lower
+    # rank are done first.
     parts = [token[i:i + 1] for i in range(len(token))]
     while len(parts) > 2:
         ranks = [ids.get(a + b, len(ids)) for a, b in itertools.pairwise(parts)]
@@ -245,7 +247,7 @@ def schedule_lines(config, step: int) -> list[str]:
     lines += [f'Step {step:,} of {total:,}, {config.total_batch_size:,} tokens each.', '']
     lines += ['| stage | phase | steps | layers | frozen |', '|---|---|---|---|---|']
     for phase in phases:
-        if phase.start < step:
+        if phase.start < step:  # the others are still to come
             last = min(phase.stop, step)
             lines.append(f'| {phase.stage} | {phase.phase} | {phase.start:,} to {last:,} | {phase.depth} | '
                          f'{phase.n_frozen} |')
@@ -282,6 +284,7 @@ def score_lines(run_dir: str, step: int) -> list[str]:
         ('hellaswag_margin', 'HellaSwag, margin in bits per byte'),
     ):
         for record in reversed(records):
+            # Later ones are of another checkpoint of the run.
             if record['kind'] == 'eval' and name in record and record['step'] <= step:
                 lines.append(f'| {what} | {record[name]:.4f} | {record["step"]:,} |')
                 break
@@ -329,6 +332,7 @@ def check_repository(name: str):
     api = HfApi()
     try:
         api.whoami()
+        # A repository may be there already, as long as it is empty: an upload that failed leaves one.
         taken = api.file_exists(name, 'config.json')
     except Exception as error:  # whatever the Hub's client and the network raise
         raise UserError(f'--push={name}: the Hub refuses ({short(error)}); log in with `hf auth login`, or '
@@ -344,7 +348,7 @@ def push(folder: str, name: str) -> str:
 
     api = HfApi()
     try:
-        url = api.create_repo(name, exist_ok=True)  # exist_ok: an upload that failed has made it
+        url = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message='The model and its card')
     except Exception as error:  # whatever the Hub's client and the network raise
         raise UserError(f'{folder} is whole, but could not be uploaded to {name} ({short(error)}); try again '

@@ -371,7 +371,8 @@ def evaluate(
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_it_stands = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_stands)
     add = parser.add_argument
     add('models', nargs='+', metavar='model', help='one model, or two to compare')
     add('--style', choices=(*STYLES, 'both'), default='nanogpt', help='which convention; default nanogpt')

@@ -1,8 +1,8 @@
 """
 Two models on the same HellaSwag questions: lines per example, and what they say about the difference.
 
-    python hellaswag.py out/a --per_example=a.jsonl            # train.py writes hellaswag.jsonl at each scoring
-    python compare.py a.jsonl out/b/hellaswag.jsonl            # two scorings of the same questions
+    python hellaswag.py out/a --per_example=a.jsonl    # train.py writes hellaswag.jsonl at each scoring
+    python compare.py a.jsonl out/b/hellaswag.jsonl    # two scorings of the same questions
 
 A line is a JSON object: style, ind and label of the example, pred and pred_norm (the endings that acc and
 acc_norm take), losses (nats, of the four endings) and losses_norm, bits and margin (bits per byte; see
@@ -25,7 +25,7 @@ KEYS = {'style', 'ind', 'label', 'pred', 'pred_norm', 'losses', 'losses_norm', '
 
 def write_per_example(path: str, lines: list[dict]):
     """Write the lines, or write them anew. Raises UserError if that fails; what was there before stays."""
-    with atomic_write(path) as f:
+    with atomic_write(path) as f:  # a run may be killed while it writes: then the last scoring stays
         for line in lines:
             f.write(json.dumps(line) + '\n')
 
@@ -59,6 +59,7 @@ def parse_line(text: str) -> dict | None:
     if type(line) is not dict or not line.keys() >= KEYS:
         return None
     for name in ('bits', 'margin'):
+        # Not isinstance: true is an int to Python. JSON as Python reads it has NaN, which would spread.
         if type(line[name]) not in (int, float) or not math.isfinite(line[name]):
             return None
     return line
@@ -95,7 +96,10 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
     """
     import stats  # here, since it loads scipy and train.py only writes lines
 
-    differs = [] if len(first) == len(second) else [f'{len(first)} and {len(second)} lines']
+    # By place, not by number: a file whose examples have no numbers, or the same ones, is compared as well.
+    differs = []
+    if len(first) != len(second):
+        differs.append(f'{len(first)} and {len(second)} lines')
     for name in ('style', 'ind', 'label'):
         if any(a[name] != b[name] for a, b in zip(first, second)):
             differs.append(f'{name} differs')
@@ -104,6 +108,7 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
                         'file with the same limit')
     values = {'n': len(first)}
 
+    # The second first, so that a difference above 0 means that the second model has more.
     def put(name, first_values, second_values):
         estimate = stats.paired(second_values, first_values)
         values[name] = float(estimate.value)

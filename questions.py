@@ -62,7 +62,7 @@ def read_examples(path: str, name: str, limit: int = 0) -> list[dict]:
                     examples.append(parse_example(line, f'{name}, line {number}'))
                 if limit and len(examples) == limit:
                     break
-    except OSError as error:
+    except OSError as error:  # also of a folder
         raise UserError(f'{name}: cannot be read ({error.strerror or error})') from None
     except UnicodeDecodeError:
         raise UserError(f'{name}: not text in UTF-8; a JSON object a line is expected') from None
@@ -109,6 +109,7 @@ def fingerprint(examples: list[dict]) -> str:
     """sha256 of what is scored: the same questions have the same one, wherever they were read."""
     digest = hashlib.sha256()
     for example in examples:
+        # Labels are ints by now; fields that nothing reads, as the source's own numbers, don't count.
         scored = [example['ctx'], example['endings'], example['label']]
         scored += [example.get(name, '') for name in ('activity_label', 'ctx_a', 'ctx_b')]
         digest.update(json.dumps(scored).encode() + b'\n')
@@ -221,6 +222,7 @@ def download(url: str, path: str):
                 raise UserError(f'{url} could not be downloaded (the connection breaks off)') from None
         except requests.RequestException as error:
             raise UserError(f'{url} could not be downloaded ({type(error).__name__})') from None
+    # It goes through memory: the official set is 12 MB.
     if response.status_code != 200:
         raise UserError(f'{url} could not be downloaded (status {response.status_code})')
     with open(path, 'wb') as f:

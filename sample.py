@@ -84,7 +84,7 @@ def generate(model, tokens: list[int], n: int, n_vocab: int, temperature: float,
         # Only the last position's logits are computed.
         logits = model.logits(torch.tensor([context], device=device), (row, last))  # (1, vocab_size)
         logits = logits[0, :n_vocab].float().cpu()
-        if temperature == 0:
+        if temperature == 0:  # nothing is drawn, so that no seed matters
             token = int(logits.argmax())
         else:
             if top_k:
