@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOT_COPIED = ('.git', '.venv', 'out', 'data', 'results', '__pycache__', '.pytest_cache', '.ruff_cache')
 LEAST_SEEN = 0.95
 TIMEOUT = 600  # seconds
+OUTPUT = 'output.txt'  # in each copy of the project: what pytest says
 # By pytest's exit code. A test that hangs has seen the break, since it doesn't hang without one.
 VERDICTS = {0: 'UNSEEN', 1: 'seen', -signal.SIGALRM: 'seen'}
 
@@ -109,10 +110,8 @@ breaks(
      'model.freeze((), phase.embeddings)\n'),
     ('embeddings never freeze', 'model.freeze(phase.frozen, phase.embeddings)\n',
      "model.freeze(phase.frozen, 'train')\n", COSINE),
-    ('a wrong set of gradients passes', 'check_gradients(model)\n            first_step', 'first_step',
+    ('a wrong set of gradients passes', 'check_gradients(model)\n        if not', 'pass\n        if not',
      'test_train.py wrong_set'),
-    ('ranks train apart', 'return DistributedDataParallel(model, gradient_as_bucket_view=True)',
-     'return model', 'test_ranks.py 4_ranks and flags0'),
     ('gradients meet in the first micro-step',
      'wrapped.require_backward_grad_sync = micro_step == runtime.grad_accum_steps - 1',
      'wrapped.require_backward_grad_sync = micro_step == 0', 'test_ranks.py 4_ranks and flags0'),
@@ -120,9 +119,6 @@ breaks(
      'test_ranks.py 4_ranks and flags0'),
     ("val_loss is the training split's", 'estimate_loss(state.model, run_data.val,',
      'estimate_loss(state.model, run_data.train,'),
-    ('val_loss weighs a part of a batch as a whole one', '.float() * len(sequences))',
-     '.float() * batch_size)'),
-    ('val_loss is computed with dropout', 'model.eval()\n    device', 'device', DROPOUT),
     ('dropout stays off after an evaluation', 'model.train()\n        lr', 'lr', DROPOUT),
     ('HellaSwag is scored in the other style', "run_data.tokenizer, 'nanogpt',",
      "run_data.tokenizer, 'lm_eval',"),
@@ -159,15 +155,16 @@ breaks(
 
 breaks(
     'resume.py', 'test_train.py',
-    ('settings may change on resume', 'if lines:\n        raise UserError',
-     'if False:\n        raise UserError', 'refused_with_both'),
+    ('settings may change on resume', 'if lines:\n        heading', 'if False:\n        heading',
+     'refused_with_both'),
     ('a run is overwritten', 'elif holds_run(config.out_dir):', 'elif False:', 'never_overwritten'),
-    ('a folder with a copied checkpoint alone is free', 'or bool(checkpoint.numbered(out_dir))', '',
-     'never_overwritten or copied'),
+    ('a folder with a copied checkpoint alone is free', 'return bool(checkpoint.numbered(out_dir) or',
+     'return bool(', 'test_checkpoint.py copied'),
     ('a branch may begin where the runs differ', "if saved['step'] > min(shared, last):", 'if False:',
      'branch'),
     ('other data may be gone on with', 'if before.get(name) != value:', 'if False:', 'data'),
-    ('a change of the length is not said', 'if lengths[0] != lengths[1]:', 'if False:', 'length or longer'),
+    ('a change of the length is not said', 'if old_length != new_length:', 'if False:',
+     'resume or longer or changes'),
     ('a change of the measure is not said', 'if was != now:', 'if False:', 'resume'),
 )
 
@@ -180,7 +177,7 @@ breaks(
     ('a flipped bit passes', 'damaged = archive.testzip()', 'damaged = None', 'damaged_are_told'),
     ('the oldest are kept', 'for step, path in reversed(numbered(run_dir)):\n        if step in keep',
      'for step, path in numbered(run_dir):\n        if step in keep', 'keep'),
-    ('what was asked to be kept goes', 'if step in keep:', 'if False:', 'keep or prune'),
+    ('what was asked to be kept goes', 'if step in keep:', 'if False:', 'kept_for_good'),
     ('another format passes', "or state['format'] != FORMAT", '', 'another_format'),
     ('a loaded model drops out', 'return model.to(device).eval(), info', 'return model.to(device), info',
      'known_of_it'),
@@ -190,16 +187,16 @@ breaks(
 
 breaks(
     'metrics.py', 'test_metrics.py',
-    ('a run is finished 60 steps early', '\'{"kind": "eval", "step": %d,\' % total_steps',
-     '\'{"kind": "eval"\''),
+    ('a run is finished 60 steps early', "record['kind'] == 'eval' and record['step'] == total_steps",
+     "record['kind'] == 'eval'", 'last_evaluation'),
     ('a record that is not finite passes', 'math.isfinite(v) and v >= 0', 'v >= 0'),
     ('steps may go back', 'if records and record[k] < records[-1][k]:', 'if False:'),
-    ('an evaluation may be there twice', "if record['kind'] == 'eval' and any(", 'if False and any('),
+    ('an evaluation may be there twice', "if record['kind'] == 'eval' and record['step'] in evaluated:",
+     'if False:', 'two_runs'),
     ('each start is another run', "before.get('run_id') or uuid", 'uuid'),
     ('a tracker is sent what it has', 'if self.sent and place <= self.sent:', 'if False:'),
-    ('a resumed run repeats lines',
-     "keep = record['step'] < step or (record['step'] == step and record['kind'] == 'train' and logs_step)",
-     'keep = True', 'test_train.py stopping_anywhere and flags0'),
+    ('a resumed run repeats lines', "keep = record['step'] < step\n", "keep = record['step'] <= step\n",
+     'resumed_run'),
 )
 
 breaks(
@@ -212,9 +209,8 @@ breaks(
     ('tokens are steps', "'tokens': state.step * self.config.total_batch_size", "'tokens': state.step",
      'test_train.py records_them'),
     ('FLOPs are of the whole run',
-     "schedule.compute(self.config, self.phases, 'flops', state.step),\n                  'flops_paper'",
-     "schedule.compute(self.config, self.phases, 'flops'),\n                  'flops_paper'",
-     'test_train.py records_them'),
+     "record['flops'] = schedule.compute(self.config, self.phases, 'flops', state.step)",
+     "record['flops'] = schedule.compute(self.config, self.phases, 'flops')", 'test_train.py records_them'),
     ('the summary reads the loss in after the growth before it', "start.get('val_loss_after',",
      "start.get('val_loss_before',", 'test_train.py summary'),
 )
@@ -422,19 +418,21 @@ breaks(
 breaks(
     'hugging_face.py', 'test_hugging_face.py',
     ('a head of its own is dropped', 'if not torch.equal(untied, embedding):', 'if False:', 'head'),
-    ('a tokenizer of as many tokens is GPT-2\'s', "if numbers == list(range(n)) and hash_lines(tokens[:n]) == sha256:",
-     'if numbers == list(range(n)):', 'another_tokenizer'),
-    ('merges count for nothing', 'if hash_lines(merges) == sha256}', '}', 'another_tokenizer'),
-    ('what tokenizer.json does first counts for nothing', "if normalizer is not None or splitter != 'ByteLevel':",
-     'if False:', 'another_tokenizer'),
-    ('a file of another kind is overlooked', 'for file in (*OTHER_FILES, *readers):', 'for file in readers:',
+    ("a tokenizer of as many tokens is GPT-2's",
+     'if numbers == list(range(n)) and hash_lines(tokens[:n]) == sha256:', 'if numbers == list(range(n)):',
      'another_tokenizer'),
+    ('merges count for nothing', 'if hash_lines(merges) == sha256}', '}', 'another_tokenizer'),
+    ('what tokenizer.json does first counts for nothing',
+     "if normalizer is not None or splitter != 'ByteLevel':", 'if False:', 'another_tokenizer'),
+    ('a file of another kind is overlooked', 'for file in (*OTHER_FILES, *readers):',
+     'for file in readers:', 'another_tokenizer'),
     ('one file that fits is enough', 'known &= readers[file](path)', 'known |= readers[file](path)',
      'files_of_two'),
-    ('numbers written as text are taken', 'if type(value) is not int or value < least:', 'if value is None:',
-     'not_gpt2'),
+    ('numbers written as text are taken', 'if type(value) is not int or value < least:',
+     'if value is None:', 'not_gpt2'),
     ('matrices are not transposed', 'return tensor.T', 'return tensor', 'transformers_logits'),
-    ('a missing tokenizer is not said', "if os.environ.get('RANK', '0') == '0':", 'if False:', 'missing_tokenizer'),
+    ('a missing tokenizer is not said', "if os.environ.get('RANK', '0') == '0':", 'if False:',
+     'missing_tokenizer'),
 )
 
 breaks(
@@ -450,14 +448,14 @@ breaks(
 breaks(
     'sample.py', 'test_sample.py',
     ('padding is drawn', 'logits[0, :n_vocab]', 'logits[0]', 'padding'),
-    ('the context keeps its beginning', 'tokens[-model.config.block_size:]', 'tokens[:model.config.block_size]',
-     'cropped'),
+    ('the context keeps its beginning', 'tokens[-model.config.block_size:]',
+     'tokens[:model.config.block_size]', 'cropped'),
     ('temperature counts for nothing', '(logits - logits.max()) / temperature)', '(logits - logits.max()))',
      'probabilities'),
-    ('top_k takes one less', 'logits.topk(min(top_k, n_vocab)).values[-1]', 'logits.topk(min(top_k, n_vocab)).values[-2]',
-     'top_k'),
-    ('another vocabulary is spoken', "checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)", 'pass',
-     'fewer_rows'),
+    ('top_k takes one less', 'logits.topk(min(top_k, n_vocab)).values[-1]',
+     'logits.topk(min(top_k, n_vocab)).values[-2]', 'top_k'),
+    ('another vocabulary is spoken',
+     "checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)", 'pass', 'fewer_rows'),
     ('all samples have one seed', 'seed = args.seed + i', 'seed = args.seed', 'same_seed'),
 )
 
@@ -549,6 +547,8 @@ breaks(
     ('an old driver means the CPU', 'if is_hidden or not (reasons or gpus):', 'if True:', 'old_driver'),
     ("the allocator's settings are not the user's", 'if not any(name in os.environ for name in names):',
      'if True:', 'expandable'),
+    ('ranks train apart', 'return DistributedDataParallel(model, gradient_as_bucket_view=True)',
+     'return model', 'test_ranks.py 4_ranks and flags0'),
     ('bfloat16 wherever nothing is said',
      "'bfloat16' if has_bfloat16(device) else 'float32'\n    if dtype == 'bfloat16':",
      "'bfloat16'\n    if dtype == 'bfloat16':", 'autocast'),
@@ -622,8 +622,8 @@ breaks(
     ('flags come before configs', 'values = given.configs | given.flags',
      'values = given.flags | given.configs', 'left_to_right'),
     ('numbers are read in texts', 'if kind is str:\n        return text',
-     'if kind is str:\n        return str(ast.literal_eval(text)) if text.isdigit() else text',
-     'typed or text'),
+     "if kind is str:\n        return str(ast.literal_eval(text)) if text.replace('_', '').isdigit() else text",
+     'flag_means'),
     ('what has no setting passes', 'if name not in FIELDS:\n        problems.append',
      'if name not in FIELDS:\n        [].append', 'all_mistakes'),
     ('1 is True', 'if type(value) is not kind or', 'if not isinstance(value, (kind, int)) or',
@@ -644,11 +644,8 @@ breaks(
     'grid.py', 'test_study.py',
     ('a budget is the steps, not the compute', "budget * schedule.step_cost(baseline, 'flops')",
      "budget * schedule.step_cost(config, 'flops') // 2", 'budgets_compute'),
-    ('growth takes the same steps of each budget', 'growth_steps=round(config.growth_steps * share)',
-     'growth_steps=config.growth_steps', 'same_share'),
-    ('the seeds that are judged tune, too', 'return 0 if 0 not in self.seeds else max(self.seeds) + 1',
-     'return self.seeds[0]', 'tun or best_value'),
-    ('an arm of a misspelled config is taken', 'if name not in STUDY_NAMES:', 'if False:', 'mistake'),
+    ('growth takes the same steps of each budget', 'growth_steps = round(config.growth_steps * share)',
+     'growth_steps = config.growth_steps', 'same_share'),
 )
 
 breaks(
@@ -656,8 +653,8 @@ breaks(
     ('slots may overlap', 'if len(set(devices)) < len(devices):', 'if False:', 'overlap'),
     ('all runs see all GPUs', "return {'CUDA_VISIBLE_DEVICES': ','.join(devices)}",
      "return {'CUDA_VISIBLE_DEVICES': '0,1,2,3'}", 'slots_gpu'),
-    ('a failed run is tried for ever', 'if self.tries[run.folder] < 2:', 'if self.tries[run.folder] < 4:',
-     'tried_once_more'),
+    ('a failed run is tried for ever', 'if self.tries[run.folder] < TRIES:',
+     'if self.tries[run.folder] < 9:', 'tried_once_more'),
 )
 
 breaks(
@@ -690,7 +687,8 @@ breaks(
     ('documents have no end-of-text', 'text = EOT + text', 'text = text', 'every_document_in_order'),
     ('a text that spells end-of-text becomes one', 'if text.count(EOT) == n_marks:', 'if True:',
      'every_document_in_order'),
-    ('all of the source is read ahead', 'if len(pending) == ahead:', 'if False:', 'further_ahead'),
+    ('all of the source is read ahead', 'if len(pending) == ahead:', 'if False:',
+     'test_documents.py further_ahead'),
 )
 
 breaks(
@@ -713,17 +711,42 @@ breaks(
     ('used files of the Hub stay', 'if not self.args.source and not self.args.keep:', 'if False:',
      'kept_or_not'),
     ('a part is said to be complete', "'complete': False", "'complete': True", 'meta_json or resumed'),
-    )
+)
+
+breaks(
+    'evaluate.py', WSD,
+    ('a part of a batch weighs as a whole one', '.float() * len(sequences))', '.float() * batch_size)'),
+    ('the loss is computed with dropout', 'model.eval()\n', 'pass\n', DROPOUT),
+)
+
+breaks(
+    'study_file.py', 'test_study.py',
+    ('the seeds that are judged tune, too', 'return 0 if 0 not in self.seeds else max(self.seeds) + 1',
+     'return self.seeds[0]', 'best_value or records'),
+    ('a misspelled name passes', 'if name not in STUDY_NAMES:', 'if False:', 'mistake'),
+)
 
 # ----------------------------------------------------------------------------------------------------------
 # running them
 
 
 def run_tests(test_file: str, chosen: str) -> int:
-    """pytest's exit code, in this process and folder: 0 all passed, 1 some failed, else they could not run."""
+    """pytest's exit code, in this process and folder: 0 all passed, 1 some failed, else it couldn't run."""
     import pytest
 
     return int(pytest.main(['-x', '-q', '-p', 'no:cacheprovider', test_file, '-k', chosen]))
+
+
+@dataclass(frozen=True)
+class Result:
+    item: object
+    code: int
+    seconds: float
+    folder: Path
+
+    def last_words(self) -> str:
+        """The end of what pytest said, until another item is run in the same folder."""
+        return '\n'.join((self.folder / OUTPUT).read_text(encoding='utf-8').splitlines()[-12:])
 
 
 def run_in_fork(folder: Path, test_file: str, chosen: str) -> int:
@@ -736,7 +759,7 @@ def run_in_fork(folder: Path, test_file: str, chosen: str) -> int:
         os.setsid()
         signal.alarm(TIMEOUT)  # whose signal nobody handles, and so ends the fork
         os.chdir(folder)
-        output = os.open('output.txt', os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        output = os.open(OUTPUT, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         for number in (1, 2):
             os.dup2(output, number)
         code = run_tests(test_file, chosen)
@@ -747,8 +770,8 @@ def run_in_fork(folder: Path, test_file: str, chosen: str) -> int:
 def in_parallel(jobs: int, items: list):
     """Run the tests of each item, `jobs` at a time, in copies of the project.
 
-    An item is a Break, which is in place then, or a list of Breaks of one test file, of which none is: all tests
-    that they choose are run. Yields (item, exit code, seconds) in the order in which they get done.
+    An item is a Break, which is in place then, or a list of Breaks of one test file, of which none is: all
+    tests that they choose are run. Yields a Result each, in the order in which they get done.
     """
     with tempfile.TemporaryDirectory() as temporary:
         free = []
@@ -762,21 +785,22 @@ def in_parallel(jobs: int, items: list):
             while waiting and free:
                 item = waiting.pop(0)
                 folder = free.pop()
+                whole = ''
                 if isinstance(item, Break):
-                    text = (ROOT / item.file).read_text(encoding='utf-8')
-                    (folder / item.file).write_text(text.replace(item.old, item.new), encoding='utf-8')
+                    whole = (folder / item.file).read_text(encoding='utf-8')
+                    (folder / item.file).write_text(whole.replace(item.old, item.new), encoding='utf-8')
                     pid = run_in_fork(folder, item.test_file, item.chosen)
                 else:
                     pid = run_in_fork(folder, item[0].test_file, choices_of(item))
-                running[pid] = item, folder, time.perf_counter()
+                running[pid] = item, folder, whole, time.perf_counter()
             pid, status = os.wait()
-            item, folder, began = running.pop(pid)
+            item, folder, whole, began = running.pop(pid)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)  # what a test that hung has left
             if isinstance(item, Break):
-                shutil.copyfile(ROOT / item.file, folder / item.file)
+                (folder / item.file).write_text(whole, encoding='utf-8')
             free.append(folder)
-            yield item, os.waitstatus_to_exitcode(status), time.perf_counter() - began
+            yield Result(item, os.waitstatus_to_exitcode(status), time.perf_counter() - began, folder)
 
 
 def choices_of(same_file: list) -> str:
@@ -816,9 +840,11 @@ def main() -> int:
         return 2 if problems else 0
 
     unseen = []
-    for broken, code, seconds in in_parallel(args.jobs, chosen):
-        verdict = VERDICTS.get(code, f'BROKE {code}')
-        print(f'{verdict:<8} {broken.file}: {broken.what} ({broken.test_file}, {seconds:.0f} s)', flush=True)
+    for result in in_parallel(args.jobs, chosen):
+        broken = result.item
+        verdict = VERDICTS.get(result.code, f'BROKE {result.code}')
+        where = f'{broken.test_file}, {result.seconds:.0f} s'
+        print(f'{verdict:<8} {broken.file}: {broken.what} ({where})', flush=True)
         if verdict != 'seen':
             unseen.append(broken)
     n_seen = len(chosen) - len(unseen)
@@ -854,11 +880,12 @@ def failures_without_breaks(chosen: list, jobs: int) -> list:
     for broken in chosen:
         by_test_file.setdefault(broken.test_file, []).append(broken)
     problems = []
-    for same_file, code, seconds in in_parallel(jobs, list(by_test_file.values())):
-        test_file = same_file[0].test_file
-        print(f'whole    {test_file} ({seconds:.0f} s)', flush=True)
-        if code != 0:
-            problems.append(f'{test_file}: pytest ends with {code} although nothing is broken')
+    for result in in_parallel(jobs, list(by_test_file.values())):
+        test_file = result.item[0].test_file
+        print(f'whole    {test_file} ({result.seconds:.0f} s)', flush=True)
+        if result.code != 0:
+            problems.append(f'{test_file}: pytest ends with {result.code} although nothing is broken:\n'
+                            f'{result.last_words()}')
     return problems
 
 

@@ -72,13 +72,13 @@ def test_a_line_in_the_middle_that_is_no_record_is_named(tmp_path, bad):
 
 def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whole(tmp_path):
     path = tmp_path / 'metrics.jsonl'
-    assert not metrics.has_last_eval(str(path), 100)
+    assert not metrics.has_last_eval(str(tmp_path), 100)
     for records, finished in (([], False), ([record('eval', 40, val_loss=2)], False),
                               ([record('train', 100, loss=1)], False), ([record('eval', 100, val_loss=1)], True)):
         write(path, records)
-        assert metrics.has_last_eval(str(path), 100) == finished, records
+        assert metrics.has_last_eval(str(tmp_path), 100) == finished, records
     path.write_bytes(path.read_bytes()[:-5])
-    assert not metrics.has_last_eval(str(path), 100)
+    assert not metrics.has_last_eval(str(tmp_path), 100)
 
 
 @pytest.mark.parametrize('second, message', [
