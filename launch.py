@@ -309,13 +309,19 @@ class Launcher:
 
 
 def last_words(folder: str) -> str:
-    """The last line of a run's console that isn't its command."""
+    """What a run said last of all: the last line that begins with error:, else the last one; '' if it said nothing."""
     # A run that is killed in the middle of a character leaves half of it.
     with open(os.path.join(folder, 'console.txt'), encoding='utf-8', errors='replace') as f:
-        lines = [line.strip() for line in f.readlines()[-20:] if line.strip()]
-    if not lines or lines[-1].startswith('$ '):
-        return ''
-    return lines[-1][:300]
+        lines = [line.strip() for line in f]
+    words = ''
+    for line in reversed(lines):
+        if line.startswith('$ '):  # the command: what is above it an earlier try has said
+            break
+        if line.startswith('error:'):  # torchrun says much after it
+            words = line
+            break
+        words = words or line
+    return words[:300]
 
 
 class Progress:

@@ -509,6 +509,17 @@ def test_a_run_that_fails_is_tried_once_more_then_reported_and_the_others_go_on(
     assert len(logged()) == len(folders) + 1  # only what wasn't done
 
 
+def test_why_a_run_failed_is_its_error_whatever_torchrun_says_after_it(tmp_path):
+    console = tmp_path / 'console.txt'
+    console.write_text('$ python train.py\nerror: of another try\n$ torchrun train.py\nstep 3\nerror: loss nan: stopped before '
+                       'the update\nTraceback (most recent call last):\n=====\n')
+    assert launch.last_words(str(tmp_path)) == 'error: loss nan: stopped before the update'
+    console.write_bytes(b'$ python train.py\nerror: of another try\n$ python train.py\nKilled \xe2\n\n')
+    assert launch.last_words(str(tmp_path)).startswith('Killed')
+    console.write_text('$ python train.py\nerror: of another try\n$ python train.py\n')
+    assert launch.last_words(str(tmp_path)) == ''
+
+
 def test_a_run_whose_prefix_is_damaged_trains_everything_itself(in_process, overlay, tmp_path, capsys):
     names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12)}
     path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
