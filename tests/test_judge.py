@@ -70,6 +70,13 @@ def test_a_verdict_is_welch_and_holm_as_stats_computes_them():
         np.testing.assert_allclose([judgment.p for judgment in report.judgments], stats.holm(expected.p))
 
 
+@pytest.mark.parametrize('p, verdict', [(0.0499, 'clear'), (0.0501, 'not clear'), (1.0, 'not clear'), (math.nan, '')])
+def test_clear_means_a_corrected_p_below_5_percent(p, verdict):
+    group = make_group('run', [0.0, 0.1])
+    ladder = Ladder('base', [group])
+    assert Judgment(group, ladder, group, {}, p).verdict == verdict
+
+
 @pytest.mark.parametrize('seeds', [2, 3, 5, 8])
 def test_of_equal_schedules_few_are_called_different(seeds):
     """One comparison: at most 6 of 100. Seven at once: in at most 6 of 100 calls one or more."""
