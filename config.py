@@ -8,7 +8,6 @@ name must be a field of TrainConfig and of its type; whatever is wrong is report
 A run that is resumed takes from its config.json what the command line doesn't say.
 """
 
-import ast
 import dataclasses
 import difflib
 import hashlib
@@ -19,14 +18,12 @@ import re
 import shutil
 import sys
 import textwrap
-import types
 import typing
 from dataclasses import dataclass, field
 
 from common import UserError, numbered, read_json, say
 from growth import OPERATORS
-
-LARGEST_INT = 2**63 - 1  # what numpy and torch count with
+from values import LARGEST_INT, convert, is_tuple, kinds_of, leaves, name_of_type, parse, text_of
 
 
 def setting(default, help, choices=(), free=False, path=False, at_least=None, at_most=None, below=None):
@@ -178,69 +175,59 @@ GROUPS = {'out_dir': 'The run', 'data_dir': 'Data', 'n_layer': 'Model', 'n_stage
           'total_batch_size': 'Batch', 'optimizer': 'Optimizer', 'eval_interval': 'Evaluation',
           'log_interval': 'Logs and checkpoints', 'device': 'The machine'}
 
-# What users of nanoGPT, nanochat and Hugging Face type, and the settings that do the same here.
+# What users of nanoGPT, nanochat and Hugging Face type: behind the setting, or the settings, that do the same here.
 OTHER_NAMES = {
-    # the run and its data
-    'output_dir': ('out_dir',), 'save_dir': ('out_dir',), 'model_tag': ('run_name',), 'run': ('run_name',),
-    'name': ('run_name',), 'wandb_run_name': ('run_name',), 'dataset': ('data_dir',), 'data': ('data_dir',),
-    'data_path': ('data_dir',), 'dataset_dir': ('data_dir',), 'data_seed': ('seed',), 'random_seed': ('seed',),
-    'resume_from_checkpoint': ('resume',), 'resume_from': ('resume',), 'resume_from_step': ('resume',),
-    'pretrained': ('init_from', 'init_depth'), 'model_name_or_path': ('init_from', 'init_depth'),
-    'checkpoint': ('resume', 'init_from'), 'ckpt': ('resume', 'init_from'), 'ckpt_path': ('resume', 'init_from'),
-    # the model
-    'depth': ('n_layer',), 'layers': ('n_layer',), 'num_layers': ('n_layer',), 'num_hidden_layers': ('n_layer',),
-    'heads': ('n_head',), 'num_heads': ('n_head',), 'num_attention_heads': ('n_head',), 'head_dim': ('n_head',),
-    'hidden_size': ('n_embd',), 'd_model': ('n_embd',), 'dim': ('n_embd',), 'model_dim': ('n_embd',),
-    'width': ('n_embd',), 'aspect_ratio': ('n_embd',), 'embed_dim': ('n_embd',),
-    'n_ctx': ('block_size',), 'n_positions': ('block_size',), 'max_position_embeddings': ('block_size',),
-    'max_seq_len': ('block_size',), 'max_seq_length': ('block_size',), 'seq_len': ('block_size',),
-    'sequence_length': ('block_size',), 'seq_length': ('block_size',), 'context_length': ('block_size',),
-    'context_size': ('block_size',), 'meta_vocab_size': ('vocab_size',), 'attn_pdrop': ('dropout',),
-    'resid_pdrop': ('dropout',), 'embd_pdrop': ('dropout',), 'hidden_dropout_prob': ('dropout',),
-    # how long
-    'max_iters': ('growth_steps', 'continual_steps'), 'max_steps': ('growth_steps', 'continual_steps'),
-    'num_iterations': ('growth_steps', 'continual_steps'), 'num_steps': ('growth_steps', 'continual_steps'),
-    'n_steps': ('growth_steps', 'continual_steps'), 'train_steps': ('growth_steps', 'continual_steps'),
-    'total_steps': ('growth_steps', 'continual_steps'), 'steps': ('growth_steps', 'continual_steps'),
-    'iterations': ('growth_steps', 'continual_steps'), 'epochs': ('growth_steps', 'continual_steps'),
-    'num_epochs': ('growth_steps', 'continual_steps'), 'num_train_epochs': ('growth_steps', 'continual_steps'),
-    'lr_decay_iters': ('growth_steps', 'continual_steps'), 'max_tokens': ('growth_steps', 'continual_steps'),
-    'target_flops': ('continual_steps', 'baseline_steps', 'match'),
-    # what grows when
-    'stages': ('n_stages',), 'num_stages': ('n_stages',), 'depths': ('stage_depths',), 'tau': ('stage_fractions',),
-    'freeze': ('phase1_fraction',), 'freeze_layers': ('phase1_fraction',), 'freeze_fraction': ('phase1_fraction',),
-    'frozen': ('phase1_fraction',), 'unfreeze': ('phase1_fraction',), 'freeze_embeddings': ('phase1_embeddings',),
-    'operator': ('grow_init',), 'growth_operator': ('grow_init',), 'init': ('grow_init', 'init_from'),
-    # the batch
-    'gradient_accumulation_steps': ('total_batch_size',), 'grad_accum_steps': ('total_batch_size',),
-    'grad_accum': ('total_batch_size',), 'global_batch_size': ('total_batch_size',),
-    'device_batch_size': ('batch_size',), 'micro_batch_size': ('batch_size',), 'bs': ('batch_size',),
-    'per_device_train_batch_size': ('batch_size',), 'train_batch_size': ('batch_size',),
-    # the optimizer
-    'optim': ('optimizer',), 'lr': ('learning_rate',), 'max_lr': ('learning_rate',), 'peak_lr': ('learning_rate',),
-    'embedding_lr': ('learning_rate',), 'unembedding_lr': ('learning_rate',), 'scalar_lr': ('learning_rate',),
-    'matrix_lr': ('muon_learning_rate',), 'muon_lr': ('muon_learning_rate',), 'min_learning_rate': ('min_lr',),
-    'final_lr_frac': ('min_lr',), 'decay_lr': ('lr_schedule',), 'lr_scheduler_type': ('lr_schedule',),
-    'lr_scheduler': ('lr_schedule',), 'scheduler': ('lr_schedule',), 'schedule': ('lr_schedule',),
-    'warmup': ('warmup_steps',), 'warmup_iters': ('warmup_steps',), 'warmup_ratio': ('warmup_steps',),
-    'num_warmup_steps': ('warmup_steps',), 'warmdown_ratio': ('decay_fraction',),
-    'cooldown_frac': ('decay_fraction',), 'decay_steps': ('decay_fraction',), 'wd': ('weight_decay',),
-    'adam_beta1': ('beta1',), 'adam_beta2': ('beta2',), 'betas': ('beta1', 'beta2'),
-    'max_grad_norm': ('grad_clip',), 'clip': ('grad_clip',), 'clip_grad': ('grad_clip',),
-    'grad_clip_norm': ('grad_clip',), 'gradient_clip_val': ('grad_clip',),
-    # evaluation, logs, checkpoints, the machine
-    'eval_iters': ('val_tokens',), 'eval_tokens': ('val_tokens',), 'val_max_steps': ('val_tokens',),
-    'eval_steps': ('eval_interval',), 'eval_every': ('eval_interval',), 'val_loss_every': ('eval_interval',),
-    'val_interval': ('eval_interval',), 'val_every': ('eval_interval',), 'evaluation_strategy': ('eval_interval',),
-    'core_metric_every': ('hellaswag_interval',), 'hellaswag_every': ('hellaswag_interval',),
-    'logging_steps': ('log_interval',), 'log_every': ('log_interval',), 'save_steps': ('checkpoint_interval',),
-    'save_every': ('checkpoint_interval',), 'save_interval': ('checkpoint_interval',),
-    'checkpoint_every': ('checkpoint_interval',), 'always_save_checkpoint': ('checkpoint_interval',),
-    'save_total_limit': ('keep_checkpoints',), 'wandb_log': ('tracker',), 'wandb': ('tracker',),
-    'report_to': ('tracker',), 'tensorboard': ('tracker',), 'project': ('tracker_project',),
-    'use_cpu': ('device',), 'no_cuda': ('device',), 'device_type': ('device',), 'accelerator': ('device',),
-    'bf16': ('dtype',), 'fp16': ('dtype',), 'amp': ('dtype',), 'mixed_precision': ('dtype',),
-    'precision': ('dtype',), 'torch_dtype': ('dtype',), 'torch_compile': ('compile',),
+    'out_dir': 'output_dir save_dir',
+    'run_name': 'model_tag run name wandb_run_name',
+    'data_dir': 'dataset data data_path dataset_dir',
+    'seed': 'data_seed random_seed',
+    'resume': 'resume_from_checkpoint resume_from resume_from_step',
+    'init_from init_depth': 'pretrained model_name_or_path',
+    'resume init_from': 'checkpoint ckpt ckpt_path',
+    'n_layer': 'depth layers num_layers num_hidden_layers',
+    'n_head': 'heads num_heads num_attention_heads head_dim',
+    'n_embd': 'hidden_size d_model dim model_dim width aspect_ratio embed_dim',
+    'block_size':
+        'n_ctx n_positions max_position_embeddings max_seq_len max_seq_length seq_len sequence_length '
+        'seq_length context_length context_size',
+    'vocab_size': 'meta_vocab_size',
+    'dropout': 'attn_pdrop resid_pdrop embd_pdrop hidden_dropout_prob',
+    'growth_steps continual_steps':
+        'max_iters max_steps num_iterations num_steps n_steps train_steps total_steps steps iterations '
+        'epochs num_epochs num_train_epochs lr_decay_iters max_tokens',
+    'continual_steps baseline_steps match': 'target_flops',
+    'n_stages': 'stages num_stages',
+    'stage_depths': 'depths',
+    'stage_fractions': 'tau',
+    'phase1_fraction': 'freeze freeze_layers freeze_fraction frozen unfreeze',
+    'phase1_embeddings': 'freeze_embeddings',
+    'grow_init': 'operator growth_operator',
+    'grow_init init_from': 'init',
+    'total_batch_size': 'gradient_accumulation_steps grad_accum_steps grad_accum global_batch_size',
+    'batch_size': 'device_batch_size micro_batch_size bs per_device_train_batch_size train_batch_size',
+    'optimizer': 'optim',
+    'learning_rate': 'lr max_lr peak_lr embedding_lr unembedding_lr scalar_lr',
+    'muon_learning_rate': 'matrix_lr muon_lr',
+    'min_lr': 'min_learning_rate final_lr_frac',
+    'lr_schedule': 'decay_lr lr_scheduler_type lr_scheduler scheduler schedule',
+    'warmup_steps': 'warmup warmup_iters warmup_ratio num_warmup_steps',
+    'decay_fraction': 'warmdown_ratio cooldown_frac decay_steps',
+    'weight_decay': 'wd',
+    'beta1': 'adam_beta1',
+    'beta2': 'adam_beta2',
+    'beta1 beta2': 'betas',
+    'grad_clip': 'max_grad_norm clip clip_grad grad_clip_norm gradient_clip_val',
+    'val_tokens': 'eval_iters eval_tokens val_max_steps',
+    'eval_interval': 'eval_steps eval_every val_loss_every val_interval val_every evaluation_strategy',
+    'hellaswag_interval': 'core_metric_every hellaswag_every',
+    'log_interval': 'logging_steps log_every',
+    'checkpoint_interval': 'save_steps save_every save_interval checkpoint_every always_save_checkpoint',
+    'keep_checkpoints': 'save_total_limit',
+    'tracker': 'wandb_log wandb report_to tensorboard',
+    'tracker_project': 'project',
+    'device': 'use_cpu no_cuda device_type accelerator',
+    'dtype': 'bf16 fp16 amp mixed_precision precision torch_dtype',
+    'compile': 'torch_compile',
 }
 
 
@@ -282,11 +269,13 @@ def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
     given = read_command_line(argv)
     out_dir, resume = run_directory(given)
     values = given.configs | given.flags
+    # 'auto' without a checkpoint is a start, for which a config.json that a killed start left says nothing.
     if resume == 'yes' or (resume and numbered(out_dir, 'ckpt_', '.pt')):
         values = settings_of_resumed_run(out_dir, given)
     values |= {'out_dir': out_dir, 'resume': resume}
     if not values.get('run_name'):
         values['run_name'] = os.path.basename(os.path.abspath(out_dir))
+    # From here on every setting has the value that goes into config.json, so that it alone says what was run.
     values['match'] = match_at_this_scale(values.get('match', ''), given)
     config = TrainConfig(**values)
     problems = given.problems + check(config)
@@ -310,7 +299,7 @@ def read_command_line(argv: list[str]) -> Given:
     given = Given()
     rest = list(argv)
     while rest:
-        arg = rest.pop(0)
+        arg = rest.pop(0)  # a flag may take the next one, too
         if arg.startswith('-') and len(arg) > 1:
             read_flag(arg, rest, given)
         else:
@@ -347,7 +336,7 @@ def value_of_flag(name: str, rest: list[str]) -> str | None:
     follows = rest[0] if rest else None
     if name == 'resume':  # mostly alone, and a config may follow
         return rest.pop(0) if follows in ('yes', 'auto') or (follows and os.path.isdir(follows)) else 'yes'
-    if bool in (TYPES[name], *typing.get_args(TYPES[name])):
+    if bool in kinds_of(TYPES[name]):
         is_value = follows is not None and follows.lower() in ('true', 'false', *FIELDS[name].metadata['choices'])
         return rest.pop(0) if is_value else 'true'
     if follows is None or follows.startswith('--'):
@@ -361,7 +350,7 @@ def read_config(path: str, given: Given):
     for name, value in read_file(path, given.problems).items():
         settings = {}
         assign(path, name, value, settings, given.problems)
-        for name, value in settings.items():
+        for name, value in settings.items():  # the one, or the two that an older name stands for
             if name in given.configs and given.configs[name] != value:
                 change = f'{name} {text_of(given.configs[name])} -> {text_of(value)}'
                 changes.setdefault(given.origins[name], []).append(change)
@@ -381,7 +370,7 @@ def read_file(path: str, problems: list[str]) -> dict:
         return {}
     namespace = {}
     try:  # whatever the user's file does wrong is the user's to read, with the line it happened in
-        with open(path, encoding='utf-8-sig') as f:
+        with open(path, encoding='utf-8-sig') as f:  # Windows' editors put a mark before the text
             exec(compile(f.read(), path, 'exec'), namespace)
     except (Exception, SystemExit) as error:
         line = getattr(error, 'lineno', None) or getattr(error.__traceback__.tb_next, 'tb_lineno', '?')
@@ -408,9 +397,11 @@ def assign(where: str, name: str, value, values: dict, problems: list[str]):
     except ValueError:
         problems.append(f'{where}: {name} must be {wanted(name)}, not {value!r}')
         return
-    if metadata['choices'] and not set(texts_in(value)) <= set(metadata['choices']):
+    texts = {leaf for leaf in leaves(value) if type(leaf) is str}
+    if metadata['choices'] and not texts <= set(metadata['choices']):
         problems.append(f'{where}: {name} must be {wanted(name)}, not {value!r}')
         return
+    # One that is too large or small is kept all the same, so that check() sees it and stays silent.
     outside = out_of_bounds(name, value)
     if outside:
         problems.append(f'{where}: {outside}')
@@ -421,112 +412,26 @@ def assign(where: str, name: str, value, values: dict, problems: list[str]):
 
 def suggestion(name: str) -> str:
     """'; did you mean ...?' for a name that is no setting: what it is called here, or the nearest field."""
+    ours = {}
+    for settings, names in OTHER_NAMES.items():
+        ours |= dict.fromkeys(names.split(), settings.split())
     name = name.lower()
-    found = OTHER_NAMES.get(name) or difflib.get_close_matches(name, FIELDS, 1, 0.7)
+    # A near name only where it is very near: a wrong suggestion is worse than none.
+    found = ours.get(name) or difflib.get_close_matches(name, FIELDS, 1, 0.7)
     if not found:  # a slip in one of the others' names
-        near = difflib.get_close_matches(name, OTHER_NAMES, 1, 0.85)
-        found = OTHER_NAMES[near[0]] if near else ()
+        near = difflib.get_close_matches(name, ours, 1, 0.85)
+        found = ours[near[0]] if near else ()
     names = ' or '.join(f"'{each}'" for each in found)
     return f'; did you mean {names}?' if found else ''
-
-
-def parse(kind, text: str):
-    """The value of type `kind` that a flag's text means. Raises ValueError if it means none.
-
-    A text is taken as typed. A whole number may be written as 1e3, a tuple as 2,4,6 or (2, 4, 6).
-    """
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() not in ('true', 'false'):
-            raise ValueError(text)
-        return text.lower() == 'true'
-    if kind is int or kind is float:
-        return parse_number(text)
-    if typing.get_origin(kind) is tuple:
-        return parse_tuple(typing.get_args(kind)[0], text)
-    # One of several types: a comma makes a tuple, and whatever is nothing else is a text.
-    kinds = sorted(typing.get_args(kind), key=lambda one: one is str)
-    kinds.sort(key=lambda one: (typing.get_origin(one) is tuple) != (',' in text))
-    for one in kinds:
-        try:
-            return convert(one, parse(one, text))
-        except ValueError:
-            continue
-    raise ValueError(text)
-
-
-def parse_number(text: str):
-    """An int or a float. Raises ValueError for other texts, 'nan' among them."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-    if math.isnan(number):
-        raise ValueError(text)
-    return number
-
-
-def parse_tuple(item_kind, text: str) -> tuple:
-    """The tuple that a text like 2,4,6 means, with or without brackets."""
-    text = text.strip()
-    if typing.get_origin(item_kind) is tuple:
-        try:
-            return ast.literal_eval(text)
-        except (SyntaxError, ValueError, MemoryError, RecursionError):
-            raise ValueError(text) from None
-    if text[:1] + text[-1:] in ('()', '[]'):
-        text = text[1:-1]
-    parts = [part.strip().strip('\'"') for part in text.split(',')]
-    if not parts[-1]:  # nothing at all, or a comma behind the last one
-        parts.pop()
-    return tuple(parse(item_kind, part) for part in parts)
-
-
-def convert(kind, value):
-    """`value` as one of type `kind`: 1 is a float too, 1e3 a whole number, a list a tuple, one item a tuple of one.
-
-    Raises ValueError where it is none. Nothing else is converted: a text isn't a number, 1 isn't True.
-    """
-    if isinstance(kind, types.UnionType):
-        for one in typing.get_args(kind):
-            is_tuple = typing.get_origin(one) is tuple
-            if is_tuple == (type(value) in (list, tuple)):
-                try:
-                    return convert(one, value)
-                except ValueError:
-                    continue
-        raise ValueError(value)
-    if typing.get_origin(kind) is tuple:
-        item_kind = typing.get_args(kind)[0]
-        items = value if type(value) in (list, tuple) else (value,)
-        if typing.get_origin(item_kind) is tuple and items and type(items[0]) is int:
-            items = (items,)  # one row of what takes several
-        return tuple(convert(item_kind, item) for item in items)
-    if kind is float and type(value) is int:
-        value = float(value) if abs(value) <= LARGEST_INT else math.inf
-    if kind is int and type(value) is float and value.is_integer():
-        value = int(value)
-    if type(value) is not kind or (kind is float and math.isnan(value)):
-        raise ValueError(value)
-    return value
-
-
-def texts_in(value) -> list:
-    """The texts in a value that may be a tuple."""
-    if type(value) is tuple:
-        texts = []
-        for item in value:
-            texts += texts_in(item)
-        return texts
-    return [value] if type(value) is str else []
 
 
 def out_of_bounds(name: str, value) -> str:
     """What is wrong with the size of a setting, '' if nothing is."""
     bounds = FIELDS[name].metadata
     every = f'every one of {name}' if type(value) is tuple else name
-    for number in numbers_in(value):
+    for number in leaves(value):
+        if type(number) not in (int, float):
+            continue
         if not math.isfinite(number):
             return f'{every} must be a finite number'
         if bounds['at_least'] is not None and number < bounds['at_least']:
@@ -540,45 +445,18 @@ def out_of_bounds(name: str, value) -> str:
     return ''
 
 
-def numbers_in(value) -> list:
-    """The numbers in a value that may be a tuple."""
-    if type(value) is tuple:
-        numbers = []
-        for item in value:
-            numbers += numbers_in(item)
-        return numbers
-    return [value] if type(value) in (int, float) else []
-
-
 def wanted(name: str) -> str:
     """What a setting may be, for a message: 'int', "'adamw' or 'muon'", 'a tuple of int'."""
     choices = [repr(choice) for choice in FIELDS[name].metadata['choices']]
-    kind = TYPES[name]
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     parts = []
-    for one in kinds:
+    for one in kinds_of(TYPES[name]):
         if one is str and choices:
             parts += choices
-        elif typing.get_origin(one) is tuple and choices:
+        elif is_tuple(one) and choices:
             parts.append('a tuple of them')
         else:
             parts.append(name_of_type(one))
     return ' or '.join(parts)
-
-
-def name_of_type(kind, tuple_word='a tuple') -> str:
-    """'int', 'a tuple of int', 'a tuple of tuples of int'."""
-    if typing.get_origin(kind) is tuple:
-        return f'{tuple_word} of {name_of_type(typing.get_args(kind)[0], "tuples")}'
-    return kind.__name__
-
-
-def text_of(value) -> str:
-    """A value as one would type it in a flag."""
-    if type(value) is tuple:
-        parts = [f'({text_of(item)})' if type(item) is tuple else text_of(item) for item in value]
-        return ','.join(parts)
-    return str(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -596,6 +474,7 @@ def check(config: TrainConfig) -> list[str]:
 def check_shape(c: TrainConfig) -> list[str]:
     """Width, batch and learning rate."""
     problems = []
+    # Each head takes an equal part of the width; micro-batches and ranks an equal part of the step.
     if c.n_embd % c.n_head:
         problems.append(f'n_embd {c.n_embd} is not divisible by n_head {c.n_head}')
     micro_batch = c.batch_size * c.block_size
@@ -627,10 +506,11 @@ def check_stages(c: TrainConfig) -> list[str]:
         problems.append(f'stage_depths must end with n_layer {c.n_layer}: {depths}')
     if any(below >= above for below, above in itertools.pairwise((-1, *depths))):  # 0: a model without layers
         problems.append(f'stage_depths must grow: {depths}')
-    if sum(c.stage_fractions) > 1 + 1e-9:
+    if sum(c.stage_fractions) > 1 + 1e-9:  # .1 + .2 + .7 is a little more than 1 in floating point
         problems.append(f'stage_fractions must be shares of 1: {c.stage_fractions}')
     if c.stage_fractions and c.stage_steps:
         problems.append('stage_fractions and stage_steps exclude each other')
+    # A stage without a step adds layers that never train by themselves: only stage_fractions may mean that.
     is_split = not (c.stage_steps or c.stage_fractions)
     has_no_stage = c.growth_steps == 0 and c.n_stages == 1
     if is_split and c.growth_steps < c.n_stages and not has_no_stage:
@@ -664,6 +544,7 @@ def run_directory(given: Given) -> tuple[str, str]:
     out_dir = given.get('out_dir') or default_out_dir(given)
     if resume in ('', 'yes', 'auto'):
         return out_dir, resume
+    # A run directory: it is out_dir, and its config.json holds all the rest.
     run_dir = os.path.normpath(resume)
     if not os.path.isdir(run_dir):
         given.problems.append(f"resume must be 'yes', 'auto' or a run directory, not {resume!r}")
@@ -684,9 +565,11 @@ def default_out_dir(given: Given) -> str:
     for name in flags:
         value = given.flags[name]
         without = given.configs.get(name, FIELDS[name].default)
+        # Other data may move under a run that exists, but a start with it is another run.
         changes_run = not FIELDS[name].metadata['free'] or name == 'data_dir'
         if value == without or not changes_run:
             continue
+        # Without slashes and blanks: a folder, not a path, that needs no quotes in a shell.
         text = re.sub(r'[^\w.,=+-]+', '-', text_of(value)).strip('-')
         parts.append(f'{name}{text}' if name == 'seed' else f'{name}={text}')
     stem = '_'.join(parts)
@@ -709,6 +592,7 @@ def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
     if saved['hellaswag_data'] == os.path.join(saved['data_dir'], 'hellaswag.jsonl'):
         saved['hellaswag_data'] = 'auto'  # it follows data that moved
     values = {name: convert(TYPES[name], value) for name, value in saved.items()} | given.flags
+    # A config that sets another length than a flag did at the start is not a wish: the flag is forgotten, perhaps.
     kept = []
     for name, value in given.configs.items():
         if name in given.flags:
@@ -741,7 +625,7 @@ def match_at_this_scale(match: str, given: Given) -> str:
         return match
     parts = match.split('+')
     if len(parts) == 1:
-        parts += given.paths[1:]
+        parts += given.paths[1:]  # the first config says what grows, those after it are overlays
     for name in ('n_head', 'n_embd', 'block_size', 'vocab_size', 'total_batch_size', 'batch_size'):
         if name in given.flags:
             parts.append(f'--{name}={given.flags[name]}')
@@ -776,7 +660,7 @@ def vocab_from_meta(data_dir: str) -> int:
     meta = read_json(path, 'a readable meta.json')
     if type(meta) is not dict or type(meta.get('vocab_size')) is not int or meta['vocab_size'] < 1:
         raise UserError(missing)
-    return -(-meta['vocab_size'] // 64) * 64
+    return -(-meta['vocab_size'] // 64) * 64  # matrices whose sides are multiples of 64 multiply faster
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -785,6 +669,7 @@ def vocab_from_meta(data_dir: str) -> int:
 
 def describe() -> str:
     """Every setting with its default and its help, in groups, as wide as the terminal."""
+    # Narrower than 40 columns nothing would be readable; in a pipe it is 80.
     width = max(40, shutil.get_terminal_size().columns)
     lines = []
     for name, setting_field in FIELDS.items():

@@ -15,7 +15,7 @@ SCRIPTS = [name for name in MODULES if "__name__ == '__main__'" in (ROOT / f'{na
 
 # A file imports only from the floors below its own. The tools have rooms, and a room may open into those before it.
 FLOORS = [
-    [['common', 'growth', 'optim', 'stats', 'tables']],
+    [['common', 'growth', 'optim', 'stats', 'tables', 'values']],
     [['config', 'data', 'model', 'device', 'metrics', 'figure', 'hugging_face', 'paired', 'sources']],
     [['schedule', 'checkpoint', 'questions', 'documents', 'prepare_demo']],
     [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'resume', 'runlog', 'runs', 'study_file'],
