@@ -36,6 +36,82 @@ def snapshot(folder: Path) -> dict:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob('*'))}
 
 
+def make_configs():
+    """Configs with mistakes."""
+    Path('typo.py').write_text('n_layers = 3\nlearning_rat = 1\nn_head = "two"\n')
+    Path('syntax.py').write_text('n_layer = = 3\n')
+    Path('raises.py').write_text('n_layer = 3\nn_head = 1 // 0\n')
+    Path('latin.py').write_bytes('# caf\u00e9\nn_layer = 3\n'.encode('latin-1'))
+
+
+def make_data():
+    """Data: each folder is good but for one file."""
+    def spoiled(name, file, content):
+        shutil.copytree('data', name)
+        Path(name, file).write_bytes(content)
+
+    shard = Path('data/tiny_train_000001.bin').read_bytes()
+    header = np.frombuffer(shard[:1024], np.int32).copy()
+    spoiled('data_torn', 'tiny_train_000001.bin', shard[:-1])
+    spoiled('data_magic', 'tiny_train_000001.bin', b'<html>not found</html>' + bytes(3000))
+    spoiled('data_empty', 'tiny_val_000000.bin', b'')
+    header[1] = 7
+    spoiled('data_version', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
+    header[1:3] = 1, 2**31 - 1
+    spoiled('data_huge', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
+    header[2] = -2**31
+    spoiled('data_negative', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
+    spoiled('data_npy', 'x_train_2.npy', b'\x93NUMPY\x01\x00garbage')
+    spoiled('data_meta', 'meta.json', b'{"tokenizer": ')
+    spoiled('data_meta_list', 'meta.json', b'[1, 2]')
+    spoiled('data_deep', 'meta.json', b'[' * 100_000)
+    shutil.copytree('data', 'data_no_val', ignore=shutil.ignore_patterns('*val*'))
+    os.mkdir('data_nothing')
+
+
+def make_runs():
+    """Damaged checkpoints, and copies of the run with one thing wrong."""
+    whole = next(iter(sorted(Path('run').glob('ckpt_*.pt'), reverse=True))).read_bytes()
+    Path('torn.pt').write_bytes(whole[:-50])
+    Path('text.pt').write_text('not a checkpoint')
+    state = torch.load(sorted(Path('run').glob('ckpt_*.pt'))[-1], weights_only=True)
+    torch.save({'model': state['model']}, 'foreign.pt')
+    torch.save(state | {'depth': 10**9}, 'deep.pt')
+    torch.save(state | {'depth': 2}, 'shallow.pt')
+    torch.save(state | {'config': {'n_layer': 'many'}}, 'config.pt')
+    torch.save(state | {'tokenizer': 'klingon'}, 'klingon.pt')
+    for name in ('run_torn', 'run_metrics', 'run_config', 'run_config_list', 'run_deep', 'run_unfinished'):
+        shutil.copytree('run', name)
+    for path in Path('run_torn').glob('ckpt_*.pt'):
+        path.write_bytes(path.read_bytes()[:-50])
+    lines = Path('run/metrics.jsonl').read_text().splitlines()
+    Path('run_metrics/metrics.jsonl').write_text('\n'.join([*lines[:5], '\0\0\0', *lines[5:]]) + '\n')
+    Path('run_config/config.json').write_bytes(b'{"n_layer": 4')
+    Path('run_config_list/config.json').write_bytes(b'5')
+    Path('run_deep/config.json').write_bytes(b'[' * 100_000)
+    for path in sorted(Path('run_unfinished').glob('ckpt_*.pt'))[1:]:
+        path.unlink()
+    os.mkdir('run_empty')
+    config = json.loads(Path('run/config.json').read_text())
+    for name, n_stages, decay in (('run_baseline_1', 1, 0.1), ('run_baseline_2', 1, 0.2)):
+        os.mkdir(name)
+        Path(name, 'config.json').write_text(json.dumps(config | {'n_stages': n_stages, 'weight_decay': decay}))
+        shutil.copy('run/metrics.jsonl', name)
+
+
+def make_inputs():
+    """What HellaSwag and prepare_fineweb read."""
+    Path('html.jsonl').write_text('<html>404</html>')
+    Path('empty.jsonl').write_text('')
+    Path('label.jsonl').write_text(json.dumps(EXAMPLE | {'label': ''}) + '\n')
+    Path('endings.jsonl').write_text(json.dumps(EXAMPLE | {'endings': ['a', 'b']}) + '\n')
+    Path('long.jsonl').write_text(json.dumps(EXAMPLE | {'endings': ['x' * 60] * 4}) + '\n')
+    Path('texts.jsonl').write_text('{"text": "a"}\n{"txt": "b"}\n')
+    Path('broken.parquet').write_bytes(b'PAR1 but no more')
+    Path('one.txt').write_text('a short text\n')
+    Path('file').write_text('not a folder\n')
+
+
 @pytest.fixture(scope='module')
 def work(tiny, tmp_path_factory):
     """A folder with data, a config, a finished run, and all kinds of damaged ones."""
@@ -49,73 +125,10 @@ def work(tiny, tmp_path_factory):
         Path('base.py').write_text(text)
         assert script(patch, 'train', 'base.py --out_dir=run') == 0
 
-        # configs
-        Path('typo.py').write_text('n_layers = 3\nlearning_rat = 1\nn_head = "two"\n')
-        Path('syntax.py').write_text('n_layer = = 3\n')
-        Path('raises.py').write_text('n_layer = 3\nn_head = 1 // 0\n')
-        Path('latin.py').write_bytes('# caf\u00e9\nn_layer = 3\n'.encode('latin-1'))
-
-        # data: each folder is good but for one file
-        def spoiled(name, file, content):
-            shutil.copytree('data', name)
-            Path(name, file).write_bytes(content)
-
-        shard = Path('data/tiny_train_000001.bin').read_bytes()
-        header = np.frombuffer(shard[:1024], np.int32).copy()
-        spoiled('data_torn', 'tiny_train_000001.bin', shard[:-1])
-        spoiled('data_magic', 'tiny_train_000001.bin', b'<html>not found</html>' + bytes(3000))
-        spoiled('data_empty', 'tiny_val_000000.bin', b'')
-        header[1] = 7
-        spoiled('data_version', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
-        header[1:3] = 1, 2**31 - 1
-        spoiled('data_huge', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
-        header[2] = -2**31
-        spoiled('data_negative', 'tiny_train_000001.bin', header.tobytes() + shard[1024:])
-        spoiled('data_npy', 'x_train_2.npy', b'\x93NUMPY\x01\x00garbage')
-        spoiled('data_meta', 'meta.json', b'{"tokenizer": ')
-        spoiled('data_meta_list', 'meta.json', b'[1, 2]')
-        spoiled('data_deep', 'meta.json', b'[' * 100_000)
-        shutil.copytree('data', 'data_no_val', ignore=shutil.ignore_patterns('*val*'))
-        os.mkdir('data_nothing')
-
-        # checkpoints and run directories
-        whole = next(iter(sorted(Path('run').glob('ckpt_*.pt'), reverse=True))).read_bytes()
-        Path('torn.pt').write_bytes(whole[:-50])
-        Path('text.pt').write_text('not a checkpoint')
-        state = torch.load(sorted(Path('run').glob('ckpt_*.pt'))[-1], weights_only=True)
-        torch.save({'model': state['model']}, 'foreign.pt')
-        torch.save(state | {'depth': 10**9}, 'deep.pt')
-        torch.save(state | {'depth': 2}, 'shallow.pt')
-        torch.save(state | {'config': {'n_layer': 'many'}}, 'config.pt')
-        torch.save(state | {'tokenizer': 'klingon'}, 'klingon.pt')
-        for name in ('run_torn', 'run_metrics', 'run_config', 'run_config_list', 'run_deep', 'run_unfinished'):
-            shutil.copytree('run', name)
-        for path in Path('run_torn').glob('ckpt_*.pt'):
-            path.write_bytes(path.read_bytes()[:-50])
-        lines = Path('run/metrics.jsonl').read_text().splitlines()
-        Path('run_metrics/metrics.jsonl').write_text('\n'.join([*lines[:5], '\0\0\0', *lines[5:]]) + '\n')
-        Path('run_config/config.json').write_bytes(b'{"n_layer": 4')
-        Path('run_config_list/config.json').write_bytes(b'5')
-        Path('run_deep/config.json').write_bytes(b'[' * 100_000)
-        for path in sorted(Path('run_unfinished').glob('ckpt_*.pt'))[1:]:
-            path.unlink()
-        os.mkdir('run_empty')
-        config = json.loads(Path('run/config.json').read_text())
-        for name, n_stages, decay in (('run_baseline_1', 1, 0.1), ('run_baseline_2', 1, 0.2)):
-            os.mkdir(name)
-            Path(name, 'config.json').write_text(json.dumps(config | {'n_stages': n_stages, 'weight_decay': decay}))
-            shutil.copy('run/metrics.jsonl', name)
-
-        # what HellaSwag and prepare_fineweb read
-        Path('html.jsonl').write_text('<html>404</html>')
-        Path('empty.jsonl').write_text('')
-        Path('label.jsonl').write_text(json.dumps(EXAMPLE | {'label': ''}) + '\n')
-        Path('endings.jsonl').write_text(json.dumps(EXAMPLE | {'endings': ['a', 'b']}) + '\n')
-        Path('long.jsonl').write_text(json.dumps(EXAMPLE | {'endings': ['x' * 60] * 4}) + '\n')
-        Path('texts.jsonl').write_text('{"text": "a"}\n{"txt": "b"}\n')
-        Path('broken.parquet').write_bytes(b'PAR1 but no more')
-        Path('one.txt').write_text('a short text\n')
-        Path('file').write_text('not a folder\n')
+        make_configs()
+        make_data()
+        make_runs()
+        make_inputs()
     return folder
 
 
