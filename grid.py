@@ -74,13 +74,13 @@ def load_study(path: str, out: str = '') -> Study:
     problems = []
     # A plan that can't be is found now, not when its turn comes on the third day.
     for arm in study.arms:
-        tuned = {name: tried[0] for name, tried in study.tune[arm].items()}
-        try:
-            for budget in study.budgets:
+        for tuned, budget in itertools.product(tuned_points(study, arm), study.budgets):
+            try:
                 run = make_run(study, arm, budget, study.seeds[0], tuned, folder='')
                 schedule.plan(run.config)
-        except UserError as error:
-            problems.append(f'{path}: arm {arm!r}: {error}')
+            except UserError as error:
+                problems.append(f'{path}: arm {arm!r}: {error}')
+                break  # mostly it's the same at the other values and budgets
     refuse(problems)
     study.failed = last_state(study)['failed']
     return study
@@ -179,16 +179,11 @@ def tuning_of(study: Study, arm: str, source: Tuning | None, guess: bool) -> Tun
     followers = [other for other in study.arms if study.source_of(other) == arm]
     if not tune and not any(study.tune[other] for other in followers):
         return Tuning([])
-    runs = []
-    points = []
-    for values in itertools.product(*tune.values()):
-        points.append(dict(zip(tune, values)))
+    runs = [tuning_run(study, arm, tuned, source) for tuned in tuned_points(study, arm)]
     # Of several settings it isn't clear where to go on.
     extensions = study.tune_extend if len(tune) == 1 else 0
     # From the run directories alone: the rounds of an earlier launcher are gone through again.
     while True:
-        for tuned in points:
-            runs.append(tuning_run(study, arm, tuned, source))
         losses = [final_loss(study, run) for run in runs]
         if None in losses or min(losses) == math.inf:
             return Tuning(runs, best=runs[0] if guess else None, decided=guess)
@@ -197,7 +192,19 @@ def tuning_of(study: Study, arm: str, source: Tuning | None, guess: bool) -> Tun
         if not edge or not extensions:
             return Tuning(runs, best, edge)
         extensions -= 1
-        points = [next_value(best, runs)]
+        try:
+            runs.append(tuning_run(study, arm, next_value(best, runs), source))
+        except UserError:  # no such value can be: the edge is the settings', not the grid's
+            return Tuning(runs, best, edge)
+
+
+def tuned_points(study: Study, arm: str) -> list[dict]:
+    """The combinations of values that an arm's tuning tries; one of nothing for an arm that isn't tuned."""
+    tune = study.tune[arm]
+    points = []
+    for values in itertools.product(*tune.values()):
+        points.append(dict(zip(tune, values)))
+    return points
 
 
 def tuning_run(study: Study, arm: str, tuned: dict, source: Tuning | None) -> Run:

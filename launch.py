@@ -309,7 +309,7 @@ class Launcher:
 
 
 def last_words(folder: str) -> str:
-    """What a run said last of all: the last line that begins with error:, else the last one; '' if it said nothing."""
+    """What a run said last: the last line that begins with error:, else the last one; '' if there is none."""
     # A run that is killed in the middle of a character leaves half of it.
     with open(os.path.join(folder, 'console.txt'), encoding='utf-8', errors='replace') as f:
         lines = [line.strip() for line in f]

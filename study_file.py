@@ -83,6 +83,10 @@ def read_study(path: str, out: str = '') -> Study:
 
     Whether the arms' configs, flags and plans are right is grid.load_study's to say.
     """
+    if not os.path.isfile(path):
+        paths = sorted(glob.glob(os.path.join(HERE, 'studies', '*.py')))
+        known = [os.path.normpath(path) for path in paths]
+        raise UserError(f'{path}: no such study file' + did_you_mean(path, known))
     problems = []
     values = read_file(path, problems)  # in an empty namespace, as a config
     # A name that nobody asks for is a typo: it would be a default, silently.

@@ -442,6 +442,7 @@ MISTAKES = [
     ({'tune': {'learning_rat': (0.1, 0.2)}}, "no setting is called 'learning_rat'"),
     ({'tune': {'Lee': {'learning_rate': (0.1,)}}}, "tune: 'Lee' is no arm"),
     ({'tune': {'learning_rate': ('high',)}}, "learning_rate must be float, not 'high'"),
+    ({'tune': {'Li': {'learning_rate': (0.1, 'high')}}}, "arm 'Li': .*learning_rate must be float, not 'high'"),
 ]
 
 
@@ -451,6 +452,12 @@ def test_a_mistake_in_a_study_file_is_one_clear_line(tmp_path, monkeypatch, chan
     path = write_study(tmp_path / 'mine.py', **TWO_ARMS | change)
     with pytest.raises(UserError, match=message):
         grid.load_study(path)
+
+
+def test_a_study_that_is_not_there_is_said_with_the_nearest_one(monkeypatch):
+    monkeypatch.chdir(HERE)
+    with pytest.raises(UserError, match=r"studies/smok.py: no such study file; did you mean 'studies/smoke.py'\?"):
+        grid.load_study('studies/smok.py')
 
 
 def test_all_mistakes_are_said_at_once(tmp_path):
