@@ -728,6 +728,65 @@ breaks(
     ('a misspelled name passes', 'if name not in STUDY_NAMES:', 'if False:', 'mistake'),
 )
 
+breaks(
+    'bench.py', 'test_bench.py',
+    ('the plain way is ours',
+     'loss_of = prepare_plain(model, config) if job.is_plain else prepare(model, config)',
+     'loss_of = prepare(model, config)', 'plain_way'),
+    ('the plain way has our optimizer',
+     'plain_optimizers(model) if job.is_plain else make_optimizers(model, config)',
+     'make_optimizers(model, config)', 'plain_way'),
+    ('the warm-up is counted', 'np.mean(timed[n_warm:], axis=0)', 'np.mean(timed, axis=0)', 'warm_up'),
+    ("what is predicted is the paper's ledger",
+     "predicted = schedule.compute(config, phases, 'flops') / schedule.step_cost(config, 'flops') / n_steps",
+     "predicted = schedule.compute(config, phases, 'paper') / schedule.step_cost(config, 'paper') / n_steps",
+     'ledgers_ratio'),
+    ('the plain loss is another one', 'F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())',
+     'F.cross_entropy(model.logits(x).flatten(0, 1), x.flatten())', 'plain_loss'),
+)
+
+breaks(
+    'dry_run.py', 'test_dry_run.py',
+    ('what is compiled first in a later phase is counted as training',
+     'compile_graphs(model, tokens, runtime, schedule.plan(config))', 'compile_blocks(model)',
+     'new_kind_of_block or before_step_0'),
+    ('a missing compiler is a traceback', 'if reason and runtime.compiled:', 'if False:',
+     'missing_compiler'),
+    ('out of memory is a traceback', 'if is_out_of_memory(error):', 'if False:',
+     'test_train.py out_of_memory'),
+    ('no evaluation is tried', '    estimate_loss(model, run_data.val, n_sequences,',
+     '    (lambda *args: 0)(model, run_data.val, n_sequences,', 'test_train.py fails_at_full_depth'),
+)
+
+breaks(
+    'figure.py', 'test_figure.py',
+    ("the band is a population's deviation", 'std(axis=-1, ddof=1)', 'std(axis=-1)', 'band'),
+    ('the last point has no marker', 'marked = sorted({*range(0, len(x), every), len(x) - 1})',
+     'marked = sorted({*range(0, len(x), every)})', 'last_point'),
+    ('runs on other data are drawn',
+     'if len(group.mean) and group.is_best and not is_other_data and not group.sunk:',
+     'if len(group.mean) and group.is_best and not group.sunk:', 'other_data'),
+)
+
+breaks(
+    'report.py', 'test_report.py',
+    ("losses deviate as a population's", 'np.std(losses, ddof=1)', 'np.std(losses)', 'golden'),
+    ("the rungs deviate as a population's", 'np.std(rung.finals, ddof=1)', 'np.std(rung.finals)', 'golden'),
+    ('a multiplier is a cost', "multiplier = ratio(judgment.by_axis['flops'].cost.inverse())",
+     "multiplier = ratio(judgment.by_axis['flops'].cost)", 'multiplier'),
+    ('the baseline less the run', 'for path in (baseline, run)]', 'for path in (run, baseline)]', 'paired'),
+)
+
+breaks(
+    'prepare_demo.py', 'test_prepare_demo.py',
+    ('case and spacing tell texts apart', "re.sub('[^a-z0-9]', '', line.lower())", 'line', 'deduplicate'),
+    ('windows go from one paragraph into the next',
+     'is_inside = line_of[: len(hashes)] == line_of[WINDOW - 1 :]',
+     'is_inside = line_of[: len(hashes)] >= 0', 'deduplicate or shares_32'),
+    ('the right ending is always the first', 'label = int(labels[number])', 'label = 0',
+     'examples or ending_alone or known'),
+)
+
 # ----------------------------------------------------------------------------------------------------------
 # running them
 
