@@ -56,6 +56,7 @@ FORMATS = ('markdown', 'latex', 'json', 'csv')
 
 def main():
     args = parse_arguments()
+    # Two scorings need no run directory: any two models on the same questions.
     if all(path.endswith('.jsonl') for path in args.runs):
         compare_scorings(args.runs)
         return
@@ -83,6 +84,7 @@ def main():
         if path != '-':
             with atomic_write(path) as f:
                 f.write(texts[name])
+    # Last: whatever drawing may meet, the numbers are there by then.
     if args.figure:
         figure.draw_report(args.figure, report, [panel for panel in args.panels.split(',') if panel])
 
@@ -118,7 +120,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         '--sigma', metavar='X', type=float, help='the known deviation of the loss between seeds, in nats'
     )
-    parser.add_argument('--figure', metavar='FILE', type=os.path.expanduser, help='draw into FILE (.png, .pdf or .svg)')
+    figure_help = 'draw into FILE (.png, .pdf or .svg)'
+    parser.add_argument('--figure', metavar='FILE', type=os.path.expanduser, help=figure_help)
     parser.add_argument(
         '--panels',
         metavar='PANELS',
@@ -127,17 +130,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument('--full', action='store_true', help='print the catch-up and all settings, too')
     for name in FORMATS:
-        parser.add_argument(
-            f'--{name}', metavar='FILE', type=os.path.expanduser, help=f'write {name} into FILE, or alone: instead of the tables'
-        )
+        file_help = f'write {name} into FILE, or alone: instead of the tables'
+        parser.add_argument(f'--{name}', metavar='FILE', type=os.path.expanduser, help=file_help)
     # '--csv' alone means standard output, and must not swallow the run after it.
     args = parser.parse_args([arg + '=-' if arg[2:] in FORMATS else arg for arg in sys.argv[1:]])
+    # What can't be is refused before a second's work is done.
     args.tuned = tuple(name for name in args.tuned.split(',') if name)
     for name in args.tuned:
         if name not in FIELDS:
             raise UserError(f'--tuned={name}: no setting is called so')
     if args.sigma is not None and not 0 < args.sigma < math.inf:
         raise UserError(f'--sigma={args.sigma}: must be a positive number of nats')
+    # Two formats in one stream are neither.
     if sum(getattr(args, name) == '-' for name in FORMATS) > 1:
         raise UserError(
             'only one of ' + ', '.join(f'--{name}' for name in FORMATS) + ' can go to the standard output; '
@@ -173,6 +177,7 @@ def print_report(report: Report, full: bool):
 
 def as_markdown(report: Report) -> str:
     """Every table, with what to know before the verdicts, and one sentence a run."""
+    # What to know stands before the verdicts, as on the terminal: nobody reads what comes after a number.
     parts = [table.markdown() for table in run_tables(report)]
     notes = [f'- {escaped(note)}' for note in caveats(report)]
     if notes:
@@ -229,6 +234,7 @@ def comparison_row(found: Comparison | None) -> dict:
         found = Comparison(
             *[math.nan] * 5, stats.NOTHING, math.nan, math.nan, Ratio(), False, False, math.nan
         )
+    # An end that lies beyond the data is no number, though its bound is printed in the tables.
     cost = found.cost
     multiplier = cost.inverse()
     return {
@@ -257,7 +263,7 @@ def comparison_row(found: Comparison | None) -> dict:
 
 def without_nan(value):
     """None for nan, since JSON has none; numpy's numbers as Python's."""
-    if isinstance(value, float):
+    if isinstance(value, float):  # numpy's float64 is one, too
         return None if math.isnan(value) else float(value)
     return value
 
@@ -310,6 +316,7 @@ def catch_up_rows(report: Report) -> list[dict]:
 
 def as_csv(some_rows: list[dict]) -> str:
     """Rows of equal keys under a header."""
+    # All keys are in the first row: see rows().
     text = io.StringIO()
     writer = csv.DictWriter(text, some_rows[0], lineterminator='\n')
     writer.writeheader()

@@ -144,7 +144,7 @@ def draw_plan(path: str, phases: list, flops: list[float], title: str = ''):
     """
     check_panels(path, '')
     edges = np.array([phases[0].start] + [phase.stop for phase in phases], float)
-    costs = np.array(flops) / np.diff(edges)
+    costs = np.array(flops) / np.diff(edges)  # of one step
     with new_figure(path, 8, 4.6) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
         steps = [(phase.depth, len(phase.frozen)) for phase in phases]
@@ -167,6 +167,7 @@ def draw_plan(path: str, phases: list, flops: list[float], title: str = ''):
 
 def shown_groups(report) -> list:
     """What belongs into a figure, the baselines first."""
+    # Losses on other data would set the scale for all, and mean nothing beside them.
     groups = []
     for group in report.groups:
         is_other_data = any(flag.startswith('other data') for flag in group.flags)
@@ -191,7 +192,7 @@ def has_content(panel: str, groups: list, report) -> bool:
 
 
 def draw_panel(axes, panel: str, report, groups: list) -> dict:
-    """One named panel. Returns what its legend holds: handles by name."""
+    """One named panel. Returns what its legend holds: (line, text) by run or arm."""
     if panel in ('accuracy', 'bits'):
         return draw_scores(axes, groups, report, panel)
     if panel in ('catch_up', 'head_start'):
@@ -213,6 +214,7 @@ def draw_panel(axes, panel: str, report, groups: list) -> dict:
 
 def look_of(groups: list, report) -> list[Look]:
     """The look of each group. Baselines are black, and nothing else is."""
+    # Six colors, four lines and seven markers turn at different speeds: 84 groups before one look returns.
     looks = []
     k = 0
     for group in groups:
@@ -234,6 +236,7 @@ def arm_looks(report) -> dict[str, Look]:
 
 def draw_line(axes, x, y, look: Look):
     """A curve with about ten markers, the last point always among them."""
+    # Where a run ends is what is compared: a marker there, whatever the spacing.
     every = max(1, len(x) // 10)
     marked = sorted({*range(0, len(x), every), len(x) - 1})
     (line,) = axes.plot(
@@ -262,7 +265,7 @@ def shorten(name: str) -> str:
     """A name without its middle, where it is too long."""
     if len(name) <= LONGEST_NAME:
         return name
-    half = LONGEST_NAME // 2
+    half = LONGEST_NAME // 2  # names differ at their ends as often as at their beginnings
     return f'{name[:half]}…{name[-half + 1:]}'
 
 
@@ -272,18 +275,21 @@ def say(axes, text: str, loc: str = 'right'):
 
 
 def add_legend(figure, handles: dict):
-    """One legend over all panels, with the names as they are: matplotlib drops those that begin with _, and
-    reads $ as mathematics."""
+    """One legend over all panels. `handles`: (line, text) of each run or arm."""
     if not handles:
         return
-    columns = 3 if max(len(name) for name in handles) <= 30 else 2
+    lines = [line for line, _ in handles.values()]
+    texts = [text for _, text in handles.values()]
+    columns = 3 if max(len(text) for text in texts) <= 30 else 2
+    # Stand-ins of the same length first: matplotlib drops labels that begin with _, and reads $ as
+    # mathematics.
     legend = figure.legend(
-        list(handles.values()), ['x' * len(name) for name in handles], loc='outside upper center',
-        ncols=min(columns, len(handles)), frameon=False, fontsize=8, handlelength=3.5,
+        lines, ['x' * len(text) for text in texts], loc='outside upper center', frameon=False, fontsize=8,
+        ncols=min(columns, len(lines)), handlelength=3.5,
     )
-    for text, name in zip(legend.get_texts(), handles):
-        text.set_parse_math(False)
-        text.set_text(name)
+    for shown, text in zip(legend.get_texts(), texts):
+        shown.set_parse_math(False)
+        shown.set_text(text)
 
 
 def label_ends(axes, ends: list[tuple], fontsize: float):
@@ -398,7 +404,7 @@ def draw_losses(axes, groups: list, report, axis: str) -> dict:
     for group, look in zip(groups, look_of(groups, report)):
         curve = group.mean
         x = getattr(curve, axis)
-        handles[caption(group)] = draw_line(axes, x / size, curve.loss, look)
+        handles[group.name] = draw_line(axes, x / size, curve.loss, look), caption(group)
         if len(group.judged) > 1:
             sd = group.losses_at(axis, x).std(axis=-1, ddof=1)
             draw_band(axes, x / size, curve.loss - sd, curve.loss + sd, look, len(groups))
@@ -439,6 +445,7 @@ def draw_growth(axes, group, axis: str, x, y, color: str, size: float):
 def stretches_of(group, axis: str) -> list[tuple]:
     """(start, stop, depth, frozen layers, whether it begins with a growth) of each phase on an axis, the mean
     over the seeds, as far as the runs have come."""
+    # Of a run under way, what has been, not what is planned.
     reached = min(run.step for run in group.judged_runs)
     found = []
     for phase in group.runs[0].phases:
@@ -453,6 +460,7 @@ def stretches_of(group, axis: str) -> list[tuple]:
 def loss_limits(groups: list, axis: str) -> tuple[float, float]:
     """The part of the loss that is worth ink: what the curves do after the first seventh of the axis, and
     their ends, with room below for a line of text."""
+    # The steep start would press all that matters into a line at the bottom.
     start = max(getattr(group.mean, axis)[-1] for group in groups) / 7
     kept = []
     for group in groups:
@@ -547,6 +555,7 @@ def draw_staircase(axes, edges, steps: list[tuple], color: str, is_hatched: bool
 def score_points(group, panel: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(FLOPs, mean score, standard error of one scoring) where all seeds were scored."""
     name = {'accuracy': 'hellaswag_acc_norm', 'bits': 'hellaswag_bits'}[panel]
+    # Scores are not interpolated: each is a scoring of its own, with an error of its own.
     by_step = []
     for run in group.judged_runs:
         scores, _ = run.scores()
@@ -569,7 +578,7 @@ def draw_scores(axes, groups: list, report, panel: str) -> dict:
     for group, look in zip(groups, look_of(groups, report)):
         x, y, errors = score_points(group, panel)
         if len(x):
-            handles[caption(group)] = draw_line(axes, x / size, y, look)
+            handles[group.name] = draw_line(axes, x / size, y, look), caption(group)
             draw_band(axes, x / size, y - errors, y + errors, look, len(groups))
             draw_growth(axes, group, 'flops', x, y, look.color, size)
     axes.set_xlim(left=0)
@@ -606,7 +615,8 @@ def draw_budgets(axes, report) -> dict:
             linestyle='', capsize=3, linewidth=1.1, markersize=5, markerfacecolor='white',
         )
         # An empty line for the legend, in which errorbars look poor.
-        handles[shorten(ladder.arm)] = draw_line(axes, [math.nan], [math.nan], look)
+        handles[ladder.arm] = draw_line(axes, [math.nan], [math.nan], look), shorten(ladder.arm)
+        # The curve that multipliers are read from, so that a reader sees how well it fits.
         if len(budgets) > 1:
             places = np.geomspace(budgets[0], budgets[-1], 100)
             losses, _ = ladder.reference('flops').at(places)
@@ -630,9 +640,10 @@ def draw_multipliers(axes, report) -> dict:
         budgets = [judgment.group.budget for judgment in judgments]
         found = [judgment.by_axis['flops'].cost.inverse() for judgment in judgments]
         values = np.array([multiplier.value for multiplier in found])
+        # No bar where there is no interval, or where it begins beyond the data.
         below = np.nan_to_num(values - [multiplier.low for multiplier in found])
         above = np.nan_to_num([multiplier.high for multiplier in found] - values)
-        handles[shorten(arm)] = draw_line(axes, [math.nan], [math.nan], look)
+        handles[arm] = draw_line(axes, [math.nan], [math.nan], look), shorten(arm)
         axes.errorbar(
             budgets, values, yerr=np.maximum(0, [below, above]), color=look.color, linestyle=look.line,
             marker=look.marker, zorder=look.front, capsize=3, linewidth=1.1, markersize=5,
@@ -670,7 +681,6 @@ def draw_gaps(axes, report, panel: str) -> dict:
     """The gap to the baseline since the last growth, with its 95% interval."""
     handles = {}
     looks = arm_looks(report)
-    is_study = report.study
     for judgment in report.judgments:
         x, gaps = gap_points(judgment, panel, report)
         if len(x) == 0:
@@ -678,7 +688,10 @@ def draw_gaps(axes, report, panel: str) -> dict:
         look = looks[judgment.group.arm]
         line = draw_line(axes, x, [gap.value for gap in gaps], look)
         draw_band(axes, x, [gap.low for gap in gaps], [gap.high for gap in gaps], look, 3)
-        handles[shorten(judgment.group.arm) if is_study else caption(judgment.group)] = line
+        if report.study:  # all budgets of an arm look alike
+            handles[judgment.group.arm] = line, shorten(judgment.group.arm)
+        else:
+            handles[judgment.group.name] = line, caption(judgment.group)
     axes.axhline(0, color='black', linewidth=1)
     make_logarithmic(axes)
     readable(axes)

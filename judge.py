@@ -2,7 +2,7 @@
 Verdicts: each run against the baseline of its own budget, with intervals that hold.
 
     report = judge_runs(read_runs(paths))          the baseline: one stage, from scratch
-    report = judge_runs(runs, baselines=[path])    or what is named; of several, each gets the one trained alike
+    report = judge_runs(runs, baselines=[path])    or what is named; of several, the one trained alike
     report = judge_runs(runs, ['full depth'], arms={path: 'full depth', other: 'Li, 8 stages'})    a study
     report = judge_runs(runs, sigma=0.0013)        the deviation between seeds is known: z instead of t
 

@@ -87,6 +87,7 @@ def final(group: Group) -> dict:
 def final_scores(group: Group) -> dict:
     """HellaSwag at the end: mean over the seeds, standard error of one scoring, sd over the seeds. None
     unless all seeds are scored at the end."""
+    # The log's names and ours. Older runs have the first only.
     names = {'hellaswag_acc_norm': 'acc_norm', 'hellaswag_bits': 'bits', 'hellaswag_margin': 'margin'}
     found = {'hellaswag_n': None}
     for short in names.values():
@@ -106,6 +107,8 @@ def final_scores(group: Group) -> dict:
             found[short] = float(np.mean(values))
             found[f'{short}_sd'] = float(np.std(values, ddof=1)) if len(values) > 1 else None
             errors = [record.get(f'{name}_stderr') for record in records]
+            # Of one scoring, not of the mean: the questions are the same for all seeds, and so is their
+            # noise.
             if None not in errors:
                 found[f'{short}_se'] = float(np.mean(errors))
     p = found['acc_norm']
@@ -147,6 +150,7 @@ def tried_table(report: Report) -> Table | None:
             continue
         # The list of rivals is one object for all of them; a twin with sunk costs holds it, too.
         rivals = [group for group in report.groups if group.rivals is best.rivals and not group.sunk]
+        # What was tuned is seen from the runs: --tuned may name more than was.
         differing = [name for name in FIELDS if name not in NOT_SHOWN and differs(name, rivals)]
         for group in sorted(rivals, key=lambda rival: final(rival)['val_loss']):
             values = [f'{name} {setting(getattr(group.config, name))}' for name in differing]
@@ -183,6 +187,7 @@ def progress_table(report: Report) -> Table | None:
 def progress(run: Run) -> tuple[float, float, float]:
     """(share of its FLOPs that a run has done, seconds trained, seconds left at its latest speed; nan if
     unknown)."""
+    # In FLOPs, not steps: half of the steps of a growing run are far less than half of the work.
     total = schedule.compute(run.config, run.phases, 'flops')
     if not run.records:
         return 0.0, 0.0, math.nan
@@ -229,6 +234,7 @@ def budget_tables(report: Report) -> list[Table]:
 
     Of a study one table a budget; else one table, which reads better than many of one row.
     """
+    # A reader of one table must know what its p is.
     test = 'z' if report.sigma else "Welch's t"
     n = tests(report)
     note = 'Losses in nats per token.'
@@ -282,6 +288,7 @@ def ladder_table(report: Report) -> Table | None:
     for ladder in report.ladders:
         if len(ladder.rungs) < 2:
             continue
+        # A rung far off the curve says that the curve is not to be trusted there.
         law = ladder.reference('flops').law
         for k, rung in enumerate(ladder.rungs):
             sd = np.std(rung.finals, ddof=1) if len(rung.finals) > 1 else math.nan
@@ -305,7 +312,7 @@ def ladder_note(ladder: Ladder) -> str:
     if not law:
         return f'{ladder.arm}: read on straight lines in log compute between its rungs.'
     text = f'{ladder.arm}: loss = {law.E:.4g} + {law.A:.4g} FLOPs^-{law.alpha:.3g}'
-    if len(reference.rungs) < FIT_FROM:
+    if len(reference.rungs) < FIT_FROM:  # three points say nothing about how well three parameters fit
         return text + ', through its three rungs.'
     p = law.lack_of_fit(np.array([part.variance for part in reference.finals]))
     text += f', off by {np.sqrt(np.mean(law.residuals**2)):.4f} nats (rms)'
@@ -328,7 +335,7 @@ def multiplier_table(report: Report) -> Table | None:
             multiplier = ratio(judgment.by_axis['flops'].cost.inverse())
             verdict = judgment.verdict or 'no verdict'
             lines.append([arm if k == 0 else '', f'{judgment.group.budget:.3g}', multiplier, verdict])
-    if len(lines) == len(by_arm):
+    if len(lines) == len(by_arm):  # one budget an arm: nothing to see against
         return None
     header = ['arm', 'FLOPs', 'multiplier [95%]', 'verdict']
     return Table('Does it last? Compute multiplier by budget', header, lines)
@@ -381,6 +388,7 @@ def question_pairs(report: Report) -> list[tuple[str, paired.Difference]]:
     for judgment in report.judgments:
         mine = question_files(judgment.group)
         theirs = question_files(judgment.rung)
+        # One seed's data order and noise on both sides, where there is such a pair.
         matched = [(theirs[seed], mine[seed], f', seed {seed}') for seed in mine if seed in theirs]
         if not matched and mine and theirs:
             matched = [(next(iter(theirs.values())), next(iter(mine.values())), '')]
@@ -440,7 +448,7 @@ def settings_tables(report: Report) -> list[Table]:
     count = 0
     for group in report.groups:
         if group.sunk:
-            continue
+            continue  # a twin: the same runs again
         for run in group.runs:
             count += 1
             for name, value in facts(run).items():

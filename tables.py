@@ -55,6 +55,7 @@ class Table:
         """For a terminal of `width` columns. Words are wrapped to fit; numbers that don't fit make it
         wider."""
         widths = self._widths(width)
+        # The title has no rule of its own: many tables follow each other.
         lines = [self.title] if self.title else []
         lines += self._lines(self.header, widths)
         lines.append('-' * (sum(widths) + len(GAP) * (len(widths) - 1)))
@@ -69,6 +70,7 @@ class Table:
         widths = []
         for cells in zip(self.header, *self.rows):
             widths.append(max(len(cell) for cell in cells))
+        # Names are worth more than descriptions, and stand first.
         excess = sum(widths) + len(GAP) * (len(widths) - 1) - width
         for least in (NARROW, NARROWEST):
             for i in reversed(range(self.left)):

@@ -236,6 +236,7 @@ def tests(report: Report) -> int:
 
 def catch_up_sentences(judgment: Judgment, sigma: float | None) -> list[str]:
     """When a growth has mixed, and when its head start is gone, as far as the noise is known."""
+    # "Not clearly" depends on the seeds: with few of them a gap is gone sooner.
     points = catch_up(judgment, sigma)
     name = judgment.group.name
     sentences = []
@@ -274,6 +275,7 @@ def unlike(judgment: Judgment, tuned: tuple) -> list[str]:
     """In what a run differs from its baseline besides how it grows."""
     group, rung = judgment.group, judgment.rung
     notes = []
+    # Two kinds of unlike: another model at the end is another question; another training, no fair answer.
     shape = [name for name in SHAPE if getattr(group.config, name) != getattr(rung.config, name)]
     other = group.trained_otherwise(rung)
     if group.tried > 1 and rung.tried > 1:
@@ -300,6 +302,7 @@ def unlike_itself(group: Group) -> list[str]:
         notes.append(
             f'{group.name} counts the {group.sunk["flops"]:.3e} FLOPs that made {group.config.init_from}'
         )
+    # The least of many noisy losses is less than it should be: by about one sd for four of them.
     if group.is_best and group.biased and group.tried > 1:
         notes.append(
             f'{group.name} is the best of {group.tried} that were tried, judged with the seeds that chose '
@@ -350,6 +353,7 @@ def other_machines(report: Report) -> list[str]:
         if len(values) > 1:
             told = [f'{value} ({shortened(owners)})' for value, owners in values.items()]
             notes.append(f'the runs differ in {fact}: {"; ".join(told)}')
+    # Where no run has one, nothing is said: they are all from before there was any.
     silent = [path for path, (_, run) in runs.items() if not run.info]
     if by_fact and silent:
         notes.append(f'{shortened(silent)}: no run.json, so code, versions and machine are unknown')
@@ -382,7 +386,8 @@ def early_readings(report: Report) -> list[str]:
         notes.append(
             f"the baseline's learning rate ({', '.join(schedules)}) decays towards its own end, and the "
             f'numbers of {", ".join(of_baseline)} rest on a point before it, where a baseline that is '
-            'scheduled to end there has a lower loss: they flatter the run. A fair baseline is trained with match=RUN'
+            'scheduled to end there has a lower loss: they flatter the run. A fair baseline is trained with '
+            'match=RUN'
         )
     if of_run:
         notes.append(
@@ -416,6 +421,7 @@ def ladder_limits(report: Report) -> list[str]:
 
 def provenance(run: Run) -> dict[str, str]:
     """Code, versions and machine of a run, from run.json; {} for a run from before there was one."""
+    # Anything may be missing: outside of a checkout there is no commit, on a CPU no CUDA.
     found = {}
     commit = run.info.get('git_commit')
     if commit:

@@ -16,7 +16,7 @@ from common import UserError
 from config import TrainConfig
 from judge import Judgment, Report, catch_up, compare, judge_runs
 from ladder import Ladder
-from runs import Curve, Group, Run, read_runs
+from runs import AXES, Curve, Group, Run, read_runs
 
 STEPS = np.array([50, 100, 200, 400, 600, 800, 1000.0])
 FLOPS = 3e10  # per step at full depth
@@ -173,6 +173,19 @@ def test_beyond_the_first_evaluation_there_is_a_bound_and_no_guess():
     good = compare(make_group('good', [0.0, 0.001], lambda step: 0.5 + 0 * step), ladder, 'flops')
     assert (good.cost.value, good.cost.bound) == (pytest.approx(0.05), 'at most')
     assert (good.cost.inverse().value, good.cost.inverse().bound) == (pytest.approx(20), 'at least')
+
+
+def test_seeds_that_were_evaluated_at_other_steps_all_count(tmp_path):
+    """Where one seed alone was evaluated the others are interpolated: a value, no bound, and no point thrown away."""
+    for seed, every in ((1, 50), (2, 70)):
+        write_run(tmp_path / f'base_seed{seed}', every=every, seed=seed, eval_interval=every)
+        write_run(tmp_path / f'grown_seed{seed}', lambda step: power_law(0.09 * step), every=every, seed=seed, n_stages=4,
+                  eval_interval=every)
+    report = judge_runs(read_runs([str(path) for path in sorted(tmp_path.iterdir())]))
+    # The runs end at the loss that the baselines have at step 90: seed 1 was evaluated at 50 and 100, seed 2 at 70 and 140.
+    for axis in AXES:
+        cost = report.judgments[0].by_axis[axis].cost
+        assert (cost.value, cost.bound) == (pytest.approx(1 / 0.09, rel=0.02), '')
 
 
 def test_a_run_that_begins_below_the_baseline_has_no_cost():

@@ -173,6 +173,17 @@ def test_data_counts_by_content_not_by_place(tmp_path):
     assert len(groups_in(tmp_path)) == 2
 
 
+def test_questions_count_by_content_not_by_place(tmp_path):
+    def info(content):
+        return {'hellaswag_data': {'n': 1000, 'sha256': content}}
+
+    write_run(tmp_path / 'a', seed=1, hellaswag_data='data/demo/hellaswag.jsonl', info=info('x'))
+    write_run(tmp_path / 'b', seed=2, hellaswag_data='/moved/questions.jsonl', info=info('x'))
+    assert len(groups_in(tmp_path)) == 1
+    write_run(tmp_path / 'c', seed=3, hellaswag_data='data/demo/hellaswag.jsonl', info=info('y'))
+    assert len(groups_in(tmp_path)) == 2
+
+
 def test_what_auto_was_tells_number_formats_apart(tmp_path):
     write_run(tmp_path / 'a', seed=1, info={'dtype': 'float32'})
     write_run(tmp_path / 'b', seed=2, info={'dtype': 'bfloat16'})
