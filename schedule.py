@@ -674,7 +674,9 @@ def print_plan(config: TrainConfig, phases: list[Phase], tflops: float):
     print(f"to reach the baseline's compute the stages leave {left['flops']:.1f} continual steps "
           f"({left['paper']:.1f} by the paper's ledger)")
     memory = as_json(config, phases)['totals']['bytes']
-    sizes = [f'{name} {size / 1e9:.2f} GB' for name, size in memory.items()]
+    sizes = []
+    for name, size in memory.items():
+        sizes.append(f'{name} {size / 1e9:.2f} GB' if size >= 1e7 else f'{name} {size / 1e6:.2f} MB')
     print(f'memory at full depth, before activations: {", ".join(sizes)}')
     print_growths(config, phases)
 

@@ -16,6 +16,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import checkpoint
+import compare
 import export_hf
 import schedule
 import train
@@ -477,6 +478,21 @@ def test_a_source_that_was_itself_grown_counts_what_came_before(toy, source, tmp
         assert schedule.sunk_cost(info)['flops'] == expected
     (copy / 'run.json').unlink()
     assert schedule.sunk_cost(info)['flops'] is None
+
+
+def test_a_grown_run_says_what_its_source_has_cost_and_compare_counts_it(toy, source, capsys, monkeypatch):
+    flags = ['--growth_steps=2', '--continual_steps=0']
+    grown = toy.run('up', 'configs/solar_12to18.py', f'--init_from={source}', *flags)
+    sunk = schedule.sunk_cost(checkpoint.load_model(str(source))[1])
+    assert json.loads((grown / 'run.json').read_text())['init_from'] == sunk
+    scratch = toy.run('deep', 'configs/baseline.py', '--n_layer=18', *flags)
+    monkeypatch.setattr(sys, 'argv', ['compare.py', str(scratch), str(grown), f'--baseline={scratch}'])
+    capsys.readouterr()
+    compare.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    own = lines_of(grown)[-1]['flops']
+    assert any(row[:1] == ['up'] and f'{own:.2e}' in row for row in rows)
+    assert any(row[1:4] == ['+', 'first', 'training'] and f'{own + sunk["flops"]:.2e}' in row for row in rows)
 
 
 def test_nobody_knows_what_a_model_of_hugging_face_has_cost(exported):
