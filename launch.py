@@ -110,7 +110,8 @@ def command_of(study: Study, run: Run, slot: str, branch_from: str = '', separat
     if not slot.startswith('cpu') and run.config.device == 'auto':
         words.append('--device=cuda')  # where there is none that is an error, not a slow run
     words.append(as_flag('out_dir', out_folder(study, run)))
-    words.append(as_flag('run_name', run.folder))
+    # As train.py would name it: trackers group runs that differ in the seed alone.
+    words.append(as_flag('run_name', re.sub(r'_s(\d+)$', r'_seed\1', run.folder)))
     words.append('--resume=auto')  # so that the same command starts it and goes on with it
     save_at = sorted(step for step in run.save_at if step < run.total)
     if save_at and not separate:

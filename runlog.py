@@ -40,7 +40,8 @@ def identify_run(config: TrainConfig, runtime, run_data, questions: dict | None,
     branch_from, init_from = None, None
     if prefix_dir:
         before = read_run_json(prefix_dir)
-        branch_from = {'path': prefix_dir, 'step': step, 'run_id': before.get('run_id')}
+        flops = schedule.compute(config, schedule.plan(config), 'flops', step)
+        branch_from = {'path': prefix_dir, 'step': step, 'flops': flops, 'run_id': before.get('run_id')}
         init_from = before.get('init_from')
     # What dtype 'auto' was on this machine: seeds in other number formats are no further seeds.
     dtype = 'bfloat16' if isinstance(runtime.amp, torch.autocast) else 'float32'

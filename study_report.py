@@ -71,6 +71,7 @@ def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fin
     # That tuned settings differ is no flaw: each arm has its own best.
     notes = words.caveats(judged, tuple(tuned))
     parts = [f'# {study.name}', first_comment(study.path), count_text(study, grid, finished)]
+    parts.append(sharing_text(judged))
     parts.append('![final loss and compute multiplier against budget](report.png)')
     if notes:
         parts += ['## What to know first', bullets(notes)]
@@ -121,6 +122,25 @@ def count_text(study: Study, grid: list[Run], finished: dict) -> str:
         sentences.append(f'Not tuned yet: {"; ".join(untuned)}.')
     sentences += [f'{folder} failed: {why}.' for folder, why in study.failed.items()]
     return ' '.join(sentences)
+
+
+def sharing_text(judged: Report) -> str:
+    """What shared prefixes have spared, by the ledger and on the clock; '' if no run branched off another."""
+    whole = {'flops': 0.0, 'seconds': 0.0}
+    spared = {'flops': 0.0, 'seconds': 0.0}
+    for group in judged.groups:
+        if group.sunk:  # the same runs again, with what made them counted
+            continue
+        for run in group.runs:
+            branch = run.info.get('branch_from') or {'step': 0}
+            for axis in whole:
+                whole[axis] += run.records[-1][axis]
+                spared[axis] += float(run.where(axis, branch['step']))
+    if not spared['flops']:
+        return ''
+    share = {axis: spared[axis] / whole[axis] for axis in whole}
+    return (f'Shared prefixes, trained once, spared {share["flops"]:.1%} of the FLOPs of separate runs, and '
+            f'{share["seconds"]:.1%} of their training time.')
 
 
 def arms_table(study: Study) -> Table:

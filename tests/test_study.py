@@ -257,7 +257,8 @@ def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, over
     assert json.loads((tmp_path / 'out/grown' / tuned[0] / 'config.json').read_text())['init_from'].endswith('tune_b4_s0')
 
 
-def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(in_process, monkeypatch, overlay, tmp_path):
+def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(in_process, monkeypatch, capsys, overlay,
+                                                                               tmp_path):
     monkeypatch.chdir(HERE)
     monkeypatch.setattr(grid.Study, 'results', property(lambda self: str(tmp_path / 'results')))
     path = write_study(tmp_path / 'grid.py', **SHARING | {'budgets': (6, 12), 'seeds': (1, 2), 'tune': {
@@ -265,6 +266,7 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
         overlays=(str(overlay),))
     Path(path).write_text('# Does it pay?\n' + Path(path).read_text())
     assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
+    said = capsys.readouterr().out
     names = ('report.md', 'report.csv')
     first = [(tmp_path / 'out' / name).read_text() for name in names]
     assert run_study(path, f'--out={tmp_path}/out', '--collect') == 0
@@ -279,6 +281,9 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
                  'python train.py configs/baseline.py'):
         assert part in page, part
     assert str(tmp_path / 'out') not in page and 'is trained otherwise' not in page
+    # What was said before the grid was trained is what its logs say after it.
+    planned = re.findall(r'^8 runs, .* spare (\d+\.\d%)', said, re.MULTILINE)
+    assert f'spared {planned[0]} of the FLOPs of separate runs, and ' in page
     shutil.rmtree(tmp_path / 'results' / 'li' / 'b12_s2')
     assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
     assert '7 of 8 runs are finished' in (tmp_path / 'results' / 'report.md').read_text()
