@@ -491,8 +491,9 @@ def test_a_grown_run_says_what_its_source_has_cost_and_compare_counts_it(toy, so
     compare.main()
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     own = lines_of(grown)[-1]['flops']
-    assert any(row[:1] == ['up'] and f'{own:.2e}' in row for row in rows)
-    assert any(row[1:4] == ['+', 'first', 'training'] and f'{own + sunk["flops"]:.2e}' in row for row in rows)
+    assert any(row[:1] == ['up'] and f'{own:.3g}' in row for row in rows)
+    counted = f'{own + sunk["flops"]:.3g}'
+    assert any(row[:4] == ['up', '+', 'first', 'training'] and counted in row for row in rows)
 
 
 def test_nobody_knows_what_a_model_of_hugging_face_has_cost(exported):
