@@ -133,7 +133,8 @@ def parse_arguments() -> argparse.Namespace:
         file_help = f'write {name} into FILE, or alone: instead of the tables'
         parser.add_argument(f'--{name}', metavar='FILE', type=os.path.expanduser, help=file_help)
     # '--csv' alone means standard output, and must not swallow the run after it.
-    args = parser.parse_args([arg + '=-' if arg[2:] in FORMATS else arg for arg in sys.argv[1:]])
+    bare = [f'--{name}' for name in FORMATS]
+    args = parser.parse_args([f'{arg}=-' if arg in bare else arg for arg in sys.argv[1:]])
     # What can't be is refused before a second's work is done.
     args.tuned = tuple(name for name in args.tuned.split(',') if name)
     for name in args.tuned:

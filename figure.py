@@ -487,13 +487,13 @@ def draw_arrow(axes, report, size: float):
         start, stop = on_flops.baseline_needs / size, on_flops.end / size
     arrow = {'arrowstyle': '->', 'linewidth': 1.4}
     axes.annotate('', (stop, loss), xytext=(start, loss), arrowprops=arrow, zorder=7)
-    # Near the right edge the text ends where the arrow does, to stay inside.
-    middle = (start + stop) / 2
-    is_at_edge = middle > 0.75 * axes.get_xlim()[1]
+    # Losses fall: to the left of the arrow, below the curves, is empty paper.
+    left = min(start, stop)
+    has_room = left > 0.4 * axes.get_xlim()[1]
     axes.annotate(
-        arrow_text(best), (max(start, stop) if is_at_edge else middle, loss), xytext=(0, -5), zorder=8,
-        textcoords='offset points', va='top', ha='right' if is_at_edge else 'center',
-        bbox={'facecolor': 'white', 'alpha': 0.8, 'linewidth': 0, 'pad': 1},
+        arrow_text(best), (left if has_room else (start + stop) / 2, loss), xytext=(-4 if has_room else 0, -4),
+        textcoords='offset points', va='top', ha='right' if has_room else 'center', zorder=8,
+        bbox={'facecolor': 'white', 'alpha': 0.7, 'linewidth': 0, 'pad': 1},
     )
 
 

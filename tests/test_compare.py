@@ -317,6 +317,12 @@ def test_each_format_goes_to_its_file_or_alone_to_the_standard_output(tmp_path, 
     assert json.loads((tmp_path / 'x.json').read_text())['runs'][1]['flops:cost'] == pytest.approx(1.0)
 
 
+def test_a_run_may_be_called_as_an_option_is(tmp_path, run, monkeypatch):
+    write_run(tmp_path / 'a_csv')
+    monkeypatch.chdir(tmp_path)
+    assert lines_of(run('a_csv')[0], 'a_csv (baseline)')
+
+
 def test_full_prints_the_catch_up_and_all_settings(tmp_path, run):
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'grown', n_stages=4)
