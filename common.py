@@ -54,7 +54,7 @@ def run_main(main):
         text = f'{error.filename}: {error.strerror}'
     # Mostly all ranks make the same mistake: the first one says it, and torchrun ends the others meanwhile.
     if os.environ.get('LOCAL_RANK', '0') != '0':
-        time.sleep(2)
+        time.sleep(10)
     print(f'error: {text}', file=sys.stderr)
     sys.exit(2)
 

@@ -49,7 +49,7 @@ json.dump(seen, open(os.path.join(folder, 'rank_' + os.environ.get('RANK', '0') 
 '''
 
 
-ENV = {**os.environ, 'OMP_NUM_THREADS': '1'}
+ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.getcwd()}
 
 
 def torchrun(ranks, script, *args, options=('--standalone',)):
@@ -60,10 +60,9 @@ def torchrun(ranks, script, *args, options=('--standalone',)):
 
 @pytest.fixture(scope='module')
 def probe(tmp_path_factory):
-    path = Path.cwd() / '.probe_train.py'  # beside train.py, so that it finds the modules
+    path = tmp_path_factory.mktemp('probe') / 'probe.py'
     path.write_text(PROBE)
-    yield str(path)
-    path.unlink()
+    return str(path)
 
 
 @pytest.fixture(scope='module')
@@ -143,17 +142,14 @@ def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, straigh
 
 @pytest.mark.slow
 def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
-    script = Path.cwd() / '.probe_nan.py'
+    script = tmp_path / 'nan.py'
     script.write_text('import os, train\nfrom common import run_main\nreal = train.GPT.forward\ncalls = []\n'
                       'def forward(self, idx, targets):\n'
                       '    loss = real(self, idx, targets)\n'
                       '    calls.append(self.training)\n'
                       "    return loss * float('nan') if sum(calls) == 21 and os.environ['RANK'] == '1' else loss\n"
                       'train.GPT.forward = forward\nrun_main(train.main)\n')
-    try:
-        done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
-    finally:
-        script.unlink()
+    done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == 1 and 'exitcode  : 1 (' in done.stderr
     assert 'loss nan' in done.stderr and 'stopped before the update' in done.stderr
     path, state = checkpoint.latest(str(tmp_path / 'a'))
@@ -162,7 +158,7 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, straight, tmp_path):
-    script = Path.cwd() / '.probe_kill.py'
+    script = tmp_path / 'kill.py'
     script.write_text('import os, signal, schedule, train\nfrom common import run_main\nreal = schedule.get_lr\n'
                       'def get_lr(config, phases, step):\n'
                       "    where = os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT'], step\n"
@@ -170,11 +166,8 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, strai
                       '        os.kill(os.getpid(), signal.SIGKILL)\n'
                       '    return real(config, phases, step)\n'
                       'schedule.get_lr = get_lr\nrun_main(train.main)\n')
-    try:
-        done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/killed', '--resume=auto',
-                        options=('--standalone', '--max-restarts=3'))
-    finally:
-        script.unlink()
+    done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/killed', '--resume=auto',
+                    options=('--standalone', '--max-restarts=3'))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('resumed at step') == 2
     assert_same_run(straight / 'run', tmp_path / 'killed')
@@ -182,17 +175,14 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, strai
 
 @pytest.mark.slow
 def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
-    script = Path.cwd() / '.probe_mistake.py'
+    script = tmp_path / 'mistake.py'
     script.write_text('import os, train\nfrom common import UserError, run_main\nreal = train.dry_run\n'
                       'def dry_run(*args):\n'
                       "    if os.environ['RANK'] == '1':\n"
                       "        raise UserError('out of memory, here only')\n"
                       '    real(*args)\n'
                       'train.dry_run = dry_run\nrun_main(train.main)\n')
-    try:
-        done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
-    finally:
-        script.unlink()
+    done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == 1 and done.stderr.count('error: out of memory, here only') == 1, done.stderr
     done = torchrun(2, 'train.py', *tiny, f'--out_dir={tmp_path}/b', '--data_dir=nowhere')
     assert done.returncode == 1 and done.stderr.count('error: data_dir nowhere does not exist') == 1, done.stderr
