@@ -1,20 +1,21 @@
 """
 What each phase of a plan really costs on this machine, beside what the ledger predicts.
 
-    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3] [--phases=LIST]
-                                                  [--plain] [--json]
+    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3]
+                                                  [--phases=LIST] [--plain] [--json]
 
-For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a micro-step's forward
-and backward and of an optimizer step, tokens/s, peak memory, the share of the matmul speed measured beside it, MFU
-where the GPU's peak is known, and the cost of a step relative to full depth, predicted (flops ledger) and measured.
-Then the whole plan beside its baseline, in hours. --phases=0,3 measures just these rows, --phases=none none, and full
-depth. --plain adds the full-depth step as it is usually written (all logits at once, nothing computed again, AdamW not
-fused but on CUDA; compiled as a whole where the blocks are compiled), in float32 and, where the hardware has it, under
-bfloat16 autocast, with the same memory settings as ours; on the CPU a further line says what these settings bring.
+For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a
+micro-step's forward and backward and of an optimizer step, tokens/s, peak memory, the share of the matmul
+speed measured beside it, MFU where the GPU's peak is known, and the cost of a step relative to full depth,
+predicted (flops ledger) and measured. Then the whole plan beside its baseline, in hours. --phases=0,3
+measures just these rows, --phases=none none, and full depth. --plain adds the full-depth step as it is
+usually written (all logits at once, nothing computed again, AdamW not fused but on CUDA; compiled as a whole
+where the blocks are compiled), in float32 and, where the hardware has it, under bfloat16 autocast, with the
+same memory settings as ours; on the CPU a further line says what these settings bring.
 
-Each measurement has a process of its own, so that neither memory nor compiled code is left from another one; they take
-turns and medians are reported, relative to full depth as it was measured before and after, so that a machine whose
-speed drifts doesn't favor one. The machine should be otherwise idle.
+Each measurement has a process of its own, so that neither memory nor compiled code is left from another one;
+they take turns and medians are reported, relative to full depth as it was measured before and after, so that
+a machine whose speed drifts doesn't favor one. The machine should be otherwise idle.
 """
 
 import argparse
@@ -67,7 +68,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of a micro-step's forward and backward and of the optimizer's step, and the peak of memory in bytes."""
+    """Seconds of a micro-step's forward and backward and of the optimizer's step, and the peak of memory in
+    bytes."""
 
     forward: float
     backward: float
@@ -87,7 +89,9 @@ def main():
     if own.repeats < 1:
         raise UserError(f'--repeats={own.repeats}: at least 1')
     if device.type == 'cpu' and lacks_glibc_tunables(config):
-        print(f'this takes less memory with GLIBC_TUNABLES={GLIBC_TUNABLES} in its environment', file=sys.stderr)
+        print(
+            f'this takes less memory with GLIBC_TUNABLES={GLIBC_TUNABLES} in its environment', file=sys.stderr
+        )
 
     # What can be wrong is wrong before the first measurement: a whole plan takes half an hour on a CPU.
     rows = choose_rows(config, phases, own.phases)
@@ -115,7 +119,7 @@ def parse_args():
     return parser.parse_known_args()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # what to measure
 
 
@@ -146,7 +150,11 @@ def row_numbers(wanted: str, n: int) -> list[int]:
     # What is no number counts as one too many; so does -1, which Python would take from the end.
     numbers = [int(text) if text.isdecimal() else n for text in wanted.split(',')]
     if max(numbers) >= n:
-        which = f'numbers from 0 to {n - 1}, like 0,{n - 1}, or none' if n else 'only none: the plan is full depth'
+        which = (
+            f'numbers from 0 to {n - 1}, like 0,{n - 1}, or none'
+            if n
+            else 'only none: the plan is full depth'
+        )
         raise UserError(f'--phases={wanted}: {which}')
     return numbers
 
@@ -168,7 +176,7 @@ def comparisons(full: schedule.Phase, config: TrainConfig, device: torch.device)
     return jobs
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # measuring
 
 
@@ -194,7 +202,8 @@ def measure_in_turns(config: TrainConfig, jobs: list[Job], repeats: int) -> tupl
 
 
 def in_own_process(function, config: TrainConfig, *args):
-    """function(config, *args) in a fresh process. Raises UserError if the process is killed, as one without memory is."""
+    """function(config, *args) in a fresh process. Raises UserError if the process is killed, as one without
+    memory is."""
     tunables = os.environ.get('GLIBC_TUNABLES')
     if args and not args[0].has_memory_settings:
         os.environ.pop('GLIBC_TUNABLES', None)  # a process reads it when it starts
@@ -203,16 +212,18 @@ def in_own_process(function, config: TrainConfig, *args):
         with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
             return pool.submit(call, function, config, *args).result()
     except concurrent.futures.process.BrokenProcessPool:
-        raise UserError(f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
-                        f'{config.batch_size}') from None
+        raise UserError(
+            f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
+            f'{config.batch_size}'
+        ) from None
     finally:
         if tunables is not None:
             os.environ['GLIBC_TUNABLES'] = tunables
 
 
 def call(function, config: TrainConfig, *args):
-    """function(config, *args), with what can go wrong on a user's machine as a UserError; not every other error can be
-    sent between processes."""
+    """function(config, *args), with what can go wrong on a user's machine as a UserError; not every other
+    error can be sent between processes."""
     try:
         return function(config, *args)
     except (RuntimeError, MemoryError) as error:
@@ -227,8 +238,8 @@ def call(function, config: TrainConfig, *args):
 def measure(config: TrainConfig, job: Job) -> Measured:
     """What a step of the job takes, on a model of its own.
 
-    A step here has at most two micro-steps, and the last is timed: where there are many, most add to gradients that
-    exist. Two steps warm up, the mean of the next two counts; on CUDA three and ten.
+    A step here has at most two micro-steps, and the last is timed: where there are many, most add to
+    gradients that exist. Two steps warm up, the mean of the next two counts; on CUDA three and ten.
     """
     device = pick_device(config.device)
     if device.type == 'cuda':
@@ -247,7 +258,9 @@ def measure(config: TrainConfig, job: Job) -> Measured:
     n_warm, n_timed = (3, 10) if device.type == 'cuda' else (2, 2)
     timed = []
     for _ in range(n_warm + n_timed):
-        with torch.autocast(device.type, enabled=False):  # as in train.py, for the weights that autocast has cast
+        with torch.autocast(
+            device.type, enabled=False
+        ):  # as in train.py, for the weights that autocast has cast
             for _ in range(min(2, grad_accum_steps(config))):
                 times = [now(device)]
                 with amp:
@@ -288,7 +301,8 @@ def prepare(model: GPT, config: TrainConfig):
 
 
 def prepare_plain(model: GPT, config: TrainConfig):
-    """The loss as it is usually written: the logits of every position at once, and autograd keeps what it keeps."""
+    """The loss as it is usually written: the logits of every position at once, and autograd keeps what it
+    keeps."""
     model_module.LARGE = math.inf  # no activation is so large that it is computed again
 
     def loss_of(x, y):
@@ -313,7 +327,8 @@ def now(device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak of the device's memory in bytes; on the CPU, of the whole process, 0 where the system doesn't tell."""
+    """Peak of the device's memory in bytes; on the CPU, of the whole process, 0 where the system doesn't
+    tell."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == 'linux':
@@ -330,7 +345,8 @@ def peak_memory(device: torch.device) -> int:
 
 
 def matmul_speed(config: TrainConfig) -> float:
-    """FLOP/s of the MLP's matmul on a micro-batch, in the dtype that training multiplies in: the speed limit."""
+    """FLOP/s of the MLP's matmul on a micro-batch, in the dtype that training multiplies in: the speed
+    limit."""
     device = pick_device(config.device)
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -353,15 +369,16 @@ def matmul_speed(config: TrainConfig) -> float:
     return flops / min(times)  # the least disturbed: this is the limit that others are held against
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # reporting
 
 
 def relative_costs(costs: list[tuple[int, float]]) -> list[float]:
-    """(number of the job, cost) in order of time -> each job's cost relative to job 0's, the median of its repeats.
+    """(number of the job, cost) in order of time -> each job's cost relative to job 0's, the median of its
+    repeats.
 
-    What counts is what job 0 would have cost at that place, interpolated between its costs before and after, so that
-    drifts cancel.
+    What counts is what job 0 would have cost at that place, interpolated between its costs before and after,
+    so that drifts cancel.
     """
     places = [place for place, (i, _) in enumerate(costs) if i == 0]
     full = [cost for i, cost in costs if i == 0]
@@ -371,12 +388,20 @@ def relative_costs(costs: list[tuple[int, float]]) -> list[float]:
     return [statistics.median(ratios[i]) for i in sorted(ratios)]
 
 
-def summarize(config: TrainConfig, phases: list, jobs: list[Job], measured: list, matmul: float, device) -> dict:
-    """Everything that was found, as plain types: 'phases' (one dict a row), 'plan', and with --plain 'plain'."""
+def summarize(
+    config: TrainConfig, phases: list, jobs: list[Job], measured: list, matmul: float, device
+) -> dict:
+    """Everything that was found, as plain types: 'phases' (one dict a row), 'plan', and with --plain
+    'plain'."""
     n = grad_accum_steps(config)
     relative = relative_costs([(i, one.step(n)) for i, one in measured])
     peak = peak_flops(device, config.dtype)
-    found = {'device': str(device), 'matmul_flops_per_second': matmul, 'peak_flops_per_second': peak, 'phases': []}
+    found = {
+        'device': str(device),
+        'matmul_flops_per_second': matmul,
+        'peak_flops_per_second': peak,
+        'phases': [],
+    }
     full_flops = sum(schedule.token_flops(config, jobs[0].phase))
     by_kind = {}
     for i, job in enumerate(jobs):
@@ -395,7 +420,12 @@ def summarize(config: TrainConfig, phases: list, jobs: list[Job], measured: list
         row['predicted'] = flops / full_flops
         name = int(job.name) if job.name.isdecimal() else job.name
         embeddings = job.phase.embeddings if job.phase.frozen else 'train'
-        place = {'row': name, 'depth': job.phase.depth, 'n_frozen': job.phase.n_frozen, 'embeddings': embeddings}
+        place = {
+            'row': name,
+            'depth': job.phase.depth,
+            'n_frozen': job.phase.n_frozen,
+            'embeddings': embeddings,
+        }
         found['phases'].append({**place, **row})
         by_kind[kind_of(job.phase)] = relative[i]
     found['plan'] = whole_plan(config, phases, by_kind, found['phases'][0]['tok_per_sec'])
@@ -411,54 +441,72 @@ def medians(many: list[Measured]) -> dict:
 
 
 def whole_plan(config: TrainConfig, phases: list, by_kind: dict, tok_per_sec: float) -> dict:
-    """Hours of the plan on this device and its cost relative to as many steps at full depth, measured and predicted."""
+    """Hours of the plan on this device and its cost relative to as many steps at full depth, measured and
+    predicted."""
     n_steps = schedule.total_steps(phases)
     # The plan's own mix of phases, each weighed by its steps, in units of a full-depth step.
     hours = n_steps * config.total_batch_size / tok_per_sec / 3600
     predicted = schedule.compute(config, phases, 'flops') / schedule.step_cost(config, 'flops') / n_steps
     measured = sum(phase.steps * by_kind.get(kind_of(phase), math.nan) for phase in phases) / n_steps
-    return {'steps': n_steps, 'full_depth_hours': hours,
-            'cost': {'measured': measured, 'predicted': predicted},
-            'hours': {'measured': measured * hours, 'predicted': predicted * hours}}
+    return {
+        'steps': n_steps,
+        'full_depth_hours': hours,
+        'cost': {'measured': measured, 'predicted': predicted},
+        'hours': {'measured': measured * hours, 'predicted': predicted * hours},
+    }
 
 
 def print_summary(config: TrainConfig, found: dict):
     tokens = config.batch_size * config.block_size
-    print(f'{found["device"]}: {found["matmul_flops_per_second"] / 1e9:,.0f} GFLOP/s in matmuls; micro-steps of '
-          f'{tokens} tokens, {grad_accum_steps(config)} to a step')
+    speed = found['matmul_flops_per_second'] / 1e9
+    print(
+        f'{found["device"]}: {speed:,.0f} GFLOP/s in matmuls; micro-steps of {tokens} tokens, '
+        f'{grad_accum_steps(config)} to a step'
+    )
     print_rows(found['phases'])
     if 'plan' in found:
         plan = found['plan']
         hours = plan['hours']
         cost = plan['cost']
-        print(f'the whole plan, {plan["steps"]} steps on this one device: {hours["measured"]:.2f} h measured, '
-              f'{hours["predicted"]:.2f} h predicted; the same steps at full depth {plan["full_depth_hours"]:.2f} h: '
-              f'{cost["measured"]:.1%} measured, {cost["predicted"]:.1%} predicted')
+        print(
+            f'the whole plan, {plan["steps"]} steps on this one device: {hours["measured"]:.2f} h measured, '
+            f'{hours["predicted"]:.2f} h predicted; the same steps at full depth '
+            f'{plan["full_depth_hours"]:.2f} h: {cost["measured"]:.1%} measured, {cost["predicted"]:.1%} predicted'
+        )
     full = found['phases'][0]
     for name, plain in found.get('plain', {}).items():
         speed = plain['measured']
         memory = full['memory'] / plain['memory'] if plain['memory'] else math.nan
         if name == 'no memory settings':
-            print(f"of that, the C library's memory settings: ours has {speed:.2f}x the tokens/s that it has without "
-                  f'them, {memory:.2f}x the memory; both sides above have them')
+            print(
+                f"of that, the C library's memory settings: ours has {speed:.2f}x the tokens/s that it has "
+                f'without them, {memory:.2f}x the memory; both sides above have them'
+            )
             continue
-        print(f'full depth written the plain way in {name}: forward {plain["forward"]:.4f} s, backward '
-              f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, {plain["tok_per_sec"]:.0f} tok/s, '
-              f'peak {plain["memory"] / 1e9:.2f} GB: ours has {speed:.2f}x its tokens/s, {memory:.2f}x its memory')
+        print(
+            f'full depth written the plain way in {name}: forward {plain["forward"]:.4f} s, backward '
+            f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, '
+            f'{plain["tok_per_sec"]:.0f} tok/s, peak {plain["memory"] / 1e9:.2f} GB: ours has {speed:.2f}x its '
+            f'tokens/s, {memory:.2f}x its memory'
+        )
 
 
 def print_rows(rows: list[dict]):
     """The table. A column MFU only where the peak is known."""
     with_mfu = rows[0]['mfu'] is not None
     mfu = f' {"MFU":>6}' if with_mfu else ''
-    print(f'{"row":>4} {"depth":>5} {"frozen":>6} {"embeddings":>12} {"forward s":>10} {"backward s":>10} '
-          f'{"optim. s":>9} {"tok/s":>9} {"peak GB":>8} {"of matmul":>9}{mfu} {"predicted":>9} {"measured":>9}')
+    print(
+        f'{"row":>4} {"depth":>5} {"frozen":>6} {"embeddings":>12} {"forward s":>10} {"backward s":>10} '
+        f'{"optim. s":>9} {"tok/s":>9} {"peak GB":>8} {"of matmul":>9}{mfu} {"predicted":>9} {"measured":>9}'
+    )
     for row in rows:
         mfu = f' {row["mfu"]:>6.1%}' if with_mfu else ''
-        print(f'{row["row"]:>4} {row["depth"]:>5} {row["n_frozen"]:>6} {row["embeddings"]:>12} '
-              f'{row["forward"]:>10.4f} {row["backward"]:>10.4f} {row["optimizer"]:>9.4f} '
-              f'{row["tok_per_sec"]:>9.0f} {row["memory"] / 1e9:>8.2f} {row["of_matmul"]:>9.1%}{mfu} '
-              f'{row["predicted"]:>9.1%} {row["measured"]:>9.1%}')
+        print(
+            f'{row["row"]:>4} {row["depth"]:>5} {row["n_frozen"]:>6} {row["embeddings"]:>12} '
+            f'{row["forward"]:>10.4f} {row["backward"]:>10.4f} {row["optimizer"]:>9.4f} '
+            f'{row["tok_per_sec"]:>9.0f} {row["memory"] / 1e9:>8.2f} {row["of_matmul"]:>9.1%}{mfu} '
+            f'{row["predicted"]:>9.1%} {row["measured"]:>9.1%}'
+        )
 
 
 if __name__ == '__main__':

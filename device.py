@@ -1,4 +1,5 @@
-"""The machine: devices, number formats, peak speed, ranks, compiling, and the memory settings of the platform."""
+"""The machine: devices, number formats, peak speed, ranks, compiling, and the memory settings of the
+platform."""
 
 import atexit
 import contextlib
@@ -25,11 +26,12 @@ GLIBC_TUNABLES = 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'
 
 
 def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
-    """The torch device called `name`; 'auto': cuda, else mps, else cpu. Where several ranks share a machine's GPUs, each
-    takes the one of its local rank.
+    """The torch device called `name`; 'auto': cuda, else mps, else cpu. Where several ranks share a machine's
+    GPUs, each takes the one of its local rank.
 
-    A GPU is made the current one before anything is allocated: a rank that touches another one's GPU first leaves half a
-    gigabyte there. Raises UserError if the device isn't there, or if all ranks are told to use the same GPU.
+    A GPU is made the current one before anything is allocated: a rank that touches another one's GPU first
+    leaves half a gigabyte there. Raises UserError if the device isn't there, or if all ranks are told to use
+    the same GPU.
     """
     if name == 'auto':
         name = 'cpu'
@@ -64,18 +66,22 @@ def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.dev
     if world_size == 1:
         return device if device.index is not None else torch.device('cuda', 0)
     if device.index is not None:
-        raise UserError(f'--device={device} is one GPU, but there are {world_size} ranks, each of which takes its own: say '
-                        '--device=cuda, and choose among the GPUs with CUDA_VISIBLE_DEVICES')
+        raise UserError(
+            f'--device={device} is one GPU, but there are {world_size} ranks, each of which takes its own: '
+            'say --device=cuda, and choose among the GPUs with CUDA_VISIBLE_DEVICES'
+        )
     count = torch.cuda.device_count()
     if 0 < count <= local_rank:
-        raise UserError(f'rank {local_rank} of this machine has no GPU: there are {count}. Start torchrun with '
-                        f'--nproc_per_node={count}')
+        raise UserError(
+            f'rank {local_rank} of this machine has no GPU: there are {count}. Start torchrun with '
+            f'--nproc_per_node={count}'
+        )
     return torch.device('cuda', local_rank)
 
 
 def has_cuda() -> bool:
-    """Whether torch can use a GPU here. Raises UserError where there is one and its driver doesn't suit torch: torch itself
-    would only warn and go on on the CPU, a hundred times slower."""
+    """Whether torch can use a GPU here. Raises UserError where there is one and its driver doesn't suit
+    torch: torch itself would only warn and go on on the CPU, a hundred times slower."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         if torch.cuda.is_available():
@@ -86,12 +92,17 @@ def has_cuda() -> bool:
     if is_hidden or not (reasons or gpus):
         return False
     if torch.version.cuda is None and torch.version.hip is None:
-        print('this machine has an NVIDIA GPU, but this torch is built for the CPU alone: running on the CPU', file=sys.stderr)
+        print(
+            'this machine has an NVIDIA GPU, but this torch is built for the CPU alone: running on the CPU',
+            file=sys.stderr,
+        )
         return False
     reason = reasons[0].splitlines()[0] if reasons else 'no reason given'
-    raise UserError(f'this machine has a GPU that torch {torch.__version__} can not use: {reason} (driver: '
-                    f'{driver_version()}; torch is built for CUDA {torch.version.cuda}). Update the NVIDIA driver, install '
-                    'a torch built for an older CUDA, or say --device=cpu')
+    raise UserError(
+        f'this machine has a GPU that torch {torch.__version__} can not use: {reason} (driver: '
+        f'{driver_version()}; torch is built for CUDA {torch.version.cuda}). Update the NVIDIA driver, '
+        'install a torch built for an older CUDA, or say --device=cpu'
+    )
 
 
 def driver_version() -> str:
@@ -105,9 +116,14 @@ def driver_version() -> str:
 
 
 def use_expandable_segments():
-    """Have CUDA's allocator grow its segments instead of adding new ones: each growth of the model changes all sizes, and
-    what is free between old segments could not be used for the new ones. A setting of the user's own stays."""
-    names = ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF', 'PYTORCH_HIP_ALLOC_CONF')  # the first since torch 2.9
+    """Have CUDA's allocator grow its segments instead of adding new ones: each growth of the model changes
+    all sizes, and what is free between old segments could not be used for the new ones. A setting of the
+    user's own stays."""
+    names = (
+        'PYTORCH_ALLOC_CONF',
+        'PYTORCH_CUDA_ALLOC_CONF',
+        'PYTORCH_HIP_ALLOC_CONF',
+    )  # the first since torch 2.9
     if not any(name in os.environ for name in names):
         os.environ['PYTORCH_ALLOC_CONF'] = 'expandable_segments:True'  # read at the first allocation
 
@@ -133,10 +149,13 @@ def to_device(arrays, device) -> list:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX."""
+    """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or
+    AMX."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == 'cpu' and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
 
 
 def autocast(device: torch.device, dtype: str):
@@ -152,37 +171,70 @@ def autocast(device: torch.device, dtype: str):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device, the CPU's allocator (which raises a plain RuntimeError), Python or the system ran out of memory."""
+    """Whether a device, the CPU's allocator (which raises a plain RuntimeError), Python or the system ran out
+    of memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    texts = ("can't allocate memory", 'bad_alloc', 'CUDA out of memory', "can't start new thread", 'could not create a memory')
+    texts = (
+        "can't allocate memory",
+        'bad_alloc',
+        'CUDA out of memory',
+        "can't start new thread",
+        'could not create a memory',
+    )
     return any(text in str(error) for text in texts)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # how fast the hardware could be
 
-# Dense bfloat16 TFLOP/s with float32 sums, by the makers' data sheets (those that count 2:4 sparsity halved). The first
-# entry whose words all stand in a GPU's name counts.
+# Dense bfloat16 TFLOP/s with float32 sums, by the makers' data sheets (those that count 2:4 sparsity halved).
+# The first entry whose words all stand in a GPU's name counts.
 PEAK_TFLOPS = (
-    ('GB300', 2500), ('B300', 2250), ('GB200', 2500), ('B200', 2250),
-    ('GH200', 989), ('H200 NVL', 835), ('H200', 989),
-    ('H100 PCIe', 756), ('H100 HBM2e', 756), ('H100 NVL', 835), ('H100', 989), ('H800 PCIe', 756), ('H800', 989),
-    ('H20', 148), ('A100', 312), ('A800', 312), ('A30', 165), ('A40', 149.7), ('A10G', 70), ('A10', 125),
-    ('L40S', 362), ('L40', 181), ('L4', 121), ('RTX 6000 Ada', 364.2), ('RTX A6000', 154.8),
-    ('RTX 5090 D', None), ('RTX 5090', 209.5), ('RTX 4090 D', 147), ('RTX 4090', 165),
-    ('RTX 3090 Ti', 80), ('RTX 3090', 71),
+    ('GB300', 2500),
+    ('B300', 2250),
+    ('GB200', 2500),
+    ('B200', 2250),
+    ('GH200', 989),
+    ('H200 NVL', 835),
+    ('H200', 989),
+    ('H100 PCIe', 756),
+    ('H100 HBM2e', 756),
+    ('H100 NVL', 835),
+    ('H100', 989),
+    ('H800 PCIe', 756),
+    ('H800', 989),
+    ('H20', 148),
+    ('A100', 312),
+    ('A800', 312),
+    ('A30', 165),
+    ('A40', 149.7),
+    ('A10G', 70),
+    ('A10', 125),
+    ('L40S', 362),
+    ('L40', 181),
+    ('L4', 121),
+    ('RTX 6000 Ada', 364.2),
+    ('RTX A6000', 154.8),
+    ('RTX 5090 D', None),
+    ('RTX 5090', 209.5),
+    ('RTX 4090 D', 147),
+    ('RTX 4090', 165),
+    ('RTX 3090 Ti', 80),
+    ('RTX 3090', 71),
 )
 SLOWER = {'laptop', 'mobile', 'max', 'mig', 'grid'}  # a part of the chip, or less power: its peak is another
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
-    """FLOP/s that the GPU could do at best in matmuls of `dtype` ('auto', 'bfloat16' or 'float32', as in the config).
+    """FLOP/s that the GPU could do at best in matmuls of `dtype` ('auto', 'bfloat16' or 'float32', as in the
+    config).
 
-    float32 counts as TF32, in which train.py multiplies it on CUDA: half of bfloat16 on every GPU of the table. None on
-    other devices, and where the GPU is not in the table: no figure is better than one against the wrong peak.
+    float32 counts as TF32, in which train.py multiplies it on CUDA: half of bfloat16 on every GPU of the
+    table. None on other devices, and where the GPU is not in the table: no figure is better than one against
+    the wrong peak.
     """
     if device.type != 'cuda':
         return None
@@ -195,9 +247,12 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 
 
 def peak_of(gpu: str) -> float | None:
-    """FLOP/s in bfloat16 of the GPU with this name, as torch.cuda.get_device_name gives it; None if it isn't known."""
+    """FLOP/s in bfloat16 of the GPU with this name, as torch.cuda.get_device_name gives it; None if it isn't
+    known."""
     words = set(re.findall(r'[a-z0-9]+', gpu.lower()))
-    is_slice = any(re.fullmatch(r'\d+[abcq]', word) for word in words)  # of a GPU shared by NVIDIA's vGPU: A100-10C
+    is_slice = any(
+        re.fullmatch(r'\d+[abcq]', word) for word in words
+    )  # of a GPU shared by NVIDIA's vGPU: A100-10C
     if is_slice or words & SLOWER:
         return None
     for name, tflops in PEAK_TFLOPS:
@@ -206,14 +261,14 @@ def peak_of(gpu: str) -> float | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # memory on the CPU
 
 
 def keep_freed_memory():
-    """Have glibc keep what is freed: by default large blocks go back to the kernel, which clears them page by page when
-    the next step asks again. That is a quarter of a step of GPT-2 124M on the CPU. Elsewhere than on glibc this does
-    nothing."""
+    """Have glibc keep what is freed: by default large blocks go back to the kernel, which clears them page by
+    page when the next step asks again. That is a quarter of a step of GPT-2 124M on the CPU. Elsewhere than
+    on glibc this does nothing."""
     if sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'mallopt'):
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # /usr/include/malloc.h
         ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
@@ -221,11 +276,13 @@ def keep_freed_memory():
 
 
 def lacks_glibc_tunables(config) -> bool:
-    """Whether training `config`, a TrainConfig, on the CPU would take less memory with GLIBC_TUNABLES in the environment.
+    """Whether training `config`, a TrainConfig, on the CPU would take less memory with GLIBC_TUNABLES in the
+    environment.
 
-    Before 2.38 glibc cuts the aligned memory that torch asks for out of a larger piece and can't use it for the same
-    size again until the fragments around it are joined to it: GPT-2 124M then takes a quarter more. glibc reads the
-    setting when a program starts, so that only the user can give it. Small objects would only get slower.
+    Before 2.38 glibc cuts the aligned memory that torch asks for out of a larger piece and can't use it for
+    the same size again until the fragments around it are joined to it: GPT-2 124M then takes a quarter more.
+    glibc reads the setting when a program starts, so that only the user can give it. Small objects would only
+    get slower.
     """
     libc, version = platform.libc_ver()
     old = libc == 'glibc' and [int(number) for number in version.split('.')] < [2, 38]
@@ -233,12 +290,13 @@ def lacks_glibc_tunables(config) -> bool:
     return old and large and 'GLIBC_TUNABLES' not in os.environ
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # ranks
 
 
 def read_ranks() -> tuple[int, int, int]:
-    """(rank, number of ranks, rank on this machine) from the environment that torchrun sets, (0, 1, 0) without it.
+    """(rank, number of ranks, rank on this machine) from the environment that torchrun sets, (0, 1, 0)
+    without it.
 
     Raises UserError where the environment contradicts itself.
     """
@@ -255,33 +313,46 @@ def read_ranks() -> tuple[int, int, int]:
         said = ', '.join(f'{name}={os.environ.get(name, "")}' for name in names)
         if missing:
             said += f', and no {missing[0]}'
-        raise UserError(f'the environment says {said}: start several ranks with torchrun, or one without any of these')
+        raise UserError(
+            f'the environment says {said}: start several ranks with torchrun, or one without any of these'
+        )
     return rank, world_size, local_rank
 
 
 def init_distributed(device: torch.device, rank: int, world_size: int):
     """init_process_group, such that it also works after a restart by torchrun --max-restarts.
 
-    torchrun lends the ranks its own store, in which a restarted rank finds the addresses of dead ones (pytorch#135712,
-    still so in torch 2.13) and hangs. So each attempt has names of its own there; over several nodes, which don't count
-    restarts alike, the ranks need a store of their own, which torchrun gives them if asked. Raises UserError if it
-    wasn't.
+    torchrun lends the ranks its own store, in which a restarted rank finds the addresses of dead ones
+    (pytorch#135712, still so in torch 2.13) and hangs. So each attempt has names of its own there; over
+    several nodes, which don't count restarts alike, the ranks need a store of their own, which torchrun gives
+    them if asked. Raises UserError if it wasn't.
     """
-    timeout = timedelta(minutes=20)  # no eval or save takes as long: what hangs for longer is an error, and may restart
+    timeout = timedelta(
+        minutes=20
+    )  # no eval or save takes as long: what hangs for longer is an error, and may restart
     store = next(dist.rendezvous('env://', rank, world_size, timeout=timeout))[0]
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
         several_nodes = os.environ['LOCAL_WORLD_SIZE'] != os.environ['WORLD_SIZE']
         if os.environ['TORCHELASTIC_MAX_RESTARTS'] != '0' and several_nodes:
-            raise UserError('torchrun --max-restarts over several nodes works only with '
-                            'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun')
+            raise UserError(
+                'torchrun --max-restarts over several nodes works only with '
+                'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun'
+            )
         store = dist.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
     on_gpu = device.type == 'cuda'
-    dist.init_process_group('nccl' if on_gpu else 'gloo', store=store, rank=rank, world_size=world_size, timeout=timeout,
-                            device_id=device if on_gpu else None)  # else NCCL guesses the GPU from the rank
+    dist.init_process_group(
+        'nccl' if on_gpu else 'gloo',
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=device if on_gpu else None,
+    )  # else NCCL guesses the GPU from the rank
 
 
 def wrap_distributed(model, world_size: int):
-    """The model, or where there are several ranks DDP around it, over exactly the parameters that train now."""
+    """The model, or where there are several ranks DDP around it, over exactly the parameters that train
+    now."""
     if world_size == 1:
         return model
     gc.collect()  # what an earlier DDP has left
@@ -294,22 +365,24 @@ def leave_distributed(world_size: int):
         return
     dist.barrier()
     dist.destroy_process_group()
-    # DDP leaves gloo's threads running (torch 2.13), and now and then Python's teardown under them aborts the process
-    # after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end without teardown.
+    # DDP leaves gloo's threads running (torch 2.13), and now and then Python's teardown under them aborts the
+    # process after a run that is complete: a failure to torchrun, a restart with --max-restarts. So end
+    # without teardown.
     sys.stdout.flush()
     atexit.register(os._exit, 0)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # compiling
 
 
 def compile_blocks(model):
     """torch.compile for training: the blocks of a GPT that aren't compiled yet, and the loss of its head.
 
-    All blocks share the same few graphs, one for each combination of "its weights train" and "something below trains"
-    that occurs: three for the paper's schedule, four at most. So growth compiles nothing new, and dynamo's recompile
-    limit is never met; meeting it is an error, where dynamo by default would go on without compiling.
+    All blocks share the same few graphs, one for each combination of "its weights train" and "something below
+    trains" that occurs: three for the paper's schedule, four at most. So growth compiles nothing new, and
+    dynamo's recompile limit is never met; meeting it is an error, where dynamo by default would go on without
+    compiling.
     """
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     # Else DDP splits what is compiled under it at its buckets of 25 MB, and a block of GPT-2 124M has 28 MB.

@@ -1,9 +1,10 @@
 """
 GPT-2 with layer-stage hooks: grow() adds blocks, freeze() says what trains.
 
-The model is GPT-2 exactly: learned positions, pre-norm blocks with biases, LayerNorm epsilon 1e-5, tanh GELU, head
-tied to the token embedding. Parameters have nanoGPT's names (transformer.h.0.attn.c_attn.weight, ...). A block that
-has not grown yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has 124,439,808 parameters.
+The model is GPT-2 exactly: learned positions, pre-norm blocks with biases, LayerNorm epsilon 1e-5, tanh GELU,
+head tied to the token embedding. Parameters have nanoGPT's names (transformer.h.0.attn.c_attn.weight, ...). A
+block that has not grown yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has
+124,439,808 parameters.
 """
 
 import functools
@@ -29,7 +30,8 @@ def compute_dtype(x) -> torch.dtype:
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Shape of the model. n_layer is the final depth, by which residual projections are scaled at initialisation."""
+    """Shape of the model. n_layer is the final depth, by which residual projections are scaled at
+    initialisation."""
 
     block_size: int = 1024
     vocab_size: int = 50257
@@ -44,11 +46,12 @@ def gelu(x):
 
 
 def recompute_linear(function, linear: nn.Linear, x):
-    """linear(function(x)), whose backward computes function(x) again where it is large, instead of keeping it.
+    """linear(function(x)), whose backward computes function(x) again where it is large, instead of keeping
+    it.
 
     That is activation checkpointing of GELU and the norms alone, a third of what a block would keep.
-    torch.utils.checkpoint does the same, but costs a small model twice as much time. Compiled blocks choose by
-    themselves what to compute again.
+    torch.utils.checkpoint does the same, but costs a small model twice as much time. Compiled blocks choose
+    by themselves what to compute again.
     """
     y = function(x)
     if torch.compiler.is_compiling() or y.numel() < LARGE:
@@ -76,7 +79,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.dropout = config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys and values of all heads at once
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys, values of all heads
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x, norm, mask=None):
@@ -86,8 +89,9 @@ class SelfAttention(nn.Module):
         q = q.view(heads).transpose(1, 2)  # (B, n_head, T, C / n_head)
         k = k.view(heads).transpose(1, 2)
         v = v.view(heads).transpose(1, 2)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
+        dropout = self.dropout if self.training else 0.0  # the function does not know the module's mode
+        causal = mask is None
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
         y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
@@ -119,57 +123,68 @@ class Block(nn.Module):
         return x + self.mlp(x, self.ln_2)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # the head's loss
 
 
 class FusedLinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of F.linear(x, weight) in nats, a chunk of rows at a time, its gradients computed on the spot.
+    """Mean cross-entropy of F.linear(x, weight) in nats, a chunk of rows at a time, with its gradients.
 
-    So the logits of all rows never exist, forward or backward, and no matmul is done twice. What happens between the
-    matmuls is memory traffic: on a GPU it would cost more than they do, so with `is_compiled` it is one kernel. (torch's
-    own F.linear_cross_entropy works alike, but stays in float32 under autocast, or sums in bfloat16.)
+    So the logits of all rows never exist, forward or backward, and no matmul is done twice. What happens
+    between the matmuls is memory traffic: on a GPU it would cost more than they do, so with `is_compiled` it
+    is one kernel. (torch's own F.linear_cross_entropy works alike, but stays in float32 under autocast, or
+    sums in bfloat16.)
     """
 
-    # Logits at a time: in float32 128 MB, 667 rows of GPT-2's vocabulary, with 64 MB beside them under bfloat16. A GPU
-    # wants larger matmuls: 2^28 bfloat16 logits are 512 MB.
+    # Logits at a time: in float32 128 MB, 667 rows of GPT-2's vocabulary, with 64 MB beside them under
+    # bfloat16. A GPU wants larger matmuls: 2^28 bfloat16 logits are 512 MB.
     CHUNK = 2**25
     CUDA_CHUNK = 2**28
 
     @staticmethod
     def forward(ctx, x, weight, targets, train: bool, is_compiled: bool):
-        """x (N, C), weight (V, C), targets (N,) int64 -> scalar. train: whether gradients will be asked for."""
-        ctx.dx = torch.empty_like(x) if train and ctx.needs_input_grad[0] else None
-        ctx.dw = torch.zeros_like(weight) if train and ctx.needs_input_grad[1] else None
+        """x (N, C), weight (V, C), targets (N,) int64 -> scalar. train: gradients will be asked for."""
+        ctx.dx = None
+        ctx.dw = None
+        if train and ctx.needs_input_grad[0]:
+            ctx.dx = torch.empty_like(x)
+        if train and ctx.needs_input_grad[1]:
+            ctx.dw = torch.zeros_like(weight)
         has_gradient = ctx.dx is not None or ctx.dw is not None
+        N = len(x)
         w = weight.to(compute_dtype(x))
         chunk = ChunkMemory.of(x, w, is_compiled)
-        scale = 1 / len(x)
         losses = []
-        for first in range(0, len(x), chunk.rows):
-            x_chunk = x[first : first + chunk.rows].to(w.dtype)
-            y = targets[first : first + chunk.rows, None]
+        for first in range(0, N, chunk.rows):
+            rows = slice(first, first + chunk.rows)
+            x_chunk = x[rows].to(w.dtype)
+            y = targets[rows, None]
             n = len(y)
-            if is_compiled and n < chunk.rows:  # all of one size, or a second graph: rows of zeros add nothing to dw
-                x_chunk = F.pad(x_chunk, (0, 0, 0, chunk.rows - n))
-                y = F.pad(y, (0, 0, 0, chunk.rows - n))
-            logits = torch.mm(x_chunk, w.t(), out=chunk.logits[: len(y)])
+            missing = chunk.rows - n
+            if is_compiled and missing:
+                # All of one size, or there would be a second graph. Rows of zeros add nothing to dw.
+                x_chunk = F.pad(x_chunk, (0, 0, 0, missing))
+                y = F.pad(y, (0, 0, 0, missing))
+            logits = chunk.logits[: len(y)]
+            torch.mm(x_chunk, w.t(), out=logits)
             if is_compiled:
-                loss = compiled_chunk_loss()(logits, y, scale)
+                loss = compiled_chunk_loss()(logits, y, 1 / N)
             else:
-                loss = eager_chunk_loss(logits, chunk.float32[: len(y)], y, len(x), has_gradient)
+                loss = eager_chunk_loss(logits, chunk.float32[: len(y)], y, N, has_gradient)
             losses.append(loss[:n])
-            gradient = logits  # the same memory
+            gradient = logits  # the same memory, by now
             if ctx.dx is not None:
-                ctx.dx[first : first + n] = (gradient @ w)[:n]
+                dx = gradient @ w
+                ctx.dx[rows] = dx[:n]
             if ctx.dw is not None:
                 add_matmul(ctx.dw, gradient.t(), x_chunk)
         return torch.cat(losses).mean()
 
     @staticmethod
     def backward(ctx, grad):
-        dx, dw = ctx.dx, ctx.dw
-        del ctx.dx, ctx.dw
+        dx = ctx.dx
+        dw = ctx.dw
+        del ctx.dx, ctx.dw  # what is returned is accumulated in place where nobody else holds it
         if dx is not None:
             dx.mul_(grad)
         if dw is not None:
@@ -179,7 +194,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
 
 @dataclass
 class ChunkMemory:
-    """What all chunks of a loss share: their size, and the memory that the logits and then their gradient lie in."""
+    """What all chunks of a loss share: their size, and the memory of the logits and then their gradient."""
 
     rows: int  # of x, at most
     logits: torch.Tensor  # (rows, V), what the matmuls give and take
@@ -187,28 +202,33 @@ class ChunkMemory:
 
     @classmethod
     def of(cls, x, w, is_compiled: bool):
-        on_gpu = is_compiled and x.device.type == 'cuda'
-        chunk = FusedLinearCrossEntropy.CUDA_CHUNK if on_gpu else FusedLinearCrossEntropy.CHUNK
-        n_chunks = math.ceil(len(x) * len(w) / chunk)
-        rows = math.ceil(len(x) / n_chunks)
+        """For x (N, C) and w (V, C), both as FusedLinearCrossEntropy multiplies them."""
+        N = len(x)
+        V = len(w)
+        largest = FusedLinearCrossEntropy.CHUNK
+        if is_compiled and x.device.type == 'cuda':
+            largest = FusedLinearCrossEntropy.CUDA_CHUNK
+        n_chunks = math.ceil(N * V / largest)
+        rows = math.ceil(N / n_chunks)
         if is_compiled:
-            # Tensor cores want rows that begin at multiples of 128 bytes; a vocabulary of 50,257 doesn't give them.
-            aligned = math.ceil(len(w) / 64) * 64
-            logits = torch.empty(rows, aligned, dtype=w.dtype, device=x.device)[:, : len(w)]
+            # Tensor cores want rows that begin at multiples of 128 bytes. 50,257 columns don't give them.
+            aligned = math.ceil(V / 64) * 64
+            logits = torch.empty(rows, aligned, dtype=w.dtype, device=x.device)
+            logits = logits[:, :V]
             return cls(rows, logits, logits)
-        logits = torch.empty(rows, len(w), dtype=w.dtype, device=x.device)
+        logits = torch.empty(rows, V, dtype=w.dtype, device=x.device)
         if w.dtype == torch.float32:
             return cls(rows, logits, logits)
         return cls(rows, logits, torch.empty_like(logits, dtype=torch.float32))
 
 
 def eager_chunk_loss(logits, float32, y, n_rows: int, has_gradient: bool):
-    """Cross-entropy (rows, 1) of logits (rows, V) and targets y (rows, 1), over which the gradient of its sum over
-    `n_rows` is written where it is wanted. `float32` is memory for the steps between: the logits there become the
-    softmax and then the gradient."""
+    """Cross-entropy (rows, 1) of logits (rows, V) and targets y (rows, 1). Over the logits goes the gradient of
+    the mean over `n_rows`, where it is wanted. `float32` (rows, V) is memory for the steps between."""
     float32.copy_(logits)
     top = float32.amax(1, keepdim=True)
     target = float32.gather(1, y)
+    # In place from here on: what were the logits becomes the softmax, and then the gradient.
     total = float32.sub_(top).exp_().sum(1, keepdim=True)
     if has_gradient:
         float32.mul_(1 / (n_rows * total))
@@ -218,16 +238,20 @@ def eager_chunk_loss(logits, float32, y, n_rows: int, has_gradient: bool):
 
 
 def chunk_loss(logits, y, scale: float):
-    """The same for torch.compile, with a gradient times `scale`: one kernel that reads each logit twice and writes it
-    once, 6 bytes a logit in bfloat16. inductor finds its online softmax (maximum and sum in one pass) in just these
-    steps, where no gather comes between; eager they would cost 1.7 times as much as the other way."""
+    """The same for torch.compile, with a gradient times `scale`. On a GPU it becomes one kernel that reads each
+    logit twice and writes it once, 6 bytes in bfloat16; eager it would cost 1.7 times as much as the above."""
     x = logits.float()
+    # Just these steps are what inductor knows as an online softmax: maximum and sum in one pass.
     top = x.amax(1, keepdim=True)
-    log_total = (x - top).exp().sum(1, keepdim=True).log()
+    exponentials = (x - top).exp()
+    log_total = exponentials.sum(1, keepdim=True).log()
+    # A gather or scatter would end the kernel. A comparison in every column costs nothing: memory is the limit.
     is_target = torch.arange(logits.shape[1], device=logits.device) == y
     target = torch.where(is_target, x, 0.0).sum(1, keepdim=True)
-    softmax = (x - top - log_total).exp()  # another exp than above: inductor would keep the first in memory
-    logits.copy_((softmax - is_target.float()) * scale)
+    # exponentials / total would be the same; but then inductor keeps them in memory, 4 bytes a logit.
+    softmax = (x - top - log_total).exp()
+    gradient = (softmax - is_target.float()) * scale
+    logits.copy_(gradient)
     return log_total + top - target
 
 
@@ -249,35 +273,34 @@ def add_matmul(total, a, b):
 
 @functools.cache
 def adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a matmul of `dtype` can add to a float32 tensor by itself: on CUDA, by the torch that is installed."""
+    """Whether a matmul of `dtype` can add to a float32 tensor by itself: on CUDA, if this torch can do it."""
     if device.type != 'cuda':
         return False
     a = torch.zeros(16, 16, dtype=dtype, device=device)
     total = torch.zeros(16, 16, device=device)
-    try:
+    try:  # builds differ, and none says what it can do
         torch.addmm(total, a, a, out_dtype=torch.float32, out=total)
     except (RuntimeError, TypeError):
         return False
     return True
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # the model
 
 
 class GPT(nn.Module):
-    """A GPT-2 of `depth` blocks (default: all n_layer), initialised from `generator` (default: torch's global one)."""
+    """A GPT-2 of `depth` blocks (default: n_layer), initialised from `generator` (default: torch's own)."""
 
     def __init__(self, config: GPTConfig, depth: int | None = None, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
         self.compiled_loss = False  # device.compile_blocks sets it
-        self.transformer = nn.ModuleDict({
-            'wte': nn.Embedding(config.vocab_size, config.n_embd),
-            'wpe': nn.Embedding(config.block_size, config.n_embd),
-            'h': nn.ModuleList(),
-            'ln_f': nn.LayerNorm(config.n_embd),
-        })
+        self.transformer = nn.ModuleDict()
+        self.transformer['wte'] = nn.Embedding(config.vocab_size, config.n_embd)
+        self.transformer['wpe'] = nn.Embedding(config.block_size, config.n_embd)
+        self.transformer['h'] = nn.ModuleList()
+        self.transformer['ln_f'] = nn.LayerNorm(config.n_embd)
         for embedding in (self.transformer.wte, self.transformer.wpe):
             nn.init.normal_(embedding.weight, std=0.02, generator=generator)
         self.grow(config.n_layer if depth is None else depth, 'random', generator)
@@ -291,10 +314,10 @@ class GPT(nn.Module):
         """Add blocks until there are `depth`, where growth.layout(init, ...) says, or the layout `layers`.
 
         Existing blocks stay the same objects with the same weights. New ones are drawn on the CPU from
-        `generator`, so that the same seed gives the same layers on every rank, device and resume. `freeze` must
-        be called afterwards. Returns the new blocks from the bottom up, each as (block, the old block that it
-        copies or None). Raises UserError, naming the operator, if the layout is no growth of this model to
-        `depth`.
+        `generator`, so that the same seed gives the same layers on every rank, device and resume. `freeze`
+        must be called afterwards. Returns the new blocks from the bottom up, each as (block, the old block
+        that it copies or None). Raises UserError, naming the operator, if the layout is no growth of this
+        model to `depth`.
         """
         old = list(self.transformer.h)
         if layers is None:
@@ -322,7 +345,8 @@ class GPT(nn.Module):
         return new_blocks
 
     def new_block(self, generator: torch.Generator | None) -> Block:
-        """A block as GPT-2 initialises it: normal with std 0.02, residual projections by 1/sqrt(2 n_layer) less."""
+        """A block as GPT-2 initialises it: normal with std 0.02, residual projections by 1/sqrt(2 n_layer)
+        less."""
         with torch.device('cpu'):
             block = Block(self.config)
         for name, p in block.named_parameters():
@@ -350,8 +374,11 @@ class GPT(nn.Module):
         self.cut_input = embeddings != 'train'
 
     def hidden(self, idx, positions=None, mask=None):
-        """idx (B, T) -> (B, T, C) after the final norm. In training mode blocks run compiled where they are."""
-        assert idx.shape[1] <= self.config.block_size or positions is not None, 'sequence longer than block_size'
+        """idx (B, T) -> (B, T, C) after the final norm. In training mode blocks run compiled where they
+        are."""
+        assert idx.shape[1] <= self.config.block_size or positions is not None, (
+            'sequence longer than block_size'
+        )
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
         x = self.transformer.wte(idx) + self.transformer.wpe(positions)
@@ -363,17 +390,21 @@ class GPT(nn.Module):
         return self.transformer.ln_f(x)
 
     def forward(self, idx, targets):
-        """idx, targets (B, T) int64 -> mean cross-entropy in nats, without ever holding the logits of all B * T rows."""
+        """idx, targets (B, T) int64 -> mean cross-entropy in nats, without the logits of all B * T rows."""
         x = self.hidden(idx).flatten(0, 1)
-        is_compiled = self.compiled_loss and self.training
-        return FusedLinearCrossEntropy.apply(x, self.transformer.wte.weight, targets.flatten(), torch.is_grad_enabled(),
-                                             is_compiled)
+        weight = self.transformer.wte.weight
+        train = torch.is_grad_enabled()
+        is_compiled = self.compiled_loss and self.training  # evaluation compiles nothing
+        return FusedLinearCrossEntropy.apply(x, weight, targets.flatten(), train, is_compiled)
 
     def logits(self, idx, at=None, positions=None, mask=None):
-        """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,), columns (N,)).
+        """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,),
+        columns (N,)).
 
-        positions (T,) or (B, T): where each token stands, default 0 to T-1. mask (B, 1, T, T) or (1, 1, T, T): True where
-        a token may look; default: at itself and all before it.
+        positions (T,) or (B, T): where each token stands, default 0 to T-1. mask (B, 1, T, T) or (1, 1, T,
+        T): True where a token may look; default: at itself and all before it.
         """
         x = self.hidden(idx, positions, mask)
-        return F.linear(x if at is None else x[at], self.transformer.wte.weight)
+        if at is not None:
+            x = x[at]
+        return F.linear(x, self.transformer.wte.weight)

@@ -1,12 +1,13 @@
 """
-Does everything hold on this GPU, and is it as fast as it should be? Under ten minutes on one card, no data needed:
+Does everything hold on this GPU, and is it as fast as it should be? Under ten minutes on one card, no data
+needed:
 
     python dev/gpu_check.py           on the GPU, GPT-2 124M at 32 x 1024 tokens
-    python dev/gpu_check.py tiny      every check at toy size on the CPU; of speed it only shows that it is measured
+    python dev/gpu_check.py tiny      every check at toy size on the CPU; speed is measured, not judged
 
-One line a check, then 'N passed, N failed'; the exit code is 1 if one failed. What must hold on any CUDA card is judged
-on any; milliseconds and tokens/s, which are an H100's, are judged on an H100 and told elsewhere. Needs torch 2.11 or
-newer.
+One line a check, then 'N passed, N failed'; the exit code is 1 if one failed. What must hold on any CUDA card
+is judged on any; milliseconds and tokens/s, which are an H100's, are judged on an H100 and told elsewhere.
+Needs torch 2.11 or newer.
 """
 
 import contextlib
@@ -171,7 +172,9 @@ def bfloat16_trains_as_float32(setup: Setup):
     x = text_tokens(64 * 33).view(64, 33).to(setup.device)
     curves = []
     for dtype in ('float32', 'bfloat16'):
-        model = GPT(GPTConfig(32, 320, 2, 2, 64), None, torch.Generator().manual_seed(0)).to(setup.device).train()
+        model = (
+            GPT(GPTConfig(32, 320, 2, 2, 64), None, torch.Generator().manual_seed(0)).to(setup.device).train()
+        )
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
         curve = []
         for step in range(200):
@@ -184,7 +187,10 @@ def bfloat16_trains_as_float32(setup: Setup):
             curve.append(loss.item())
         curves.append(curve)
     error = max(abs(a - b) for a, b in zip(*curves))
-    yield error < 0.02, f'losses differ by {error:.4f} at most (under .02), from {curve[0]:.2f} to {curve[-1]:.2f}'
+    yield (
+        error < 0.02,
+        f'losses differ by {error:.4f} at most (under .02), from {curve[0]:.2f} to {curve[-1]:.2f}',
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -220,7 +226,10 @@ def head_alone(setup: Setup):
     is_right = setup.is_tiny or mine < theirs
     if setup.is_h100:
         is_right = is_right and mine < 0.028
-    yield is_right, f'{1000 * mine:.1f} ms, plain compiled {1000 * theirs:.1f} ms (faster; on an H100 under 28 ms)'
+    yield (
+        is_right,
+        f'{1000 * mine:.1f} ms, plain compiled {1000 * theirs:.1f} ms (faster; on an H100 under 28 ms)',
+    )
 
 
 def head_kernel(setup: Setup):
@@ -264,9 +273,14 @@ def full_depth_step(setup: Setup):
     mine, theirs = in_turns(setup, lambda: step(ours, ours), lambda: step(plain, plain_loss))
     rates = [setup.tokens / seconds for seconds in (mine, theirs)]
     ratio = theirs / mine
-    yield setup.is_tiny or ratio >= 1.0, f'{rates[0]:,.0f} tokens/s, {ratio:.2f}x those of nanoGPT\'s way (1.0x or more)'
+    yield (
+        setup.is_tiny or ratio >= 1.0,
+        f"{rates[0]:,.0f} tokens/s, {ratio:.2f}x those of nanoGPT's way (1.0x or more)",
+    )
     config = run_config(setup)
-    flops = sum(schedule.token_flops(config, schedule.full_depth(config, 1))) * ours.depth / setup.shape.n_layer
+    flops = (
+        sum(schedule.token_flops(config, schedule.full_depth(config, 1))) * ours.depth / setup.shape.n_layer
+    )
     peak = peak_flops(setup.device, setup.dtype)
     mfu = f', MFU {flops * rates[0] / peak:.1%}' if peak else ''
     is_right = not setup.is_h100 or 380e3 <= rates[0] <= 560e3
@@ -274,13 +288,19 @@ def full_depth_step(setup: Setup):
 
 
 def gradients_as_eager_over_growth(setup: Setup):
-    """Loss and gradients of compiled blocks and head against eager ones, while the model grows and freezes."""
+    """Loss and gradients of compiled blocks and head against eager ones, while the model grows and
+    freezes."""
     n = setup.shape.n_layer
     x, y = setup.batch()
     model = setup.gpt(n // 4 or 1)
     worst = 0.0
-    for depth, frozen, embeddings in ((n // 4, 0, 'train'), (n // 2, n // 4, 'input_frozen'), (n // 2, 0, 'train'),
-                                      (n, n // 2, 'frozen'), (n, 0, 'train')):
+    for depth, frozen, embeddings in (
+        (n // 4, 0, 'train'),
+        (n // 2, n // 4, 'input_frozen'),
+        (n // 2, 0, 'train'),
+        (n, n // 2, 'frozen'),
+        (n, 0, 'train'),
+    ):
         if depth > model.depth:
             model.grow(depth, 'random', torch.Generator().manual_seed(depth))
         model.freeze(frozen, embeddings)
@@ -326,7 +346,9 @@ def cost_by_depth(setup: Setup):
         measured = taken / seconds[n, 0]
         predicted = flops[depth, frozen] / flops[n, 0]
         is_right = setup.is_tiny or abs(measured - predicted) < 0.06
-        text = f'depth {depth}, {frozen} frozen: {measured:.1%} of full depth, the ledger says {predicted:.1%}'
+        text = (
+            f'depth {depth}, {frozen} frozen: {measured:.1%} of full depth, the ledger says {predicted:.1%}'
+        )
         yield is_right, text + ' (within 6 points)'
 
 
@@ -349,24 +371,46 @@ def whole_run(setup: Setup):
         n_tokens = 2 * setup.tokens * 2 + 1
         data.write_shard(f'{folder}/x_train_000001.bin', rng.integers(0, 257, n_tokens, np.uint16))
         data.write_shard(f'{folder}/x_val_000000.bin', rng.integers(0, 257, setup.tokens + 1, np.uint16))
-        Path(folder, 'meta.json').write_text(json.dumps({'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}))
-        flags = [f'--{name}={getattr(shape, name)}' for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'vocab_size')]
+        Path(folder, 'meta.json').write_text(
+            json.dumps({'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256})
+        )
+        flags = [
+            f'--{name}={getattr(shape, name)}'
+            for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'vocab_size')
+        ]
         train.dry_run = watched
         try:
-            run_training([*flags, '--n_stages=4', '--growth_steps=8', '--continual_steps=2', f'--data_dir={folder}',
-                          f'--total_batch_size={2 * setup.tokens}', f'--batch_size={setup.batch_size}',
-                          f'--val_tokens={setup.tokens}', '--hellaswag_interval=0', '--checkpoint_interval=4',
-                          f'--dtype={setup.dtype}', f'--device={setup.device}', '--compile=True', '--log_interval=1',
-                          f'--out_dir={folder}/run'])
+            run_training(
+                [
+                    *flags,
+                    '--n_stages=4',
+                    '--growth_steps=8',
+                    '--continual_steps=2',
+                    f'--data_dir={folder}',
+                    f'--total_batch_size={2 * setup.tokens}',
+                    f'--batch_size={setup.batch_size}',
+                    f'--val_tokens={setup.tokens}',
+                    '--hellaswag_interval=0',
+                    '--checkpoint_interval=4',
+                    f'--dtype={setup.dtype}',
+                    f'--device={setup.device}',
+                    '--compile=True',
+                    '--log_interval=1',
+                    f'--out_dir={folder}/run',
+                ]
+            )
         finally:
             train.dry_run = real
-    (dry_peak, dry_graphs), = peaks
+    ((dry_peak, dry_graphs),) = peaks
     peak, graphs = bench.peak_memory(setup.device), counters['stats']['unique_graphs']
     breaks = sum(counters['graph_break'].values())
     is_right = graphs <= 5 and not breaks and graphs == dry_graphs
-    yield is_right, f'{graphs} graphs, {dry_graphs} of them before step 0, {breaks} breaks (at most 5, all, none)'
+    yield (
+        is_right,
+        f'{graphs} graphs, {dry_graphs} of them before step 0, {breaks} breaks (at most 5, all, none)',
+    )
     apart = abs(peak - dry_peak) / 1e9
-    yield apart < 0.3, f'peak {peak / 1e9:.2f} GB, the dry run\'s {dry_peak / 1e9:.2f} GB (within .3)'
+    yield apart < 0.3, f"peak {peak / 1e9:.2f} GB, the dry run's {dry_peak / 1e9:.2f} GB (within .3)"
 
 
 def fused_AdamW(setup: Setup):
@@ -435,9 +479,23 @@ def memory_settings(setup: Setup):
     yield not asked or kinds == {True}, f'expandable segments: {kinds}, {len(kept)} numbers allocated'
 
 
-CHECKS = (model_as_on_the_CPU, run_as_on_the_CPU, resumed_across_growth, HellaSwag_as_on_the_CPU,
-          bfloat16_trains_as_float32, memory_settings, head_kernel, head_alone, full_depth_step, cost_by_depth,
-          gradients_as_eager_over_growth, DDP_of_one_rank, fused_AdamW, HellaSwag_speed, whole_run)
+CHECKS = (
+    model_as_on_the_CPU,
+    run_as_on_the_CPU,
+    resumed_across_growth,
+    HellaSwag_as_on_the_CPU,
+    bfloat16_trains_as_float32,
+    memory_settings,
+    head_kernel,
+    head_alone,
+    full_depth_step,
+    cost_by_depth,
+    gradients_as_eager_over_growth,
+    DDP_of_one_rank,
+    fused_AdamW,
+    HellaSwag_speed,
+    whole_run,
+)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -445,9 +503,14 @@ CHECKS = (model_as_on_the_CPU, run_as_on_the_CPU, resumed_across_growth, HellaSw
 
 
 def furthest(found: list, right: list) -> float:
-    """The largest relative error among tensors, by their norms."""
-    assert len(found) == len(right), 'not the same set of gradients'
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(found, right))
+    """The largest relative error among tensors, by their norms; infinite where one isn't finite."""
+    if len(found) != len(right):
+        raise ValueError(f'{len(found)} gradients, not {len(right)}')
+    worst = 0.0
+    for a, b in zip(found, right):
+        error = float((a - b).norm() / b.norm())
+        worst = max(worst, error if math.isfinite(error) else math.inf)  # max() overlooks nan
+    return worst
 
 
 def in_turns(setup: Setup, one, other) -> tuple[float, float]:
@@ -466,7 +529,10 @@ def in_turns(setup: Setup, one, other) -> tuple[float, float]:
 
 def run_config(setup: Setup) -> TrainConfig:
     """A config of the setup's shape, for the ledger and the optimizers."""
-    shape = {name: getattr(setup.shape, name) for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'vocab_size')}
+    shape = {
+        name: getattr(setup.shape, name)
+        for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'vocab_size')
+    }
     return TrainConfig(**shape, total_batch_size=setup.tokens, batch_size=setup.batch_size)
 
 
@@ -502,17 +568,37 @@ def small_data():
         tokens = text_tokens(5000).numpy().astype(np.uint16)
         data.write_shard(f'{folder}/x_train_000001.bin', tokens[:4000])
         data.write_shard(f'{folder}/x_val_000000.bin', tokens[4000:])
-        Path(folder, 'meta.json').write_text(json.dumps({'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}))
-        settings = {'data_dir': folder, 'vocab_size': 320, 'n_layer': 4, 'n_head': 2, 'n_embd': 32, 'block_size': 32,
-                    'total_batch_size': 256, 'batch_size': 4, 'n_stages': 3, 'growth_steps': 18, 'continual_steps': 6,
-                    'val_tokens': 640, 'eval_interval': 6, 'hellaswag_interval': 0, 'log_interval': 1,
-                    'checkpoint_interval': 5, 'learning_rate': 1e-3, 'dtype': 'float32', 'compile': False,
-                    'keep_checkpoints': 9}
+        Path(folder, 'meta.json').write_text(
+            json.dumps({'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256})
+        )
+        settings = {
+            'data_dir': folder,
+            'vocab_size': 320,
+            'n_layer': 4,
+            'n_head': 2,
+            'n_embd': 32,
+            'block_size': 32,
+            'total_batch_size': 256,
+            'batch_size': 4,
+            'n_stages': 3,
+            'growth_steps': 18,
+            'continual_steps': 6,
+            'val_tokens': 640,
+            'eval_interval': 6,
+            'hellaswag_interval': 0,
+            'log_interval': 1,
+            'checkpoint_interval': 5,
+            'learning_rate': 1e-3,
+            'dtype': 'float32',
+            'compile': False,
+            'keep_checkpoints': 9,
+        }
         yield SmallData(folder, [f'--{name}={value}' for name, value in settings.items()])
 
 
 def run_training(flags: list):
-    """train.py in this process, its console out of the way. TF32 off, as the numbers are compared with the CPU's."""
+    """train.py in this process, its console out of the way. TF32 off, as the numbers are compared with the
+    CPU's."""
     argv = sys.argv
     sys.argv = ['train.py', *flags]
     real = train.make_runtime

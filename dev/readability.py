@@ -3,9 +3,10 @@ How the code reads, in figures. Nothing needs to be installed:
 
     python dev/readability.py [FILE ...]        default: every *.py at the top level
 
-For each file: code lines, tokens a code line (nanoGPT, nanochat and build-nanogpt: 8.5 to 8.9), comments per 100 code
-lines, comprehensions within comprehensions. Below: the same over all files, functions over 60 lines, lines over 110
-characters. A code line carries at least one token that is neither layout, comment nor docstring.
+For each file: code lines, tokens a code line (nanoGPT, nanochat and build-nanogpt: 8.5 to 8.9), comments per
+100 code lines, comprehensions within comprehensions. Below: the same over all files, functions over 60 lines,
+lines over 110 characters. A code line carries at least one token that is neither layout, comment nor
+docstring.
 """
 
 import ast
@@ -16,7 +17,14 @@ from pathlib import Path
 
 LONGEST_FUNCTION = 60
 WIDEST_LINE = 110
-LAYOUT = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER)
+LAYOUT = (
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -28,7 +36,9 @@ class Figures:
     code_lines: int = 0
     tokens: int = 0
     comments: int = 0
-    nested: list = field(default_factory=list)  # 'file:line' of each comprehension within another, or with two `for`
+    nested: list = field(
+        default_factory=list
+    )  # 'file:line' of each comprehension within another, or with two `for`
     long_functions: list = field(default_factory=list)  # 'file:name lines'
     wide_lines: list = field(default_factory=list)  # 'file:line'
 
@@ -42,8 +52,11 @@ class Figures:
 
     def summary(self) -> str:
         lines = max(1, self.code_lines)
-        return (f'{self.code_lines:>5} code lines  {self.tokens / lines:>4.1f} tokens a line  '
-                f'{100 * self.comments / lines:>3.0f} comments per 100  {len(self.nested):>2} nested comprehensions')
+        comments = 100 * self.comments / lines
+        return (
+            f'{self.code_lines:>5} code lines  {self.tokens / lines:>4.1f} tokens a line  '
+            f'{comments:>3.0f} comments per 100  {len(self.nested):>2} nested comprehensions'
+        )
 
 
 def main():
@@ -54,9 +67,11 @@ def main():
         print(f'{path:<24} {figures.summary()}')
         total.add(figures)
     print(f'{"all":<24} {total.summary()}')
-    for what, where in ((f'functions over {LONGEST_FUNCTION} lines', total.long_functions),
-                        (f'lines over {WIDEST_LINE} characters', total.wide_lines),
-                        ('nested comprehensions', total.nested)):
+    for what, where in (
+        (f'functions over {LONGEST_FUNCTION} lines', total.long_functions),
+        (f'lines over {WIDEST_LINE} characters', total.wide_lines),
+        ('nested comprehensions', total.nested),
+    ):
         print(f'{what}: {len(where)}', *where[:12])
 
 
@@ -92,7 +107,8 @@ def docstring_lines(tree: ast.Module) -> set[int]:
 
 
 def count_tokens(path: str, docstrings: set[int], figures: Figures):
-    """Fill in code_lines, tokens and comments. A string over several lines is one token on several code lines."""
+    """Fill in code_lines, tokens and comments. A string over several lines is one token on several code
+    lines."""
     code_lines = set()
     with open(path, 'rb') as f:
         for token in tokenize.tokenize(f.readline):

@@ -1,4 +1,5 @@
-"""bench.py, run for real on a tiny plan. Its figures of speed are not judged here. Run: python -m pytest tests/test_bench.py"""
+"""bench.py, run for real on a tiny plan. Its figures of speed are not judged here. Run: python -m pytest
+tests/test_bench.py"""
 
 import json
 import math
@@ -18,8 +19,18 @@ from common import UserError
 from config import load_config
 
 ROOT = Path(__file__).parent.parent
-TINY = ['configs/incremental_4stage.py', '--n_layer=4', '--n_head=2', '--n_embd=32', '--block_size=64', '--vocab_size=320',
-        '--batch_size=2', '--total_batch_size=512', '--device=cpu', '--repeats=1']
+TINY = [
+    'configs/incremental_4stage.py',
+    '--n_layer=4',
+    '--n_head=2',
+    '--n_embd=32',
+    '--block_size=64',
+    '--vocab_size=320',
+    '--batch_size=2',
+    '--total_batch_size=512',
+    '--device=cpu',
+    '--repeats=1',
+]
 
 
 def run_here(monkeypatch, capsys, *flags):
@@ -40,28 +51,40 @@ def measured(forward, backward, optimizer, memory=1):
     return bench.Measured(forward, backward, optimizer, memory)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # rows and their predictions
 
 
 def test_rows_and_the_plain_way(monkeypatch, capsys):
     found = json.loads(run_here(monkeypatch, capsys, '--plain', '--json', '--phases=0,1'))
-    assert [(r['row'], r['depth'], r['n_frozen']) for r in found['phases']] == [('full', 4, 0), (0, 1, 0), (1, 2, 1)]
+    assert [(r['row'], r['depth'], r['n_frozen']) for r in found['phases']] == [
+        ('full', 4, 0),
+        (0, 1, 0),
+        (1, 2, 1),
+    ]
     full = found['phases'][0]
     assert full['measured'] == full['predicted'] == 1
     dtypes = {'float32', 'bfloat16'} if device.has_bfloat16(torch.device('cpu')) else {'float32'}
     assert set(found['plain']) == {*dtypes, 'no memory settings'} and 'plan' not in found
     for row in (*found['phases'], *found['plain'].values()):
         assert row['memory'] > 1e7
-        step = 4 * (row['forward'] + row['backward']) + row['optimizer']  # 512 tokens are four micro-steps of 2 x 64
+        step = (
+            4 * (row['forward'] + row['backward']) + row['optimizer']
+        )  # 512 tokens are four micro-steps of 2 x 64
         assert row['tok_per_sec'] == pytest.approx(512 / step)
     assert full['of_matmul'] < 1 and found['matmul_flops_per_second'] > 0
     assert full['mfu'] is None  # no CPU's peak is known
 
 
-@pytest.mark.parametrize('wanted, names', [
-    ('', ['full', '0', '1', '2', '3', '4', '5']), ('none', ['full']), ('4,5', ['full', '4', '5']), ('5,0', ['full', '5', '0']),
-])
+@pytest.mark.parametrize(
+    'wanted, names',
+    [
+        ('', ['full', '0', '1', '2', '3', '4', '5']),
+        ('none', ['full']),
+        ('4,5', ['full', '4', '5']),
+        ('5,0', ['full', '5', '0']),
+    ],
+)
 def test_a_row_keeps_its_name_when_others_are_left_out(wanted, names):
     config = tiny_config()
     phases = schedule.plan(config)
@@ -81,7 +104,9 @@ def test_a_row_that_is_not_there_is_refused(wanted):
 def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
     config = tiny_config('--phase1_embeddings=frozen')
     phases = schedule.plan(config)
-    jobs = [bench.Job(name, phase, 'float32') for name, phase in bench.choose_rows(config, phases, '').items()]
+    jobs = [
+        bench.Job(name, phase, 'float32') for name, phase in bench.choose_rows(config, phases, '').items()
+    ]
     monkeypatch.setattr(bench, 'peak_flops', lambda device, dtype: 1e12)
     times = [(i, measured(0.25, 0.75, 0.5)) for i in range(len(jobs))]
     found = bench.summarize(config, phases, jobs, times, 1e9, torch.device('cpu'))
@@ -92,13 +117,15 @@ def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
         assert row['of_matmul'] == pytest.approx(of_steps / 4 / 1e9)  # a quarter of the tokens in a second
         assert row['mfu'] == pytest.approx(of_steps / 4 / 1e12)
     assert found['plan']['cost']['predicted'] == pytest.approx(
-        schedule.compute(config, phases, 'flops') / full / schedule.total_steps(phases))
+        schedule.compute(config, phases, 'flops') / full / schedule.total_steps(phases)
+    )
     assert found['plan']['cost']['measured'] == pytest.approx(1)  # all took the same time
     assert found['plan']['hours']['measured'] == pytest.approx(schedule.total_steps(phases) * 4.5 / 3600)
 
 
 def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
-    """Measured on a clock by which all takes 2% longer each time, costs relative to full depth are still right."""
+    """Measured on a clock by which all takes 2% longer each time, costs relative to full depth are still
+    right."""
     done = []
 
     def slowing(function, config, *args):
@@ -117,7 +144,7 @@ def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
     assert 1.02 ** len(done) > 2.5  # the last full depth against the first
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # what a measurement does
 
 
@@ -126,7 +153,11 @@ class Watch:
 
     def __init__(self, monkeypatch):
         self.fused, self.frozen, self.dtypes, self.settings = 0, [], set(), 0
-        real_apply, real_freeze, real_hidden = model.FusedLinearCrossEntropy.apply, model.GPT.freeze, model.GPT.hidden
+        real_apply, real_freeze, real_hidden = (
+            model.FusedLinearCrossEntropy.apply,
+            model.GPT.freeze,
+            model.GPT.hidden,
+        )
 
         def apply(*args):
             self.fused += 1
@@ -137,7 +168,9 @@ class Watch:
             real_freeze(gpt, blocks, embeddings)
 
         def hidden(gpt, *args):
-            self.dtypes.add(torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else torch.float32)
+            self.dtypes.add(
+                torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else torch.float32
+            )
             return real_hidden(gpt, *args)
 
         def settings():
@@ -155,7 +188,9 @@ def test_a_measurement_freezes_as_the_phase_does_in_its_dtype_and_leaves_the_war
     rows = bench.choose_rows(config, schedule.plan(config), '')
     frozen = rows['1']
     watch = Watch(monkeypatch)
-    clock = iter([*(100.0 * i for i in range(12)), 0.0, 1.0, 0.0, 1.0, 3.0, 7.0, 0.0, 1.0, 0.0, 1.0, 3.0, 7.0])
+    clock = iter(
+        [*(100.0 * i for i in range(12)), 0.0, 1.0, 0.0, 1.0, 3.0, 7.0, 0.0, 1.0, 0.0, 1.0, 3.0, 7.0]
+    )
     monkeypatch.setattr(bench, 'now', lambda device: next(clock))
     found = bench.measure(config, bench.Job('1', frozen, 'bfloat16'))
     assert watch.frozen[-1] == (frozen.frozen, frozen.embeddings) and frozen.frozen
@@ -168,11 +203,15 @@ def test_the_plain_way_is_not_ours_and_has_the_same_memory_settings(monkeypatch)
     full = bench.choose_rows(config, schedule.plan(config), 'none')['full']
     made = []
     real = torch.optim.AdamW
-    monkeypatch.setattr(torch.optim, 'AdamW', lambda *args, **kwargs: made.append(kwargs['fused']) or real(*args, **kwargs))
+    monkeypatch.setattr(
+        torch.optim, 'AdamW', lambda *args, **kwargs: made.append(kwargs['fused']) or real(*args, **kwargs)
+    )
     clock = iter(range(1000))
-    for job, fused, n_losses, settings in ((bench.Job('plain', full, 'float32', is_plain=True), False, 0, 1),
-                                           (bench.Job('full', full, 'float32'), True, 8, 1),
-                                           (bench.Job('full', full, 'float32', has_memory_settings=False), True, 8, 0)):
+    for job, fused, n_losses, settings in (
+        (bench.Job('plain', full, 'float32', is_plain=True), False, 0, 1),
+        (bench.Job('full', full, 'float32'), True, 8, 1),
+        (bench.Job('full', full, 'float32', has_memory_settings=False), True, 8, 0),
+    ):
         with monkeypatch.context() as patch:
             watch = Watch(patch)
             patch.setattr(bench, 'now', lambda device: next(clock))
@@ -188,12 +227,21 @@ def test_on_cuda_the_plain_way_has_fused_adamw_and_no_line_about_the_c_library(m
     full = bench.choose_rows(config, schedule.plan(config), 'none')['full']
     monkeypatch.setattr(bench, 'has_bfloat16', lambda device: True)
     jobs = bench.comparisons(full, config, torch.device('cuda', 0))
-    assert [(job.dtype, job.is_plain, job.has_memory_settings) for job in jobs] == [('float32', True, True),
-                                                                                   ('bfloat16', True, True)]
+    assert [(job.dtype, job.is_plain, job.has_memory_settings) for job in jobs] == [
+        ('float32', True, True),
+        ('bfloat16', True, True),
+    ]
     gpt = model.GPT(model.GPTConfig(8, 16, 1, 1, 4))
-    fake = types.SimpleNamespace(transformer=types.SimpleNamespace(wte=types.SimpleNamespace(
-        weight=types.SimpleNamespace(device=types.SimpleNamespace(type='cuda')))), parameters=gpt.parameters)
-    assert bench.plain_optimizers(fake)[0].defaults['fused'] and not bench.plain_optimizers(gpt)[0].defaults['fused']
+    fake = types.SimpleNamespace(
+        transformer=types.SimpleNamespace(
+            wte=types.SimpleNamespace(weight=types.SimpleNamespace(device=types.SimpleNamespace(type='cuda')))
+        ),
+        parameters=gpt.parameters,
+    )
+    assert (
+        bench.plain_optimizers(fake)[0].defaults['fused']
+        and not bench.plain_optimizers(gpt)[0].defaults['fused']
+    )
 
 
 def test_the_plain_loss_is_the_models():
@@ -208,7 +256,7 @@ def test_the_plain_loss_is_the_models():
         model.LARGE = limit
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # the command
 
 
@@ -222,22 +270,30 @@ def test_each_measurement_has_a_process_of_its_own():
 def test_the_whole_plan_as_text(monkeypatch, capsys):
     lines = run_here(monkeypatch, capsys, '--n_stages=2', '--n_layer=2').splitlines()
     assert len(lines) == 2 + 3 + 1  # full depth, depth 1, depth 2 with a frozen layer
-    assert lines[-1].startswith('the whole plan, ') and not any('plain' in line or 'MFU' in line for line in lines)
+    assert lines[-1].startswith('the whole plan, ') and not any(
+        'plain' in line or 'MFU' in line for line in lines
+    )
 
 
 def test_the_comparison_as_text(capsys):
     config = tiny_config()
     phases = schedule.plan(config)
     full = bench.choose_rows(config, phases, 'none')['full']
-    jobs = [bench.Job('full', full, 'float32'), bench.Job('plain float32', full, 'float32', is_plain=True),
-            bench.Job('no memory settings', full, 'float32', has_memory_settings=False)]
+    jobs = [
+        bench.Job('full', full, 'float32'),
+        bench.Job('plain float32', full, 'float32', is_plain=True),
+        bench.Job('no memory settings', full, 'float32', has_memory_settings=False),
+    ]
     times = [(0, measured(1, 2, 4, 100)), (1, measured(2, 4, 8, 200)), (2, measured(1.5, 3, 6, 400))]
     found = bench.summarize(config, phases, jobs, times, 1e9, torch.device('cpu'))
     del found['plan']
     bench.print_summary(config, found)
     plain, settings = capsys.readouterr().out.splitlines()[-2:]
     assert plain.endswith('ours has 2.00x its tokens/s, 0.50x its memory')
-    assert settings.startswith("of that, the C library's memory settings: ours has 1.50x the tokens/s") and '0.25x' in settings
+    assert (
+        settings.startswith("of that, the C library's memory settings: ours has 1.50x the tokens/s")
+        and '0.25x' in settings
+    )
 
 
 def test_out_of_memory_is_one_line(monkeypatch, capsys):
@@ -271,7 +327,9 @@ def test_autocast_casts_a_weight_once_in_a_step_of_many_micro_steps():
                 with amp:
                     loss = gpt(tokens[:, :-1], tokens[:, 1:])
                 loss.backward()
-        return sum(e.count for e in profile.key_averages() if e.key == 'aten::_to_copy'), [p.grad for p in gpt.parameters()]
+        return sum(e.count for e in profile.key_averages() if e.key == 'aten::_to_copy'), [
+            p.grad for p in gpt.parameters()
+        ]
 
     each, gradients = casts(3)
     with torch.autocast('cpu', enabled=False):

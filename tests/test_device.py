@@ -42,7 +42,7 @@ class FakeCuda:
         return self.count > 0
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # which device
 
 
@@ -87,10 +87,16 @@ def test_more_ranks_than_gpus_is_refused_with_the_number_to_use(monkeypatch):
 
 
 def test_an_old_driver_is_an_error_that_names_driver_and_remedy(monkeypatch):
-    FakeCuda(monkeypatch, count=0, warning='CUDA initialization: The NVIDIA driver on your system is too old (found '
-             'version 11040). Please update your GPU driver')
+    FakeCuda(
+        monkeypatch,
+        count=0,
+        warning='CUDA initialization: The NVIDIA driver on your system is too old (found '
+        'version 11040). Please update your GPU driver',
+    )
     monkeypatch.setattr(device, 'driver_version', lambda: '470.57.02')
-    with pytest.raises(UserError, match=r'too old.*470.57.02.*CUDA 13.0.*Update the NVIDIA driver.*--device=cpu'):
+    with pytest.raises(
+        UserError, match=r'too old.*470.57.02.*CUDA 13.0.*Update the NVIDIA driver.*--device=cpu'
+    ):
         device.pick_device('auto')
     assert device.pick_device('cpu').type == 'cpu'
 
@@ -135,33 +141,58 @@ def test_expandable_segments_unless_the_user_set_the_allocator(monkeypatch):
 def test_a_process_group_knows_its_gpu(monkeypatch, kind, backend, bound):
     seen = {}
     monkeypatch.setattr(device.dist, 'rendezvous', lambda *args, **kwargs: iter([('store', 1, 2)]))
-    monkeypatch.setattr(device.dist, 'init_process_group', lambda name, **kwargs: seen.update(kwargs, backend=name))
+    monkeypatch.setattr(
+        device.dist, 'init_process_group', lambda name, **kwargs: seen.update(kwargs, backend=name)
+    )
     monkeypatch.delenv('TORCHELASTIC_USE_AGENT_STORE', raising=False)
     device.init_distributed(torch.device(kind, 0) if kind == 'cuda' else torch.device(kind), 1, 2)
     assert seen['backend'] == backend and seen['device_id'] == bound
     assert (seen['rank'], seen['world_size']) == (1, 2)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # peaks
 
 
-@pytest.mark.parametrize('name, tflops', [
-    ('NVIDIA A100-SXM4-80GB', 312), ('NVIDIA A100 80GB PCIe', 312), ('NVIDIA A100-PCIE-40GB', 312),
-    ('NVIDIA H100 80GB HBM3', 989), ('NVIDIA H100 PCIe', 756), ('NVIDIA H200', 989), ('NVIDIA GH200 480GB', 989),
-    ('NVIDIA B200', 2250), ('NVIDIA GeForce RTX 4090', 165), ('NVIDIA GeForce RTX 3090', 71), ('NVIDIA L40S', 362),
-    ('NVIDIA L4', 121), ('NVIDIA A10G', 70), ('NVIDIA A10', 125),
-])
+@pytest.mark.parametrize(
+    'name, tflops',
+    [
+        ('NVIDIA A100-SXM4-80GB', 312),
+        ('NVIDIA A100 80GB PCIe', 312),
+        ('NVIDIA A100-PCIE-40GB', 312),
+        ('NVIDIA H100 80GB HBM3', 989),
+        ('NVIDIA H100 PCIe', 756),
+        ('NVIDIA H200', 989),
+        ('NVIDIA GH200 480GB', 989),
+        ('NVIDIA B200', 2250),
+        ('NVIDIA GeForce RTX 4090', 165),
+        ('NVIDIA GeForce RTX 3090', 71),
+        ('NVIDIA L40S', 362),
+        ('NVIDIA L4', 121),
+        ('NVIDIA A10G', 70),
+        ('NVIDIA A10', 125),
+    ],
+)
 def test_peaks_of_known_gpus(monkeypatch, name, tflops):
     FakeCuda(monkeypatch, name=name)
     assert device.peak_flops(CUDA, 'bfloat16') == device.peak_flops(CUDA, 'auto') == tflops * 1e12
     assert device.peak_flops(CUDA, 'float32') == tflops * 1e12 / 2  # TF32
 
 
-@pytest.mark.parametrize('name', [
-    'NVIDIA GeForce RTX 4090 Laptop GPU', 'NVIDIA A100-SXM4-80GB MIG 1g.10gb', 'GRID A100-10C', 'NVIDIA A1000', 'Tesla T4',
-    'NVIDIA H1000', 'NVIDIA GeForce RTX 4060', 'AMD Instinct MI300X', '',
-])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'NVIDIA GeForce RTX 4090 Laptop GPU',
+        'NVIDIA A100-SXM4-80GB MIG 1g.10gb',
+        'GRID A100-10C',
+        'NVIDIA A1000',
+        'Tesla T4',
+        'NVIDIA H1000',
+        'NVIDIA GeForce RTX 4060',
+        'AMD Instinct MI300X',
+        '',
+    ],
+)
 def test_no_peak_of_a_gpu_that_is_not_in_the_table(monkeypatch, name):
     FakeCuda(monkeypatch, name=name)
     assert device.peak_flops(CUDA, 'bfloat16') is None and device.peak_flops(CUDA, 'float32') is None
@@ -175,8 +206,11 @@ def test_no_peak_of_other_devices():
 def test_autocast_is_bfloat16_only_where_asked_for_or_native():
     cpu = torch.device('cpu')
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    for dtype, expected in [('float32', torch.float32), ('bfloat16', torch.bfloat16),
-                            ('auto', torch.bfloat16 if native else torch.float32)]:
+    for dtype, expected in [
+        ('float32', torch.float32),
+        ('bfloat16', torch.bfloat16),
+        ('auto', torch.bfloat16 if native else torch.float32),
+    ]:
         with device.autocast(cpu, dtype):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 

@@ -26,8 +26,9 @@ import train
 from common import UserError
 from model import GPT
 
-NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')),
-                                    reason='torch.compile on the CPU needs a C++ compiler')
+NEEDS_COMPILER = pytest.mark.skipif(
+    not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
+)
 QUIET = ['--eval_interval=0', '--hellaswag_interval=0']
 
 
@@ -41,12 +42,14 @@ def models_alive() -> int:
     return sum(isinstance(o, GPT) for o in gc.get_objects())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # compiled code
 
 
 @NEEDS_COMPILER
-def test_all_graphs_of_a_plan_exist_before_step_0_and_nothing_else_of_the_dry_run_does(monkeypatch, tiny, tmp_path):
+def test_all_graphs_of_a_plan_exist_before_step_0_and_nothing_else_of_the_dry_run_does(
+    monkeypatch, tiny, tmp_path
+):
     """Eight stages with old layers among new ones: four graphs for blocks, one for the head."""
     from torch._dynamo.utils import counters
 
@@ -67,28 +70,44 @@ def test_all_graphs_of_a_plan_exist_before_step_0_and_nothing_else_of_the_dry_ru
 
     monkeypatch.setattr(train, 'initial_state', initial_state)
     monkeypatch.setattr(train, 'train', watched_train)
-    run(monkeypatch, tiny, tmp_path, *QUIET, '--compile=True', '--n_layer=12', '--n_stages=8', '--growth_steps=16',
-        '--continual_steps=1', '--grow_init=interleave')
+    run(
+        monkeypatch,
+        tiny,
+        tmp_path,
+        *QUIET,
+        '--compile=True',
+        '--n_layer=12',
+        '--n_stages=8',
+        '--growth_steps=16',
+        '--continual_steps=1',
+        '--grow_init=interleave',
+    )
     assert seen == [(5, 0), 5]
     assert not counters['graph_break'] and not counters['unimplemented']
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize('flags, expected', [
-    ((), [(), (0, 1)]),  # phase 2 of the first stage; phase 1 of the second: frozen, lowest that trains
-    (('--phase1_embeddings=train',), [(), (0, 1)]),
-    (('--n_stages=1',), [()]),
-    (('--phase1_fraction=0',), [()]),
-    (('--grow_init=interleave',), [(), (0, 2)]),
-    (('--stage_depths=1,2,4', '--grow_init=middle'), [(), (0,)]),
-])
+@pytest.mark.parametrize(
+    'flags, expected',
+    [
+        ((), [(), (0, 1)]),  # phase 2 of the first stage; phase 1 of the second: frozen, lowest that trains
+        (('--phase1_embeddings=train',), [(), (0, 1)]),
+        (('--n_stages=1',), [()]),
+        (('--phase1_fraction=0',), [()]),
+        (('--grow_init=interleave',), [(), (0, 2)]),
+        (('--stage_depths=1,2,4', '--grow_init=middle'), [(), (0,)]),
+    ],
+)
 def test_one_micro_step_per_new_kind_of_block_compiles_what_a_plan_needs(monkeypatch, tiny, flags, expected):
     config = configuration.load_config([*tiny, *flags], '')
     model = GPT(checkpoint.gpt_config(configuration.config_to_dict(config))).train()
     monkeypatch.setattr(train, 'compile_blocks', lambda model: None)
     frozen = []
-    model.register_forward_pre_hook(lambda model, inputs: frozen.append(tuple(
-        i for i, block in enumerate(model.transformer.h) if not block.ln_1.weight.requires_grad)))
+    model.register_forward_pre_hook(
+        lambda model, inputs: frozen.append(
+            tuple(i for i, block in enumerate(model.transformer.h) if not block.ln_1.weight.requires_grad)
+        )
+    )
     runtime = dataclasses.replace(train.make_runtime(config), compiled=True)
     dry_run.compile_graphs(model, torch.zeros(2, 32, dtype=torch.int64), runtime, schedule.plan(config))
     assert frozen == expected
@@ -118,12 +137,13 @@ def test_only_what_the_compiler_raises_counts_as_its_failure():
     assert device.compile_failure(UserError('torch._inductor')) is None
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # memory
 
 
-# train.py, with a limit on its memory, that writes down the most it had before and after the dry run and at the end
-WATCHED = '''
+# train.py, with a limit on its memory, that writes down the most it had before and after the dry run and at
+# the end
+WATCHED = """
 import json, resource, sys
 import common, train
 
@@ -149,23 +169,45 @@ def watched(real):
 train.dry_run = watched(train.dry_run)
 train.train = watched(train.train)
 common.run_main(train.main)
-'''
+"""
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc, sets RLIMIT_AS')
 def test_what_passes_the_dry_run_does_not_run_out_of_memory_later(tiny, tmp_path):
-    """Growth, accumulation, checkpoints, evaluation: with as much memory as the dry run took, the run ends well; with less
-    it is refused before step 0."""
+    """Growth, accumulation, checkpoints, evaluation: with as much memory as the dry run took, the run ends
+    well; with less it is refused before step 0."""
     script = tmp_path / 'watched.py'
     script.write_text(WATCHED)
-    flags = [*tiny, '--n_layer=6', '--n_embd=256', '--batch_size=8', '--total_batch_size=512', '--hellaswag_interval=6',
-             '--checkpoint_interval=2', '--grow_optimizer=copy', '--grow_init=stack', '--vocab_size=2048', '--growth_steps=8',
-             '--continual_steps=4']
+    flags = [
+        *tiny,
+        '--n_layer=6',
+        '--n_embd=256',
+        '--batch_size=8',
+        '--total_batch_size=512',
+        '--hellaswag_interval=6',
+        '--checkpoint_interval=2',
+        '--grow_optimizer=copy',
+        '--grow_init=stack',
+        '--vocab_size=2048',
+        '--growth_steps=8',
+        '--continual_steps=4',
+    ]
 
     def peaks(limit, name):
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.getcwd()}
-        done = subprocess.run([sys.executable, str(script), str(limit), str(tmp_path / f'{name}.json'), *flags,
-                               f'--out_dir={tmp_path / name}'], env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [
+                sys.executable,
+                str(script),
+                str(limit),
+                str(tmp_path / f'{name}.json'),
+                *flags,
+                f'--out_dir={tmp_path / name}',
+            ],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         return done, json.loads((tmp_path / f'{name}.json').read_text())
 
     done, (before, dry, _, _) = peaks(0, 'free')
@@ -175,12 +217,15 @@ def test_what_passes_the_dry_run_does_not_run_out_of_memory_later(tiny, tmp_path
     assert done.returncode == 0, done.stderr
     done, noted = peaks((before + dry) // 2, 'too_little')
     assert done.returncode == 2 and len(noted) == 1
-    assert done.stderr.splitlines()[-1].startswith('error: out of memory at full depth (6 layers) with batch_size 8')
+    assert done.stderr.splitlines()[-1].startswith(
+        'error: out of memory at full depth (6 layers) with batch_size 8'
+    )
     assert not (tmp_path / 'too_little').exists()
 
 
 def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, tmp_path):
-    """A group of one rank that takes itself for two: every wrapper, the dry run's too, is gone when the next one comes."""
+    """A group of one rank that takes itself for two: every wrapper, the dry run's too, is gone when the next
+    one comes."""
     alive = weakref.WeakSet()
     found = []
 
@@ -193,8 +238,11 @@ def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, 
     real = train.make_runtime
     monkeypatch.setattr(train, 'DistributedDataParallel', Watched)
     monkeypatch.setattr(train, 'make_runtime', lambda config: dataclasses.replace(real(config), world_size=2))
-    monkeypatch.setattr(train, 'init_distributed', lambda *args: dist.init_process_group(
-        'gloo', store=dist.HashStore(), rank=0, world_size=1))
+    monkeypatch.setattr(
+        train,
+        'init_distributed',
+        lambda *args: dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1),
+    )
     monkeypatch.setattr(train.resume, 'check_shared_out_dir', lambda *args: None)
     monkeypatch.setattr(train, 'leave_distributed', lambda world_size: dist.destroy_process_group())
     run(monkeypatch, tiny, tmp_path, *QUIET)

@@ -1,4 +1,5 @@
-"""dev/gpu_check.py at toy size, so that it runs where there is a GPU. Run: python -m pytest tests/test_gpu_check.py"""
+"""dev/gpu_check.py at toy size, so that it runs where there is a GPU. Run: python -m pytest
+tests/test_gpu_check.py"""
 
 import re
 import shutil
@@ -18,7 +19,9 @@ def lines_of(monkeypatch, capsys) -> tuple[list[str], int]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler')
+@pytest.mark.skipif(
+    not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
+)
 def test_every_check_passes_at_toy_size(monkeypatch, capsys):
     torch._dynamo.reset()
     lines, code = lines_of(monkeypatch, capsys)
@@ -44,4 +47,9 @@ def test_a_check_that_fails_or_breaks_is_counted_and_hides_no_other(monkeypatch,
     monkeypatch.setattr(gpu_check, 'CHECKS', (wrong, broken, right))
     lines, code = lines_of(monkeypatch, capsys)
     assert code == 1
-    assert lines[1:] == ['FAIL wrong: too slow', 'FAIL broken: ValueError: of no use', 'ok   right: fine', '1 passed, 2 failed']
+    assert lines[1:] == [
+        'FAIL wrong: too slow',
+        'FAIL broken: ValueError: of no use',
+        'ok   right: fine',
+        '1 passed, 2 failed',
+    ]

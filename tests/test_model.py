@@ -34,7 +34,9 @@ def test_logits_equal_transformers_gpt2(depth):
 
     config = GPTConfig(block_size=64, vocab_size=500, n_layer=12, n_head=4, n_embd=64)
     model = GPT(config, depth, seeded(1)).eval()
-    reference = GPT2LMHeadModel(GPT2Config(vocab_size=500, n_positions=64, n_embd=64, n_layer=depth, n_head=4)).eval()
+    reference = GPT2LMHeadModel(
+        GPT2Config(vocab_size=500, n_positions=64, n_embd=64, n_layer=depth, n_head=4)
+    ).eval()
     linear = ('c_attn.weight', 'c_proj.weight', 'c_fc.weight')  # Hugging Face keeps these transposed
     with torch.no_grad():
         for p in model.parameters():  # also biases and norms, so that each takes part
@@ -53,17 +55,25 @@ def test_initialisation_is_gpt2s_scaled_by_the_final_depth():
     model = GPT(config, 2, seeded(0))
     for name, p in model.named_parameters():
         if name.endswith('.bias') or 'ln_' in name:
-            assert torch.equal(p, torch.ones_like(p) if 'ln_' in name and name.endswith('weight') else torch.zeros_like(p))
+            assert torch.equal(
+                p, torch.ones_like(p) if 'ln_' in name and name.endswith('weight') else torch.zeros_like(p)
+            )
         else:
-            assert p.std().item() == pytest.approx(0.02 / 24**0.5 if name.endswith('c_proj.weight') else 0.02, rel=0.05)
+            assert p.std().item() == pytest.approx(
+                0.02 / 24**0.5 if name.endswith('c_proj.weight') else 0.02, rel=0.05
+            )
 
 
 @pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-5), ('bfloat16', 2e-2)])
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 def test_loss_and_its_gradients_equal_cross_entropy_of_the_logits(embeddings, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr(FusedLinearCrossEntropy, 'CHUNK', 175 * 1000)  # 1200 rows in seven chunks, the last one not full
+    monkeypatch.setattr(
+        FusedLinearCrossEntropy, 'CHUNK', 175 * 1000
+    )  # 1200 rows in seven chunks, the last one not full
     amp = autocast(torch.device('cpu'), dtype)
-    config = GPTConfig(block_size=600, vocab_size=1000, n_layer=2, n_head=2, n_embd=32)  # more rows than one chunk
+    config = GPTConfig(
+        block_size=600, vocab_size=1000, n_layer=2, n_head=2, n_embd=32
+    )  # more rows than one chunk
     model = GPT(config, generator=seeded(0))
     model.freeze(1, embeddings)
     x, y = tokens(config), tokens(config, seed=1)
@@ -91,7 +101,9 @@ def test_logits_at_places_and_under_a_mask_equal_the_plain_ones():
     at = (torch.tensor([0, 1, 1]), torch.tensor([5, 0, 31]))
     assert torch.allclose(model.logits(x, at=at), full[at], atol=1e-6)
     causal = torch.ones(32, 32, dtype=torch.bool).tril()[None, None]
-    assert torch.allclose(model.logits(x, mask=causal, positions=torch.arange(32).expand(2, 32)), full, atol=1e-5)
+    assert torch.allclose(
+        model.logits(x, mask=causal, positions=torch.arange(32).expand(2, 32)), full, atol=1e-5
+    )
 
 
 def test_a_mask_hides_tokens_and_positions_are_what_they_are_said_to_be():
@@ -118,14 +130,19 @@ def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
         if source is not None:
             assert all(torch.equal(before[source][k], v) for k, v in block.state_dict().items())
         if is_new:  # a copy shares no memory with its source
-            assert all(p.data_ptr() not in {q.data_ptr() for o in old for q in o.parameters()} for p in block.parameters())
+            assert all(
+                p.data_ptr() not in {q.data_ptr() for o in old for q in o.parameters()}
+                for p in block.parameters()
+            )
 
 
 def test_growing_on_top_leaves_existing_layers_outputs_bit_identical():
     model = GPT(SMALL, 2, seeded(0)).eval()
     seen = []
     x = tokens(SMALL)
-    handle = model.transformer.ln_f.register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0].clone()))
+    handle = model.transformer.ln_f.register_forward_pre_hook(
+        lambda block, inputs: seen.append(inputs[0].clone())
+    )
     with torch.no_grad():
         model.logits(x)
         handle.remove()
@@ -155,7 +172,9 @@ def test_the_same_seed_gives_the_same_new_layers_whatever_was_drawn_before():
     assert all(torch.equal(grown[0][k], grown[1][k]) for k in grown[0])
     other = GPT(SMALL, 2, seeded(0))
     other.grow(4, 'random', seeded(6))
-    assert not torch.equal(other.state_dict()['transformer.h.3.mlp.c_fc.weight'], grown[0]['transformer.h.3.mlp.c_fc.weight'])
+    assert not torch.equal(
+        other.state_dict()['transformer.h.3.mlp.c_fc.weight'], grown[0]['transformer.h.3.mlp.c_fc.weight']
+    )
 
 
 def test_new_layers_come_in_the_models_mode_and_on_its_device():
@@ -175,7 +194,9 @@ def test_freeze_sets_every_parameter_every_time(frozen, embeddings):
         if '.h.' in name:
             expected = int(name.split('.')[2]) not in blocks
         else:
-            expected = {'wte': embeddings != 'frozen', 'wpe': embeddings == 'train', 'ln_f': True}[name.split('.')[1]]
+            expected = {'wte': embeddings != 'frozen', 'wpe': embeddings == 'train', 'ln_f': True}[
+                name.split('.')[1]
+            ]
         assert p.requires_grad == expected, name
 
 
@@ -239,11 +260,12 @@ def test_dropout_is_on_in_training_only():
     assert model(x, x).item() == model(x, x).item()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # compiled: what CUDA does by default, here by inductor's C++
 
-NEEDS_COMPILER = pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')),
-                                    reason='torch.compile on the CPU needs a C++ compiler')
+NEEDS_COMPILER = pytest.mark.skipif(
+    not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
+)
 
 
 @pytest.fixture
@@ -271,8 +293,9 @@ def loss_and_gradients(model, batches, loss_of):
 
 @NEEDS_COMPILER
 def test_a_run_that_grows_compiles_four_graphs_whose_gradients_are_plain_cross_entropys(graphs):
-    """Also with accumulation. Each is made in the first step of the phase that first needs it: three for blocks, by what
-    trains in them and below, and the head's. Embeddings that train while layers are frozen need a fifth."""
+    """Also with accumulation. Each is made in the first step of the phase that first needs it: three for
+    blocks, by what trains in them and below, and the head's. Embeddings that train while layers are frozen
+    need a fifth."""
     torch.manual_seed(0)
     config = GPTConfig(block_size=32, vocab_size=321, n_layer=12, n_head=2, n_embd=16)
     batches = [(tokens(config, seed=i), tokens(config, seed=i + 2)) for i in range(2)]
@@ -288,8 +311,11 @@ def test_a_run_that_grows_compiles_four_graphs_whose_gradients_are_plain_cross_e
                 model.freeze(frozen, embeddings if frozen else 'train')
                 for block in model.transformer.h:
                     block._compiled_call_impl = None
-                plain = loss_and_gradients(model, batches, lambda x, y, model=model: F.cross_entropy(
-                    model.logits(x).flatten(0, 1), y.flatten()))
+                plain = loss_and_gradients(
+                    model,
+                    batches,
+                    lambda x, y, model=model: F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten()),
+                )
                 before = graphs()
                 compile_blocks(model)
                 ours = loss_and_gradients(model, batches, model)
@@ -335,12 +361,15 @@ def test_the_compiled_head_is_as_near_to_float64_as_plain_cross_entropy(graphs, 
 
 @NEEDS_COMPILER
 def test_the_compiled_head_reads_and_writes_the_logits_in_place(graphs):
-    """One kernel; of the logits' size it has but the logits, which come in and whose gradient goes out, in rows as far
-    apart as the matmul left them. (On a GPU it reads them twice: dev/BENCH.md has the code that inductor makes.)"""
+    """One kernel; of the logits' size it has but the logits, which come in and whose gradient goes out, in
+    rows as far apart as the matmul left them. (On a GPU it reads them twice: dev/BENCH.md has the code that
+    inductor makes.)"""
     from torch._inductor.utils import run_and_get_code
 
     logits = torch.randn(40, 640, dtype=torch.bfloat16)[:, :577]
-    _, (code,) = run_and_get_code(model_module.compiled_chunk_loss(), logits, torch.randint(577, (40, 1)), 1 / 40)
+    _, (code,) = run_and_get_code(
+        model_module.compiled_chunk_loss(), logits, torch.randint(577, (40, 1)), 1 / 40
+    )
     assert code.count('async_compile.cpp_pybinding(') == 1
     made = re.findall(r'empty_strided_cpu\(\((.*?)\)', code)
     assert made and all(math.prod(int(n) for n in shape.split(',') if n.strip()) == 40 for shape in made)
@@ -370,11 +399,17 @@ def test_evaluation_compiles_nothing(graphs):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('name', ['gelu', 'norm'])
 def test_recompute_linear(monkeypatch, name, dtype):
-    """The plain way's result and gradients, bit for bit, from a backward that computes y again where y is large."""
+    """The plain way's result and gradients, bit for bit, from a backward that computes y again where y is
+    large."""
+
     def run(of, limit):
         monkeypatch.setattr('model.LARGE', limit)
         torch.manual_seed(0)
-        linear, norm, x = torch.nn.Linear(96, 32), torch.nn.LayerNorm(96), torch.randn(2, 5, 96, requires_grad=True)
+        linear, norm, x = (
+            torch.nn.Linear(96, 32),
+            torch.nn.LayerNorm(96),
+            torch.randn(2, 5, 96, requires_grad=True),
+        )
         calls = []
 
         def function(x):
@@ -382,9 +417,14 @@ def test_recompute_linear(monkeypatch, name, dtype):
             return gelu(x) if name == 'gelu' else norm(x)
 
         with autocast(torch.device('cpu'), dtype):
-            y = of(function, linear, x * 1.5 if dtype == 'float32' or name == 'norm' else (x * 1.5).bfloat16())
+            y = of(
+                function, linear, x * 1.5 if dtype == 'float32' or name == 'norm' else (x * 1.5).bfloat16()
+            )
         y.square().mean().backward()
-        return calls, [y, *(p.grad for p in (x, linear.weight, linear.bias, *norm.parameters()) if p.grad is not None)]
+        return calls, [
+            y,
+            *(p.grad for p in (x, linear.weight, linear.bias, *norm.parameters()) if p.grad is not None),
+        ]
 
     _, plain = run(lambda function, linear, x: linear(function(x)), 0)
     for limit, expected in ((2 * 5 * 96, [True, False]), (2 * 5 * 96 + 1, [True])):
@@ -401,5 +441,3 @@ def test_a_block_keeps_neither_gelu_nor_norms(monkeypatch):
         per_block.append(five - four)
     stream = x.numel() * SMALL.n_embd * 4  # bytes of the residual stream
     assert per_block[0] - per_block[1] == (4 + 1 + 1) * stream  # GELU is four times as wide
-
-
