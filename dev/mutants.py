@@ -711,8 +711,8 @@ breaks(
      'due = self.args.val_tokens * max(self.progress, self.total / self.limit)',
      'due = self.args.val_tokens', 'evenly'),
     ('used files of the Hub stay', 'if not self.args.source and not self.args.keep:', 'if False:',
-     'kept_or_not'),
-    ('a part is said to be complete', "'complete': False", "'complete': True", 'meta_json or resumed'),
+     'few_of_the_hubs'),
+    ('a part is said to be complete', "'complete': False", "'complete': True", 'stopped_by'),
 )
 
 breaks(
@@ -785,6 +785,73 @@ breaks(
      'is_inside = line_of[: len(hashes)] >= 0', 'deduplicate or shares_32'),
     ('the right ending is always the first', 'label = int(labels[number])', 'label = 0',
      'examples or ending_alone or known'),
+)
+
+breaks(
+    'data.py', 'test_data.py',
+    ('hidden files are shards', " and not name.startswith('.'):\n            path = os.path.join(data_dir", ':\n'
+     '            path = os.path.join(data_dir', 'hidden'),
+    ('a fingerprint of the first shard alone', 'wanted -= len(start)', 'wanted = 0', 'fingerprint'),
+    ('a fingerprint with the header', 'f.seek(offset)\n                    start', 'start', 'fingerprint'),
+)
+
+breaks(
+    'sources.py', 'test_sources.py',
+    ('two columns of one name pass', 'if n_columns > 1:', 'if False:', 'two_columns'),
+    ('dictionaries are no strings', 'if pa.types.is_dictionary(kind):', 'if False:', 'string_type'),
+    ('zeros after gzip are damage', "if compression == 'gzip':", 'if False:', 'padding'),
+    ('deep brackets are a traceback', 'except (ValueError, RecursionError) as error:', 'except ValueError as error:',
+     'no_document'),
+    ('an array without its end passes', 'if is_array:\n                raise', 'if False:\n                raise',
+     'no_document'),
+    ('a value that goes on is an error', "goes_on = reason.pos > len(text) - 16 or", 'goes_on = False and',
+     'as_an_array'),
+    ('a bad value is read on to the end', "goes_on = reason.pos > len(text) - 16 or", 'goes_on = True or',
+     'without_reading_all'),
+    ('an empty file is damaged', 'if size == 0:\n        if kind', 'if False:\n        if kind', 'without_a_byte'),
+    ('all of the Hub is fetched ahead', 'wanted.acquire()', 'pass', 'fetched_ahead'),
+    ('two of the Hub are fetched ahead', 'threading.Semaphore(2)', 'threading.Semaphore(3)', 'fetched_ahead'),
+    ('a text is cut within white space', "and not text[cut - 1].isspace())", ')',
+     'test_prepare_fineweb.py tokens_stay_the_same'),
+    ('a row group is skipped too many', 'while group < len(sizes) and at + sizes[group] <= skip:',
+     'while group < len(sizes) and at + sizes[group] <= skip + 1:', 'string_type'),
+)
+
+breaks(
+    'documents.py', 'test_documents.py',
+    ('the reader is one further ahead', 'if len(pending) == ahead:', 'if len(pending) > ahead:', 'further_ahead'),
+    ('end-of-text in a text is a mark', 'if text.count(EOT) == n_marks:', 'if True:', 'cut_into'),
+    ('every piece begins a document', "return self.document == 0 or sources.file_format(self.path)[0] != 'text'",
+     'return True', 'first_piece'),
+    ('errors wait for the threads', 'pool.shutdown(wait=False, cancel_futures=True)', 'pool.shutdown()',
+     'does_not_wait_for_a_thread'),
+    ("a document's end is no new document", 'if at == len(self.tokens):', 'if False:', 'position'),
+)
+
+breaks(
+    'prepare_fineweb.py', 'test_prepare_fineweb.py',
+    ('two processes at once', 'with locked(args.out):', 'if True:', 'lock'),
+    ('long documents are preferred', 'return self.n_held_out < due',
+     'return self.n_held_out < due + 1000 * (self.total % 2)', 'evenly'),
+    ('held-out documents after the last shard are lost', 'self.write_held_out()  # what came', 'pass  # what came',
+     'after_a_full_shard'),
+    ('how many were held out is not kept', "self.n_held_out = shards[-1]['held_out']",
+     "self.n_held_out = shards[0]['tokens']", 'missing_held_out'),
+    ('how far the source was is not kept', "self.progress = shards[-1]['progress']", 'self.progress = 0.0',
+     'after_a_full_shard'),
+    ('a held-out shard that is ahead is damaged', 'return found == n_tokens or (or_more and found > n_tokens)',
+     'return found == n_tokens', 'goes_on_after_any_shard'),
+    ('every document loses its first tokens', 'offset = 0  # only', 'pass  # only', 'resumed_behind'),
+    ("the Hub's file in use is deleted", "for entry in meta['sources'][: position[0]]:",
+     "for entry in meta['sources'][: position[0] + 1]:", 'few_of_the_hubs'),
+    ('a corpus that is too small is tokenized first', 'check_size(args, files)', 'pass', 'before_the_work'),
+    ('the only shard stays', "os.remove(os.path.join(self.args.out, shard['file']))", 'pass', 'exactly_one_shard'),
+    ('sources that are gone are asked for', "if args.source and meta['complete']:", 'if args.source:\n'
+     '        local_files(args)\n    if False:', 'are_gone'),
+    ('ready shards of one name', 'if name in paths:', 'if False:', 'names_cannot_be'),
+    ('shards of a longer source stay', 'self.remove_left_over()', 'pass', 'was_longer'),
+    ('a shard of someone else is overwritten', 'if not is_ours(meta) and (there or has_meta):', 'if False:',
+     'someone_elses'),
 )
 
 # ----------------------------------------------------------------------------------------------------------

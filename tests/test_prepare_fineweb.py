@@ -332,15 +332,46 @@ def test_with_held_out_documents_too_it_goes_on_after_any_shard(tmp_path, articl
         patch.setattr(prepare_fineweb, 'save', remember)
         prepare(monkeypatch, *flags, f'--out={tmp_path}/watched')
     assert files_of(tmp_path / 'watched') == whole and len(states) > 5
+    written, write = [], data.write_shard
+    monkeypatch.setattr(prepare_fineweb, 'write_shard', lambda path, tokens: (written.append(Path(path).name),
+                                                                              write(path, tokens)))
     for n, state in enumerate(states):
+        finished = {shard['file'] for shard in json.loads(state['meta.json'])['shards'][1:]}
         for ahead in (0, 1):
             later = states[min(n + ahead, len(states) - 1)]
             out = tmp_path / f'out{n}_{ahead}'
             out.mkdir()
             for name, raw in {**later, 'meta.json': state['meta.json'], 'shard_train_000009.bin.tmp': b'half'}.items():
                 (out / name).write_bytes(raw)
+            written.clear()
             prepare(monkeypatch, *flags, f'--out={out}')
             assert {k: v for k, v in files_of(out).items() if not k.endswith('.tmp')} == whole, (n, ahead)
+            assert not finished & set(written)  # no training shard is made twice
+
+
+def test_the_documents_after_a_full_shard_may_be_held_out_and_stay_so(tmp_path, monkeypatch):
+    texts = ['x' * 99, 'aa', 'bb']  # the first one fills a shard, and the others are all held out
+    (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
+    flags = [f'--source={tmp_path}/a.jsonl', '--tokenizer=bytes', '--shard_tokens=100', '--val_tokens=90']
+    prepare(monkeypatch, *flags, f'--out={tmp_path}/whole')
+    whole = files_of(tmp_path / 'whole')
+    assert documents_in(tmp_path / 'whole', 'val') == tuples(texts[1:])
+    assert documents_in(tmp_path / 'whole', 'train') == tuples(texts[:1])
+    write, written = data.write_shard, []
+
+    def write_and_stop(path, tokens):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, tokens)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_fineweb, 'write_shard', write_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
+    assert not data.read_meta(str(tmp_path / 'out'))['complete']
+    prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
+    assert files_of(tmp_path / 'out') == whole
 
 
 def test_a_missing_held_out_shard_is_made_again(tmp_path, articles, monkeypatch):
@@ -564,6 +595,8 @@ def test_stopped_by_ctrl_c_it_goes_on_to_the_same_bytes(tmp_path, articles, monk
         with pytest.raises(KeyboardInterrupt):
             prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
     assert len(list((tmp_path / 'out').glob('*.bin'))) == 3
+    with pytest.raises(UserError, match='is not complete; finish it with'):
+        data.Split(str(tmp_path / 'out'), 'train', 8, 257)
     prepare(monkeypatch, *flags, f'--out={tmp_path}/out')
     assert files_of(tmp_path / 'out') == files_of(tmp_path / 'whole')
 
@@ -991,7 +1024,7 @@ def test_a_few_of_the_hubs_files_lie_on_the_disk_at_a_time(tmp_path, hub, sample
     prepare(monkeypatch, f'--out={tmp_path}/out', '--shard_tokens=2000', '--workers=1')
     assert tokens_of(tmp_path / 'out') == reference(sample) and fetched == names
     assert max(map(len, lying)) <= 3 and len(lying) > 10
-    assert '000_00000.parquet' not in lying[-1] and '001_00000.parquet' not in lying[-1]  # gone as soon as it is in shards
+    assert lying[-1] == {'003_00000.parquet'}  # the others went as soon as they were in shards
 
 
 def test_a_broken_download_is_said_and_the_run_goes_on_from_there(tmp_path, hub, sample):
