@@ -7,6 +7,7 @@ import time
 import torch.distributed as dist
 
 import checkpoint
+import data
 import schedule
 from common import UserError, atomic_write, numbered
 from config import FIELDS, TrainConfig, config_from_dict
@@ -180,7 +181,7 @@ def check_same_data(config: TrainConfig, saved: dict, run_dir: str, fingerprint:
 def load_initial_weights(model, config: TrainConfig):
     """Put the weights of init_from into the model, and return what they have cost until now, for run.json.
 
-    Raises UserError if its shape isn't the config's.
+    Raises UserError if its shape isn't the config's, or its tokenizer not the data's.
     """
     source, info = checkpoint.load_model(config.init_from)
     shapes = [('depth', source.depth, config.init_depth)]
@@ -189,5 +190,10 @@ def load_initial_weights(model, config: TrainConfig):
     wrong = [f'{name} is {theirs}, the config says {ours}' for name, theirs, ours in shapes if theirs != ours]
     if wrong:
         raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
+    # Of one vocabulary size or not: tokens of another tokenizer are other words than it has learned.
+    tokenizer = data.read_meta(config.data_dir)['tokenizer']
+    if info['tokenizer'] != tokenizer:
+        raise UserError(f"init_from {config.init_from}: its tokenizer is {info['tokenizer']!r}, and the data in "
+                        f'{config.data_dir} are in tokens of {tokenizer!r}')
     model.load_state_dict(source.state_dict())
     return schedule.sunk_cost(info)

@@ -216,6 +216,8 @@ MISTAKES = [
     ('train', f'{GOOD} --init_from=nowhere --init_depth=2', r'nowhere: cannot be read'),
     ('train', f'{GOOD} --init_from=run --init_depth=3', r'init_from run: its depth is 4, the config says 3'),
     ('train', f'{GOOD} --init_from=run_empty --init_depth=2', r'run_empty: holds no checkpoint'),
+    ('train', f'{GOOD} --n_stages=1 --init_from=klingon.pt --init_depth=4',
+     r"klingon.pt: its tokenizer is 'klingon', and the data in data are in tokens of 'bytes'"),
     # the environment
     ('train', GOOD, r'the environment says RANK=, WORLD_SIZE=two', {'WORLD_SIZE': 'two'}),
     ('train', GOOD, r'RANK=, WORLD_SIZE=2.* no RANK: start several ranks with torchrun', {'WORLD_SIZE': '2'}),
