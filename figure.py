@@ -301,8 +301,9 @@ def label_ends(axes, ends: list[tuple], fontsize: float):
     low, high = axes.get_ylim()
     height = axes.get_position().height * axes.get_figure().get_figheight() * 72  # points
     ends = sorted(ends, key=lambda end: end[1])
-    places = [min(1.0, max(0.0, (y - low) / (high - low))) for _, y, _, _ in ends]
-    places = spread_out(places, 1.3 * fontsize / height)
+    wanted = np.array([y for _, y, _, _ in ends])
+    places = np.clip((wanted - low) / (high - low), 0, 1)
+    places = spread_out(list(places), 1.3 * fontsize / height)
     for (x, y, text, color), place in zip(ends, places):
         # relpos: the thin line meets the left end of the name, not its middle.
         leader = {'arrowstyle': '-', 'color': color, 'linewidth': 0.5, 'alpha': 0.6}
@@ -317,20 +318,26 @@ def spread_out(places: list[float], step: float) -> list[float]:
     """Ascending places in [0, 1], moved apart to be `step` from each other, around where they want to be."""
     # As boxes that push each other: a block sits at the mean of what its members want.
     blocks = []  # [center, number of places]: places that touch move as one
-    for place in places:
-        blocks.append([place, 1])
-        while len(blocks) > 1 and blocks[-1][0] - blocks[-2][0] < step * (blocks[-1][1] + blocks[-2][1]) / 2:
-            center, n = blocks.pop()
-            other, m = blocks.pop()
-            blocks.append([(center * n + other * m) / (n + m), n + m])
+    for center in places:
+        n = 1
+        while blocks:
+            other, m = blocks[-1]
+            if center - other >= step * (n + m) / 2:
+                break
+            blocks.pop()
+            center = (center * n + other * m) / (n + m)
+            n += m
+        blocks.append([center, n])
     found = []
     for center, n in blocks:
         found += [center + step * (i - (n - 1) / 2) for i in range(n)]
     # Back into the panel, the lowest ones first; with more than it holds, the last ones stand above it.
     for i, place in enumerate(found):
         found[i] = max(place, i * step)
-    for i, place in enumerate(reversed(found)):
-        found[-1 - i] = max(min(place, 1 - i * step), (len(found) - 1 - i) * step)
+    highest = 1.0
+    for i in reversed(range(len(found))):
+        found[i] = max(min(found[i], highest), i * step)
+        highest -= step
     return found
 
 
@@ -391,7 +398,8 @@ def draw_hero(figure, report, groups: list):
     draw_arrow(above, report, size)
     ends = []
     for group, look in zip(groups, look_of(groups, report)):
-        ends.append((group.mean.flops[-1] / size, group.mean.loss[-1], caption(group), look.color))
+        mean = group.mean
+        ends.append((mean.flops[-1] / size, mean.loss[-1], caption(group), look.color))
     # Names are placed last: where they fit depends on the limits and on the layout.
     figure.canvas.draw()  # settles the layout, and with it how tall a line of text is
     label_ends(above, ends, fontsize=8)
@@ -411,7 +419,8 @@ def draw_losses(axes, groups: list, report, axis: str) -> dict:
         draw_growth(axes, group, axis, x, curve.loss, look.color, size)
     if any(len(group.judged) > 1 for group in groups):
         say(axes, 'band: ± 1 sd over the seeds')
-    axes.set_xlim(0, 1.01 * max(getattr(group.mean, axis)[-1] for group in groups) / size)
+    longest = max(getattr(group.mean, axis)[-1] for group in groups)
+    axes.set_xlim(0, 1.01 * longest / size)
     axes.set_ylim(*loss_limits(groups, axis))
     axes.set_xlabel(label)
     axes.set_ylabel('validation loss (nats per token)')
@@ -488,12 +497,12 @@ def draw_arrow(axes, report, size: float):
     arrow = {'arrowstyle': '->', 'linewidth': 1.4}
     axes.annotate('', (stop, loss), xytext=(start, loss), arrowprops=arrow, zorder=7)
     # Losses fall: to the left of the arrow, below the curves, is empty paper.
-    left = min(start, stop)
-    has_room = left > 0.4 * axes.get_xlim()[1]
+    place, away, align = min(start, stop), -4, 'right'
+    if place < 0.4 * axes.get_xlim()[1]:  # too little of it
+        place, away, align = (start + stop) / 2, 0, 'center'
     axes.annotate(
-        arrow_text(best), (left if has_room else (start + stop) / 2, loss), xytext=(-4 if has_room else 0, -4),
-        textcoords='offset points', va='top', ha='right' if has_room else 'center', zorder=8,
-        bbox={'facecolor': 'white', 'alpha': 0.7, 'linewidth': 0, 'pad': 1},
+        arrow_text(best), (place, loss), xytext=(away, -4), textcoords='offset points', va='top', ha=align,
+        zorder=8, bbox={'facecolor': 'white', 'alpha': 0.7, 'linewidth': 0, 'pad': 1},
     )
 
 

@@ -186,7 +186,9 @@ def equal_compute(
         parts = [stats.part(1.0, rung.finals)]
     else:
         at = min(group.end(axis), reference.high)
-        run_losses = group.losses_at(axis, at) if at >= group.start(axis) else np.array([math.nan])
+        run_losses = np.array([math.nan])
+        if at >= group.start(axis):
+            run_losses = group.losses_at(axis, at)
         baseline_loss, parts = read_baseline(ladder, reference, axis, at)
     against = [stats.Part(-part.weight, part.variance, part.n) for part in parts]
     loss = float(run_losses.mean())
@@ -257,12 +259,14 @@ def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
     # The dear side: the baseline's loss at x, less the run's final one.
     x = reference.places()
     losses, parts = reference.at(x)
-    dear = stats.contrast(losses - group.finals.mean(), [*parts, stats.part(-1.0, group.finals)], sigma)
+    parts = [*parts, stats.part(-1.0, group.finals)]
+    dear = stats.contrast(losses - group.finals.mean(), parts, sigma)
     # The cheap side: the baseline's final loss, less the run's own at y.
     y = grid_of(group.start(axis), end, own_places(group, axis))
     own = group.losses_at(axis, y)
-    top, top_parts = reference.at(reference.high)
-    cheap = stats.contrast(top - own.mean(axis=-1), [*top_parts, stats.part(-1.0, own)], sigma)
+    top, parts = reference.at(reference.high)
+    parts = [*parts, stats.part(-1.0, own)]
+    cheap = stats.contrast(top - own.mean(axis=-1), parts, sigma)
 
     first, is_first = crossing(np.log(x), -dear.value)
     if is_first and len(reference.rungs) > 1:
@@ -324,8 +328,10 @@ def crossing(positions: np.ndarray, rising: np.ndarray) -> tuple[float, bool]:
     i = int(above[0])
     if i == 0:
         return float(positions[0]), True  # it may have crossed anywhere before
-    share = min(1.0, rising[i - 1] / (rising[i - 1] - rising[i]))
-    return float(positions[i - 1] + share * (positions[i] - positions[i - 1])), False
+    before, after = rising[i - 1], rising[i]
+    share = min(1.0, before / (before - after))
+    step = positions[i] - positions[i - 1]
+    return float(positions[i - 1] + share * step), False
 
 
 def add_interval(cost: Ratio, costs: np.ndarray, low: np.ndarray, high: np.ndarray):
@@ -439,8 +445,9 @@ def named_baseline(groups: list[Group], name: str, by_arm: bool) -> Group:
         if not named:
             raise UserError(f'baseline {name!r}: there is no run of that arm')
         return named[0]
+    wanted = os.path.realpath(name)
     for group in groups:
-        if any(os.path.realpath(run.path) == os.path.realpath(name) for run in group.runs):
+        if wanted in [os.path.realpath(run.path) for run in group.runs]:
             # Who names a run means this one, not a better one that was tried beside it.
             for rival in groups:
                 if rival.arm == group.arm and not rival.flags and is_budget(rival, group):
@@ -516,8 +523,9 @@ def catch_up(judgment: Judgment, sigma: float | None = None) -> list[CatchUp]:
     began = float(first.where('tokens', growths[-1]))
     # A baseline of equal compute has fewer tokens than a run that was shallow for a while: a longer rung
     # goes on.
-    enough = [rung for rung in judgment.ladder.rungs if rung.end('tokens') >= group.end('tokens')]
-    rung = enough[0] if enough else judgment.ladder.rungs[-1]
+    rungs = judgment.ladder.rungs
+    enough = [rung for rung in rungs if rung.end('tokens') >= group.end('tokens')]
+    rung = enough[0] if enough else rungs[-1]
     points = []
     for step, losses in evaluations_after(group, growths[-1]):
         tokens = float(first.where('tokens', step))
@@ -539,7 +547,8 @@ def evaluations_after(group: Group, growth: int) -> list[tuple[int, np.ndarray]]
     last = min(curve.step[-1] for curve in curves)
     steps = np.unique(np.concatenate([curve.step for curve in curves]))
     for step in steps[(steps > growth) & (steps <= last)]:
-        found.append((int(step), np.array([float(curve.at('step', step)) for curve in curves])))
+        losses = np.array([float(curve.at('step', step)) for curve in curves])
+        found.append((int(step), losses))
     return found
 
 
@@ -566,7 +575,8 @@ def gone_from(estimates: list[stats.Estimate | None], sign: int) -> int | None:
     found = None
     for i in reversed(known):
         estimate = estimates[i]
-        if math.isnan(estimate.p) or (estimate.p < stats.SIGNIFICANT and sign * estimate.value > 0):
+        is_clear = estimate.p < stats.SIGNIFICANT and sign * estimate.value > 0
+        if is_clear or math.isnan(estimate.p):
             break
         found = i
     return found

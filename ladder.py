@@ -36,7 +36,11 @@ class Ladder:
 
     def nearest(self, group: Group) -> Group:
         """The rung of the group's own budget, else the one whose budget is nearest by ratio."""
-        return min(self.rungs, key=lambda rung: abs(math.log(rung.budget / group.budget)))
+
+        def distance(rung):
+            return abs(math.log(rung.budget / group.budget))
+
+        return min(self.rungs, key=distance)
 
     def reference(self, axis: str) -> 'Reference':
         """The ladder's loss on one axis."""
@@ -65,7 +69,10 @@ class Reference:
         self.axis = axis
         self.compute = np.array([rung.end(axis) for rung in self.rungs])
         self.high = self.compute[-1]
-        self.low = self.rungs[0].start(axis) if len(self.rungs) == 1 else self.compute[0]
+        # One rung is read along its curve, several at their ends only.
+        self.low = self.compute[0]
+        if len(self.rungs) == 1:
+            self.low = self.rungs[0].start(axis)
         self.finals = [stats.part(1.0, rung.finals) for rung in self.rungs]
         self.means = np.array([rung.finals.mean() for rung in self.rungs])
         self.law = self._fit() if len(self.rungs) >= FIT_FROM - 1 else None
@@ -74,8 +81,10 @@ class Reference:
         law = stats.fit_power_law(self.compute, self.means, [part.n for part in self.finals])
         # Three losses that no such curve meets (the second step down is the bigger one) are joined by
         # straight lines.
-        if law and len(self.rungs) < FIT_FROM and np.abs(law.residuals).max() > 1e-6 * np.ptp(self.means):
-            return None
+        if law and len(self.rungs) < FIT_FROM:
+            off = np.abs(law.residuals).max()
+            if off > 1e-6 * np.ptp(self.means):
+                return None
         return law
 
     def at(self, x) -> tuple[np.ndarray, list[stats.Part]]:
@@ -88,8 +97,10 @@ class Reference:
             weights = self.law.weights(x)
             value = self.law.at(x)
         else:
-            units = np.eye(len(self.rungs))  # interpolated, these give each rung's share
-            weights = np.stack([np.interp(np.log(x), np.log(self.compute), unit) for unit in units])
+            logs = np.log(self.compute)
+            weights = []
+            for unit in np.eye(len(self.rungs)):  # interpolated, a unit vector gives its rung's share
+                weights.append(np.interp(np.log(x), logs, unit))
             value = np.tensordot(self.means, weights, axes=1)
         parts = []
         for weight, final in zip(weights, self.finals):
@@ -100,7 +111,9 @@ class Reference:
 
     def places(self) -> np.ndarray:
         """Where to look for a loss: a fine grid, and every evaluation in between."""
-        evaluations = [self.compute] if len(self.rungs) > 1 else own_places(self.rungs[0], self.axis)
+        evaluations = [self.compute]
+        if len(self.rungs) == 1:
+            evaluations = own_places(self.rungs[0], self.axis)
         return grid_of(self.low, self.high, evaluations)
 
     def slope(self, x: float) -> float:
@@ -117,11 +130,16 @@ class Reference:
 def grid_of(low: float, high: float, evaluations: list[np.ndarray]) -> np.ndarray:
     """Ascending places from low to high: both ends, the evaluations in between, and others by equal
     ratios."""
-    inner = np.exp(np.linspace(math.log(low), math.log(high), GRID)[1:-1])
+    logs = np.linspace(math.log(low), math.log(high), GRID)
+    inner = np.exp(logs[1:-1])  # the ends themselves are exact
     places = np.unique(np.concatenate([[low, high], inner, *evaluations]))
     return places[(places >= low) & (places <= high)]
 
 
 def own_places(group: Group, axis: str) -> list[np.ndarray]:
     """The evaluations of a group's seeds on an axis."""
-    return [curve.points(axis)[0] + group.sunk.get(axis, 0) for curve in group.judged]
+    places = []
+    for curve in group.judged:
+        x, _ = curve.points(axis)
+        places.append(x + group.sunk.get(axis, 0))
+    return places

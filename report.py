@@ -76,12 +76,22 @@ def final(group: Group) -> dict:
     reached = [curve for curve in group.curves if len(curve)]
     last = {}
     for name in ('tokens', *AXES):
-        values = [getattr(curve, name)[-1] for curve in reached]
-        last[name] = float(np.mean(values)) + group.sunk.get(name, 0) if values else None
+        ends = [getattr(curve, name)[-1] for curve in reached]
+        last[name], _ = mean_and_sd(ends)
+        if ends:
+            last[name] += group.sunk.get(name, 0)
     losses = [curve.loss[-1] for curve in reached]
-    last['val_loss'] = float(np.mean(losses)) if losses else None
-    last['val_loss_sd'] = float(np.std(losses, ddof=1)) if len(losses) > 1 else None
+    last['val_loss'], last['val_loss_sd'] = mean_and_sd(losses)
     return last | final_scores(group)
+
+
+def mean_and_sd(values: list[float]) -> tuple[float | None, float | None]:
+    """Mean and sample deviation; None where there are too few values."""
+    if not values:
+        return None, None
+    if len(values) == 1:
+        return float(values[0]), None
+    return float(np.mean(values)), float(np.std(values, ddof=1))
 
 
 def final_scores(group: Group) -> dict:
@@ -104,8 +114,7 @@ def final_scores(group: Group) -> dict:
     for name, short in names.items():
         if all(name in record for record in records):
             values = [record[name] for record in records]
-            found[short] = float(np.mean(values))
-            found[f'{short}_sd'] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            found[short], found[f'{short}_sd'] = mean_and_sd(values)
             errors = [record.get(f'{name}_stderr') for record in records]
             # Of one scoring, not of the mean: the questions are the same for all seeds, and so is their
             # noise.
@@ -175,7 +184,9 @@ def progress_table(report: Report) -> Table | None:
             continue
         done, seconds, left = progress(run)
         # A last line that is hours old says that nobody is at work any more.
-        idle = duration(max(0.0, time.time() - run.written)) + ' ago' if run.written else '-'
+        idle = '-'
+        if run.written:
+            idle = duration(max(0.0, time.time() - run.written)) + ' ago'
         steps = f'{run.step} of {run.total_steps}'
         lines.append([group.name, steps, f'{done:.0%}', duration(seconds), duration(left), idle])
     if not lines:
@@ -291,7 +302,7 @@ def ladder_table(report: Report) -> Table | None:
         # A rung far off the curve says that the curve is not to be trusted there.
         law = ladder.reference('flops').law
         for k, rung in enumerate(ladder.rungs):
-            sd = np.std(rung.finals, ddof=1) if len(rung.finals) > 1 else math.nan
+            _, sd = mean_and_sd(list(rung.finals))
             off = f'{law.residuals[k]:+.4f}' if law else '-'
             size = [str(rung.runs[0].total_steps), f'{rung.budget:.3g}', str(len(rung.finals))]
             # A rung is the baseline of its own budget: its multiplier is 1, whatever the curve says there.
@@ -377,8 +388,8 @@ def spread(points: list[CatchUp], n: int) -> list[CatchUp]:
     if len(points) <= n:
         return points
     # The gap changes fast at first and slowly later.
-    places = np.unique(np.round(np.geomspace(1, len(points), n)).astype(int)) - 1
-    return [points[place] for place in places]
+    places = np.round(np.geomspace(1, len(points), n)).astype(int)
+    return [points[place - 1] for place in np.unique(places)]
 
 
 def question_pairs(report: Report) -> list[tuple[str, paired.Difference]]:
@@ -391,7 +402,8 @@ def question_pairs(report: Report) -> list[tuple[str, paired.Difference]]:
         # One seed's data order and noise on both sides, where there is such a pair.
         matched = [(theirs[seed], mine[seed], f', seed {seed}') for seed in mine if seed in theirs]
         if not matched and mine and theirs:
-            matched = [(next(iter(theirs.values())), next(iter(mine.values())), '')]
+            first_of_mine = next(iter(mine.values()))
+            matched = [(next(iter(theirs.values())), first_of_mine, '')]
         for baseline, run, which in matched:
             lines = [paired.read_per_example(path) for path in (baseline, run)]
             if questions_of(lines[0]) == questions_of(lines[1]):

@@ -41,6 +41,8 @@ GROWTH = ('phase1_embeddings', 'grow_init', 'grow_map', 'grow_optimizer', 'rewar
           'stage_lr_scale', 'lr_depth_power', 'init_from', 'init_depth')
 # What doesn't tell experiments apart. Of the data the content counts, not the place.
 NOT_IDENTITY = ('seed', 'branch_from', 'checkpoint_steps', 'data_dir')
+# What isn't of training: see trained_otherwise.
+OF_NO_TRAINING = (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA)
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
 
 
@@ -130,7 +132,8 @@ class Run:
         evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
         if not evals:
             return [], 0
-        alike = [r for r in evals if self.val_tokens_of(r) == self.val_tokens_of(evals[-1])]
+        last = self.val_tokens_of(evals[-1])
+        alike = [r for r in evals if self.val_tokens_of(r) == last]
         return alike, len(evals) - len(alike)
 
     def scores(self) -> tuple[list[dict], int]:
@@ -222,7 +225,7 @@ class Group:
         """Settings that differ from another group's and aren't what growing is about."""
         names = []
         for name, field in FIELDS.items():
-            if field.metadata['free'] or name in (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA):
+            if field.metadata['free'] or name in OF_NO_TRAINING:
                 continue
             if getattr(self.config, name) != getattr(other.config, name):
                 names.append(name)
@@ -234,7 +237,11 @@ class Group:
         made = self.runs[0].info.get('init_from')
         if self.config.init_from == 'scratch' or type(made) is not dict or not made.get('flops'):
             return {}
-        return {axis: math.nan if made.get(axis) is None else made[axis] for axis in AXES}
+        known = {}
+        for axis in AXES:
+            cost = made.get(axis)
+            known[axis] = math.nan if cost is None else cost
+        return known
 
     def losses_at(self, axis: str, x) -> np.ndarray:
         """Loss of each seed that counts at compute x: (n,), or (X, n) for X places."""
@@ -319,7 +326,7 @@ def mean_curve(curves: list[Curve]) -> Curve:
     for name in ('tokens', *AXES):
         seeds = [np.interp(steps, curve.step, getattr(curve, name)) for curve in curves]
         columns.append(np.mean(seeds, axis=0))
-    losses = [np.interp(np.log(steps), np.log(curve.step), curve.loss) for curve in curves]
+    losses = [curve.at('step', steps) for curve in curves]
     return Curve(*columns, np.mean(losses, axis=0))
 
 

@@ -57,8 +57,9 @@ def part(weight, values) -> Part:
     """The share of a sample of shape (..., n)."""
     values = np.asarray(values, float)
     n = values.shape[-1]
-    variance = values.var(axis=-1, ddof=1) if n > 1 else np.full(values.shape[:-1], np.nan)
-    return Part(weight, variance, n)
+    if n == 1:  # one value says nothing about its spread
+        return Part(weight, np.full(values.shape[:-1], np.nan), n)
+    return Part(weight, values.var(axis=-1, ddof=1), n)
 
 
 def contrast(value, parts: list[Part], sigma: float | None = None) -> Estimate:
@@ -81,13 +82,15 @@ def contrast(value, parts: list[Part], sigma: float | None = None) -> Estimate:
     # else 0.
     with np.errstate(divide='ignore', invalid='ignore'):
         if sigma is None:
-            df = np.where(variance > 0, variance**2 / squares, np.where(np.isnan(variance), np.nan, 1.0))
+            df = variance**2 / squares
+            df = np.where(variance == 0, 1.0, df)
         else:
             df = np.where(np.isnan(variance), np.nan, np.inf)
         t = np.where(value == 0, 0.0 * se, np.abs(value) / se)
         p = 2 * special.stdtr(df, -t)
     half = special.stdtrit(df, (1 + LEVEL) / 2) * se
-    return Estimate(value[()], se[()], df[()], (value - half)[()], (value + half)[()], p[()])
+    numbers = (value, se, df, value - half, value + half, p)
+    return Estimate(*(number[()] for number in numbers))  # [()]: a single one as a number, not as an array
 
 
 def welch(a, b, sigma: float | None = None) -> Estimate:
@@ -200,7 +203,8 @@ class PowerLaw:
         """
         df = len(self.compute) - 3
         error_df = float(np.sum(self.n - 1))
-        pooled = float(np.sum((self.n - 1) * np.nan_to_num(variances))) / max(1.0, error_df)
+        squares = (self.n - 1) * np.nan_to_num(variances)
+        pooled = float(np.sum(squares)) / max(1.0, error_df)
         if df < 1 or error_df < 1 or pooled == 0:
             return math.nan
         off = float(np.sum(self.n * self.residuals**2)) / df
@@ -223,7 +227,8 @@ def fit_power_law(compute, loss, n=None) -> PowerLaw | None:
     def line(log_alpha):
         power = z ** -math.exp(log_alpha)
         center = np.average(power, weights=n)
-        slope = np.sum(n * (power - center) * loss) / np.sum(n * (power - center) ** 2)
+        away = power - center
+        slope = np.sum(n * away * loss) / np.sum(n * away**2)
         return slope, np.average(loss, weights=n) - slope * center, power
 
     def squares(log_alpha):
@@ -234,10 +239,12 @@ def fit_power_law(compute, loss, n=None) -> PowerLaw | None:
     bounds = [math.log(alpha) for alpha in ALPHA_BOUNDS]
     grid = np.linspace(*bounds, 60)
     best = int(np.argmin([squares(point) for point in grid]))
-    valley = (grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)])
-    found = optimize.minimize_scalar(squares, bounds=valley, method='bounded', options={'xatol': 1e-10})
+    left = grid[max(0, best - 1)]
+    right = grid[min(len(grid) - 1, best + 1)]
+    found = optimize.minimize_scalar(squares, bounds=(left, right), method='bounded', options={'xatol': 1e-10})
     A, E, power = line(found.x)
     if not A > 0:
         return None
     alpha = math.exp(found.x)
-    return PowerLaw(float(E), float(A * unit**alpha), alpha, compute, n, loss - E - A * power)
+    residuals = loss - E - A * power
+    return PowerLaw(float(E), float(A * unit**alpha), alpha, compute, n, residuals)
