@@ -597,7 +597,7 @@ breaks(
      'best_of_several'),
     ('seeds that chose are judged', 'best.left_out = () if best.biased else tuple(sorted(shared))',
      'best.left_out = ()', 'seeds_that_chose'),
-    ('losses on other tokens are one curve', 'if self.val_tokens_of(r) == self.val_tokens_of(evals[-1])]',
+    ('losses on other tokens are one curve', 'if self.val_tokens_of(r) == last]',
      ']', 'other_validation_tokens'),
 )
 
@@ -623,10 +623,10 @@ breaks(
 
 breaks(
     'ladder.py', 'test_judge.py',
-    ('every run is judged by the longest baseline', 'abs(math.log(rung.budget / group.budget)))',
-     '-rung.budget)'),
+    ('every run is judged by the longest baseline', 'abs(math.log(rung.budget / group.budget))',
+     '-rung.budget'),
     ('a curve between rungs is a straight line in compute',
-     'np.interp(np.log(x), np.log(self.compute), unit)', 'np.interp(x, self.compute, unit)',
+     'np.interp(np.log(x), logs, unit)', 'np.interp(x, self.compute, unit)',
      'straight_lines or two_rungs or between'),
 )
 
@@ -810,8 +810,7 @@ breaks(
 
 breaks(
     'report.py', 'test_report.py',
-    ("losses deviate as a population's", 'np.std(losses, ddof=1)', 'np.std(losses)', 'golden'),
-    ("the rungs deviate as a population's", 'np.std(rung.finals, ddof=1)', 'np.std(rung.finals)', 'golden'),
+    ("losses deviate as a population's", 'np.std(values, ddof=1)', 'np.std(values)', 'golden'),
     ('a multiplier is a cost', "multiplier = ratio(judgment.by_axis['flops'].cost.inverse())",
      "multiplier = ratio(judgment.by_axis['flops'].cost)", 'multiplier'),
     ('the baseline less the run', 'for path in (baseline, run)]', 'for path in (run, baseline)]', 'paired'),
