@@ -161,8 +161,8 @@ breaks(
     ('a folder with a copied checkpoint alone is free', 'return bool(checkpoint.numbered(out_dir) or',
      'return bool(', 'test_checkpoint.py copied'),
     ('a branch may begin where the runs differ', "if saved['step'] > min(shared, last):", 'if False:',
-     'branch'),
-    ('other data may be gone on with', 'if before.get(name) != value:', 'if False:', 'data'),
+     'test_study.py branch_is_refused'),
+    ('other data may be gone on with', 'if before.get(name) != value:', 'if False:', 'other_data'),
     ('a change of the length is not said', 'if old_length != new_length:', 'if False:',
      'resume or longer or changes'),
     ('a change of the measure is not said', 'if was != now:', 'if False:', 'resume'),
@@ -891,6 +891,14 @@ breaks(
     ('shards of a longer source stay', 'self.remove_left_over()', 'pass', 'was_longer'),
     ('a shard of someone else is overwritten', 'if not is_ours(meta) and (there or has_meta):', 'if False:',
      'someone_elses'),
+)
+
+breaks(
+    'values.py', 'test_config.py',
+    ('numbers are read in texts', 'if kind is str:\n        return text',
+     'if kind is str:\n        return text.replace("_", "")', 'flag_means'),
+    ('1 is True', 'if type(value) is not kind or', 'if not isinstance(value, (kind, int)) or',
+     'can_not_be_refused or all_mistakes or another_type'),
 )
 
 # ----------------------------------------------------------------------------------------------------------

@@ -283,7 +283,7 @@ MISTAKES = [
     ('compare', 'run run_baseline_1 run_baseline_2', r'several different runs could be the baseline'),
     # study.py
     ('study', '', r'arguments are required: STUDY'),
-    ('study', 'nowhere.py', r'nowhere.py: no such config file'),
+    ('study', 'nowhere.py', r'nowhere.py: no such study file'),
     ('study', 'base.py', r"base.py: .*'data_dir'"),
     # prepare_fineweb.py and prepare_demo.py
     ('prepare_fineweb', '--sample=5BT', r"argument --sample: invalid choice: '5BT'"),

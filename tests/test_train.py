@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from long_memory import growth_per_step
@@ -19,6 +20,7 @@ from same_run import assert_same_run, metrics
 import checkpoint
 import common
 import config as configuration
+import data
 import device
 import export_hf
 import schedule
@@ -371,6 +373,28 @@ def test_the_memory_of_the_process_stays_flat(tmp_path):
     assert growth < 200  # bytes a step: 40 to 68; with 200 bytes kept by each micro-step 379, and 10,000 steps grow by 1
 
 
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('more', [False, True])
+def test_a_run_does_not_go_on_with_other_data_wherever_they_lie(monkeypatch, tiny, tmp_path, split, more):
+    """Other tokens are refused, be they as many or more; the same ones in another folder are not."""
+    folder = next(flag for flag in tiny if flag.startswith('--data_dir=')).partition('=')[2]
+    run(monkeypatch, tiny, tmp_path / 'a', '--hellaswag_interval=0')
+    (tmp_path / 'a' / 'ckpt_000024.pt').unlink()
+    shutil.copytree(folder, tmp_path / 'moved')
+    moved = ['--hellaswag_interval=0', f'--data_dir={tmp_path}/moved', '--resume']
+    run(monkeypatch, tiny, tmp_path / 'a', *moved)
+    assert metrics(tmp_path / 'a')[-1]['step'] == 24
+    (tmp_path / 'a' / 'ckpt_000024.pt').unlink()
+    path = next((tmp_path / 'moved').glob(f'*_{split}_*'))
+    tokens = np.fromfile(path, np.uint16, offset=1024)
+    tokens[-1] ^= 1
+    data.write_shard(str(path), np.concatenate([tokens, tokens[:7]]) if more else tokens)
+    before = (tmp_path / 'a' / 'metrics.jsonl').read_bytes()
+    with pytest.raises(UserError, match=f'moved: {split} was .* when the checkpoint was saved'):
+        run(monkeypatch, tiny, tmp_path / 'a', *moved)
+    assert (tmp_path / 'a' / 'metrics.jsonl').read_bytes() == before
+
+
 def test_weights_that_do_not_fit_are_refused_on_resume(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--hellaswag_interval=0')
     state = torch.load(tmp_path / 'a' / 'ckpt_000021.pt', weights_only=True)
@@ -408,9 +432,6 @@ def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_pat
     flags = ['--n_embd=512', '--n_layer=12', '--batch_size=16384', '--total_batch_size=524288', '--block_size=32',
              '--growth_steps=3', '--val_tokens=32', '--hellaswag_interval=0', '--vocab_size=50304']
     big = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
-    import numpy as np
-
-    import data
     data.write_shard(str(tmp_path / 'x_train_1.bin'), np.zeros(530_000, np.uint16))
     data.write_shard(str(tmp_path / 'x_val_0.bin'), np.zeros(100, np.uint16))
     done = subprocess.run([sys.executable, '-c', code, *big, *flags, f'--data_dir={tmp_path}', f'--out_dir={tmp_path}/a'],
@@ -496,7 +517,7 @@ def test_help_and_a_typo_on_the_command_line():
 
 def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny, tmp_path):
     """The first one is killed, as hard as it goes, and its lock is no obstacle."""
-    flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=100000', '--eval_interval=0', '--hellaswag_interval=0']
+    flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=14000', '--eval_interval=0', '--hellaswag_interval=0']
     first = subprocess.Popen([sys.executable, 'train.py', *flags], stdout=subprocess.PIPE, text=True)
     try:
         for line in first.stdout:
@@ -585,7 +606,7 @@ def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, ti
 
 
 def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, capsys):
-    run(monkeypatch, tiny, tmp_path / 'a')
+    run(monkeypatch, tiny, tmp_path / 'a', '--grow_init=stack')  # with random layers the loss hardly moves
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[-5:]]
     assert rows[0][:3] == ['stage', 'depth', 'steps']
     records = metrics(tmp_path / 'a')
@@ -596,6 +617,7 @@ def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, caps
     assert rows[4][7] == f'{records[-1]["val_loss"]:.4f}'
     grown = next(r for r in records if 'val_loss_after' in r)
     assert rows[1][7] == f'{grown["val_loss_before"]:.4f}' and rows[2][6] == f'{grown["val_loss_after"]:.4f}'
+    assert rows[1][7] != rows[2][6]
 
 
 @pytest.mark.parametrize('again', [False, True])
