@@ -1,13 +1,18 @@
 """Devices, ranks, peaks. No GPU is needed. Run: python -m pytest tests/test_device.py"""
 
 import os
+import types
 import warnings
 
 import pytest
 import torch
 
 import device
+import metrics
+import runlog
+import schedule
 from common import UserError
+from config import TrainConfig
 
 CUDA = torch.device('cuda', 0)
 
@@ -221,3 +226,48 @@ def test_autocast_stays_with_float32_where_the_cpu_has_no_bfloat16(monkeypatch):
     for dtype, expected in (('auto', torch.float32), ('bfloat16', torch.bfloat16)):
         with device.autocast(torch.device('cpu'), dtype):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+# ------------------------------------------------------------------------------------------------------------
+# MFU, as a run says it
+
+
+@pytest.mark.parametrize(
+    'gpu, world_size, seconds, depth, frozen, mfu',
+    [
+        # GPT-2 124M, forward and backward: three times 12 x (14,155,776 + 3,145,728) + 77,266,944 FLOPs a token
+        ('NVIDIA H100 80GB HBM3', 1, 1.165, 12, 0, 0.3889),
+        ('NVIDIA H100 80GB HBM3', 8, 1.165 / 8, 12, 0, 0.3889),
+        ('NVIDIA A100-SXM4-80GB', 1, 1.165, 12, 0, 1.2328),
+        # three layers and the head forward; head twice and one layer, less the gradient of its input, backward
+        ('NVIDIA H100 80GB HBM3', 1, 0.5, 3, 2, None),
+        ('NVIDIA GeForce RTX 4060', 1, 1.165, 12, 0, None),
+    ],
+)
+def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, seconds, depth, frozen, mfu):
+    FakeCuda(monkeypatch, name=gpu)
+    config = TrainConfig(out_dir=str(tmp_path), run_name='x')
+    kind = 'phase1' if frozen else 'continual'
+    embeddings = 'input_frozen' if frozen else 'train'
+    phase = schedule.Phase(1, kind, 0, 100, depth, tuple(range(frozen)), embeddings)
+    state = types.SimpleNamespace(step=0, clock={'seconds': 0.0}, model=types.SimpleNamespace(depth=depth))
+    runtime = types.SimpleNamespace(rank=0, world_size=world_size, device=CUDA)
+    log = runlog.RunLog(config, [phase], runtime, state, '', {}, None)
+    state.step = 1
+    state.clock['seconds'] = seconds
+    log.progress(state, phase, 3.0, 1e-3, 1.0)
+    (line,) = metrics.read_metrics(str(tmp_path / 'metrics.jsonl'))[0]
+    said = capsys.readouterr().out
+    if '4060' in gpu:
+        assert 'mfu' not in line and 'mfu' not in said
+        return
+    layer = 24 * 768**2 + 4 * 1024 * 768
+    head = 2 * 768 * 50304
+    flops = 3 * (12 * layer + head)
+    if frozen:
+        flops = 3 * layer + head + 2 * head + 2 * layer
+    peak = 312e12 if 'A100' in gpu else 989e12
+    expected = flops * 524_288 / seconds / (peak * world_size)
+    assert line['mfu'] == pytest.approx(expected, abs=1e-4) and f'mfu {line["mfu"]:.1%} | ' in said
+    if mfu:
+        assert line['mfu'] == pytest.approx(mfu, abs=1e-3)
