@@ -124,9 +124,8 @@ WSD = {'lr_schedule': 'wsd', 'decay_fraction': 0.25, 'warmup_steps': 2}
 SHARING = {
     'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2', 'never frozen': 'nofreeze_8stage --n_stages=2',
           'tau .4': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.4,0 --grow_optimizer=copy',
-          'tau .6': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.6,0 --rewarm_steps=3',
-          'other rate': 'baseline --learning_rate=0.02'},
-    'baseline': 'full', 'settings': WSD, 'budgets': (6, 12, 24), 'seeds': (1,)}
+          'tau .6': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.6,0 --rewarm_steps=3'},
+    'baseline': 'full', 'settings': WSD, 'budgets': (4, 8, 16), 'seeds': (1,)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,7 +139,7 @@ def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_on
     save = train.save_if_due
 
     def save_or_die(*args):
-        if generator.random() < 0.04:
+        if generator.random() < 0.06:
             raise Killed
         save(*args)
 
@@ -149,9 +148,9 @@ def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_on
     while run_study(path, f'--out={tmp_path}/shared', '--slots=cpu,cpu'):
         assert len(InProcess.commands) < 100
     branched = [command for command in InProcess.commands if '--branch_from' in ' '.join(command)]
-    assert len(branched) > 8 and len(InProcess.commands) > 24  # both happened: prefixes taken over, and kills
+    assert len(branched) > 6 and len(InProcess.commands) > 18  # both happened: prefixes taken over, and kills
     folders = sorted(p.parent.relative_to(tmp_path / 'separate') for p in tmp_path.glob('separate/*/*/metrics.jsonl'))
-    assert len(folders) == 18
+    assert len(folders) == 15
     for folder in folders:
         assert_same_run(tmp_path / 'separate' / folder, tmp_path / 'shared' / folder)
 
@@ -159,18 +158,18 @@ def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_on
 def test_two_slots_of_real_processes_end_in_the_same_bits_too(overlay, monkeypatch, tmp_path):
     torch.set_num_threads(1)
     monkeypatch.chdir(HERE)
-    names = SHARING | {'arms': {'full': 'baseline'}}
+    names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12)}
     path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
     assert run_study(path, f'--out={tmp_path}/shared', '--slots=cpu,cpu') == 0
     monkeypatch.setattr(launch, 'start_process', InProcess)
     assert run_study(path, f'--out={tmp_path}/separate', '--slots=cpu', '--separate') == 0
-    for budget in (6, 12, 24):
+    for budget in (6, 12):
         assert_same_run(tmp_path / f'separate/full/b{budget}_s1', tmp_path / f'shared/full/b{budget}_s1')
     assert '--branch_from=' in (tmp_path / 'shared/full/b6_s1/console.txt').read_text()
 
 
 def test_the_saving_that_is_said_is_what_is_trained(in_process, capsys, overlay, tmp_path):
-    names = SHARING | {'arms': {'full': 'baseline'}, 'seeds': (1, 2)}
+    names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12, 24), 'seeds': (1,)}
     path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
     assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
     # 6, 12 and 24 steps that decay over their last quarter: the updates before the first lower rate are 5 and 10.
@@ -246,10 +245,10 @@ def test_printed_commands_run_in_order_end_in_the_same_bits(in_process, monkeypa
 def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, overlay, tmp_path):
     path = write_study(tmp_path / 'grid.py', arms={
         'grown': "baseline --n_stages=1 --n_layer=4 --init_from='@shallow one' --init_depth=3 --grow_init=zero",
-        'shallow one': 'baseline'}, baseline='shallow one', overlays=(str(overlay),), budgets=(4, 8), seeds=(3, 4),
+        'shallow one': 'baseline'}, baseline='shallow one', overlays=(str(overlay),), budgets=(4, 8), seeds=(3,),
         tune={'grown': {'learning_rate': (0.01, 0.02)}})
     assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
-    for budget, seed in ((4, 3), (8, 4)):
+    for budget, seed in ((4, 3), (8, 3)):
         config = json.loads((tmp_path / f'out/grown/b{budget}_s{seed}/config.json').read_text())
         assert config['init_from'] == f'{tmp_path}/out/shallow_one/b{budget}_s{seed}'
     tuned = sorted(p.name for p in (tmp_path / 'out' / 'grown').glob('tune*'))
