@@ -71,7 +71,7 @@ class Phase:
         return len(self.frozen)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)  # a study asks for the same plans again and again
 def plan(config: TrainConfig) -> list[Phase]:
     """The phases of a run, in order; their steps follow each other without a gap.
 
@@ -115,6 +115,7 @@ def check_plan(config: TrainConfig, steps_of_stages: tuple, phases: list[Phase])
 
 def check_length(config: TrainConfig, total: int):
     """Raise UserError if match or equal_compute made a run of `total` steps that no one can have meant."""
+    # Steps differ by factors of thousands from one size of model to another, by few between schedules.
     own = sum(config.stage_steps) or config.growth_steps
     own += config.baseline_steps if config.continual_steps == 'equal_compute' else config.continual_steps
     if own and total > 100 * own:
@@ -128,6 +129,7 @@ def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple
 
     Raises UserError if the stages alone cost more than the budget.
     """
+    # Shares scale with the run; stages with steps of their own leave the rest to continual training.
     if config.stage_fractions:
         if budget is None:
             return shares(config, config.growth_steps + config.continual_steps)
@@ -227,6 +229,7 @@ def growth_of_stage(config: TrainConfig, stage: int, old_depth: int, depth: int)
     problem = problem_with(layers, old_depth, depth)
     if problem:
         raise UserError(f'{where} {problem}')
+    # What other names for the same growth have in common, so that shared prefixes can compare it.
     fresh = ''
     if any(source is None for source, _ in layers):
         fresh = 'zero' if init == 'zero' else 'random'
@@ -313,6 +316,7 @@ def get_lr(config: TrainConfig, phases: list[Phase], step: int) -> float:
     """
     total, low, high = total_steps(phases), config.min_lr, config.learning_rate
     if step < config.warmup_steps:
+        # From 1 on: a rate of 0 would waste the first step.
         lr = high * (step + 1) / config.warmup_steps
     elif config.lr_schedule == 'cosine':
         progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
@@ -342,6 +346,7 @@ def rewarming(config: TrainConfig, phases: list[Phase], step: int) -> float:
     """The linear warm-up of rewarm_steps that begins with each growth, at step 0 too, as a factor of 1 or
     less.
     """
+    # A run's first layers are no growth: the schedule's own warm-up is for them.
     growths = [p.start for p in phases if p.growths and p.start <= step]
     if not growths or not config.rewarm_steps:
         return 1.0
@@ -356,7 +361,12 @@ def layer_flops(config: TrainConfig) -> tuple[int, int]:
     """FLOPs per token of a layer's forward pass: (products with weights, 12 C^2 of them; attention's two
     products).
     """
-    return 24 * config.n_embd**2, 4 * config.block_size * config.n_embd
+    C, T = config.n_embd, config.block_size
+    # Queries, keys and values 3 C^2 weights, projection C^2, MLP 8 C^2; one multiply and one add each.
+    weights = 2 * 12 * C * C
+    # Each query with T keys, and T weights with the values.
+    attention = 2 * 2 * T * C
+    return weights, attention
 
 
 def head_flops(config: TrainConfig) -> int:
@@ -383,7 +393,7 @@ def token_flops_paper(config: TrainConfig, phase: Phase) -> int:
     """FLOPs per token of a phase by the paper's ledger: forward through all layers, backward through those
     that train.
     """
-    passes = phase.depth + (phase.depth - phase.n_frozen)
+    passes = phase.depth + (phase.depth - phase.n_frozen)  # forward, backward
     return passes * sum(layer_flops(config))
 
 
@@ -437,7 +447,7 @@ def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
     if not config.match:
         return config
     target = tuple(os.path.realpath(part) for part in config.match.split('+'))
-    if target in matched:
+    if target in matched:  # configs may match each other in a circle
         raise UserError(f'match={config.match}: it matches itself in the end, so that no compute is said')
     path = os.path.join(config.match, 'config.json')
     if os.path.isfile(path):
@@ -484,6 +494,7 @@ def sunk_cost(info: dict) -> dict:
     if 'totals' not in info:  # not a checkpoint of ours
         return cost
     config = resolve(config_from_dict(info['config'], info['path']))
+    # Of a run that branched from another one this counts the shared prefix too, as its clock does.
     own = {'seconds': info['totals'].get('seconds', 0.0)}
     for name, ledger in (('flops', 'flops'), ('flops_paper', 'paper')):
         own[name] = compute(config, plan(config), ledger, info['step'])
@@ -651,8 +662,10 @@ def as_json(config: TrainConfig, phases: list[Phase]) -> dict:
             growths.append(row | {'step': phase.start, 'operator': growth.name, 'layers': layers})
     equal = {ledger: round(steps, 1) for ledger, steps in full_depth_steps(config, phases).items()}
     weights = 4 * trained_parameters(config, full_depth(config, 1))  # bytes, in float32
-    moments = 1 if config.optimizer == 'muon' else 2
-    memory = {'weights': weights, 'gradients': weights, 'optimizer': moments * weights}
+    state = 2 * weights  # AdamW's two moments
+    if config.optimizer == 'muon':
+        state -= 4 * config.n_layer * 12 * config.n_embd**2  # for the blocks' matrices Muon has one
+    memory = {'weights': weights, 'gradients': weights, 'optimizer': state}
     totals = {'steps': total_steps(phases), **costs(config, phases)}
     totals |= {'equal_compute_steps': equal, 'bytes': memory}
     return {'phases': rows, 'growths': growths, 'totals': totals}

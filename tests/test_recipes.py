@@ -66,8 +66,8 @@ def toy(tiny, tmp_path_factory):
         'total_batch_size = 64',
         'batch_size = 4',
         'growth_steps = 24',
-        'continual_steps = 24',
-        'baseline_steps = 48',
+        'continual_steps = 8',
+        'baseline_steps = 32',
         'val_tokens = 160',
         'eval_interval = 0',
         'hellaswag_interval = 0',
@@ -339,7 +339,7 @@ def test_a_run_of_everything_is_planned_as_it_should_be(toy, everything):
     assert scored == [6, 12, 18, 24]  # the first time without any layer
 
 
-@pytest.mark.parametrize('step', [3, 6, 8, 12, 14, 19])
+@pytest.mark.parametrize('step', [3, 6, 12, 14])
 def test_a_run_of_everything_resumes_bit_for_bit(toy, everything, step):
     """Without a layer, at both growths, and while new layers warm up."""
     resumed = toy.folder / f'resumed_{everything.name}_{step}'

@@ -19,6 +19,7 @@ from common import UserError
 from config import TrainConfig, check, config_to_dict, load_config
 from growth import OPERATORS
 from model import GPT, GPTConfig
+from optim import make_optimizers
 from schedule import plan
 
 
@@ -842,3 +843,18 @@ def test_with_compute_lands_within_half_a_step_of_any_budget(config, budget):
     step = schedule.step_cost(c, 'flops')
     c = schedule.with_compute(c, budget * step)
     assert abs(schedule.compute(c, plan(c), 'flops') - budget * step) <= step / 2
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_the_memory_of_the_optimizer_state_is_what_it_takes(optimizer):
+    c = TrainConfig(n_layer=3, n_head=2, n_embd=16, block_size=8, vocab_size=32, optimizer=optimizer)
+    model = GPT(GPTConfig(8, 32, 3, 2, 16))
+    optimizers = make_optimizers(model, c)
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    model(tokens, tokens).backward()
+    size = 0
+    for each in optimizers:
+        each.step()
+        for state in each.state.values():
+            size += sum(4 * value.numel() for value in state.values() if value.numel() > 1)
+    assert schedule.as_json(c, plan(c))['totals']['bytes']['optimizer'] == size
