@@ -1,7 +1,7 @@
 """
 Checkpoints: the one place that knows their format.
 
-A checkpoint is a dict of plain types and tensors (read with weights_only=True, so that nothing in a file can run):
+A checkpoint is a dict of plain types and tensors, read with weights_only=True, so that nothing in it can run:
 
     format      1
     config      the TrainConfig, as a dict
@@ -33,11 +33,13 @@ from model import GPT, GPTConfig
 
 FORMAT = 1
 KEYS = {'format', 'config', 'tokenizer', 'depth', 'step', 'model', 'optimizer', 'totals'}
-LARGEST_PADDING = 1024  # rows of the embedding beyond the tokenizer's: 128 times 8 ranks, as Megatron rounds up
+# Rows of the embedding beyond the tokenizer's: 128 times 8 ranks, as Megatron rounds up.
+LARGEST_PADDING = 1024
 
 
 def save_checkpoint(path: str, state: dict):
-    """Write `state` to a temporary name, flush it to the disk, rename: whenever a kill comes, `path` is whole or not there.
+    """Write `state` to a temporary name, flush it to the disk, rename: whenever a kill comes, `path` is whole
+    or not there.
 
     Raises UserError if the disk is full or not writable; what was there before stays.
     """
@@ -49,8 +51,8 @@ def save_checkpoint(path: str, state: dict):
 class CheckpointWriter:
     """Writes checkpoints by a thread: training stops for the copy to host memory, not for the disk.
 
-    One at a time: the next save waits for the one before. What goes wrong in the thread is raised in the run, by the
-    next call of any method. As a context it leaves when the thread is done, whatever happened.
+    One at a time: the next save waits for the one before. What goes wrong in the thread is raised in the run,
+    by the next call of any method. As a context it leaves when the thread is done, whatever happened.
     """
 
     def __init__(self):
@@ -116,7 +118,8 @@ class CheckpointWriter:
 
 
 def copy_to_host(state, copies: dict):
-    """A copy of nested dicts whose tensors are copied to host memory, each once: `copies` (data pointer, ...) -> copy."""
+    """A copy of nested dicts whose tensors are copied to host memory, each once: `copies` (data pointer, ...)
+    -> copy."""
     if isinstance(state, dict):
         return {name: copy_to_host(value, copies) for name, value in state.items()}
     if not isinstance(state, torch.Tensor):
@@ -128,7 +131,8 @@ def copy_to_host(state, copies: dict):
 
 
 def read_checkpoint(path: str) -> dict:
-    """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped bit."""
+    """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped
+    bit."""
     check_archive(path)
     try:
         try:
@@ -136,17 +140,21 @@ def read_checkpoint(path: str) -> dict:
         except (OSError, RuntimeError) as error:
             if 'mmap' not in str(error):
                 raise
-            state = torch.load(path, map_location='cpu', weights_only=True)  # some file systems don't map files
+            # some file systems don't map files
+            state = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
     except Exception as error:  # a damaged file can fail anywhere in pickle or torch
         raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
     if type(state) is not dict or state.keys() != KEYS or state['format'] != FORMAT:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
-    kinds = {'config': dict, 'tokenizer': str, 'depth': int, 'step': int, 'model': dict, 'optimizer': dict, 'totals': dict}
+    kinds = {'config': dict, 'tokenizer': str, 'depth': int, 'step': int, 'model': dict, 'optimizer': dict,
+             'totals': dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
-    if wrong or not 0 <= state['depth'] <= len(state['model']) or state['step'] < 0:  # a layer has more than one tensor
-        raise UserError(f'{path}: damaged, or not made by this project ({(wrong or ["depth or step"])[0]} makes no sense)')
+    # a layer has more than one tensor
+    if wrong or not 0 <= state['depth'] <= len(state['model']) or state['step'] < 0:
+        raise UserError(f'{path}: damaged, or not made by this project ({(wrong or ["depth or step"])[0]} '
+                        'makes no sense)')
     return state
 
 
@@ -156,7 +164,8 @@ def check_archive(path: str):
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type for member in archive.infolist()):
                 raise UserError(f'{path}: not a checkpoint (compressed, as torch never writes one)')
-            damaged = archive.testzip()  # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
+            # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
+            damaged = archive.testzip()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
     except UserError:
@@ -175,8 +184,8 @@ def numbered(run_dir: str) -> list[tuple[int, str]]:
 def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     """(path, state) of the newest valid ckpt_NNNNNN.pt in a run directory, None if there is none at all.
 
-    With `at_most` only the checkpoints up to that step count. A damaged one is skipped with a warning. Raises UserError
-    if there are some and all are damaged.
+    With `at_most` only the checkpoints up to that step count. A damaged one is skipped with a warning. Raises
+    UserError if there are some and all are damaged.
     """
     paths = []
     for step, path in numbered(run_dir):
@@ -212,7 +221,8 @@ def set_aside(path: str):
 
 
 def prune(run_dir: str, n: int, keep: tuple = ()):
-    """Remove all but the n newest checkpoints and those of the steps in `keep`, and what killed saves have left over.
+    """Remove all but the n newest checkpoints and those of the steps in `keep`, and what killed saves have
+    left over.
 
     A damaged one takes no slot, so that the n newest can be resumed from; it is set aside.
     """
@@ -247,7 +257,8 @@ def gpt_config(config: dict) -> GPTConfig:
 
 
 def build_model(state: dict, where: str) -> GPT:
-    """The model that a checkpoint's state holds. Raises UserError, naming `where`, if its weights aren't of its shape."""
+    """The model that a checkpoint's state holds. Raises UserError, naming `where`, if its weights aren't of
+    its shape."""
     try:
         shape = gpt_config(state['config'])
         if shape.n_head < 1 or shape.n_embd % shape.n_head:  # which shows in no weight's shape
@@ -260,11 +271,12 @@ def build_model(state: dict, where: str) -> GPT:
 
 
 def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
-    """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid checkpoint),
-    a Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
+    """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid
+    checkpoint), a Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
 
-    info is the checkpoint without its tensors, and 'path'; from Hugging Face it has config (the model's part),
-    tokenizer, depth, step and path. Raises UserError if there is none, it is damaged, or it isn't GPT-2.
+    info is the checkpoint without its tensors, and 'path'; from Hugging Face it has config (the model's
+    part), tokenizer, depth, step and path. Raises UserError if there is none, it is damaged, or it isn't
+    GPT-2.
     """
     name = path.removeprefix(HUB_OWNER)
     path = os.path.expanduser(path)
@@ -285,8 +297,9 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
 
 
 def check_vocabulary(tokenizer: str, vocab_size: int):
-    """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up by."""
+    """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up
+    by."""
     n = data.get_tokenizer(tokenizer).n_vocab
     if not n <= vocab_size < n + LARGEST_PADDING:
-        raise UserError(f'the model has a vocabulary of {vocab_size}, the tokenizer {tokenizer!r} one of {n}: '
-                        'they do not belong together')
+        raise UserError(f'the model has a vocabulary of {vocab_size}, the tokenizer {tokenizer!r} one of '
+                        f'{n}: they do not belong together')

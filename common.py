@@ -1,4 +1,4 @@
-"""What every script needs and nothing else: user errors, the wrapper of main(), files written atomically, locks."""
+"""What every script needs: user errors, the wrapper of main(), files written atomically, locks."""
 
 import contextlib
 import errno
@@ -22,14 +22,15 @@ SIGPIPE = 13
 
 
 class UserError(Exception):
-    """A mistake of the user's. Its text says what is wrong and what to do; run_main() prints it and exits with code 2."""
+    """A mistake of the user's. Its text says what is wrong and what to do; run_main() prints it and exits
+    with code 2."""
 
 
 def run_main(main):
-    """Run a script's main(). A UserError, and a path that the system refuses (not there, read-only, a file where a
-    folder should be), becomes one message on standard error and exit code 2, with no traceback. Ctrl-C ends the process
-    as the signal itself would, so that a loop in a shell ends with it. A reader that has gone (`| head`) ends it
-    quietly, and a terminal that lacks a character gets a ? for it."""
+    """Run a script's main(). A UserError, and a path that the system refuses (not there, read-only, a file
+    where a folder should be), becomes one message on standard error and exit code 2, with no traceback.
+    Ctrl-C ends the process as the signal itself would, so that a loop in a shell ends with it. A reader that
+    has gone (`| head`) ends it quietly, and a terminal that lacks a character gets a ? for it."""
     try:
         try:
             for stream in (sys.stdout, sys.stderr):
@@ -44,7 +45,8 @@ def run_main(main):
     except BrokenPipeError:
         if not is_closed(sys.stdout):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + SIGPIPE)
     except UserError as error:
         text = str(error)
@@ -75,8 +77,8 @@ def die_of(signum: int):
 
 @contextlib.contextmanager
 def atomic_write(path: str, mode: str = 'w'):
-    """A file to write to that takes the name `path` once it is whole and on the disk: whenever a kill comes, what is
-    called `path` is the old file or the new one. Raises UserError if it can't be written."""
+    """A file to write to that takes the name `path` once it is whole and on the disk: whenever a kill comes,
+    what is called `path` is the old file or the new one. Raises UserError if it can't be written."""
     temporary = path + '.tmp'
     try:
         with open(temporary, mode, encoding=None if 'b' in mode else 'utf-8') as f:
@@ -92,8 +94,8 @@ def atomic_write(path: str, mode: str = 'w'):
 
 
 def read_json(path: str, what: str):
-    """The object in a JSON file. Raises UserError, saying that `path` is not `what` ('a readable config'), if it isn't
-    there or isn't JSON."""
+    """The object in a JSON file. Raises UserError, saying that `path` is not `what` ('a readable config'), if
+    it isn't there or isn't JSON."""
     try:
         with open(path, encoding='utf-8') as f:
             return json.load(f)
@@ -108,7 +110,8 @@ def say(text: str):
 
 
 def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
-    """(number, path) of the files in a folder that are called prefix, digits, suffix, in the order of their numbers.
+    """(number, path) of the files in a folder that are called prefix, digits, suffix, in the order of their
+    numbers.
 
     As text 999999 would come after 1000000. None if there is no such folder.
     """
@@ -125,10 +128,11 @@ def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
 def locked(folder: str):
     """Hold `folder` for this process until the block ends or the process dies, however it dies.
 
-    The kernel owns the lock, so a file that a dead process left is no obstacle. A folder that this made, and in which
-    nothing was written, goes again. A start that torchrun or Slurm repeats waits for the one before to be gone: on
-    another node that may take its file server a while. On a file system without locks one line says so, and the block
-    runs. Raises UserError, naming host and process, where another process holds the folder.
+    The kernel owns the lock, so a file that a dead process left is no obstacle. A folder that this made, and
+    in which nothing was written, goes again. A start that torchrun or Slurm repeats waits for the one before
+    to be gone: on another node that may take its file server a while. On a file system without locks one line
+    says so, and the block runs. Raises UserError, naming host and process, where another process holds the
+    folder.
     """
     is_new = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
@@ -159,8 +163,8 @@ def acquire(lock: filelock.FileLock, folder: str, owner: str):
     for timeout in (0, patience):
         try:
             with warnings.catch_warnings():
-                # Without the kernel's locks filelock would warn and take a file's existence for one, which stays
-                # behind when a process is killed.
+                # Without the kernel's locks filelock would warn and take a file's existence for one, which
+                # stays behind when a process is killed.
                 warnings.simplefilter('error', UserWarning)
                 lock.acquire(timeout=timeout)
             return

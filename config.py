@@ -3,9 +3,9 @@ Settings: one frozen dataclass, one strict loader.
 
     python train.py CONFIG [CONFIG ...] [--key=value ...]
 
-A config is a Python file of plain assignments. Configs are applied from left to right, then the flags. Every public
-name must be a field of TrainConfig and of its type; whatever is wrong is reported in one message, all of it at once.
-A run that is resumed takes from its config.json what the command line doesn't say.
+A config is a Python file of plain assignments. Configs are applied from left to right, then the flags. Every
+public name must be a field of TrainConfig and of its type; whatever is wrong is reported in one message, all
+of it at once. A run that is resumed takes from its config.json what the command line doesn't say.
 """
 
 import dataclasses
@@ -29,8 +29,9 @@ from values import LARGEST_INT, convert, is_tuple, kinds_of, leaves, name_of_typ
 def setting(default, help, choices=(), free=False, path=False, at_least=None, at_most=None, below=None):
     """A field of TrainConfig.
 
-    `choices`: the only texts allowed. `free`: may be changed on resume, since it doesn't change the trajectory. `path`:
-    a file or folder, in which ~ is the home directory. The bounds hold for a number, and for each one of a tuple.
+    `choices`: the only texts allowed. `free`: may be changed on resume, since it doesn't change the
+    trajectory. `path`: a file or folder, in which ~ is the home directory. The bounds hold for a number, and
+    for each one of a tuple.
     """
     metadata = {'help': help, 'choices': tuple(choices), 'free': free, 'path': path}
     metadata |= {'at_least': at_least, 'at_most': at_most, 'below': below}
@@ -43,22 +44,25 @@ class TrainConfig:
 
     # the run
     out_dir: str = setting(
-        '', 'the run directory; default: out/, the names of the configs, and the flags that change the run, joined by _',
+        '', 'the run directory; default: out/, the names of the configs, and the flags that change the run, '
+            'joined by _',
         free=True, path=True)
     run_name: str = setting('', 'name in logs and figures; default: the last part of out_dir', free=True)
     seed: int = setting(1337, 'seeds weights, new layers, data order and dropout', at_least=0, below=2**32)
     resume: str = setting(
-        '', "a run directory to resume from its newest valid checkpoint, with the settings of its config.json where the "
-        "command line has no others; 'yes' (or just --resume): the one that is out_dir; 'auto': the same, or start if "
-        'there is no checkpoint', free=True, path=True)
+        '', 'a run directory to resume from its newest valid checkpoint, with the settings of its '
+            "config.json where the command line has no others; 'yes' (or just --resume): the one that is "
+            "out_dir; 'auto': the same, or start if there is no checkpoint", free=True, path=True)
     branch_from: str = setting(
-        '', 'begin from a checkpoint of another run whose first steps are the same: a run directory (its newest '
-        'checkpoint that fits), or a checkpoint file', free=True, path=True)
+        '', 'begin from a checkpoint of another run whose first steps are the same: a run directory (its '
+            'newest checkpoint that fits), or a checkpoint file', free=True, path=True)
     # data
     data_dir: str = setting(
-        'data/edu_fineweb10B', 'folder of token shards, .bin or .npy, with train or val as a word of their names; it may '
+        'data/edu_fineweb10B',
+        'folder of token shards, .bin or .npy, with train or val as a word of their names; it may '
         'move while its content stays', free=True, path=True)
-    shuffle: bool = setting(False, 'visit the sequences of an epoch in a seeded random order, not in file order')
+    shuffle: bool = setting(False, 'visit the sequences of an epoch in a seeded random order, not in file '
+                                   'order')
     # model
     n_layer: int = setting(12, 'final depth: transformer blocks once everything has grown', at_least=1)
     n_head: int = setting(12, 'attention heads per block', at_least=1)
@@ -68,8 +72,8 @@ class TrainConfig:
         50304, "rows of the token embedding; 0: from the data's meta.json, rounded up to 64", at_least=0)
     dropout: float = setting(0.0, 'dropout probability', at_least=0, below=1)
     init_from: str = setting(
-        'scratch', "'scratch', or what to grow from: a checkpoint or run directory of ours, 'gpt2'..., or a Hugging Face "
-        'GPT-2 folder', path=True)
+        'scratch', "'scratch', or what to grow from: a checkpoint or run directory of ours, 'gpt2'..., or a "
+                   'Hugging Face GPT-2 folder', path=True)
     init_depth: int = setting(0, 'layers that init_from has (0 for scratch)', at_least=0)
     # what grows when
     n_stages: int = setting(1, 'stages; 1 trains the full depth from the start', at_least=1)
@@ -80,38 +84,45 @@ class TrainConfig:
     stage_steps: tuple[int, ...] = setting(
         (), 'steps of each stage, instead of an even split of growth_steps', at_least=1)
     stage_fractions: tuple[float, ...] = setting(
-        (), "each stage's share of the whole run (growth_steps + continual_steps), instead of stage_steps; what they "
-        'leave is continual', at_least=0, at_most=1)
+        (), "each stage's share of the whole run (growth_steps + continual_steps), instead of stage_steps; "
+            'what they leave is continual', at_least=0, at_most=1)
     phase1_fraction: float | tuple[float, ...] = setting(
-        0.5, 'share of a stage, from the second growth on, that trains only the new layers; 0: never freeze; one value, '
-        'or one for each stage', at_least=0, at_most=1)
+        0.5, 'share of a stage, from the second growth on, that trains only the new layers; 0: never freeze; '
+             'one value, or one for each stage', at_least=0, at_most=1)
     phase1_embeddings: str = setting(
-        'input_frozen', "what trains beside the new layers in phase 1; 'train': both embeddings, head and final norm, "
-        "'input_frozen': head and final norm, 'frozen': the final norm", choices=('train', 'input_frozen', 'frozen'))
+        'input_frozen',
+        "what trains beside the new layers in phase 1; 'train': both embeddings, head and final norm, "
+        "'input_frozen': head and final norm, 'frozen': the final norm", choices=('train', 'input_frozen',
+                                                                                  'frozen'))
     continual_steps: int | str = setting(
-        10_000, "steps of all layers after the last stage, or 'equal_compute': as many as bring the total to the compute "
-        'of baseline_steps at full depth', choices=('equal_compute',), at_least=0)
-    baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at", at_least=0)
+        10_000, "steps of all layers after the last stage, or 'equal_compute': as many as bring the total to "
+                'the compute of baseline_steps at full depth', choices=('equal_compute',), at_least=0)
+    baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at",
+                                  at_least=0)
     ledger: str = setting(
         'flops', "the ledger that counts for 'equal_compute' and match", choices=('flops', 'paper'))
     match: str = setting(
-        '', "run directory, or configs joined by + (this run's overlays are added where they have none), whose total "
-        "compute this run's steps are set to", path=True)
+        '', "run directory, or configs joined by + (this run's overlays are added where they have none), "
+            "whose total compute this run's steps are set to", path=True)
     grow_init: str | tuple[str, ...] = setting(
         'random', 'how new layers start, one value or one for each stage: ' + '; '.join(
-            f'{name}: {operator.__doc__.splitlines()[0]}' for name, operator in OPERATORS.items()), choices=OPERATORS)
+            f'{name}: {operator.__doc__.splitlines()[0]}' for name, operator in OPERATORS.items()),
+            choices=OPERATORS)
     grow_map: tuple[tuple[int, ...], ...] = setting(
-        (), "the layers after each growth from the bottom, by number of the old layer, -1 for a fresh one ('random' or "
-        "'zero', as grow_init says): ((0, 1, 2, 0, 1, 2),) is stack; () leaves a growth to grow_init")
+        (), 'the layers after each growth from the bottom, by number of the old layer, -1 for a fresh one '
+            "('random' or 'zero', as grow_init says): ((0, 1, 2, 0, 1, 2),) is stack; () leaves a growth to "
+            'grow_init')
     grow_optimizer: str = setting(
-        'keep', "optimizer moments at growth; 'keep': old layers keep theirs, new ones start fresh, 'copy': a copied layer "
-        "copies its source's too, 'reset': all start fresh", choices=('keep', 'copy', 'reset'))
+        'keep', "optimizer moments at growth; 'keep': old layers keep theirs, new ones start fresh, 'copy': "
+                "a copied layer copies its source's too, 'reset': all start fresh", choices=('keep', 'copy',
+                                                                                             'reset'))
     # batch
     total_batch_size: int = setting(524_288, 'tokens per step, over all ranks and micro-steps', at_least=1)
     batch_size: int = setting(32, 'sequences per micro-step and rank', free=True, at_least=1)
     # optimizer
     optimizer: str = setting(
-        'adamw', "'adamw', or 'muon' for the matrices of the blocks with AdamW for the rest", choices=('adamw', 'muon'))
+        'adamw', "'adamw', or 'muon' for the matrices of the blocks with AdamW for the rest",
+        choices=('adamw', 'muon'))
     learning_rate: float = setting(6e-4, 'peak learning rate', at_least=0)
     min_lr: float = setting(0.0, 'learning rate at the end of cosine or wsd', at_least=0)
     lr_schedule: str = setting(
@@ -120,17 +131,21 @@ class TrainConfig:
     warmup_steps: int = setting(0, 'steps of linear warm-up from 0, in every schedule', at_least=0)
     rewarm_steps: int = setting(0, 'steps of linear warm-up after each growth', at_least=0)
     rewarm: str = setting(
-        'all', "what rewarm_steps warm up: 'all', or 'new': only the layers that have just grown", choices=('all', 'new'))
+        'all', "what rewarm_steps warm up: 'all', or 'new': only the layers that have just grown",
+        choices=('all', 'new'))
     lr_depth_power: float = setting(
         0.0, 'learning rate times (depth / n_layer)^-p; No Train No Gain: p = 0.25', at_least=0)
     stage_lr_scale: float | tuple[float, ...] = setting(
-        1.0, 'learning rate times this while a stage lasts, up to continual training; one value, or one for each stage',
+        1.0, 'learning rate times this while a stage lasts, up to continual training; one value, or one for '
+             'each stage',
         at_least=0)
-    decay_fraction: float = setting(0.1, 'wsd: share of all steps, at the end, that decays', at_least=0, at_most=1)
+    decay_fraction: float = setting(0.1, 'wsd: share of all steps, at the end, that decays', at_least=0,
+                                    at_most=1)
     weight_decay: float = setting(0.1, 'AdamW weight decay, on matrices only', at_least=0)
     beta1: float = setting(0.9, 'AdamW beta1', at_least=0, below=1)
     beta2: float = setting(0.95, 'AdamW beta2', at_least=0, below=1)
-    muon_learning_rate: float = setting(0.02, 'muon: peak learning rate of the matrices of the blocks', at_least=0)
+    muon_learning_rate: float = setting(0.02, 'muon: peak learning rate of the matrices of the blocks',
+                                        at_least=0)
     grad_clip: float = setting(0.0, 'clip the gradient norm to this; 0: never', at_least=0)
     # evaluation
     eval_interval: int = setting(
@@ -139,11 +154,12 @@ class TrainConfig:
         (), 'evaluate also so many steps after each growth, such as 10,30,100', free=True, at_least=0)
     val_tokens: int = setting(
         4_194_304, 'tokens of the validation set, always the same first ones', free=True, at_least=1)
-    hellaswag_interval: int = setting(250, 'steps between HellaSwag scorings; 0: never', free=True, at_least=0)
+    hellaswag_interval: int = setting(250, 'steps between HellaSwag scorings; 0: never', free=True,
+                                      at_least=0)
     hellaswag_data: str = setting(
-        'auto', 'JSONL file or URL of HellaSwag-shaped examples; empty: the official validation set from the Hub; '
-        "'auto': hellaswag.jsonl in data_dir if there is one, else the official set for GPT-2's tokens, and no scoring "
-        'for others', free=True, path=True)
+        'auto', 'JSONL file or URL of HellaSwag-shaped examples; empty: the official validation set from the '
+                "Hub; 'auto': hellaswag.jsonl in data_dir if there is one, else the official set for GPT-2's "
+                'tokens, and no scoring for others', free=True, path=True)
     hellaswag_limit: int = setting(0, 'score only the first N examples; 0: all', free=True, at_least=0)
     # logs and checkpoints
     log_interval: int = setting(10, 'steps between lines of training loss', free=True, at_least=1)
@@ -163,7 +179,8 @@ class TrainConfig:
         'auto', "autocast to 'bfloat16' or stay with 'float32'; 'auto': bfloat16 where the hardware has it",
         choices=('auto', 'float32', 'bfloat16'), free=True)
     compile: bool | str = setting(
-        'auto', "compile the blocks with torch.compile: True, False or 'auto' (on cuda only)", choices=('auto',),
+        'auto', "compile the blocks with torch.compile: True, False or 'auto' (on cuda only)",
+        choices=('auto',),
         free=True)
 
 
@@ -175,7 +192,7 @@ GROUPS = {'out_dir': 'The run', 'data_dir': 'Data', 'n_layer': 'Model', 'n_stage
           'total_batch_size': 'Batch', 'optimizer': 'Optimizer', 'eval_interval': 'Evaluation',
           'log_interval': 'Logs and checkpoints', 'device': 'The machine'}
 
-# What users of nanoGPT, nanochat and Hugging Face type: behind the setting, or the settings, that do the same here.
+# What users of nanoGPT, nanochat and Hugging Face type, after the settings that do the same here.
 OTHER_NAMES = {
     'out_dir': 'output_dir save_dir',
     'run_name': 'model_tag run name wandb_run_name',
@@ -231,7 +248,7 @@ OTHER_NAMES = {
 }
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # a command line
 
 
@@ -254,14 +271,15 @@ class Given:
 def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
     """The config of a command line: config files from left to right, then --key=value (or --key value) flags.
 
-    With --resume, --resume=auto or --resume=RUN_DIR, where that run has a checkpoint, its config.json comes first: what
-    no config and no flag says is as it was. And the settings of 'What grows when', which make a run's length, change by
-    flags only; those in a config yield to the saved ones, so that a forgotten flag makes no other run.
+    With --resume, --resume=auto or --resume=RUN_DIR, where that run has a checkpoint, its config.json comes
+    first: what no config and no flag says is as it was. And the settings of 'What grows when', which make a
+    run's length, change by flags only; those in a config yield to the saved ones, so that a forgotten flag
+    makes no other run.
 
-    What should be known (a config that overrules another, a saved setting that rules) goes to `say`, line by line; None:
-    nowhere.
-    `usage` is the script's docstring, printed above the list of settings for --help (which exits with code 0).
-    Raises UserError with every problem found: file or flag, name, what is wrong, nearest field.
+    What should be known (a config that overrules another, a saved setting that rules) goes to `say`, line by
+    line; None: nowhere. `usage` is the script's docstring, printed above the list of settings for --help
+    (which exits with code 0). Raises UserError with every problem found: file or flag, name, what is wrong,
+    nearest field.
     """
     if '--help' in argv or '-h' in argv:
         print(usage.strip(), '\n\nSettings, in a config or as --name=value:\n\n' + describe())
@@ -332,12 +350,14 @@ def read_flag(arg: str, rest: list[str], given: Given):
 
 
 def value_of_flag(name: str, rest: list[str]) -> str | None:
-    """The text of a flag without =, from the front of `rest` or what it means alone; None if it means nothing."""
+    """The text of a flag without =, from the front of `rest` or what it means alone; None if it means
+    nothing."""
     follows = rest[0] if rest else None
     if name == 'resume':  # mostly alone, and a config may follow
         return rest.pop(0) if follows in ('yes', 'auto') or (follows and os.path.isdir(follows)) else 'yes'
     if bool in kinds_of(TYPES[name]):
-        is_value = follows is not None and follows.lower() in ('true', 'false', *FIELDS[name].metadata['choices'])
+        is_value = follows is not None and follows.lower() in ('true', 'false',
+                                                               *FIELDS[name].metadata['choices'])
         return rest.pop(0) if is_value else 'true'
     if follows is None or follows.startswith('--'):
         return None
@@ -345,7 +365,8 @@ def value_of_flag(name: str, rest: list[str]) -> str | None:
 
 
 def read_config(path: str, given: Given):
-    """The public names that a config file assigns, run in an empty namespace; notes what it changes of earlier ones."""
+    """The public names that a config file assigns, run in an empty namespace; notes what it changes of
+    earlier ones."""
     changes = {}  # earlier config -> what this one changes of it
     for name, value in read_file(path, given.problems).items():
         settings = {}
@@ -378,12 +399,13 @@ def read_file(path: str, problems: list[str]) -> dict:
     return {name: value for name, value in namespace.items() if not name.startswith('_')}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # one value
 
 
 def assign(where: str, name: str, value, values: dict, problems: list[str]):
-    """Put one checked value into `values`, or say in `problems` why not. `where`: the file or flag that has it."""
+    """Put one checked value into `values`, or say in `problems` why not. `where`: the file or flag that has
+    it."""
     if name == 'wandb_project' and type(value) is str:  # what it was called when there was one tracker
         if value:
             values |= {'tracker': 'wandb', 'tracker_project': value}
@@ -459,7 +481,7 @@ def wanted(name: str) -> str:
     return ' or '.join(parts)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # settings that don't fit together
 
 
@@ -479,11 +501,11 @@ def check_shape(c: TrainConfig) -> list[str]:
         problems.append(f'n_embd {c.n_embd} is not divisible by n_head {c.n_head}')
     micro_batch = c.batch_size * c.block_size
     if c.total_batch_size % micro_batch:
-        problems.append(f'total_batch_size {c.total_batch_size} is not a multiple of batch_size x block_size = '
-                        f'{c.batch_size} x {c.block_size} = {micro_batch}')
+        problems.append(f'total_batch_size {c.total_batch_size} is not a multiple of batch_size x block_size '
+                        f'= {c.batch_size} x {c.block_size} = {micro_batch}')
     if c.optimizer == 'muon' and c.learning_rate == 0 and c.muon_learning_rate > 0:
-        problems.append('learning_rate 0 would stop Muon too, whose rate follows its schedule as muon_learning_rate / '
-                        'learning_rate: make it small instead')
+        problems.append('learning_rate 0 would stop Muon too, whose rate follows its schedule as '
+                        'muon_learning_rate / learning_rate: make it small instead')
     if c.min_lr > c.learning_rate:
         problems.append(f'min_lr {c.min_lr} is above learning_rate {c.learning_rate}')
     return problems
@@ -514,7 +536,8 @@ def check_stages(c: TrainConfig) -> list[str]:
     is_split = not (c.stage_steps or c.stage_fractions)
     has_no_stage = c.growth_steps == 0 and c.n_stages == 1
     if is_split and c.growth_steps < c.n_stages and not has_no_stage:
-        problems.append(f'growth_steps {c.growth_steps} is less than one step for each of {c.n_stages} stages')
+        problems.append(f'growth_steps {c.growth_steps} is less than one step for each of {c.n_stages} '
+                        'stages')
     return problems
 
 
@@ -524,8 +547,8 @@ def check_start(c: TrainConfig) -> list[str]:
     has_layers = c.init_depth > 0 or c.stage_depths[:1] == (0,)
     fits = c.init_depth == 0 if c.init_from == 'scratch' else has_layers
     if not fits:
-        return ['init_from and init_depth go together: init_depth is the number of layers of the model to grow from '
-                f'(init_from is {c.init_from!r}, init_depth {c.init_depth})']
+        return ['init_from and init_depth go together: init_depth is the number of layers of the model to '
+                f'grow from (init_from is {c.init_from!r}, init_depth {c.init_depth})']
     problems = []
     if c.stage_depths and c.stage_depths[0] < c.init_depth:
         problems.append(f'stage_depths starts below init_depth {c.init_depth}: {c.stage_depths}')
@@ -534,7 +557,7 @@ def check_start(c: TrainConfig) -> list[str]:
     return problems
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # which run
 
 
@@ -551,13 +574,14 @@ def run_directory(given: Given) -> tuple[str, str]:
     elif 'out_dir' in given.flags and os.path.normpath(out_dir) != run_dir:
         given.problems.append(f'--resume={resume} and --out_dir={out_dir} are two run directories')
     elif not os.path.exists(os.path.join(run_dir, 'config.json')):
-        given.problems.append(f'--resume={resume}: holds no config.json, so its settings must be named: the configs and '
-                              f'flags that it was started with, --out_dir={resume} and --resume')
+        given.problems.append(f'--resume={resume}: holds no config.json, so its settings must be named: the '
+                              f'configs and flags that it was started with, --out_dir={resume} and --resume')
     return run_dir, 'yes'
 
 
 def default_out_dir(given: Given) -> str:
-    """out/ and the names of the configs, and name=value of each flag that changes the run: no two runs share it."""
+    """out/ and the names of the configs, and name=value of each flag that changes the run: no two runs share
+    it."""
     parts = [os.path.splitext(os.path.basename(path))[0] for path in given.paths] or ['run']
     flags = [name for name in FIELDS if name in given.flags and name != 'seed']
     if 'seed' in given.flags:
@@ -581,7 +605,8 @@ def default_out_dir(given: Given) -> str:
 def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
     """The settings of a run that is resumed: its config.json's, over them the configs', over them the flags.
 
-    The settings of 'What grows when' stay as saved unless a flag says otherwise; notes say where a config does.
+    The settings of 'What grows when' stay as saved unless a flag says otherwise; notes say where a config
+    does.
     """
     path = os.path.join(out_dir, 'config.json')
     if not os.path.exists(path):  # only its checkpoints were copied
@@ -592,7 +617,8 @@ def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
     if saved['hellaswag_data'] == os.path.join(saved['data_dir'], 'hellaswag.jsonl'):
         saved['hellaswag_data'] = 'auto'  # it follows data that moved
     values = {name: convert(TYPES[name], value) for name, value in saved.items()} | given.flags
-    # A config that sets another length than a flag did at the start is not a wish: the flag is forgotten, perhaps.
+    # A config that sets another length than a flag did at the start is not a wish: the flag is forgotten,
+    # perhaps.
     kept = []
     for name, value in given.configs.items():
         if name in given.flags:
@@ -602,7 +628,8 @@ def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
         elif value != values[name]:
             kept.append(f'{name} {text_of(values[name])} (not {text_of(value)} as in {given.origins[name]})')
     if kept and not given.configs.get('match'):  # which stands for the saved ones
-        given.notes.append(f'{out_dir} is resumed with {", ".join(kept)}, as it was started; a flag would change it')
+        given.notes.append(f'{out_dir} is resumed with {", ".join(kept)}, as it was started; a flag would '
+                           'change it')
     return values
 
 
@@ -617,7 +644,8 @@ def changes_length(name: str) -> bool:
 
 
 def match_at_this_scale(match: str, given: Given) -> str:
-    """`match`, where it names configs: with this run's overlays if it has none, and with the flags for shape and batch.
+    """`match`, where it names configs: with this run's overlays if it has none, and with the flags for shape
+    and batch.
 
     Otherwise a run on a laptop would be matched to GPT-2 124M.
     """
@@ -646,7 +674,8 @@ def fill_in_from_data(config: TrainConfig, notes: list[str]) -> TrainConfig:
     # The official questions are too long for models of bytes, and say nothing about models as small.
     if type(meta) is dict and meta.get('tokenizer', 'gpt2') != 'gpt2':
         if config.hellaswag_interval:
-            notes.append(f'{config.data_dir} has no hellaswag.jsonl and is not in GPT-2 tokens: the run is not scored')
+            notes.append(f'{config.data_dir} has no hellaswag.jsonl and is not in GPT-2 tokens: the run is '
+                         'not scored')
         return dataclasses.replace(config, hellaswag_data='', hellaswag_interval=0)
     return dataclasses.replace(config, hellaswag_data='')
 
@@ -663,7 +692,7 @@ def vocab_from_meta(data_dir: str) -> int:
     return -(-meta['vocab_size'] // 64) * 64  # matrices whose sides are multiples of 64 multiply faster
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # out and in again
 
 

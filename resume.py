@@ -193,7 +193,7 @@ def load_initial_weights(model, config: TrainConfig):
     # Of one vocabulary size or not: tokens of another tokenizer are other words than it has learned.
     tokenizer = data.read_meta(config.data_dir)['tokenizer']
     if info['tokenizer'] != tokenizer:
-        raise UserError(f"init_from {config.init_from}: its tokenizer is {info['tokenizer']!r}, and the data in "
-                        f'{config.data_dir} are in tokens of {tokenizer!r}')
+        raise UserError(f"init_from {config.init_from}: its tokenizer is {info['tokenizer']!r}, and the data "
+                        f'in {config.data_dir} are in tokens of {tokenizer!r}')
     model.load_state_dict(source.state_dict())
     return schedule.sunk_cost(info)

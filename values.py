@@ -5,8 +5,8 @@ One value of a setting: from a flag's text, or from Python, to the type of the s
     convert(int, 1000.0) -> 1000         as one of the type; ValueError where it is none
     text_of((2, 4)) -> '2,4'             as one would type it
 
-A kind is a type as annotations have it: int, float, bool, str, tuple[int, ...], tuple[tuple[int, ...], ...], and unions
-such as int | str.
+A kind is a type as annotations have it: int, float, bool, str, tuple[int, ...], tuple[tuple[int, ...], ...],
+and unions such as int | str.
 """
 
 import ast
@@ -80,7 +80,8 @@ def parse_tuple(item_kind, text: str) -> tuple:
 
 
 def convert(kind, value):
-    """`value` as one of type `kind`: 1 is a float too, 1e3 a whole number, a list a tuple, one item a tuple of one.
+    """`value` as one of type `kind`: 1 is a float too, 1e3 a whole number, a list a tuple, one item a tuple
+    of one.
 
     Raises ValueError where it is none. Nothing else is converted: a text isn't a number, 1 isn't True.
     """

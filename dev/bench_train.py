@@ -1,12 +1,16 @@
 """
-What train.py takes beside the steps themselves. Run by hand, on an idle machine, after python prepare_demo.py:
+What train.py takes beside the steps themselves. Run by hand, on an idle machine, after prepare_demo.py:
 
     PYTHONPATH=.:tests python dev/bench_train.py first|ranks|compile|evaluation ... [--turns=3] [--big]
 
-first       seconds from the command to the first step of the demo, imports included, beside a script with nothing but torch
-ranks       tokens/s of two ranks with one thread each beside one process with two, the demo's baseline (--big: GPT-2 124M)
-compile     seconds of torch.compile in a run of 8 stages beside one at full depth, each with an empty cache; graphs; recompiles
-evaluation  the share of evaluations and checkpoints in a run of GPT-2 124M at the default intervals, from measured parts
+first       seconds from the command to the first step of the demo, imports included, beside a script with
+            nothing but torch
+ranks       tokens/s of two ranks with one thread each beside one process with two, the demo's baseline
+            (--big: GPT-2 124M)
+compile     seconds of torch.compile in a run of 8 stages beside one at full depth, each with an empty cache;
+            graphs; recompiles
+evaluation  the share of evaluations and checkpoints in a run of GPT-2 124M at the default intervals, from
+            measured parts
 
 What is compared takes turns.
 """
@@ -29,7 +33,8 @@ import data
 from config import TrainConfig
 
 ROOT = Path(__file__).parent.parent
-PYTHON, TORCHRUN = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
+PYTHON, TORCHRUN = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--standalone',
+                                      '--nproc_per_node=2']
 QUIET = ['--eval_interval=0', '--hellaswag_interval=0', '--checkpoint_interval=0', '--log_interval=1']
 GPT2 = ['--device=cpu', '--batch_size=1', '--vocab_size=50304', '--warmup_steps=0']
 
@@ -41,7 +46,8 @@ def environment(launcher) -> dict:
 
 def metrics(launcher, flags, out_dir) -> list[dict]:
     """The lines of metrics.jsonl of a run to its end."""
-    subprocess.run([*launcher, 'train.py', *flags, f'--out_dir={out_dir}'], env=environment(launcher), cwd=ROOT, check=True,
+    subprocess.run([*launcher, 'train.py', *flags, f'--out_dir={out_dir}'], env=environment(launcher),
+                   cwd=ROOT, check=True,
                    stdout=subprocess.DEVNULL)
     with open(f'{out_dir}/metrics.jsonl') as f:
         return [json.loads(line) for line in f]
@@ -74,7 +80,8 @@ def first(folder, turns, big):
         for way, (launcher, script) in ways.items():
             args = [*launcher, *script, f'--out_dir={folder}/{way}_{turn}']
             began = time.perf_counter()
-            with subprocess.Popen(args, env=environment(launcher), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            with subprocess.Popen(args, env=environment(launcher), cwd=ROOT, stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL,
                                   text=True) as process:
                 next(line for line in process.stdout if line.startswith('step 00001/'))
                 seconds[way].append(time.perf_counter() - began)
@@ -85,12 +92,14 @@ def first(folder, turns, big):
 
 def ranks(folder, turns, big):
     demo = ['configs/baseline.py', 'configs/cpu.py', *QUIET, '--baseline_steps=150', '--growth_steps=100']
-    gpt2 = ['configs/baseline.py', '--data_dir=data/demo', *GPT2, *QUIET, '--total_batch_size=8192', '--growth_steps=3',
+    gpt2 = ['configs/baseline.py', '--data_dir=data/demo', *GPT2, *QUIET, '--total_batch_size=8192',
+            '--growth_steps=3',
             '--continual_steps=1', '--val_tokens=1024']
     rates = {'two ranks': [], 'one process': []}
     for turn in range(turns):
         for way, found in rates.items():
-            lines = metrics(TORCHRUN if way == 'two ranks' else PYTHON, gpt2 if big else demo, f'{folder}/{way}_{turn}')
+            lines = metrics(TORCHRUN if way == 'two ranks' else PYTHON, gpt2 if big else demo,
+                            f'{folder}/{way}_{turn}')
             found.append(statistics.median([m['tok_per_sec'] for m in lines if m['kind'] == 'train'][2:]))
     for way, found in rates.items():
         print(f'{way}: {statistics.median(found):.0f} tok/s ({spread(found)})')
@@ -103,26 +112,30 @@ from torch._dynamo.utils import calculate_time_spent, counters
 train.main()
 times = calculate_time_spent()
 print(json.dumps({'seconds': times['entire_frame_compile'] + times['entire_backward_compile'],
-                  'graphs': counters['stats']['unique_graphs'], 'breaks': sum(counters['graph_break'].values())}))
+                  'graphs': counters['stats']['unique_graphs'],
+                  'breaks': sum(counters['graph_break'].values())}))
 '''
 
 
 def compile(folder, turns, big):
-    narrow = ['--data_dir=data/demo', *GPT2, *QUIET, '--n_embd=256', '--n_head=4', '--block_size=256', '--total_batch_size=512',
+    narrow = ['--data_dir=data/demo', *GPT2, *QUIET, '--n_embd=256', '--n_head=4', '--block_size=256',
+              '--total_batch_size=512',
               '--val_tokens=256', '--compile=True', '--dtype=float32', '--continual_steps=2']
     plans = {'baseline': ['--growth_steps=2'], 'incremental_8stage': ['--growth_steps=32']}
     found = {name: [] for name in plans}
     for turn in range(turns):
         for name, steps in plans.items():
             flags = [f'configs/{name}.py', *narrow, *steps, f'--out_dir={folder}/compile_{name}_{turn}']
-            environment = {**os.environ, 'TORCHINDUCTOR_CACHE_DIR': f'{folder}/cache_{name}_{turn}', 'OMP_NUM_THREADS': '2'}
-            done = subprocess.run([sys.executable, '-c', COMPILED, *flags], env=environment, cwd=ROOT, check=True,
+            environment = {**os.environ, 'TORCHINDUCTOR_CACHE_DIR': f'{folder}/cache_{name}_{turn}',
+                           'OMP_NUM_THREADS': '2'}
+            done = subprocess.run([sys.executable, '-c', COMPILED, *flags], env=environment, cwd=ROOT,
+                                  check=True,
                                   capture_output=True, text=True)
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
     for name, many in found.items():
         seconds = [one['seconds'] for one in many]
-        print(f'{name}: {statistics.median(seconds):.1f} s of compiling ({spread(seconds)}), {many[0]["graphs"]} graphs, '
-              f'{many[0]["breaks"]} graph breaks')
+        print(f'{name}: {statistics.median(seconds):.1f} s of compiling ({spread(seconds)}), '
+              f'{many[0]["graphs"]} graphs, {many[0]["breaks"]} graph breaks')
     ratios = [b['seconds'] / a['seconds'] for a, b in zip(*found.values())]
     print(f'8 stages / full depth: {statistics.median(ratios):.2f} ({spread(ratios)})')
 
@@ -135,8 +148,10 @@ def evaluation(folder, turns, big):
     examples, val_tokens = make_examples(60, 0), 8192
     Path(folder, 'hellaswag.jsonl').write_text(''.join(json.dumps(e) + '\n' for e in examples))
     default = TrainConfig()
-    lines = metrics(PYTHON, ['configs/baseline.py', *GPT2, '--total_batch_size=4096', '--growth_steps=2', '--continual_steps=1',
-                             f'--data_dir={folder}', f'--hellaswag_data={folder}/hellaswag.jsonl', '--eval_interval=1',
+    lines = metrics(PYTHON, ['configs/baseline.py', *GPT2, '--total_batch_size=4096', '--growth_steps=2',
+                             '--continual_steps=1',
+                             f'--data_dir={folder}', f'--hellaswag_data={folder}/hellaswag.jsonl',
+                             '--eval_interval=1',
                              f'--val_tokens={val_tokens}', '--hellaswag_interval=100', '--log_interval=1',
                              '--checkpoint_interval=1'], f'{folder}/evaluation')
     trained = [m for m in lines if m['kind'] == 'train']
@@ -148,9 +163,10 @@ def evaluation(folder, turns, big):
     shares = {'validation': one * default.val_tokens / val_tokens / (default.eval_interval * step),
               'HellaSwag': (both - one) * 10_042 / len(examples) / (default.hellaswag_interval * step),
               'checkpoints': save / (default.checkpoint_interval * step)}
-    print(f'training {rate:.0f} tok/s, validation {val_tokens / one:.0f} tok/s, HellaSwag {len(examples) / (both - one):.1f} '
-          f'examples/s, a checkpoint {save:.1f} s')
-    print(f'of the time of training: {", ".join(f"{k} {v:.2%}" for k, v in shares.items())}; together {sum(shares.values()):.2%}')
+    print(f'training {rate:.0f} tok/s, validation {val_tokens / one:.0f} tok/s, HellaSwag '
+          f'{len(examples) / (both - one):.1f} examples/s, a checkpoint {save:.1f} s')
+    print(f'of the time of training: {", ".join(f"{k} {v:.2%}" for k, v in shares.items())}; together '
+          f'{sum(shares.values()):.2%}')
 
 
 def spread(values) -> str:
@@ -158,7 +174,8 @@ def spread(values) -> str:
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('what', nargs='+', choices=('first', 'ranks', 'compile', 'evaluation'))
     parser.add_argument('--turns', type=int, default=3)
     parser.add_argument('--big', action='store_true')

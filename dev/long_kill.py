@@ -2,11 +2,12 @@
 
     python dev/long_kill.py [kills=40] [seed=1]
 
-Each run goes on with --resume=auto after each kill until it is finished; then its final weights, optimizer and metrics (but
-for the clock) must be those of a run that nobody killed, bit for bit. A third of the kills come by the clock, the others in the
-middle of something: a checkpoint half written, before and after a rename, between model and optimizer of a growth, after an
-evaluation that isn't recorded yet, with a half-written line of metrics, on the very first step. No checkpoint may look
-damaged to a resumed run. A killed process is a fork of this one, so that torch is imported once: 40 kills take a minute.
+Each run goes on with --resume=auto after each kill until it is finished; then its final weights, optimizer
+and metrics (but for the clock) must be those of a run that nobody killed, bit for bit. A third of the kills
+come by the clock, the others in the middle of something: a checkpoint half written, before and after a
+rename, between model and optimizer of a growth, after an evaluation that isn't recorded yet, with a
+half-written line of metrics, on the very first step. No checkpoint may look damaged to a resumed run. A
+killed process is a fork of this one, so that torch is imported once: 40 kills take a minute.
 """
 
 import io
@@ -30,7 +31,8 @@ import common
 import metrics
 import train
 
-FLAGS = [[], ['--dropout=0.1', '--shuffle=True', '--grow_init=interleave', '--grow_optimizer=copy', '--keep_checkpoints=1'],
+FLAGS = [[], ['--dropout=0.1', '--shuffle=True', '--grow_init=interleave', '--grow_optimizer=copy',
+              '--keep_checkpoints=1'],
          ['--optimizer=muon', '--lr_schedule=wsd', '--checkpoint_interval=1', '--keep_checkpoints=2']]
 
 
@@ -62,17 +64,21 @@ def half_written(real, writer, record):
 
 
 PLACES = {  # what is under way: (owner, name of the function, how it dies)
-    'the first step': (train.schedule, 'get_lr', before), 'a save': (train.checkpoint, 'save_checkpoint', half_saved),
+    'the first step': (train.schedule, 'get_lr', before),
+    'a save': (train.checkpoint, 'save_checkpoint', half_saved),
     'a step beside a save': (train.checkpoint.CheckpointWriter, 'check', before),
-    'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'estimate_loss', after), 'the clock': None,
-    'a line of metrics': (metrics.MetricsWriter, 'write', half_written), 'before a rename': (os, 'replace', before),
+    'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'estimate_loss', after),
+    'the clock': None,
+    'a line of metrics': (metrics.MetricsWriter, 'write', half_written),
+    'before a rename': (os, 'replace', before),
     'after a rename': (os, 'replace', after), 'before a growth': (train, 'enter_phase', before),
     'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),
     "a phase's first step": (train, 'check_gradients', after)}
 
 
 def attempt(flags: list[str], place: str, call: int, log: Path) -> int:
-    """Fork a process that trains, and dies at the `call`-th call of `place` (or after so many seconds, for 'the clock').
+    """Fork a process that trains, and dies at the `call`-th call of `place` (or after so many seconds, for
+    'the clock').
 
     Returns its exit code, -9 if it was killed.
     """
@@ -88,7 +94,8 @@ def attempt(flags: list[str], place: str, call: int, log: Path) -> int:
 
                 def patched(*args, **kwargs):
                     calls.append(1)
-                    return (how if len(calls) > call else lambda f, *a, **k: f(*a, **k))(real, *args, **kwargs)
+                    return (how if len(calls) > call else lambda f, *a, **k: f(*a, **k))(real, *args,
+                                                                                         **kwargs)
 
                 setattr(owner, name, patched)
             sys.argv = ['train.py', *flags, '--resume=auto']
@@ -113,7 +120,8 @@ def main(kills: int, seed: int, folder: Path):
         assert attempt([*tiny, *flags, f'--out_dir={straight[i]}'], '', 0, folder / 'straight') == 0
         seconds = max(seconds, time.time() - began)
     done, runs, places = 0, 0, dict.fromkeys(PLACES, 0)
-    plan = [(place, int(place != 'the first step')) for place in PLACES]  # each once, in this order; later at random
+    # each once, in this order; later at random
+    plan = [(place, int(place != 'the first step')) for place in PLACES]
     while done < kills:
         out, log = folder / f'killed_{runs}', folder / f'log_{runs}'
         flags = [*tiny, *FLAGS[runs % len(FLAGS)], f'--out_dir={out}']

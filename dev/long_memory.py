@@ -1,9 +1,10 @@
 """The memory of a process that trains stays flat. Run by hand: python dev/long_memory.py [steps=10000]
 
-Trains the tests' tiny model, evaluating and saving every 50 steps, and asks glibc as it goes how many bytes are in use:
-those of Python's objects (PYTHONMALLOC=malloc), of tensors and of C++ alike. Resident memory can't tell in minutes, as an
-allocator that keeps what was freed grows in leaps of its own. Over the second half of the run memory must grow by less than
-10 bytes a step, less than a number that each step leaves in a list. test_train.py has a short one.
+Trains the tests' tiny model, evaluating and saving every 50 steps, and asks glibc as it goes how many bytes
+are in use: those of Python's objects (PYTHONMALLOC=malloc), of tensors and of C++ alike. Resident memory
+can't tell in minutes, as an allocator that keeps what was freed grows in leaps of its own. Over the second
+half of the run memory must grow by less than 10 bytes a step, less than a number that each step leaves in a
+list. test_train.py has a short one.
 """
 
 import ctypes
@@ -29,15 +30,19 @@ class Mallinfo2(ctypes.Structure):
 
 
 def growth_per_step(steps: int, folder: Path, leak: str = 'pass') -> tuple[float, np.ndarray]:
-    """Bytes per step by which memory grows over the second half of a run of `steps` steps, and twenty samples of
-    (step, bytes in use). `leak` is a statement that every micro-step runs as well. Needs glibc 2.33 or later."""
+    """Bytes per step by which memory grows over the second half of a run of `steps` steps, and twenty samples
+    of (step, bytes in use). `leak` is a statement that every micro-step runs as well. Needs glibc 2.33 or
+    later."""
     flags = [*make_tiny(folder), f'--out_dir={folder}/run', '--total_batch_size=64', '--growth_steps=90',
-             f'--continual_steps={steps - 90}', '--eval_interval=50', '--hellaswag_interval=50', '--checkpoint_interval=50',
+             f'--continual_steps={steps - 90}', '--eval_interval=50', '--hellaswag_interval=50',
+             '--checkpoint_interval=50',
              '--keep_checkpoints=2', f'--log_interval={steps // 20}', '--shuffle=True']
-    done = subprocess.run([sys.executable, '-c', f'import long_memory; long_memory.train_watched({leak!r})', *flags],
+    done = subprocess.run([sys.executable, '-c',
+                           f'import long_memory; long_memory.train_watched({leak!r})', *flags],
                           stdout=subprocess.PIPE, text=True, check=True, cwd=Path(__file__).parent,
                           env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONMALLOC': 'malloc'})
-    samples = np.array([line.split()[1:] for line in done.stdout.splitlines() if line.startswith('in-use')], dtype=np.int64)
+    samples = np.array([line.split()[1:] for line in done.stdout.splitlines() if line.startswith('in-use')],
+                       dtype=np.int64)
     half = samples[len(samples) // 2:]
     return np.polyfit(half[:, 0], half[:, 1], 1)[0], samples
 

@@ -1,4 +1,5 @@
-# Does growing pay? Twelve recipes at equal compute, tuned, at three budgets, over seeds, on the demo's corpus.
+# Does growing pay? Twelve recipes at equal compute, tuned, at three budgets, over seeds, on the demo's
+# corpus.
 #
 #   python prepare_demo.py
 #   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=1000        tuning and the first budget
@@ -6,11 +7,12 @@
 #   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=16000 --seeds=1,2 \
 #       --only='full depth,Li, 8 stages,full depth, Muon,Li, 8 stages, Muon'
 #
-# 12 layers of width 64, 0.63M parameters; 2,048 bytes a step. 1,000, 4,000 and 16,000 full-depth steps
-# are 3, 14 and 55 bytes a parameter. One full-depth run of 1,000 steps takes three minutes of one core.
-# Shared prefixes spare 7% of the FLOPs: 17% of an arm in which nothing grows (all of a run but its decay, .2 of it, is the
-# beginning of the next longer one), 10% and 6% of Bu's (the one-layer part, which is cheap), 1% or less of Li's and Gong's,
-# whose stages stretch with the budget. Arms of one budget share next to nothing: they differ in depth from step 0 on.
+# 12 layers of width 64, 0.63M parameters; 2,048 bytes a step. 1,000, 4,000 and 16,000 full-depth steps are 3,
+# 14 and 55 bytes a parameter. One full-depth run of 1,000 steps takes three minutes of one core. Shared
+# prefixes spare 7% of the FLOPs: 17% of an arm in which nothing grows (all of a run but its decay, .2 of it,
+# is the beginning of the next longer one), 10% and 6% of Bu's (the one-layer part, which is cheap), 1% or
+# less of Li's and Gong's, whose stages stretch with the budget. Arms of one budget share next to nothing:
+# they differ in depth from step 0 on.
 arms = {
     'full depth': 'baseline',
     'Li, 8 stages': 'incremental_8stage',

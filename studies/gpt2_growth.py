@@ -1,11 +1,12 @@
-# Does growing pay at GPT-2 124M? On FineWeb-Edu: 1.6e20 FLOPs, 27 hours of 8 GPUs that keep up 200 TFLOP/s, 340 GB of disk.
+# Does growing pay at GPT-2 124M? On FineWeb-Edu: 1.6e20 FLOPs, 27 hours of 8 GPUs that keep up 200 TFLOP/s,
+# 340 GB of disk.
 #
 #   python prepare_fineweb.py
 #   python study.py studies/gpt2_growth.py --dry_run --tflops=200 --slots=0,1,2,3,4,5,6,7
 #   python study.py studies/gpt2_growth.py --slots=0,1,2,3,4,5,6,7
 #
-# One run a GPU, 32 sequences a micro-step. 2,500, 5,000 and 10,000 full-depth steps of 524,288 tokens are 11, 21 and 42
-# tokens a parameter. On a cluster: bash slurm_study.sh studies/gpt2_growth.py
+# One run a GPU, 32 sequences a micro-step. 2,500, 5,000 and 10,000 full-depth steps of 524,288 tokens are 11,
+# 21 and 42 tokens a parameter. On a cluster: bash slurm_study.sh studies/gpt2_growth.py
 arms = {
     'full depth': 'baseline',
     'Li, 8 stages': 'incremental_8stage',
@@ -17,8 +18,10 @@ arms = {
 }
 baseline = ('full depth', 'full depth, Muon')
 settings = {
-    'lr_schedule': 'wsd', 'decay_fraction': 0.2, 'warmup_steps': 200, 'beta2': 0.95, 'weight_decay': 0.1, 'grad_clip': 1.0,
-    'eval_interval': 250, 'eval_after_growth': (30, 100, 300), 'keep_checkpoints': 1, 'hellaswag_interval': 2_500,
+    'lr_schedule': 'wsd', 'decay_fraction': 0.2, 'warmup_steps': 200, 'beta2': 0.95, 'weight_decay': 0.1,
+    'grad_clip': 1.0,
+    'eval_interval': 250, 'eval_after_growth': (30, 100, 300), 'keep_checkpoints': 1,
+    'hellaswag_interval': 2_500,
 }
 budgets = (2_500, 5_000, 10_000)
 seeds = (1, 2, 3)

@@ -1,4 +1,5 @@
-# Three recipes at toy budgets: whether a machine is set up, in two minutes on two cores. Its verdicts mean nothing.
+# Three recipes at toy budgets: whether a machine is set up, in two minutes on two cores. Its verdicts mean
+# nothing.
 #
 #   python prepare_demo.py
 #   python study.py studies/smoke.py --slots=cpu,cpu

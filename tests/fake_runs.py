@@ -1,4 +1,5 @@
-"""Run directories as train.py leaves them, with losses that are known: for the tests of runs, judge, report, figure."""
+"""Run directories as train.py leaves them, with losses that are known: for the tests of runs, judge, report,
+figure."""
 
 import json
 import random
@@ -23,8 +24,10 @@ def counters(step, rates):
             'checkpoint_seconds': 9.0}
 
 
-def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=None, tail=b'', info=None, **settings):
-    """A run directory of 1000 steps (by default) whose evaluations are loss(step) and whose costs are rates * step."""
+def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=None, tail=b'', info=None,
+              **settings):
+    """A run directory of 1000 steps (by default) whose evaluations are loss(step) and whose costs are rates *
+    step."""
     config = TrainConfig(**{'run_name': path.name, 'growth_steps': 1000, 'continual_steps': 0, **settings})
     phases = schedule.plan(config)
     total = schedule.total_steps(phases)
@@ -42,7 +45,8 @@ def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=
             lines.append({'kind': 'eval', **at, 'val_loss': loss(step), **scores})
         for phase in phases:
             if phase.start == step:
-                lines.append({'kind': 'phase', **at, 'stage': phase.stage, 'phase': phase.phase, 'depth': phase.depth,
+                lines.append({'kind': 'phase', **at, 'stage': phase.stage, 'phase': phase.phase,
+                              'depth': phase.depth,
                               'n_frozen': phase.n_frozen})
         if step and step % 20 == 0:
             lines.append({'kind': 'train', **at, 'loss': 9.0, 'lr': 1e-3, 'grad_norm': 1.0, 'tok_per_sec': 1})

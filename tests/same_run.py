@@ -1,4 +1,5 @@
-"""What the tests of whole runs compare: their records but for the clock, and their last checkpoints bit by bit."""
+"""What the tests of whole runs compare: their records but for the clock, and their last checkpoints bit by
+bit."""
 
 import json
 from pathlib import Path
@@ -20,7 +21,9 @@ def assert_same_run(a, b):
     newest = [checkpoint.latest(str(d)) for d in (a, b)]
     assert Path(newest[0][0]).name == Path(newest[1][0]).name
     one, other = (state for _, state in newest)
-    assert one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
+    assert (
+        one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
+    )
     for name, tensor in one['model'].items():
         assert torch.equal(tensor, other['model'][name]), name
     for name, moments in one['optimizer'].items():

@@ -19,12 +19,14 @@ from common import UserError
 from config import TrainConfig, config_to_dict
 from model import GPT
 
-CONFIG = TrainConfig(n_layer=4, n_head=2, n_embd=16, block_size=8, vocab_size=64, total_batch_size=64, batch_size=1)
+CONFIG = TrainConfig(n_layer=4, n_head=2, n_embd=16, block_size=8, vocab_size=64, total_batch_size=64,
+                     batch_size=1)
 
 
 def state(step=3, depth=2):
     model = GPT(checkpoint.gpt_config(config_to_dict(CONFIG)), depth)
-    return {'config': config_to_dict(CONFIG), 'tokenizer': 'bytes', 'depth': depth, 'step': step, 'model': model.state_dict(),
+    return {'config': config_to_dict(CONFIG), 'tokenizer': 'bytes', 'depth': depth, 'step': step,
+            'model': model.state_dict(),
             'optimizer': {'transformer.ln_f.weight': {'exp_avg': torch.ones(16)}}, 'totals': {'seconds': 1.0}}
 
 
@@ -39,8 +41,14 @@ def test_load_gives_the_model_of_that_depth_and_what_is_known_of_it(tmp_path):
     for where in (path, str(tmp_path)):
         model, info = checkpoint.load_model(where)
         assert model.depth == 2 and not model.training
-        assert info['step'] == 3 and info['tokenizer'] == 'bytes' and info['path'] == path and 'model' not in info
-        assert all(torch.equal(v, checkpoint.read_checkpoint(path)['model'][k]) for k, v in model.state_dict().items())
+        assert (
+            info['step'] == 3
+            and info['tokenizer'] == 'bytes'
+            and info['path'] == path
+            and 'model' not in info
+        )
+        assert all(torch.equal(v, checkpoint.read_checkpoint(path)['model'][k])
+                   for k, v in model.state_dict().items())
 
 
 def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys):
@@ -71,7 +79,8 @@ def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path, at):
         read = checkpoint.read_checkpoint(path)
     except UserError:
         return
-    assert read['step'] == whole['step'] and all(torch.equal(v, whole['model'][k]) for k, v in read['model'].items())
+    assert read['step'] == whole['step'] and all(torch.equal(v, whole['model'][k])
+                                                 for k, v in read['model'].items())
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_an_error(tmp_path):
@@ -110,7 +119,8 @@ def test_weights_of_another_shape_are_refused(tmp_path):
         checkpoint.load_model(str(tmp_path / 'x.pt'))
 
 
-@pytest.mark.parametrize('change', [{'n_head': 3}, {'n_head': 0}, {'n_head': -2}, {'n_head': '2'}, {'n_embd': 17},
+@pytest.mark.parametrize('change', [{'n_head': 3}, {'n_head': 0}, {'n_head': -2}, {'n_head': '2'},
+                                    {'n_embd': 17},
                                     {'n_embd': None}, {'vocab_size': 63}, {'block_size': 2.5}])
 def test_a_config_that_no_model_can_have_is_refused(tmp_path, change):
     torch.save({**state(), 'format': 1, 'config': config_to_dict(CONFIG) | change}, tmp_path / 'x.pt')
@@ -134,7 +144,8 @@ def test_no_space_left_keeps_what_was_there(tmp_path):
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
-        with pytest.raises(UserError, match=r'ckpt_000003.pt could not be saved .* what was saved before is untouched'):
+        with pytest.raises(UserError, match=r'ckpt_000003.pt could not be saved .* what was saved before is '
+                                            r'untouched'):
             checkpoint.save_checkpoint(path, state(3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -165,7 +176,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
             checkpoint.read_checkpoint(str(path))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # the thread that writes
 
 
@@ -216,7 +227,8 @@ def test_what_goes_wrong_in_the_thread_is_raised_once_by_the_next_call(monkeypat
 
     monkeypatch.setattr(checkpoint, 'save_checkpoint', refuse)
     writer = checkpoint.CheckpointWriter()
-    for call in (writer.wait, writer.check, lambda: writer.save({}, str(tmp_path), 1), lambda: writer.__exit__(None, None, None)):
+    for call in (writer.wait, writer.check, lambda: writer.save({}, str(tmp_path), 1),
+                 lambda: writer.__exit__(None, None, None)):
         writer.save({'x.pt': state()}, str(tmp_path), 2)
         writer.thread.join()
         with pytest.raises(UserError, match='could not be saved'):
@@ -275,7 +287,8 @@ def test_the_millionth_step_comes_after_the_one_before_it(tmp_path):
 
 
 def test_files_with_other_names_are_no_checkpoints_and_are_left_alone(tmp_path):
-    others = ('ckpt_best.pt', 'ckpt_old_000009.pt', 'ckpt_000009.pt.bak', 'my_ckpt_000009.pt', 'ckpt_000009 (copy).pt',
+    others = ('ckpt_best.pt', 'ckpt_old_000009.pt', 'ckpt_000009.pt.bak', 'my_ckpt_000009.pt',
+              'ckpt_000009 (copy).pt',
               'notes.pt.tmp', 'ckpt_best.pt.tmp')
     for name in others:
         (tmp_path / name).write_bytes(b'mine')
@@ -340,9 +353,11 @@ def train(monkeypatch, *argv):
     runpy.run_path('train.py')['main']()
 
 
-def test_a_run_resumed_behind_a_damaged_checkpoint_keeps_its_last_good_one(tiny, tmp_path, monkeypatch, capsys):
+def test_a_run_resumed_behind_a_damaged_checkpoint_keeps_its_last_good_one(tiny, tmp_path, monkeypatch,
+                                                                           capsys):
     out = tmp_path / 'run'
-    train(monkeypatch, *tiny, f'--out_dir={out}', '--growth_steps=6', '--continual_steps=3', '--hellaswag_interval=0')
+    train(monkeypatch, *tiny, f'--out_dir={out}', '--growth_steps=6', '--continual_steps=3',
+          '--hellaswag_interval=0')
     assert [step for step, _ in checkpoint.numbered(str(out))] == [2, 3, 4, 6, 9]
     for step in (6, 9):
         damage(out / f'ckpt_{step:06d}.pt', 'one bit')

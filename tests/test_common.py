@@ -59,7 +59,8 @@ common.run_main(main)
 
 @pytest.mark.parametrize('n', [3, 100_000])  # the pipe's end shows at exit, or in the middle of the work
 def test_a_reader_that_has_gone_ends_a_script_without_a_word(n):
-    writer = subprocess.Popen([sys.executable, '-c', PRINT, str(n)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    writer = subprocess.Popen([sys.executable, '-c', PRINT, str(n)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
     writer.stdout.close()
     assert writer.stderr.read() == b''
     assert writer.wait() == 128 + signal.SIGPIPE
@@ -80,7 +81,8 @@ def test_a_broken_pipe_of_something_else_keeps_its_traceback():
 
 @pytest.mark.parametrize('env', [{'PYTHONIOENCODING': 'ascii'}, {'PYTHONIOENCODING': 'cp1252'},
                                  {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}])
-@pytest.mark.parametrize('code', [PRINT, PRINT.replace("print('", "raise common.UserError('").replace("', i)", "')")])
+@pytest.mark.parametrize('code', [PRINT, PRINT.replace("print('", "raise common.UserError('").replace("', i)",
+                                                                                                      "')")])
 def test_a_terminal_without_the_character_gets_a_question_mark(env, code):
     done = subprocess.run([sys.executable, '-c', code, '2'], capture_output=True, env={**os.environ, **env})
     assert b'Traceback' not in done.stderr
@@ -178,7 +180,8 @@ def test_the_same_process_can_not_take_a_folder_twice(tmp_path):
 
 
 def test_a_child_that_outlives_a_killed_holder_holds_nothing(tmp_path):
-    code = HOLD.replace("print('held'", "import subprocess\n    subprocess.Popen(['sleep', '60'])\n    print('held'")
+    code = HOLD.replace("print('held'",
+                        "import subprocess\n    subprocess.Popen(['sleep', '60'])\n    print('held'")
     holder = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == 'held\n'
     holder.kill()
@@ -248,7 +251,8 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path):
 
 
 def test_numbered_files_come_in_the_order_of_their_numbers(tmp_path):
-    for name in ('ckpt_1000000.pt', 'ckpt_999999.pt', 'ckpt_000007.pt', 'ckpt_best.pt', 'ckpt_5.pt.tmp', 'x_ckpt_8.pt',
+    for name in ('ckpt_1000000.pt', 'ckpt_999999.pt', 'ckpt_000007.pt', 'ckpt_best.pt', 'ckpt_5.pt.tmp',
+                 'x_ckpt_8.pt',
                  'ckpt_-9.pt', 'ckpt_1e9.pt', 'ckpt_\u0663.pt', 'ckpt_.pt', 'CKPT_10.pt'):
         (tmp_path / name).write_text('')
     (tmp_path / 'ckpt_12.pt').mkdir()

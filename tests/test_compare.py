@@ -44,8 +44,9 @@ def lines_of(out, name):
 @pytest.mark.parametrize('speed', [0.5, 0.76, 0.95, 1.05, 1.3, 2.0])
 @pytest.mark.parametrize('every', [10, 100])
 def test_a_run_that_learns_at_another_speed_costs_what_it_must(tmp_path, run, speed, every):
-    """The run's loss is the baseline's at `speed` times as many steps, its steps cost other amounts on every axis: then on
-    each axis the ratio for the same loss is (its cost per step / the baseline's) / speed, exactly."""
+    """The run's loss is the baseline's at `speed` times as many steps, its steps cost other amounts on every
+    axis: then on each axis the ratio for the same loss is (its cost per step / the baseline's) / speed,
+    exactly."""
     rates = {'flops': 2.4e10, 'flops_paper': 1.1e10, 'seconds': 0.22}
     base = write_run(tmp_path / 'base', every=every)
     write_run(tmp_path / 'other', lambda step: power_law(speed * step), rates, every=every, n_stages=4)
@@ -60,7 +61,8 @@ def test_a_run_that_learns_at_another_speed_costs_what_it_must(tmp_path, run, sp
             assert row[f'{axis}:needs'] == row[f'{axis}:saving_at_baseline_loss'] == ''
         else:
             assert float(row[f'{axis}:needs']) == pytest.approx(1000 / speed * rates[axis], rel=0.01)
-            assert float(row[f'{axis}:saving_at_baseline_loss']) == pytest.approx(1 - wanted, abs=0.01 * wanted)
+            assert float(row[f'{axis}:saving_at_baseline_loss']) == pytest.approx(1 - wanted,
+                                                                                  abs=0.01 * wanted)
             assert row[f'{axis}:baseline_needs'] == row[f'{axis}:saving'] == ''
         # same compute: where the shorter ends, here always the run
         at = 1000 * rates[axis]
@@ -69,8 +71,10 @@ def test_a_run_that_learns_at_another_speed_costs_what_it_must(tmp_path, run, sp
         assert float(row[f'{axis}:loss']) == pytest.approx(power_law(1000 * speed))
         difference = power_law(1000 * speed) - power_law(at / RATES[axis])
         assert float(row[f'{axis}:difference']) == pytest.approx(difference, abs=2e-3)
-    printed = re.search(r'other: costs (\S+)x the baseline for the same loss \((\S+)x by .*, (\S+)x in seconds\)', out)
-    assert [float(x) for x in printed.groups()] == pytest.approx([float(row[f'{a}:cost']) for a in AXES], abs=0.0051)
+    printed = re.search(r'other: costs (\S+)x the baseline for the same loss \((\S+)x by .*, (\S+)x in '
+                        r'seconds\)', out)
+    assert [float(x) for x in printed.groups()] == pytest.approx([float(row[f'{a}:cost']) for a in AXES],
+                                                                 abs=0.0051)
     assert ("the baseline's final loss" if speed < 1 else 'its own final loss') in lines_of(out, 'other: ')[0]
     assert 'not reached' in lines_of(out, 'other: ')[0]
 
@@ -81,7 +85,9 @@ def test_the_run_may_also_be_the_longer_one(tmp_path, run):
     _, rows = run(tmp_path / 'base', tmp_path / 'other', f'--csv={tmp_path}/c.csv')
     row = rows['other']
     assert float(row['flops:at']) == 1000 * RATES['flops']
-    assert float(row['flops:loss']) == pytest.approx(power_law(800)) and float(row['flops:baseline_loss']) == power_law(1000)
+    assert float(row['flops:loss']) == pytest.approx(power_law(800)) and float(
+        row['flops:baseline_loss']
+    ) == power_law(1000)
     assert row['flops:baseline_needs'] == ''
     assert float(row['flops:cost']) == pytest.approx(1.25, rel=0.01)  # it got there, later
 
@@ -108,9 +114,11 @@ def test_a_run_that_ends_where_the_baseline_began_is_called_so(tmp_path, run):
 def test_runs_that_differ_in_the_seed_alone_are_a_mean_and_a_sample_deviation(tmp_path, run):
     offsets = {1: 0.03, 2: -0.01, 7: 0.01}
     for seed, offset in offsets.items():
-        write_run(tmp_path / f'base_seed{seed}', lambda s, o=offset: power_law(s) + o, {'seconds': 0.2 + 0.01 * seed},
+        write_run(tmp_path / f'base_seed{seed}', lambda s, o=offset: power_law(s) + o,
+                  {'seconds': 0.2 + 0.01 * seed},
                   acc_norm=0.3 + offset, seed=seed, device='cpu', out_dir=f'anywhere{seed}')
-        write_run(tmp_path / f'grown_seed{seed}', lambda s, o=offset: power_law(s) + 2 * o + 0.05, seed=seed, n_stages=4)
+        write_run(tmp_path / f'grown_seed{seed}', lambda s, o=offset: power_law(s) + 2 * o + 0.05, seed=seed,
+                  n_stages=4)
     out, rows = run(*sorted(tmp_path.iterdir()), f'--csv={tmp_path}/c.csv')
     losses = [power_law(1000) + o for o in offsets.values()]
     row = rows['base']
@@ -122,7 +130,8 @@ def test_runs_that_differ_in_the_seed_alone_are_a_mean_and_a_sample_deviation(tm
     assert float(row['acc_norm_se']) == pytest.approx(math.sqrt(0.31 * 0.69 / 400))
     assert '± 0.0200' in lines_of(out, 'base')[0]
     assert lines_of(out, 'base')[1].split()[-4:] == ['0.3100', '±', '0.0231', '0.0200']
-    # the difference's error: sqrt(.02^2 / 3 + .04^2 / 3); Welch's t with Satterthwaite's 2.94 degrees of freedom
+    # the difference's error: sqrt(.02^2 / 3 + .04^2 / 3); Welch's t with Satterthwaite's 2.94 degrees of
+    # freedom
     assert float(rows['grown']['flops:error']) == pytest.approx(math.sqrt((0.02**2 + 0.04**2) / 3), rel=1e-6)
     assert float(rows['grown']['flops:difference']) == pytest.approx(0.06, abs=1e-6)
     assert float(rows['grown']['flops:df']) == pytest.approx(2.941, abs=0.001)
@@ -133,15 +142,18 @@ def test_runs_that_differ_in_the_seed_alone_are_a_mean_and_a_sample_deviation(tm
 def test_a_difference_within_the_noise_of_the_seeds_is_called_so(tmp_path, run):
     for seed, offset in ((1, 0.02), (2, -0.02)):
         write_run(tmp_path / f'base_seed{seed}', lambda s, o=offset: power_law(s) + o, seed=seed)
-        write_run(tmp_path / f'grown_seed{seed}', lambda s, o=offset: power_law(s) + 0.01 + o, seed=seed, n_stages=4)
+        write_run(tmp_path / f'grown_seed{seed}', lambda s, o=offset: power_law(s) + 0.01 + o, seed=seed,
+                  n_stages=4)
     write_run(tmp_path / 'single', n_stages=3)
     out, _ = run(*sorted(tmp_path.iterdir()))
-    assert lines_of(out, 'grown: ')[0].endswith('not clear (two seeds a side: only a huge difference can show)')
+    assert lines_of(out, 'grown: ')[0].endswith('not clear (two seeds a side: only a huge difference can '
+                                                'show)')
     assert lines_of(out, 'single: ')[0].endswith('no verdict: it takes two seeds or more a side (or --sigma)')
     assert re.search(r'2 seeds a side see differences from 0\.1217 \(a saving of \d+.\d%\) on', out)
     # With a known deviation one seed is enough, and two see more.
     out, rows = run(*sorted(tmp_path.iterdir()), '--sigma=0.001', f'--csv={tmp_path}/c.csv')
-    assert lines_of(out, 'grown: ')[0].endswith(': clear') and lines_of(out, 'single: ')[0].endswith(': not clear')
+    assert lines_of(out, 'grown: ')[0].endswith(': clear') and lines_of(out,
+                                                                        'single: ')[0].endswith(': not clear')
     assert float(rows['grown']['flops:error']) == pytest.approx(0.001)
     assert float(rows['single']['flops:error']) == pytest.approx(0.001 * math.sqrt(1.5))
 
@@ -153,7 +165,8 @@ def test_other_settings_make_another_group_and_a_repeated_seed_is_left_out(tmp_p
     write_run(tmp_path / 'c' / 'grown', n_stages=4, learning_rate=1e-3, seed=5)
     out, rows = run(tmp_path / 'base', *(tmp_path / d / 'grown' for d in 'abc'), f'--csv={tmp_path}/c.csv')
     assert [row['seeds'] for row in rows.values()] == ['1', '1', '1']
-    assert set(rows) == {'base', str(tmp_path / 'a' / 'grown'), str(tmp_path / 'c' / 'grown')}  # names made unique
+    # names made unique
+    assert set(rows) == {'base', str(tmp_path / 'a' / 'grown'), str(tmp_path / 'c' / 'grown')}
     assert float(rows[str(tmp_path / 'a' / 'grown')]['val_loss']) == power_law(1000)
     assert re.search('note: .*/b/grown repeats seed 1337 of .*/a/grown', out)
 
@@ -165,19 +178,24 @@ def test_an_unfinished_run_is_shown_but_neither_averaged_nor_judged(tmp_path, ru
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'grown_seed1', n_stages=4, seed=1)
     write_run(tmp_path / 'grown_seed2', lambda s: 99.0, n_stages=4, seed=2, until=500)
-    write_run(tmp_path / 'grown_seed3', n_stages=4, seed=3, until=900, tail=b'{"kind": "train", "step": 920, "tok')
+    write_run(tmp_path / 'grown_seed3', n_stages=4, seed=3, until=900,
+              tail=b'{"kind": "train", "step": 920, "tok')
     (tmp_path / 'started').mkdir()
     (tmp_path / 'started' / 'config.json').write_text(json.dumps(config_to_dict(TrainConfig(n_stages=2))))
     out, rows = run(*sorted(tmp_path.iterdir()), f'--csv={tmp_path}/c.csv', f'--figure={tmp_path}/f.png')
     assert float(rows['grown_seed1']['val_loss']) == power_law(1000) and rows['grown_seed1']['seeds'] == '1'
-    assert rows['grown_seed2']['flags'] == 'unfinished: step 500 of 1000' and rows['grown_seed2']['flops:cost'] == ''
+    assert (
+        rows['grown_seed2']['flags'] == 'unfinished: step 500 of 1000'
+        and rows['grown_seed2']['flops:cost'] == ''
+    )
     assert rows['grown_seed3']['flags'] == 'unfinished: step 900 of 1000, last line truncated'
     assert rows['started']['val_loss'] == '' and rows['started']['flags'] == 'unfinished: step 0 of 20000'
     assert 'flagged: grown_seed2: unfinished: step 500 of 1000' in out
     assert lines_of(out, 'grown_seed2: ') == ['grown_seed2: not judged (unfinished: step 500 of 1000)']
 
 
-@pytest.mark.parametrize('field, value', [('data_dir', 'data/other'), ('vocab_size', 320), ('block_size', 512),
+@pytest.mark.parametrize('field, value', [('data_dir', 'data/other'), ('vocab_size', 320),
+                                          ('block_size', 512),
                                           ('val_tokens', 99)])
 def test_a_run_on_other_data_is_flagged_and_not_judged(tmp_path, run, field, value):
     write_run(tmp_path / 'base')
@@ -192,11 +210,15 @@ def test_a_run_on_other_data_is_flagged_and_not_judged(tmp_path, run, field, val
 
 def test_what_compares_only_with_a_caution_is_said(tmp_path, run):
     write_run(tmp_path / 'base', device='cuda')
-    write_run(tmp_path / 'deeper', n_layer=16, init_from='out/checkpoint', init_depth=12, device='cpu', hellaswag_limit=10,
+    write_run(tmp_path / 'deeper', n_layer=16, init_from='out/checkpoint', init_depth=12, device='cpu',
+              hellaswag_limit=10,
               warmup_steps=50, grad_clip=1.0)
     out, _ = run(*sorted(tmp_path.iterdir()))
     assert 'note: deeper ends as another model: n_layer 16, not 12' in out
-    assert 'note: deeper is trained otherwise, whatever it grows: warmup_steps 50, not 0, grad_clip 1.0, not 0.0' in out
+    assert (
+        'note: deeper is trained otherwise, whatever it grows: warmup_steps 50, not 0, grad_clip 1.0, not 0.0'
+        in out
+    )
     assert out.count('note: ') == 5
     assert 'note: deeper starts from out/checkpoint; the compute that made it is not counted' in out
     assert 'note: the runs differ in device: their seconds may not compare' in out
@@ -206,12 +228,14 @@ def test_what_compares_only_with_a_caution_is_said(tmp_path, run):
 @pytest.mark.parametrize('lr, grow_lr, steps, speed, notes', [
     ('constant', 'constant', 2000, 0.9, []),
     ('cosine', 'constant', 2000, 0.9, ['flatter the run']),  # longer baseline: compared in its middle
-    ('cosine', 'cosine', 1000, 0.9, ['flatter the run']),  # same budget, but its cost for this loss is read off its middle
+    # same budget, but its cost for this loss is read off its middle
+    ('cosine', 'cosine', 1000, 0.9, ['flatter the run']),
     ('wsd', 'wsd', 1000, 1.1, ['flatter the baseline']),  # the run overtakes in its middle
     ('wsd', 'wsd', 1000, 1.0, []),  # both at their own ends
     ('constant', 'cosine', 500, 0.9, ['flatter the baseline']),
 ])
-def test_a_decaying_schedule_that_is_compared_in_its_middle_is_said(tmp_path, run, lr, grow_lr, steps, speed, notes):
+def test_a_decaying_schedule_that_is_compared_in_its_middle_is_said(tmp_path, run, lr, grow_lr, steps, speed,
+                                                                    notes):
     write_run(tmp_path / 'base', growth_steps=steps, lr_schedule=lr)
     write_run(tmp_path / 'grown', lambda s: power_law(speed * s), n_stages=4, lr_schedule=grow_lr)
     out, _ = run(*sorted(tmp_path.iterdir()))
@@ -255,13 +279,17 @@ GOOD = {'kind': 'eval', **counters(1000, RATES), 'val_loss': 3.0}
 
 
 @pytest.mark.parametrize('line, what', [
-    (b'garbage', 'not a line of metrics'), (b'\xff\xfe\x00', 'not a line of metrics'), (b'', 'not a line of metrics'),
-    (b'[1, 2]', 'not a line of metrics'), (b'7', 'not a line of metrics'), (b'[' * 100_000, 'not a line of metrics'),
-    ({**GOOD, 'kind': 'test'}, 'not a line of metrics'), ({**GOOD, 'val_loss': math.nan}, 'not a line of metrics'),
+    (b'garbage', 'not a line of metrics'), (b'\xff\xfe\x00', 'not a line of metrics'),
+    (b'', 'not a line of metrics'),
+    (b'[1, 2]', 'not a line of metrics'), (b'7', 'not a line of metrics'), (b'[' * 100_000,
+                                                                            'not a line of metrics'),
+    ({**GOOD, 'kind': 'test'}, 'not a line of metrics'), ({**GOOD, 'val_loss': math.nan},
+                                                          'not a line of metrics'),
     ({**GOOD, 'flops': 10**400}, 'not a line of metrics'), ({**GOOD, 'step': 10.5}, 'not a line of metrics'),
     ({**GOOD, 'seconds': True}, 'not a line of metrics'), ({**GOOD, 'tokens': '7'}, 'not a line of metrics'),
     ({**GOOD, 'hellaswag_acc_norm': 2.0, 'hellaswag_n': 5}, 'not a line of metrics'),
-    ({**GOOD, 'hellaswag_acc_norm': 0.3}, 'not a line of metrics'), ({**GOOD, 'kind': 'phase'}, 'not a line of metrics'),
+    ({**GOOD, 'hellaswag_acc_norm': 0.3}, 'not a line of metrics'), ({**GOOD, 'kind': 'phase'},
+                                                                     'not a line of metrics'),
     ({k: v for k, v in GOOD.items() if k != 'flops_paper'}, 'not a line of metrics'),
     ({**GOOD, 'step': 990}, 'step goes back from 1000 to 990'), ({**GOOD, 'seconds': 1}, 'seconds goes back'),
     (GOOD, 'step 1000 is evaluated twice')])
@@ -270,7 +298,8 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path, run, line, what)
     metrics = path / 'metrics.jsonl'
     number = len(metrics.read_bytes().splitlines()) + 1
     with open(metrics, 'ab') as f:
-        f.write((line if type(line) is bytes else json.dumps(line).encode()) + b'\n' + json.dumps(GOOD).encode() + b'\n')
+        f.write((line if type(line) is bytes else json.dumps(line).encode()) + b'\n'
+                + json.dumps(GOOD).encode() + b'\n')
     with pytest.raises(UserError, match=f'base/metrics.jsonl, line {number}: .*{what}'):
         run(path)
 
@@ -284,7 +313,8 @@ def test_other_mistakes_are_one_clear_line_before_anything_is_written(tmp_path, 
                           ([tmp_path / 'file.png'], 'none of these is a run directory'),
                           ([tmp_path / 'x*'], 'nothing there matches'),
                           ([base, tmp_path / 'broken'], 'broken/config.json: not a readable config'),
-                          ([base, '--figure=x.jpg'], 'must end in .png'), ([base, '--panels=tokens'], '--panels needs --figure'),
+                          ([base, '--figure=x.jpg'], 'must end in .png'), ([base, '--panels=tokens'],
+                                                                           '--panels needs --figure'),
                           ([base, '--figure=x.png', '--panels=tokns'], 'no panel is called so'),
                           ([base, f'--csv={tmp_path}/no/x.csv'], 'there is no folder'),
                           ([base, f'--json={tmp_path}/no/x.json'], 'there is no folder'),
@@ -334,10 +364,12 @@ def test_full_prints_the_catch_up_and_all_settings(tmp_path, run):
 
 
 def test_two_scorings_are_compared_on_the_same_questions(tmp_path, run):
-    line = {'style': 'nanogpt', 'label': 0, 'pred': 0, 'pred_norm': 0, 'losses': [1.0] * 4, 'losses_norm': [1.0] * 4,
+    line = {'style': 'nanogpt', 'label': 0, 'pred': 0, 'pred_norm': 0, 'losses': [1.0] * 4,
+            'losses_norm': [1.0] * 4,
             'margin': 0.1}
     for name, bits in (('a', 1.0), ('b', 0.9)):
-        lines = [json.dumps({**line, 'ind': i, 'bits': bits + 0.01 * (i % 2) * (name == 'a')}) for i in range(4)]
+        lines = [json.dumps({**line, 'ind': i, 'bits': bits + 0.01 * (i % 2) * (name == 'a')})
+                 for i in range(4)]
         (tmp_path / f'{name}.jsonl').write_text('\n'.join(lines) + '\n')
     out, _ = run(tmp_path / 'a.jsonl', tmp_path / 'b.jsonl')
     assert out.startswith(f'{tmp_path}/b.jsonl less {tmp_path}/a.jsonl: acc +0.0000')
@@ -360,13 +392,16 @@ def test_a_closed_pipe_and_a_terminal_without_the_characters_are_no_error(tmp_pa
 # ---- runs of train.py itself
 
 
-def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tiny, tmp_path, run, monkeypatch, capsys):
+def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tiny, tmp_path, run, monkeypatch,
+                                                                     capsys):
     for name, n_stages in (('base', 1), ('grown', 3)):
-        monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--n_stages={n_stages}', f'--out_dir={tmp_path}/{name}'])
+        monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--n_stages={n_stages}',
+                                          f'--out_dir={tmp_path}/{name}'])
         train.main()
     capsys.readouterr()
     files = {name: tmp_path / f'c.{name}' for name in ('csv', 'json')}
-    out, rows = run(tmp_path / 'base', tmp_path / 'grown', f'--csv={files["csv"]}', f'--json={files["json"]}', '--full',
+    out, rows = run(tmp_path / 'base', tmp_path / 'grown', f'--csv={files["csv"]}',
+                    f'--json={files["json"]}', '--full',
                     f'--figure={tmp_path}/f.svg', '--panels=hero,accuracy,bits,catch_up')
     for name in ('base', 'grown'):
         lines = [json.loads(line) for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()]
@@ -382,7 +417,8 @@ def test_on_runs_of_train_py_the_numbers_are_those_of_the_last_lines(tiny, tmp_p
     growth = [line for line in lines if line['kind'] == 'phase' and 'val_loss_after' in line][-1]
     first = found['catch_up'][0]
     assert (first['run'], first['step'], first['tokens_since_growth']) == ('grown', growth['step'], 0)
-    base = {line['step']: line['val_loss'] for line in map(json.loads, open(tmp_path / 'base' / 'metrics.jsonl'))
+    base = {line['step']: line['val_loss'] for line in map(json.loads,
+                                                           open(tmp_path / 'base' / 'metrics.jsonl'))
             if line['kind'] == 'eval' and 'val_loss' in line}
     assert growth['step'] == 12 and 12 in base
     assert first['gap_at_tokens'] == pytest.approx(growth['val_loss_after'] - base[12])

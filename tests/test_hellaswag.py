@@ -1,4 +1,5 @@
-"""HellaSwag in both styles, against one-by-one references and the harness. Run: python -m pytest tests/test_hellaswag.py"""
+"""HellaSwag in both styles, against one-by-one references and the harness. Run: python -m pytest
+tests/test_hellaswag.py"""
 
 import json
 import math
@@ -43,12 +44,14 @@ def text_of(example, style):
     def clean(s):
         return re.sub(r'\[[^\]]*\]', '', s.strip().replace(' [title]', '. ')).replace('  ', ' ')
     ctx_b = example['ctx_b'][:1].upper() + example['ctx_b'][1:].lower()
-    return clean(f"{example['activity_label']}: {example['ctx_a']} {ctx_b}"), [clean(e) for e in example['endings']]
+    return clean(f"{example['activity_label']}: {example['ctx_a']} {ctx_b}"), [clean(e)
+                                                                               for e in example['endings']]
 
 
 @torch.no_grad()
 def one_by_one(model, example, style, tokenizer) -> np.ndarray:
-    """The four summed losses by four padded rows, all logits, cross-entropy; rows that are too long lose their beginning."""
+    """The four summed losses by four padded rows, all logits, cross-entropy; rows that are too long lose
+    their beginning."""
     enc, T = data.get_tokenizer(tokenizer), model.config.block_size
     context, endings = text_of(example, style)
     rows, scored = [], []
@@ -62,8 +65,11 @@ def one_by_one(model, example, style, tokenizer) -> np.ndarray:
         scored.append(len(after))
     tokens = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
     logits = model.logits(tokens[:, :-1])
-    losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction='none').view(4, -1).double()
-    return np.array([losses[j, len(row) - 1 - n:len(row) - 1].sum() for j, (row, n) in enumerate(zip(rows, scored))])
+    losses = (
+        F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction='none').view(4, -1).double()
+    )
+    return np.array([losses[j, len(row) - 1 - n:len(row) - 1].sum()
+                     for j, (row, n) in enumerate(zip(rows, scored))])
 
 
 @pytest.mark.parametrize('style', hellaswag.STYLES)
@@ -99,7 +105,8 @@ def test_both_styles_in_one_go_equal_each_alone_and_share_equal_text():
     sums = hellaswag.summed_losses(model, both)
     for i, style in enumerate(hellaswag.STYLES):
         alone = hellaswag.encode(examples, 'bytes', style, 1024)
-        assert np.abs(hellaswag.summed_losses(model, alone) - sums[:, 4 * i:4 * i + 4]).max() < 1e-6 * sums.max()
+        assert np.abs(hellaswag.summed_losses(model, alone) - sums[:, 4 * i:4 * i
+                                                                   + 4]).max() < 1e-6 * sums.max()
         scores, lines = hellaswag.summary(both, sums, i)
         assert hellaswag.summary(alone, sums[:, 4 * i:4 * i + 4]) == (scores, lines)
         assert {line['style'] for line in lines} == {style}
@@ -112,18 +119,21 @@ def test_a_row_holds_every_shared_token_once_and_predicts_with_no_other():
     assert row.tokens.tolist() == [1, 2, 3, 6, 7] and row.positions.tolist() == [0, 1, 2, 2, 3]
     assert row.ends.tolist() == [5, 5, 3, 5, 5]
     predicted = sorted(zip(row.columns.tolist(), row.at.tolist(), row.targets.tolist()))
-    assert predicted == [(0, 1, 3), (0, 2, 4), (1, 1, 3), (1, 2, 5), (2, 1, 9), (3, 1, 6), (3, 3, 7), (3, 4, 8)]
+    assert predicted == [(0, 1, 3), (0, 2, 4), (1, 1, 3), (1, 2, 5), (2, 1, 9), (3, 1, 6), (3, 3, 7),
+                         (3, 4, 8)]
 
 
 def counting_gpt(position_scale: float) -> GPT:
-    """Attention to all that may be seen alike, identities for everything else: losses follow from counting tokens."""
+    """Attention to all that may be seen alike, identities for everything else: losses follow from counting
+    tokens."""
     model, C = GPT(GPTConfig(block_size=64, vocab_size=257, n_layer=1, n_head=1, n_embd=257)), 257
     block = model.transformer.h[0]
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
         model.transformer.wte.weight.copy_(torch.eye(C))
-        model.transformer.wpe.weight.copy_(position_scale * torch.eye(C)[60:124])  # position p pushes byte 60 + p
+        # position p pushes byte 60 + p
+        model.transformer.wpe.weight.copy_(position_scale * torch.eye(C)[60:124])
         block.attn.c_attn.weight[2 * C:].copy_(torch.eye(C))
         block.attn.c_proj.weight.copy_(torch.eye(C))
     block.ln_1, block.ln_2, model.transformer.ln_f = (torch.nn.Identity() for _ in range(3))
@@ -155,7 +165,8 @@ def test_losses_that_are_known_in_closed_form(position_scale):
 
 
 def test_normalization_is_by_tokens_in_one_style_and_by_characters_in_the_other():
-    endings, sums = ['dog', 'cat', 'a b c d e f', 'incomprehensibilities of'], np.array([[6.0, 5.0, 12.0, 9.0]])
+    endings, sums = ['dog', 'cat', 'a b c d e f',
+                     'incomprehensibilities of'], np.array([[6.0, 5.0, 12.0, 9.0]])
     for style, norms, pred_norm in (('nanogpt', [1, 1, 6, 4], 2), ('lm_eval', [3, 3, 11, 24], 3)):
         example = {'ctx': 'The', 'endings': endings, 'label': 3}
         encoded = hellaswag.encode([example], 'gpt2', style, 64)
@@ -178,7 +189,8 @@ def test_standard_errors_are_those_of_a_sample_mean():
 def test_lm_eval_normalizes_by_characters_not_bytes():
     encoded = hellaswag.encode([FOREIGN], 'bytes', 'lm_eval', 64)
     assert encoded[0].norms.tolist() == [5, 5, 5, 5] and encoded[0].n_bytes.tolist() == [7, 11, 16, 6]
-    # By bytes the third ending would win, at 15 bytes; by characters all count alike and the second has least.
+    # By bytes the third ending would win, at 15 bytes; by characters all count alike and the second has
+    # least.
     _, [line] = hellaswag.summary(encoded, np.array([[6.0, 5.0, 7.5, 8.0]]))
     assert line['pred_norm'] == 1
 
@@ -199,7 +211,8 @@ def test_the_first_of_equal_endings_wins(style):
 
 @pytest.mark.parametrize('style', hellaswag.STYLES)
 @pytest.mark.parametrize('tokenizer, vocab_size', [('bytes', 320), ('gpt2', 50257)])
-def test_bits_and_margin_equal_a_computation_one_by_one_in_bytes_of_the_scored_text(style, tokenizer, vocab_size):
+def test_bits_and_margin_equal_a_computation_one_by_one_in_bytes_of_the_scored_text(style, tokenizer,
+                                                                                    vocab_size):
     model = known_gpt(GPTConfig(1024, vocab_size, 2, 2, 16))
     foreign = FOREIGN | {'activity_label': 'x', 'ctx_a': 'Über', 'ctx_b': ''}
     examples = [*examples_of(12, seed=3), foreign]
@@ -219,7 +232,8 @@ def test_bits_and_margin_equal_a_computation_one_by_one_in_bytes_of_the_scored_t
         assert [line[name] for line in lines] == pytest.approx(values, rel=1e-6, abs=1e-6)
         assert scores[name] == pytest.approx(np.mean(values), abs=1e-6)
         assert scores[name + '_stderr'] == pytest.approx(np.std(values, ddof=1) / math.sqrt(13), abs=1e-6)
-    assert hellaswag.encode([FOREIGN], tokenizer, style, 64)[0].n_bytes.tolist() == [7, 11, 16, 6]  # not 6 each
+    # not 6 each
+    assert hellaswag.encode([FOREIGN], tokenizer, style, 64)[0].n_bytes.tolist() == [7, 11, 16, 6]
 
 
 def score(model, examples, style, tokenizer):
@@ -239,7 +253,8 @@ def test_a_margin_is_against_the_best_wrong_ending_per_byte_and_tells_right_from
 
 
 def test_what_was_cut_is_counted_for_each_style_by_itself():
-    example = {'activity_label': 'A rather long activity', 'ctx_a': 'Some one', 'ctx_b': 'sits', 'ctx': 'One sits',
+    example = {'activity_label': 'A rather long activity', 'ctx_a': 'Some one', 'ctx_b': 'sits',
+               'ctx': 'One sits',
                'endings': ['a', 'b', 'c', 'd'], 'label': 0}
     encoded = hellaswag.encode([example], 'bytes', 'both', 16)
     sums = np.ones((1, 8))
@@ -250,7 +265,11 @@ def test_an_ending_that_the_clean_up_leaves_empty_is_json_all_the_same():
     example = {'ctx': 'A man', 'endings': ['[step]', 'b', 'c', 'd'], 'label': 0}
     encoded = hellaswag.encode([example], 'bytes', 'lm_eval', 64)
     scores, [line] = hellaswag.summary(encoded, np.array([[1.0, 2.0, 2.0, 2.0]]))
-    assert line['losses_norm'][0] is None and line['pred_norm'] == 1 and line['bits'] == pytest.approx(1 / math.log(2))
+    assert (
+        line['losses_norm'][0] is None
+        and line['pred_norm'] == 1
+        and line['bits'] == pytest.approx(1 / math.log(2))
+    )
     json.dumps([scores, line], allow_nan=False)
 
 
@@ -277,12 +296,14 @@ def test_lm_eval_style_gives_the_harness_own_values():
     """The values are lm-eval 0.4.13's own, by dev/golden_hellaswag.py."""
     golden = [json.loads(line) for line in GOLDEN.read_text(encoding='utf-8').splitlines()]
     model = known_gpt()
-    encoded = hellaswag.encode(hellaswag.load_examples(str(GOLDEN)), 'gpt2', 'lm_eval', model.config.block_size)
+    encoded = hellaswag.encode(hellaswag.load_examples(str(GOLDEN)), 'gpt2', 'lm_eval',
+                               model.config.block_size)
     sums = hellaswag.summed_losses(model, encoded)
     assert len(golden) == 20 and any(e.cut.any() for e in encoded)
     assert -sums == pytest.approx(np.array([g['log_likelihoods'] for g in golden]), rel=2e-6)
     for g, line in zip(golden, hellaswag.summary(encoded, sums)[1]):
-        assert (line['pred'] == line['label'], line['pred_norm'] == line['label']) == (g['acc'] == 1, g['acc_norm'] == 1)
+        assert (line['pred'] == line['label'], line['pred_norm'] == line['label']) == (g['acc'] == 1,
+                                                                                       g['acc_norm'] == 1)
 
 
 def test_ending_encoded_apart_is_the_harness_split_for_ordinary_text():
@@ -346,7 +367,8 @@ def test_losses_that_are_not_finite_are_an_error():
 
 def test_an_ending_longer_than_the_block_is_an_error():
     with pytest.raises(UserError, match=r'example 1: an ending of 9 tokens .* block_size of 8'):
-        hellaswag.encode([{'ctx': 'a', 'endings': ['12345678', 'b', 'c', 'd'], 'label': 0}], 'bytes', 'nanogpt', 8)
+        hellaswag.encode([{'ctx': 'a', 'endings': ['12345678', 'b', 'c', 'd'], 'label': 0}], 'bytes',
+                         'nanogpt', 8)
 
 
 # ---- the model, and the command line
@@ -357,14 +379,17 @@ def save_checkpoint(path, tokenizer='bytes', vocab_size=320, block_size=1024, sc
     settings = config_to_dict(TrainConfig()) | {k: getattr(config, k) for k in GPTConfig.__dataclass_fields__}
     model = known_gpt(config)
     model.transformer.wte.weight.data *= scale
-    checkpoint.save_checkpoint(str(path), {'config': settings, 'tokenizer': tokenizer, 'depth': 2, 'step': 5, 'optimizer': {},
+    checkpoint.save_checkpoint(str(path), {'config': settings, 'tokenizer': tokenizer, 'depth': 2,
+                                           'step': 5, 'optimizer': {},
                                 'model': model.state_dict(), 'totals': {}})
     return model
 
 
 def command(args, cwd, launcher=(sys.executable,), **env):
-    return subprocess.run([*launcher, str(ROOT / 'hellaswag.py'), *args], cwd=cwd, capture_output=True, text=True,
-                          env=os.environ | {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1', 'HF_DATASETS_OFFLINE': '1'} | env)
+    return subprocess.run([*launcher, str(ROOT / 'hellaswag.py'), *args], cwd=cwd, capture_output=True,
+                          text=True,
+                          env=os.environ | {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1',
+                                            'HF_DATASETS_OFFLINE': '1'} | env)
 
 
 @pytest.mark.slow
@@ -381,14 +406,16 @@ def test_two_ranks_write_what_one_writes(tmp_path):
     assert (tmp_path / 'one.jsonl').read_text() == (tmp_path / 'two.jsonl').read_text()
 
     nanogpt, lm_eval, last = one.stdout.splitlines()
-    scores, lines = json.loads(last), [json.loads(line) for line in (tmp_path / 'one.jsonl').read_text().splitlines()]
+    scores, lines = json.loads(last), [json.loads(line)
+                                       for line in (tmp_path / 'one.jsonl').read_text().splitlines()]
     assert scores['lm_eval']['n'] == 30 and len(lines) == 60
     assert re.fullmatch(r'hellaswag nanogpt: acc 0\.\d{4} \+- 0\.\d{4}, acc_norm 0\.\d{4} \+- 0\.\d{4}, '
                         r'bits \d\.\d{4} \+- 0\.\d{4}, margin -?0\.\d{4} \+- 0\.\d{4}, n 30', nanogpt)
     assert lm_eval.startswith('hellaswag lm_eval: acc ')
     first = next(line for line in lines if line['style'] == 'lm_eval')
     assert first['losses'] == pytest.approx(one_by_one(model, examples[0], 'lm_eval', 'bytes'), rel=1e-6)
-    assert first.keys() == {'style', 'ind', 'label', 'pred', 'pred_norm', 'losses', 'losses_norm', 'bits', 'margin'}
+    assert first.keys() == {'style', 'ind', 'label', 'pred', 'pred_norm', 'losses', 'losses_norm',
+                            'bits', 'margin'}
 
 
 @pytest.mark.slow
@@ -403,7 +430,9 @@ def test_without_network_there_is_one_clear_line(tmp_path, args, message):
     done = command(args, tmp_path, HF_HOME=str(tmp_path / 'home'), HF_HUB_OFFLINE='1')
     assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1, done.stderr
     assert re.match('error: .*' + message, done.stderr)
-    assert {p for p in tmp_path.rglob('*') if tmp_path / 'home' not in (p, *p.parents)} - before <= {tmp_path / 'data'}
+    assert {p for p in tmp_path.rglob('*') if tmp_path / 'home' not in (p, *p.parents)} - before <= {
+        tmp_path / 'data'
+    }
 
 
 def run_main(monkeypatch, *args):
@@ -439,7 +468,8 @@ def test_two_models_are_compared_on_the_same_examples(monkeypatch, tmp_path, cap
     first = save_checkpoint(tmp_path / 'a.pt')
     second = save_checkpoint(tmp_path / 'b.pt', scale=0.9)
     path = write(tmp_path / 'x.jsonl', make_examples(12, seed=4))
-    run_main(monkeypatch, 'a.pt', 'b.pt', f'--data={path}', '--style=both', '--device=cpu', '--dtype=float32', '--json')
+    run_main(monkeypatch, 'a.pt', 'b.pt', f'--data={path}', '--style=both', '--device=cpu',
+             '--dtype=float32', '--json')
     *printed, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
     examples = hellaswag.load_examples(path)
@@ -449,15 +479,20 @@ def test_two_models_are_compared_on_the_same_examples(monkeypatch, tmp_path, cap
         assert result[style]['scores'] == [a[0], b[0]]
         difference = result[style]['difference']
         gaps = [y['bits'] - x['bits'] for x, y in zip(a[1], b[1])]
-        assert difference['bits'] == pytest.approx(b[0]['bits'] - a[0]['bits']) == pytest.approx(np.mean(gaps))
+        assert (
+            difference['bits'] == pytest.approx(b[0]['bits'] - a[0]['bits']) == pytest.approx(np.mean(gaps))
+        )
         assert difference['bits_stderr'] == pytest.approx(np.std(gaps, ddof=1) / math.sqrt(12))
         assert difference['acc'] == pytest.approx(b[0]['acc'] - a[0]['acc'])
     assert [line.split(':')[0] for line in printed] == \
-        ['a.pt', 'b.pt', 'the second less the first, nanogpt', 'a.pt', 'b.pt', 'the second less the first, lm_eval']
+        ['a.pt', 'b.pt', 'the second less the first, nanogpt', 'a.pt', 'b.pt',
+         'the second less the first, lm_eval']
     assert f"bits {result['nanogpt']['difference']['bits']:+.4f} +- " in printed[2]
 
-    for args, message in [(['a.pt', 'b.pt', 'a.pt'], '3 models'), (['a.pt', 'nowhere.pt'], r'nowhere\.pt: cannot be'),
-                          (['a.pt', 'b.pt', '--per_example=y.jsonl'], '--per_example takes the lines of one model')]:
+    for args, message in [(['a.pt', 'b.pt', 'a.pt'], '3 models'), (['a.pt', 'nowhere.pt'],
+                                                                   r'nowhere\.pt: cannot be'),
+                          (['a.pt', 'b.pt', '--per_example=y.jsonl'],
+                           '--per_example takes the lines of one model')]:
         with pytest.raises(UserError, match=message):
             run_main(monkeypatch, *args, f'--data={path}')
     assert capsys.readouterr().out == ''
@@ -477,7 +512,8 @@ def test_ranks_meet_as_trainings_do(monkeypatch, tmp_path):
         raise Met
 
     monkeypatch.setattr(hellaswag, 'init_distributed', init_distributed)
-    for name, value in {'RANK': 1, 'WORLD_SIZE': 2, 'LOCAL_RANK': 1, 'MASTER_ADDR': 'x', 'MASTER_PORT': 1}.items():
+    for name, value in {'RANK': 1, 'WORLD_SIZE': 2, 'LOCAL_RANK': 1, 'MASTER_ADDR': 'x',
+                        'MASTER_PORT': 1}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(Met):
         run_main(monkeypatch, str(tmp_path / 'a.pt'), f'--data={path}', '--device=cpu')

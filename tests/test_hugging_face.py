@@ -1,4 +1,5 @@
-"""Hugging Face's GPT-2 folders, and what only looks like one. Run: python -m pytest tests/test_hugging_face.py"""
+"""Hugging Face's GPT-2 folders, and what only looks like one. Run: python -m pytest
+tests/test_hugging_face.py"""
 
 import importlib.util
 import json
@@ -46,7 +47,8 @@ def change_config(folder, **changes):
 
 
 def change_weights(folder, **changes):
-    weights = load_file(folder / 'model.safetensors') | {name.replace('__', '.'): w for name, w in changes.items()}
+    weights = load_file(folder / 'model.safetensors') | {name.replace('__', '.'): w
+                                                         for name, w in changes.items()}
     weights = {name: w.clone() for name, w in weights.items() if w is not None}
     save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
 
@@ -71,7 +73,8 @@ def test_a_folder_gives_transformers_logits(theirs, tmp_path, part, options):
 def test_masks_that_old_folders_store_as_weights_are_ignored(theirs, tmp_path):
     theirs.transformer.save_pretrained(tmp_path)
     weights = load_file(tmp_path / 'model.safetensors')
-    masks = {f'h.{i}.attn.{name}': torch.ones(1, 1, 64, 64) for i in range(3) for name in ('bias', 'masked_bias')}
+    masks = {f'h.{i}.attn.{name}': torch.ones(1, 1, 64, 64) for i in range(3)
+             for name in ('bias', 'masked_bias')}
     change_weights(tmp_path, **masks)
     ours, _ = checkpoint.load_model(str(tmp_path))
     assert torch.equal(ours.transformer.h[1].attn.c_attn.weight, weights['h.1.attn.c_attn.weight'].T)
@@ -109,7 +112,8 @@ def test_the_embedding_may_be_stored_as_the_head_alone(folder):
     ({'n_embd': None}, 'not a whole GPT-2: its config.json has n_embd None'),
     ({'n_head': '4'}, "not a whole GPT-2: its config.json has n_head '4'"),
     ({'n_head': 4.0}, 'n_head 4.0, where a number from 1 on is wanted'),
-    ({'n_head': True}, 'n_head True'), ({'n_head': 0}, 'n_head 0'), ({'n_head': 5}, 'no multiple of n_head 5'),
+    ({'n_head': True}, 'n_head True'), ({'n_head': 0}, 'n_head 0'), ({'n_head': 5},
+                                                                     'no multiple of n_head 5'),
     ({'n_layer': -1}, 'n_layer -1'), ({'vocab_size': [300]}, r'vocab_size \[300\]'),
 ])
 def test_a_folder_that_is_not_gpt2_is_refused(folder, changes, message):
@@ -155,7 +159,8 @@ def hub(folder, monkeypatch, tmp_path):
     import huggingface_hub
 
     asked = []
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, **_: asked.append(repo) or str(folder))
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda repo, **_: asked.append(repo)
+                        or str(folder))
     monkeypatch.chdir(tmp_path)
     return asked
 
@@ -195,7 +200,8 @@ def test_without_network_a_folder_of_that_name_is_pointed_out(monkeypatch, tmp_p
 
 @pytest.fixture(scope='module')
 def tokenizers(tmp_path_factory):
-    """Folders with the files of GPT-2's tokenizer: OpenAI's own, ours, transformers', and those of 'bytes'."""
+    """Folders with the files of GPT-2's tokenizer: OpenAI's own, ours, transformers', and those of
+    'bytes'."""
     import transformers
 
     root = tmp_path_factory.mktemp('tokenizers')
@@ -283,8 +289,10 @@ def write_file(name, content):
     (swap_two_tokens, 'vocab.json'), (rename_a_token, 'vocab.json'), (swap_two_merges, 'merges.txt'),
     (other_sentencepiece, 'spiece.model'), (write_file('vocab.txt', '[PAD]'), 'vocab.txt'),
     (write_file('vocab.json', '{"a": "0"}'), 'vocab.json'), (write_file('vocab.json', '[]'), 'vocab.json'),
-    (write_file('vocab.json', '{'), 'vocab.json'), (write_file('tokenizer.json', '[' * 100_000), 'tokenizer.json'),
-    (write_file('merges.txt', ''), 'merges.txt'), (write_file('tokenizer.json', '{"model": {}}'), 'tokenizer.json'),
+    (write_file('vocab.json', '{'), 'vocab.json'), (write_file('tokenizer.json', '[' * 100_000),
+                                                    'tokenizer.json'),
+    (write_file('merges.txt', ''), 'merges.txt'), (write_file('tokenizer.json', '{"model": {}}'),
+                                                   'tokenizer.json'),
     (change_tokenizer_json(normalizer={'type': 'Lowercase'}), 'tokenizer.json'),
     (change_tokenizer_json(pre_tokenizer={'type': 'Whitespace'}), 'tokenizer.json'),
     (change_tokenizer_json(pre_tokenizer=None), 'tokenizer.json'),
@@ -322,8 +330,10 @@ def test_a_missing_tokenizer_is_said_once_by_the_first_rank(folder, capsys, monk
 
 
 @pytest.mark.parametrize('tokenizer, vocab_size, fits', [
-    ('gpt2', 50256, False), ('gpt2', 50257, True), ('gpt2', 50304, True), ('gpt2', 51200, True),  # Megatron's padding
-    ('gpt2', 51281, False), ('bytes', 257, True), ('bytes', 320, True), ('bytes', 256, False), ('bytes', 50257, False),
+    # Megatron's padding
+    ('gpt2', 50256, False), ('gpt2', 50257, True), ('gpt2', 50304, True), ('gpt2', 51200, True),
+    ('gpt2', 51281, False), ('bytes', 257, True), ('bytes', 320, True), ('bytes', 256, False),
+    ('bytes', 50257, False),
 ])
 def test_a_vocabulary_is_the_tokenizers_or_padded(tokenizer, vocab_size, fits):
     if fits:

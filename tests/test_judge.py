@@ -48,7 +48,8 @@ def judged(groups, ladder):
     """A report on some groups in memory, corrected for their number."""
     report = Report([*ladder.rungs, *groups], [ladder], [], [], None, False)
     for group in groups:
-        report.judgments.append(Judgment(group, ladder, ladder.nearest(group), {'flops': compare(group, ladder, 'flops')}))
+        report.judgments.append(Judgment(group, ladder, ladder.nearest(group),
+                                         {'flops': compare(group, ladder, 'flops')}))
     judge.correct(report)
     return report
 
@@ -57,7 +58,8 @@ def judged(groups, ladder):
 
 
 def test_a_verdict_is_welch_and_holm_as_stats_computes_them():
-    """So what test_stats.py simulates 20,000 times (false alarms of one and of seven, coverage) is what judge says."""
+    """So what test_stats.py simulates 20,000 times (false alarms of one and of seven, coverage) is what judge
+    says."""
     rng = np.random.default_rng(1)
     for seeds in (2, 3, 5, 8):
         offsets = SD * rng.standard_normal((8, seeds))
@@ -70,7 +72,8 @@ def test_a_verdict_is_welch_and_holm_as_stats_computes_them():
         np.testing.assert_allclose([judgment.p for judgment in report.judgments], stats.holm(expected.p))
 
 
-@pytest.mark.parametrize('p, verdict', [(0.0499, 'clear'), (0.0501, 'not clear'), (1.0, 'not clear'), (math.nan, '')])
+@pytest.mark.parametrize('p, verdict', [(0.0499, 'clear'), (0.0501, 'not clear'), (1.0, 'not clear'),
+                                        (math.nan, '')])
 def test_clear_means_a_corrected_p_below_5_percent(p, verdict):
     group = make_group('run', [0.0, 0.1])
     ladder = Ladder('base', [group])
@@ -142,7 +145,8 @@ def test_what_could_be_seen_is_the_half_width_at_the_corrected_level():
     alone = judged([make_group('run', SD * rng.standard_normal(3))], ladder).judgments[0]
     difference = alone.by_axis['flops'].difference
     assert alone.sees == pytest.approx(difference.high - difference.value)
-    report = judged([alone.group, *(make_group('other', SD * rng.standard_normal(3)) for _ in range(6))], ladder)
+    report = judged([alone.group, *(make_group('other', SD * rng.standard_normal(3)) for _ in range(6))],
+                    ladder)
     assert report.judgments[0].sees > 1.5 * alone.sees
 
 
@@ -169,20 +173,24 @@ def test_a_run_that_learns_at_another_speed_costs_what_it_must(speed):
 def test_beyond_the_first_evaluation_there_is_a_bound_and_no_guess():
     ladder = Ladder('base', [make_group('base', [0.0, 0.001])])
     bad = compare(make_group('bad', [0.0, 0.001], lambda step: power_law(0.01 * step)), ladder, 'flops')
-    assert (bad.cost.value, bad.cost.bound) == (pytest.approx(20), 'at least')  # the baseline's first is at 50 of 1000
+    # the baseline's first is at 50 of 1000
+    assert (bad.cost.value, bad.cost.bound) == (pytest.approx(20), 'at least')
     good = compare(make_group('good', [0.0, 0.001], lambda step: 0.5 + 0 * step), ladder, 'flops')
     assert (good.cost.value, good.cost.bound) == (pytest.approx(0.05), 'at most')
     assert (good.cost.inverse().value, good.cost.inverse().bound) == (pytest.approx(20), 'at least')
 
 
 def test_seeds_that_were_evaluated_at_other_steps_all_count(tmp_path):
-    """Where one seed alone was evaluated the others are interpolated: a value, no bound, and no point thrown away."""
+    """Where one seed alone was evaluated the others are interpolated: a value, no bound, and no point thrown
+    away."""
     for seed, every in ((1, 50), (2, 70)):
         write_run(tmp_path / f'base_seed{seed}', every=every, seed=seed, eval_interval=every)
-        write_run(tmp_path / f'grown_seed{seed}', lambda step: power_law(0.09 * step), every=every, seed=seed, n_stages=4,
+        write_run(tmp_path / f'grown_seed{seed}', lambda step: power_law(0.09 * step), every=every, seed=seed,
+                  n_stages=4,
                   eval_interval=every)
     report = judge_runs(read_runs([str(path) for path in sorted(tmp_path.iterdir())]))
-    # The runs end at the loss that the baselines have at step 90: seed 1 was evaluated at 50 and 100, seed 2 at 70 and 140.
+    # The runs end at the loss that the baselines have at step 90: seed 1 was evaluated at 50 and 100, seed 2
+    # at 70 and 140.
     for axis in AXES:
         cost = report.judgments[0].by_axis[axis].cost
         assert (cost.value, cost.bound) == (pytest.approx(1 / 0.09, rel=0.02), '')
@@ -245,10 +253,12 @@ def ladder_of(budgets, rng=None, seeds=3, sd=0.002):
     return Ladder('base', rungs)
 
 
-@pytest.mark.parametrize('budgets', [(500, 1000, 2000, 4000), (500, 2000, 8000), (500, 1000), (250, 1000, 4000, 16000)])
+@pytest.mark.parametrize('budgets', [(500, 1000, 2000, 4000), (500, 2000, 8000), (500, 1000),
+                                     (250, 1000, 4000, 16000)])
 @pytest.mark.parametrize('multiplier', [0.8, 1.0, 1.3])
 def test_a_multiplier_is_recovered_within_2_percent(budgets, multiplier):
-    """With three rungs or more; between two the straight line in log compute overrates a run, by what the docstring says."""
+    """With three rungs or more; between two the straight line in log compute overrates a run, by what the
+    docstring says."""
     ladder = ladder_of(budgets)
     steps = budgets[0] if multiplier > 1 else budgets[-1]
     found = compare(rung(steps, (0.0, 0.0), multiplier, 'run'), ladder, 'flops')
@@ -290,7 +300,8 @@ def test_outside_the_ladder_there_are_bounds():
     assert better.cost.bound == 'at most'
     assert 1 / 1.3 < better.cost.value <= 1.0
     worse = compare(rung(500, (0.0, 0.0), 0.7, 'run'), ladder, 'flops')
-    # The lowest rung's middle, too, bounds it: what an undecayed baseline needs, a decayed one doesn't exceed.
+    # The lowest rung's middle, too, bounds it: what an undecayed baseline needs, a decayed one doesn't
+    # exceed.
     assert worse.cost.bound == 'at least'
     assert 1.0 < worse.cost.value < 1 / 0.7
     assert worse.cost.low_open
@@ -319,7 +330,8 @@ def test_an_identical_baseline_of_another_budget_has_a_multiplier_of_1_and_is_a_
 
 
 def test_at_a_constant_rate_the_longest_run_is_the_whole_ladder():
-    ladder = Ladder('base', [make_group('b500', [0.0, 0.001], steps=STEPS / 2), make_group('b1000', [0.0, 0.001])])
+    ladder = Ladder('base', [make_group('b500', [0.0, 0.001], steps=STEPS / 2),
+                             make_group('b1000', [0.0, 0.001])])
     assert len(ladder.reference('flops').rungs) == 1
     early = make_group('run', [0.0, 0.001], lambda step: power_law(0.3 * step))
     assert compare(early, ladder, 'flops').cost.value == pytest.approx(1 / 0.3, rel=0.02)
@@ -357,12 +369,14 @@ def test_a_study_names_its_arms_and_is_judged_by_budget(tmp_path):
     for steps, seed in itertools.product((500, 1000), (1, 2)):
         for arm, settings, gain in (('full depth', {}, 1.0), ('Li, 4 stages', {'n_stages': 4}, 1.2)):
             offset = 0.001 * seed
-            path = write_run(tmp_path / arm / f'b{steps}_s{seed}', lambda step, gain=gain, o=offset: power_law(gain * step) + o,
+            path = write_run(tmp_path / arm / f'b{steps}_s{seed}', lambda step, gain=gain,
+                             o=offset: power_law(gain * step) + o,
                              growth_steps=steps, lr_schedule='cosine', seed=seed, **settings)
             arms[str(path)] = arm
     report = judge_runs(read_runs(list(arms)), ['full depth'], arms)
     assert report.study
-    assert [(judgment.group.arm, judgment.group.budget, judgment.rung.budget) for judgment in report.judgments] == [
+    assert [(judgment.group.arm, judgment.group.budget, judgment.rung.budget)
+            for judgment in report.judgments] == [
         ('Li, 4 stages', 1.5e13, 1.5e13), ('Li, 4 stages', 3e13, 3e13)]
     assert [len(judgment.group.finals) for judgment in report.judgments] == [2, 2]
     assert [ladder.arm for ladder in report.arm_ladders()] == ['full depth', 'Li, 4 stages']
@@ -401,8 +415,8 @@ def test_a_grown_checkpoint_is_judged_twice_where_its_cost_is_known(tmp_path):
 
 
 def test_the_gap_since_the_last_growth_is_the_one_that_there_is(tmp_path):
-    """Grown at 500 of 1000 steps, the run is behind by 0.2 / sqrt(steps since) at equal tokens; its full-depth updates
-    are those since step 750, where the frozen phase ends."""
+    """Grown at 500 of 1000 steps, the run is behind by 0.2 / sqrt(steps since) at equal tokens; its
+    full-depth updates are those since step 750, where the frozen phase ends."""
     def grown(step):
         return power_law(step) + (0.2 / math.sqrt(step - 500) if step > 500 else 0.3)
 
@@ -449,7 +463,8 @@ def estimates(*pairs):
 
 
 def test_a_gap_is_gone_from_where_no_later_one_is_clear():
-    assert judge.gone_from(estimates((0.3, 0.001), (0.1, 0.3), (0.2, 0.01), (0.05, 0.2), None, (-0.1, 0.01)), 1) == 3
+    assert judge.gone_from(estimates((0.3, 0.001), (0.1, 0.3), (0.2, 0.01), (0.05, 0.2), None, (-0.1, 0.01)),
+                           1) == 3
     assert judge.gone_from(estimates((0.3, 0.001)), 1) is None
     assert judge.gone_from(estimates((-0.3, 0.001), (0.2, 0.01)), -1) == 1
     assert judge.gone_from(estimates((0.3, math.nan)), 1) is None

@@ -11,7 +11,16 @@ import pytest
 
 import metrics
 from common import UserError
-from metrics import MetricsWriter, Tracker, describe_start, git_state, new_run_info, read_metrics, read_run_json, write_run_json
+from metrics import (
+    MetricsWriter,
+    Tracker,
+    describe_start,
+    git_state,
+    new_run_info,
+    read_metrics,
+    read_run_json,
+    write_run_json,
+)
 
 
 def record(kind, step, **values):
@@ -26,12 +35,13 @@ def write(path, records):
     writer.close()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # metrics.jsonl
 
 
 def test_what_is_written_is_read(tmp_path):
-    records = [record('train', 1, loss=2.0), record('eval', 1, val_loss=2.5), record('phase', 1, phase='phase1', depth=3)]
+    records = [record('train', 1, loss=2.0), record('eval', 1, val_loss=2.5),
+               record('phase', 1, phase='phase1', depth=3)]
     write(tmp_path / 'metrics.jsonl', records)
     assert read_metrics(str(tmp_path / 'metrics.jsonl')) == (records, False)
     assert read_metrics(str(tmp_path / 'none.jsonl')) == ([], False)
@@ -46,7 +56,8 @@ def test_a_resumed_run_keeps_just_the_lines_that_it_will_not_write_again(tmp_pat
     assert read_metrics(str(path))[0] == records[:2]
 
 
-@pytest.mark.parametrize('rest', ['{"kind": "train", "st', '{"kind": "train", "step": 3, "tokens": 30', '\x00\x00'])
+@pytest.mark.parametrize('rest', ['{"kind": "train", "st', '{"kind": "train", "step": 3, "tokens": 30',
+                                  '\x00\x00'])
 def test_a_truncated_last_line_is_let_pass_and_cut_on_resume(tmp_path, rest):
     path = tmp_path / 'metrics.jsonl'
     write(path, [record('train', 1, loss=1)])
@@ -59,13 +70,15 @@ def test_a_truncated_last_line_is_let_pass_and_cut_on_resume(tmp_path, rest):
 
 @pytest.mark.parametrize('bad', [
     'no json', '[]', '{"kind": "train"}', json.dumps(record('train', 2) | {'flops': float('nan')}),
-    json.dumps(record('train', 2) | {'flops': float('inf')}), json.dumps(record('eval', 2, val_loss=float('inf'))),
+    json.dumps(record('train', 2) | {'flops': float('inf')}),
+    json.dumps(record('eval', 2, val_loss=float('inf'))),
     json.dumps(record('train', 2) | {'step': '2'}), json.dumps(record('other', 2)), '[' * 100_000,
     json.dumps(record('eval', 2, val_loss=-1)), json.dumps(record('phase', 2, phase=1, depth=2)),
     json.dumps(record('eval', 2, hellaswag_acc_norm=1.5, hellaswag_n=4))])
 def test_a_line_in_the_middle_that_is_no_record_is_named(tmp_path, bad):
     path = tmp_path / 'metrics.jsonl'
-    path.write_text(json.dumps(record('train', 1)) + '\n' + bad + '\n' + json.dumps(record('train', 3)) + '\n')
+    path.write_text(json.dumps(record('train', 1)) + '\n' + bad + '\n'
+                    + json.dumps(record('train', 3)) + '\n')
     with pytest.raises(UserError, match=r'metrics\.jsonl, line 2: not a line of metrics'):
         read_metrics(str(path))
 
@@ -74,7 +87,8 @@ def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whol
     path = tmp_path / 'metrics.jsonl'
     assert not metrics.has_last_eval(str(tmp_path), 100)
     for records, finished in (([], False), ([record('eval', 40, val_loss=2)], False),
-                              ([record('train', 100, loss=1)], False), ([record('eval', 100, val_loss=1)], True)):
+                              ([record('train', 100, loss=1)], False),
+                              ([record('eval', 100, val_loss=1)], True)):
         write(path, records)
         assert metrics.has_last_eval(str(tmp_path), 100) == finished, records
     path.write_bytes(path.read_bytes()[:-5])
@@ -82,7 +96,8 @@ def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whol
 
 
 @pytest.mark.parametrize('second, message', [
-    (record('train', 1), 'step goes back from 2 to 1'), (record('train', 3) | {'flops': 1}, 'flops goes back from 200 to 1'),
+    (record('train', 1), 'step goes back from 2 to 1'), (record('train', 3) | {'flops': 1},
+                                                         'flops goes back from 200 to 1'),
     (record('eval', 2, val_loss=1), 'step 2 is evaluated twice')])
 def test_two_runs_in_one_file_are_seen(tmp_path, second, message):
     write(tmp_path / 'metrics.jsonl', [record('eval', 2, val_loss=1), second])
@@ -90,19 +105,25 @@ def test_two_runs_in_one_file_are_seen(tmp_path, second, message):
         read_metrics(str(tmp_path / 'metrics.jsonl'))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # run.json
 
 
 def test_run_json_keeps_its_id_and_facts_over_starts(tmp_path):
-    first = new_run_info({}, describe_start(0, 'cpu', 1, 2, None), data={'train': {'tokens': 5}}, init_from=None)
+    first = new_run_info({}, describe_start(0, 'cpu', 1, 2, None), data={'train': {'tokens': 5}},
+                         init_from=None)
     write_run_json(str(tmp_path), first)
     assert first['init_from'] is None and len(first['starts']) == 1
     later = describe_start(7, 'gpu', 8, 8, '12.8')
     second = new_run_info(read_run_json(str(tmp_path)), later, data=None, init_from=None)
     assert second['run_id'] == first['run_id'] and second['data'] == first['data']
-    assert [s['step'] for s in second['starts']] == [0, 7] and second['device'] == 'gpu' and second['world_size'] == 8
-    for name in ('command', 'git_commit', 'git_dirty', 'versions', 'host', 'device', 'device_count', 'world_size'):
+    assert (
+        [s['step'] for s in second['starts']] == [0, 7]
+        and second['device'] == 'gpu'
+        and second['world_size'] == 8
+    )
+    for name in ('command', 'git_commit', 'git_dirty', 'versions', 'host', 'device', 'device_count',
+                 'world_size'):
         assert name in second and name in second['starts'][0]
     assert set(second['versions']) == {'python', 'torch', 'numpy', 'cuda'}
 
@@ -136,7 +157,7 @@ def test_a_damaged_run_json_is_named(tmp_path):
             read_run_json(str(tmp_path))
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # trackers, the real packages, offline
 
 
@@ -153,7 +174,8 @@ def wandb_history(folder) -> list[tuple]:
                 place += 32768 - place % 32768
                 continue
             _, length, kind = struct.unpack('<IHB', raw[place:place + 7])
-            text = (text if kind in (3, 4) else b'') + raw[place + 7:place + 7 + length]  # middle and last parts
+            # middle and last parts
+            text = (text if kind in (3, 4) else b'') + raw[place + 7:place + 7 + length]
             place += 7 + length
             if kind not in (1, 4):
                 continue
@@ -193,16 +215,19 @@ def test_a_tracker_gets_every_evaluation_once_though_a_resumed_run_repeats_some(
     code = """
 import json, sys, metrics
 kind, folder, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-tracker = metrics.Tracker(kind, 'project', folder, 'run', 'group', 'abcd1234', {'n_layer': 2, 'stage_depths': [1, 2]})
+settings = {'n_layer': 2, 'stage_depths': [1, 2]}
+tracker = metrics.Tracker(kind, 'project', folder, 'run', 'group', 'abcd1234', settings)
 for step in range(first, last):
     tracker.send({'kind': 'train', 'step': step, 'loss': 1.0})
     tracker.send({'kind': 'eval', 'step': step, 'val_loss': step / 2, 'phase': 'phase1'})
 tracker.close()
 """
-    env = os.environ | {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true', 'TRACKIO_DIR': str(tmp_path / 'trackio'),
+    env = os.environ | {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true',
+                        'TRACKIO_DIR': str(tmp_path / 'trackio'),
                         'PYTHONPATH': os.getcwd()}
     for first, last in ((1, 4), (2, 6)):
-        done = subprocess.run([sys.executable, '-c', code, kind, str(tmp_path), str(first), str(last)], env=env,
+        done = subprocess.run([sys.executable, '-c', code, kind, str(tmp_path), str(first), str(last)],
+                              env=env,
                               cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert HISTORY[kind](tmp_path) == [(step, step / 2) for step in range(1, 6)]
@@ -210,7 +235,8 @@ tracker.close()
 
 def test_nothing_of_a_tracker_is_imported_unless_it_is_named():
     code = ('import sys, train\n'
-            'print([name for name in ("wandb", "tensorboard", "trackio", "matplotlib", "pandas") if name in sys.modules])')
+            'print([name for name in ("wandb", "tensorboard", "trackio", "matplotlib", "pandas") if name in '
+            'sys.modules])')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout == '[]\n', done.stderr
 
@@ -231,6 +257,7 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
         raise RuntimeError('no API key\nmore lines')
 
     monkeypatch.setattr(metrics.Tracker, 'start_trackio', refuse)
-    with pytest.raises(UserError, match=r'the tracker trackio could not be started \(no API key\): mend that') as error:
+    with pytest.raises(UserError,
+                       match=r'the tracker trackio could not be started \(no API key\): mend that') as error:
         Tracker('trackio', *arguments)
     assert '\n' not in str(error.value)

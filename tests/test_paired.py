@@ -13,7 +13,8 @@ from common import UserError
 
 
 def lines_of(seed: int, skill: float, n=200, style='nanogpt') -> list[dict]:
-    """n lines of a model that is right with probability `skill` on questions that are as hard for every model."""
+    """n lines of a model that is right with probability `skill` on questions that are as hard for every
+    model."""
     hardness = np.random.RandomState(0).rand(n)
     rng = np.random.RandomState(seed)
     lines = []
@@ -21,7 +22,8 @@ def lines_of(seed: int, skill: float, n=200, style='nanogpt') -> list[dict]:
         label = i % 4
         pred = label if rng.rand() * 0.3 + hardness[i] * 0.7 < skill else (label + 1) % 4
         bits = 1 + hardness[i] + 0.1 * rng.rand() - skill
-        lines.append({'style': style, 'ind': i, 'label': label, 'pred': pred, 'pred_norm': pred, 'losses': [1, 2, 3, 4],
+        lines.append({'style': style, 'ind': i, 'label': label, 'pred': pred, 'pred_norm': pred,
+                      'losses': [1, 2, 3, 4],
                       'losses_norm': [1, 2, 3, None], 'bits': bits, 'margin': 0.5 - bits})
     return lines
 

@@ -1,4 +1,5 @@
-"""python -m pytest tests/test_prepare_demo.py: the embedded corpus, built once for real (about 40 s in all on one core)."""
+"""python -m pytest tests/test_prepare_demo.py: the embedded corpus, built once for real (about 40 s in all on
+one core)."""
 
 import json
 import os
@@ -74,7 +75,8 @@ def test_it_is_ten_megabytes_of_english_with_five_percent_held_out(corpus, docum
     assert share == pytest.approx(0.05, abs=1e-4)
     words = Counter(' '.join(documents['train']).lower().split())
     assert [word for word, _ in words.most_common(5)] == ['the', 'to', 'a', 'is', 'of']
-    assert all(meta['bytes'][package] > 150_000 for package in ('python', 'torch', 'numpy', 'pandas', 'datasets'))
+    assert all(meta['bytes'][package] > 150_000 for package in ('python', 'torch', 'numpy', 'pandas',
+                                                                'datasets'))
 
 
 def test_meta_json_tells_what_the_shards_hold(corpus, documents):
@@ -102,7 +104,8 @@ def test_no_held_out_document_shares_32_letters_in_a_row_with_a_training_documen
     # paragraph by paragraph, as sets of strings: an independent way, without hashes
     held_out = {w for text in documents['val'] for line in text.split('\n') for w in windows(letters(line))}
     assert len(held_out) > 200_000
-    shared = sum(w in held_out for text in documents['train'] for line in text.split('\n') for w in windows(letters(line)))
+    shared = sum(w in held_out for text in documents['train'] for line in text.split('\n')
+                 for w in windows(letters(line)))
     assert shared == 0
 
 
@@ -183,10 +186,12 @@ def test_wrong_endings_come_from_other_documents(documents):
     cuts = [(i, line) for i, (_, text) in enumerate(numbered) for line in text.split('\n')]
     for e in prepare_demo.multiple_choice(numbered)[::50]:
         homes = [{i for i, line in cuts if f'{e["ctx"]} {ending}' in line} for ending in e['endings']]
-        assert [bool(home) for home in homes] == [i == e['label'] for i in range(4)]  # only the right one continues it
+        # only the right one continues it
+        assert [bool(home) for home in homes] == [i == e['label'] for i in range(4)]
 
 
-KNOWN_VERSIONS = {'python': '3.11.7', 'torch': '2.13.0', 'numpy': '2.3.5', 'pandas': '2.3.3', 'datasets': '4.8.5',
+KNOWN_VERSIONS = {'python': '3.11.7', 'torch': '2.13.0', 'numpy': '2.3.5', 'pandas': '2.3.3',
+                  'datasets': '4.8.5',
                   'tiktoken': '0.12.0'}
 KNOWN_FILES = {  # the first 16 digits of their SHA-256
     'demo_train_000001.bin': '2a12e4c1d42af951',
@@ -215,7 +220,8 @@ def test_typed_twice_it_checks_and_writes_nothing(corpus):
 def test_the_order_of_files_on_disk_and_the_hash_seed_change_nothing(small, tmp_path, monkeypatch):
     walk = os.walk
     monkeypatch.setattr(os, 'walk', lambda root: reversed([(a, b, c[::-1]) for a, b, c in walk(root)
-                                                           if not {'__pycache__', 'tests'} & set(Path(a).parts)]))
+                                                           if not {'__pycache__',
+                                                                   'tests'} & set(Path(a).parts)]))
     prepare_demo.build(str(tmp_path / 'again'))
     assert content(tmp_path / 'again') == content(small)
     command = ("import sys, prepare_demo as p; p.PACKAGES, p.SHARD_TOKENS = ('datasets',), 60_000; "
@@ -236,10 +242,12 @@ def test_another_version_or_a_damaged_file_is_named_and_the_corpus_made_again(sm
     assert 'demo_train_000001.bin is missing or damaged' in text and 'hellaswag.jsonl is missing' in text
     assert content(small) == good
     monkeypatch.setattr(prepare_demo, 'installed_versions', lambda: {'datasets': '2.0'})
-    monkeypatch.setattr(prepare_demo, 'SHARD_TOKENS', 1_000_000)  # fewer shards: none of the old ones may stay
+    # fewer shards: none of the old ones may stay
+    monkeypatch.setattr(prepare_demo, 'SHARD_TOKENS', 1_000_000)
     prepare_demo.build(str(small))
     assert 'datasets was 1.0, is 2.0' in capsys.readouterr().out
-    assert sorted(content(small)) == ['demo_train_000001.bin', 'demo_val_000000.bin', 'hellaswag.jsonl', 'meta.json']
+    assert sorted(content(small)) == ['demo_train_000001.bin', 'demo_val_000000.bin', 'hellaswag.jsonl',
+                                      'meta.json']
 
 
 @pytest.mark.parametrize('spoil', [{'versions': None}, {'files': []}, {'tokens': 5}])
@@ -282,12 +290,13 @@ def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_writt
     monkeypatch.setattr(prepare_demo, 'PACKAGES', ('python', 'no_such_package'))
     with pytest.raises(UserError, match=r'not installed: no_such_package; pip install -r requirements\.txt'):
         prepare_demo.build(str(tmp_path / 'd'))
-    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'b', 'c', 'fineweb_train_000001.bin', 'meta.json']
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'b', 'c',
+                                                                 'fineweb_train_000001.bin', 'meta.json']
 
 
 def test_none_of_the_packages_is_imported_to_read_it():
     packages = ('torch', 'pandas', 'datasets', 'tiktoken')
-    command = ("import sys, prepare_demo as p; [p.source_files(x) for x in p.PACKAGES]; p.installed_versions(); "
-               f"print([x for x in {packages} if x in sys.modules])")
+    command = ('import sys, prepare_demo as p; [p.source_files(x) for x in p.PACKAGES]; '
+               f'p.installed_versions(); print([x for x in {packages} if x in sys.modules])')
     done = subprocess.run([sys.executable, '-c', command], capture_output=True, text=True, cwd=SCRIPT.parent)
     assert done.stdout.strip() == '[]', done.stderr

@@ -42,7 +42,8 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     ('{"ctx": "A man"', 'line 2: not JSON'),
     ('[' * 100_000, 'line 2: brackets nested too deep'),
     ('{"a":' * 100_000, 'line 2: brackets nested too deep'),
-    (json.dumps(GOOD | {'label': []})[:-2] + '[' * 400 + ']' * 400 + ']}', "line 2: 'label' must be 0, 1, 2 or 3"),
+    (json.dumps(GOOD | {'label': []})[:-2] + '[' * 400 + ']' * 400 + ']}',
+     "line 2: 'label' must be 0, 1, 2 or 3"),
     ('[1, 2]', "line 2: an example needs the fields 'ctx', 'endings' and 'label'"),
     (json.dumps({'ctx': 'a', 'endings': GOOD['endings']}), "line 2: an example needs .* 'label'"),
     (json.dumps(GOOD | {'endings': ['a', 'b', 'c']}), "line 2: 'endings' must be four texts"),
@@ -76,7 +77,8 @@ def test_a_byte_order_mark_is_no_part_of_an_example(tmp_path, content):
 @pytest.mark.parametrize('content, message', [
     (b'', 'holds no examples'), (b'\n\n', 'holds no examples'), (b'\xef\xbb\xbf', 'holds no examples'),
     (LINE.encode('utf-16'), 'not text in UTF-8'), (b'\x1f\x8b\x08\x00', 'not text in UTF-8'),
-    (b'\n<!DOCTYPE html>\n<html><body>gone</body></html>', 'a web page'), (b'\xef\xbb\xbf<html>', 'a web page'),
+    (b'\n<!DOCTYPE html>\n<html><body>gone</body></html>', 'a web page'), (b'\xef\xbb\xbf<html>',
+                                                                           'a web page'),
 ])
 def test_a_file_that_holds_no_examples_is_told_apart(tmp_path, content, message):
     (tmp_path / 'x.jsonl').write_bytes(content)
@@ -110,7 +112,8 @@ def test_questions_about_another_text_than_the_data_are_pointed_out(tmp_path, ca
     elsewhere = write(tmp_path / 'hellaswag.jsonl', [GOOD])
     questions.warn_of_other_text(demo, str(tmp_path / 'mine'))
     said = capsys.readouterr().err
-    assert re.match(r'warning: .*demo/hellaswag.jsonl asks about .*demo, not about .*mine.*--hellaswag_data=FILE', said)
+    assert re.match(r'warning: .*demo/hellaswag.jsonl asks about .*demo, not about '
+                    r'.*mine.*--hellaswag_data=FILE', said)
     assert said.count('\n') == 1
     questions.warn_of_other_text(demo, str(tmp_path / 'demo'))
     questions.warn_of_other_text(demo, str(tmp_path / 'demo') + '/.')
@@ -140,7 +143,8 @@ def test_text_is_cleaned_up_as_the_harness_does(raw, cleaned):
 
 
 def test_lm_eval_context_has_the_activity_and_a_capitalized_ctx_b():
-    example = {'activity_label': 'Fencing', 'ctx_a': 'Two people meet.', 'ctx_b': 'the Man in RED', 'ctx': 'raw',
+    example = {'activity_label': 'Fencing', 'ctx_a': 'Two people meet.', 'ctx_b': 'the Man in RED',
+               'ctx': 'raw',
                'label': 0, 'endings': ['waits .', ' bows', 'x', 'y']}
     context = 'Fencing: Two people meet. The man in red'
     assert questions.texts(example, 'lm_eval') == (context, ['waits .', 'bows', 'x', 'y'])
@@ -154,7 +158,8 @@ def test_lm_eval_context_has_the_activity_and_a_capitalized_ctx_b():
 
 @pytest.fixture
 def server(monkeypatch, tmp_path):
-    """(address, the answers (status, promised length or None, content) that it gives in turn, waits in seconds)"""
+    """(address, the answers (status, promised length or None, content) that it gives in turn, waits in
+    seconds)"""
     answers = []
     waits = []
 

@@ -1,4 +1,5 @@
-"""The same run on 1, 2 and 4 gloo ranks, on two nodes, through kills and signals. Run: python -m pytest tests/test_ranks.py"""
+"""The same run on 1, 2 and 4 gloo ranks, on two nodes, through kills and signals. Run: python -m pytest
+tests/test_ranks.py"""
 
 import json
 import os
@@ -14,7 +15,8 @@ from same_run import assert_same_run, metrics
 
 import checkpoint
 
-# A train.py that also writes down, per rank, which tokens it read and its weights at each phase's start and at the end.
+# A train.py that also writes down, per rank, which tokens it read and its weights at each phase's start and
+# at the end.
 PROBE = '''
 import hashlib, json, os, sys
 import train
@@ -33,7 +35,8 @@ def freeze(self, blocks, embeddings):
 
 def get_batch(self, step, sequences_per_step, rows, shuffle, seed):
     x, y = real_get_batch(self, step, sequences_per_step, rows, shuffle, seed)
-    seen['tokens'] += [(step, row, hashlib.sha256(a.tobytes() + b.tobytes()).hexdigest()) for row, a, b in zip(rows, x, y)]
+    for row, a, b in zip(rows, x, y):
+        seen['tokens'].append((step, row, hashlib.sha256(a.tobytes() + b.tobytes()).hexdigest()))
     return x, y
 
 def init(self, *args):
@@ -55,7 +58,8 @@ ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.getcwd()}
 def torchrun(ranks, script, *args, options=('--standalone',)):
     """Run a script on some ranks (on one without torchrun, which is the same and starts sooner)."""
     launcher = [] if ranks == 1 else ['-m', 'torch.distributed.run', *options, f'--nproc_per_node={ranks}']
-    return subprocess.run([sys.executable, *launcher, script, *args], capture_output=True, text=True, env=ENV, timeout=240)
+    return subprocess.run([sys.executable, *launcher, script, *args], capture_output=True, text=True, env=ENV,
+                          timeout=240)
 
 
 @pytest.fixture(scope='module')
@@ -96,23 +100,28 @@ def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, straight, tmp_path, flags
             done = torchrun(ranks, probe, str(folder), *tiny, f'--out_dir={folder}/run', *flags)
             assert done.returncode == 0, done.stderr
         per_rank[ranks] = [json.loads((folder / f'rank_{r}.json').read_text()) for r in range(ranks)]
-    tokens = {ranks: sorted(t for seen in all_seen for t in seen['tokens']) for ranks, all_seen in per_rank.items()}
+    tokens = {ranks: sorted(t for seen in all_seen for t in seen['tokens'])
+              for ranks, all_seen in per_rank.items()}
     assert tokens[1] == tokens[2] == tokens[4]  # each step's sequences, each exactly once
     for all_seen in per_rank.values():  # bit for bit at each phase's start and at the end
         assert all(seen['weights'] == all_seen[0]['weights'] for seen in all_seen)
-    weights = {ranks: checkpoint.latest(str(tmp_path / str(ranks) / 'run'))[1]['model'] for ranks in (1, 2, 4)}
-    for ranks in (2, 4):  # equal to one rank's up to the order of sums, which Adam amplifies where gradients are tiny
+    weights = {ranks: checkpoint.latest(str(tmp_path / str(ranks) / 'run'))[1]['model']
+               for ranks in (1, 2, 4)}
+    # equal to one rank's up to the order of sums, which Adam amplifies where gradients are tiny
+    for ranks in (2, 4):
         for name, tensor in weights[1].items():
             assert (weights[ranks][name] - tensor).norm() <= 2e-3 * tensor.norm() + 1e-4, (ranks, name)
         for one, other in zip(metrics(tmp_path / '1' / 'run'), metrics(tmp_path / str(ranks) / 'run')):
             assert one.keys() == other.keys()
             for key in one:
-                summed = 'loss' in key or key == 'grad_norm' or key.startswith(('hellaswag_bits', 'hellaswag_margin'))
+                summed = 'loss' in key or key == 'grad_norm' or key.startswith(('hellaswag_bits',
+                                                                                'hellaswag_margin'))
                 assert one[key] == (pytest.approx(other[key], rel=1e-3) if summed else other[key]), key
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler')
+@pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')),
+                    reason='torch.compile on the CPU needs a C++ compiler')
 def test_compiled_ranks_train_as_eager_ones_do(tiny, straight, tmp_path):
     """Compiled blocks inside DDP, in every phase: what CUDA does by default."""
     done = torchrun(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--compile=True')
@@ -120,7 +129,8 @@ def test_compiled_ranks_train_as_eager_ones_do(tiny, straight, tmp_path):
     eager, compiled = metrics(straight / 'run'), metrics(tmp_path / 'run')
     assert len(eager) == len(compiled) > 0
     for one, other in zip(eager, compiled):
-        assert [one[k] for k in ('kind', 'step', 'phase', 'depth')] == [other[k] for k in ('kind', 'step', 'phase', 'depth')]
+        assert [one[k] for k in ('kind', 'step', 'phase', 'depth')] == [other[k] for k in ('kind', 'step',
+                                                                                           'phase', 'depth')]
         for key in one.keys() & {'loss', 'val_loss', 'grad_norm'}:
             assert one[key] == pytest.approx(other[key], rel=1e-3)
 
@@ -133,7 +143,8 @@ def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, straigh
         for path in moved.glob('ckpt_*.pt'):
             if int(path.stem[5:]) > keep:
                 path.unlink()
-        done = torchrun(ranks, 'train.py', *tiny, f'--out_dir={moved}', '--resume=auto', f'--batch_size={batch_size}')
+        done = torchrun(ranks, 'train.py', *tiny, f'--out_dir={moved}', '--resume=auto',
+                        f'--batch_size={batch_size}')
         assert done.returncode == 0, done.stderr
         for one, other in zip(metrics(straight / 'run'), metrics(moved), strict=True):
             assert one['step'] == other['step'] and one['kind'] == other['kind']
@@ -147,8 +158,8 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
                       'def forward(self, idx, targets):\n'
                       '    loss = real(self, idx, targets)\n'
                       '    calls.append(self.training)\n'
-                      "    return loss * float('nan') if sum(calls) == 21 and os.environ['RANK'] == '1' else loss\n"
-                      'train.GPT.forward = forward\nrun_main(train.main)\n')
+                      "    return loss * float('nan') if sum(calls) == 21 and os.environ['RANK'] == '1' else "
+                      'loss\ntrain.GPT.forward = forward\nrun_main(train.main)\n')
     done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == 1 and 'exitcode  : 1 (' in done.stderr
     assert 'loss nan' in done.stderr and 'stopped before the update' in done.stderr
@@ -159,13 +170,11 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, straight, tmp_path):
     script = tmp_path / 'kill.py'
-    script.write_text('import os, signal, schedule, train\nfrom common import run_main\nreal = schedule.get_lr\n'
-                      'def get_lr(config, phases, step):\n'
-                      "    where = os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT'], step\n"
-                      "    if where in (('1', '0', 11), ('0', '1', 16)):\n"
-                      '        os.kill(os.getpid(), signal.SIGKILL)\n'
-                      '    return real(config, phases, step)\n'
-                      'schedule.get_lr = get_lr\nrun_main(train.main)\n')
+    script.write_text('import os, signal, schedule, train\nfrom common import run_main\nreal = '
+                      "schedule.get_lr\ndef get_lr(config, phases, step):\n    where = os.environ['RANK'], "
+                      "os.environ['TORCHELASTIC_RESTART_COUNT'], step\n    if where in (('1', '0', 11), "
+                      "('0', '1', 16)):\n        os.kill(os.getpid(), signal.SIGKILL)\n    return "
+                      'real(config, phases, step)\nschedule.get_lr = get_lr\nrun_main(train.main)\n')
     done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/killed', '--resume=auto',
                     options=('--standalone', '--max-restarts=3'))
     assert done.returncode == 0, done.stderr
@@ -185,7 +194,9 @@ def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
     done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == 1 and done.stderr.count('error: out of memory, here only') == 1, done.stderr
     done = torchrun(2, 'train.py', *tiny, f'--out_dir={tmp_path}/b', '--data_dir=nowhere')
-    assert done.returncode == 1 and done.stderr.count('error: data_dir nowhere does not exist') == 1, done.stderr
+    assert done.returncode == 1 and done.stderr.count('error: data_dir nowhere does not exist') == 1, (
+        done.stderr
+    )
     assert not (tmp_path / 'b').exists()
 
 
@@ -195,8 +206,10 @@ def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, t
     stopped, steps = tmp_path / 'stopped', []
     for signum, rank, after in ((signal.SIGTERM, 1, 3), (signal.SIGINT, 0, 12)):
         env = {**ENV, 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
-        ranks = [subprocess.Popen([sys.executable, 'train.py', *tiny, f'--out_dir={stopped}', '--resume=auto'],
-                                  stdout=subprocess.PIPE, text=True, env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)})
+        ranks = [subprocess.Popen([sys.executable, 'train.py', *tiny, f'--out_dir={stopped}',
+                                   '--resume=auto'],
+                                  stdout=subprocess.PIPE, text=True, env={**env, 'RANK': str(r),
+                                                                          'LOCAL_RANK': str(r)})
                  for r in (0, 1)]
         for line in ranks[0].stdout:
             if f'step {after:05d}/24' in line:
@@ -210,7 +223,8 @@ def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, t
     assert_same_run(straight / 'run', stopped)
 
 
-# What slurm.sh calls, on one machine: srun starts a task for each of two nodes and passes scancel's signal on to them.
+# What slurm.sh calls, on one machine: srun starts a task for each of two nodes and passes scancel's signal on
+# to them.
 SLURM = {'srun': 'shift; echo $$ > "$STUBS/pid"; "$@" & a=$!; "$@" & b=$!; trap "kill -TERM $a $b" TERM\n'
                  'wait $a; wait $a; x=$?; wait $b; y=$?; exit $((x > y ? x : y))',
          'scancel': 'echo "scancel $@" >> "$STUBS/calls"; kill -TERM $(cat "$STUBS/pid")',
@@ -237,7 +251,8 @@ def test_slurm_sh_stops_before_the_limit_queues_itself_and_two_nodes_end_as_one(
     assert job.wait(240) == 0 and 'stopped by a signal; saved at step' in out
     assert (tmp_path / 'calls').read_text() == 'scancel --signal=TERM 17\nscontrol requeue 17\n'
     again = subprocess.run(['bash', str(script), *tiny, f'--out_dir={tmp_path}/run'], env=env, timeout=240)
-    assert again.returncode == 0 and (tmp_path / 'calls').read_text().count('\n') == 2  # finished, and not queued again
+    # finished, and not queued again
+    assert again.returncode == 0 and (tmp_path / 'calls').read_text().count('\n') == 2
     assert_same_run(straight / 'run', tmp_path / 'run')
     (tmp_path / 'srun').write_text('#!/bin/bash\nexit 2\n')  # a mistake in the settings
     assert subprocess.run(['bash', str(script)], env=env, timeout=240).returncode == 2

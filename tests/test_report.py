@@ -1,7 +1,7 @@
 """Verdicts as tables, sentences and numbers. Run: python -m pytest tests/test_report.py
 
-tests/golden_report.md, .tex and .json are what compare.py writes of the runs that `golden_runs` makes. Where a change of
-them is wanted, the failing test says where the new file lies; read it, then copy it over.
+tests/golden_report.md, .tex and .json are what compare.py writes of the runs that `golden_runs` makes. Where
+a change of them is wanted, the failing test says where the new file lies; read it, then copy it over.
 """
 
 import json
@@ -31,7 +31,8 @@ def report_on(folder, *names, **options):
 
 
 def info(**changes):
-    return {'git_commit': 'a' * 40, 'git_dirty': False, 'versions': {'python': '3.11.4', 'torch': '2.13.0', 'cuda': None},
+    return {'git_commit': 'a' * 40, 'git_dirty': False, 'versions': {'python': '3.11.4', 'torch': '2.13.0',
+                                                                     'cuda': None},
             'device': 'NVIDIA H100', 'device_count': 8, 'world_size': 8, 'command': 'train.py', **changes}
 
 
@@ -40,7 +41,8 @@ def write_questions(path, rights, bits):
     lines = []
     for k, (is_right, value) in enumerate(zip(rights, bits)):
         pred = 0 if is_right else 1
-        lines.append(json.dumps({'style': 'nanogpt', 'ind': k, 'label': 0, 'pred': pred, 'pred_norm': pred, 'losses': [1.0] * 4,
+        lines.append(json.dumps({'style': 'nanogpt', 'ind': k, 'label': 0, 'pred': pred, 'pred_norm': pred,
+                                 'losses': [1.0] * 4,
                                  'losses_norm': [1.0] * 4, 'bits': value, 'margin': 0.1}) + '\n')
     (path / 'hellaswag.jsonl').write_text(''.join(lines))
 
@@ -49,7 +51,8 @@ def write_questions(path, rights, bits):
 
 
 def golden_runs(folder):
-    """A ladder of two baselines, a run at each budget with three seeds, a sweep, a single seed, one under way."""
+    """A ladder of two baselines, a run at each budget with three seeds, a sweep, a single seed, one under
+    way."""
     for steps in (500, 1000):
         def decayed(step, steps=steps):
             return power_law(step) + 0.3 * (1 - step / steps)
@@ -59,7 +62,8 @@ def golden_runs(folder):
         write_seeds(folder, f'grown_{steps}', (1, 2, 3), lambda step: decayed(step) + 0.01, n_stages=4,
                     info=info(git_commit='b' * 40, git_dirty=True), **common)
     for rate, shift in ((1e-3, 0.02), (2e-3, 0.01)):
-        write_run(folder / f'stack_{rate}', lambda step, shift=shift: decayed(step) + shift, n_stages=2, grow_init='stack',
+        write_run(folder / f'stack_{rate}', lambda step, shift=shift: decayed(step) + shift, n_stages=2,
+                  grow_init='stack',
                   learning_rate=rate, seed=1, **common)
     write_run(folder / '_odd|name$', decayed, n_stages=3, until=500, **common)
     rng = np.random.default_rng(0)
@@ -80,7 +84,8 @@ def golden(tmp_path_factory):
 
 def without_places(text, folder):
     text = text.replace(folder + '/', '')
-    text = text.split('What all runs share')[0]  # every setting that there is: it would change with each new one
+    # every setting that there is: it would change with each new one
+    text = text.split('What all runs share')[0]
     return re.sub(r'[\d.]+ (s|min|h) ago', 'AGE ago', text)
 
 
@@ -109,7 +114,8 @@ def rounded(value):
 
 @pytest.mark.skipif(not shutil.which('pdflatex'), reason='no pdflatex here')
 def test_the_latex_compiles(golden, tmp_path):
-    document = ['\\documentclass{article}', '\\usepackage{booktabs}', '\\begin{document}', compare.as_latex(golden[0]),
+    document = ['\\documentclass{article}', '\\usepackage{booktabs}', '\\begin{document}',
+                compare.as_latex(golden[0]),
                 '\\end{document}']
     (tmp_path / 'x.tex').write_text('\n'.join(document))
     done = subprocess.run(['pdflatex', '-interaction=nonstopmode', '-halt-on-error', 'x.tex'], cwd=tmp_path)
@@ -179,13 +185,15 @@ def test_a_run_that_begins_below_the_baseline_is_told_so(tmp_path):
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'grown', lambda step: 2.0, init_from='gpt2', init_depth=12, n_layer=16)
     [sentence, *_] = words.verdicts(report_on(tmp_path))
-    assert sentence.startswith("grown: begins at 2.0000, below the baseline's final loss: it has no cost to compare")
+    assert sentence.startswith("grown: begins at 2.0000, below the baseline's final loss: it has no cost to "
+                               'compare')
     assert 'x the baseline' not in sentence
 
 
 @pytest.mark.parametrize('value, text', [
     (Ratio(1.18, '', 1.07, 1.28), '1.18 [1.07, 1.28]'), (Ratio(1.18), '1.18'), (Ratio(), '-'),
-    (Ratio(1.18, 'at least'), 'at least 1.18'), (Ratio(1.0, 'at most', 0.9, 1.1, low_open=True), 'at most 1.00 [<0.90, 1.10]'),
+    (Ratio(1.18, 'at least'), 'at least 1.18'), (Ratio(1.0, 'at most', 0.9, 1.1, low_open=True),
+                                                 'at most 1.00 [<0.90, 1.10]'),
     (Ratio(1.0, 'at most', 1.0, 1.0, True, True), 'at most 1.00')])
 def test_a_ratio_says_what_is_open(value, text):
     assert words.ratio(value) == text
@@ -202,7 +210,8 @@ def caveats_on(folder, *names, **options):
 def test_code_versions_and_machines_that_differ_are_named(tmp_path):
     write_run(tmp_path / 'base', info=info())
     write_run(tmp_path / 'a', n_stages=2, info=info(git_commit='b' * 40, git_dirty=True))
-    write_run(tmp_path / 'b', n_stages=3, info=info(versions={'python': '3.11.4', 'torch': '2.12.1'}, world_size=2))
+    write_run(tmp_path / 'b', n_stages=3, info=info(versions={'python': '3.11.4', 'torch': '2.12.1'},
+                                                    world_size=2))
     write_run(tmp_path / 'old', n_stages=4)
     text = caveats_on(tmp_path)
     assert 'the runs differ in code: bbbbbbbbbb + changes (a); aaaaaaaaaa (b, base)' in text
@@ -214,9 +223,12 @@ def test_code_versions_and_machines_that_differ_are_named(tmp_path):
 
 
 @pytest.mark.parametrize('setting, told', [
-    ({'weight_decay': 0.2}, 'weight_decay 0.2, not 0.1'), ({'decay_fraction': 0.3}, 'decay_fraction 0.3, not 0.1'),
-    ({'muon_learning_rate': 0.03}, 'muon_learning_rate 0.03, not 0.02'), ({'optimizer': 'muon'}, 'optimizer muon, not adamw'),
-    ({'learning_rate': 1e-3}, 'learning_rate 0.001, not 0.0006'), ({'shuffle': True}, 'shuffle True, not False')])
+    ({'weight_decay': 0.2}, 'weight_decay 0.2, not 0.1'), ({'decay_fraction': 0.3},
+                                                           'decay_fraction 0.3, not 0.1'),
+    ({'muon_learning_rate': 0.03}, 'muon_learning_rate 0.03, not 0.02'), ({'optimizer': 'muon'},
+                                                                          'optimizer muon, not adamw'),
+    ({'learning_rate': 1e-3}, 'learning_rate 0.001, not 0.0006'), ({'shuffle': True},
+                                                                   'shuffle True, not False')])
 def test_a_run_that_is_trained_otherwise_than_its_baseline_is_told_so(tmp_path, setting, told):
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'grown', n_stages=4, **setting)
@@ -237,7 +249,8 @@ def test_the_best_of_many_is_said_to_be_flattered_by_the_seed_that_chose_it(tmp_
     assert any('lr0.002 is the best of 3 that were tried, judged with the seeds that chose it' in note
                for note in words.caveats(report))
     table = reports.tried_table(report)
-    assert [row[1] for row in table.rows] == ['learning_rate 0.002', 'learning_rate 0.001', 'learning_rate 0.004']
+    assert [row[1] for row in table.rows] == ['learning_rate 0.002', 'learning_rate 0.001',
+                                              'learning_rate 0.004']
     assert table.rows[0][-1] == 'best of 3'
     # With two seeds that chose nothing it is free of that.
     for seed in (5, 6):
@@ -263,7 +276,8 @@ def test_two_rungs_far_apart_are_said_to_flatter(tmp_path):
 def test_a_ladder_that_does_not_fit_says_so(tmp_path):
     for steps in (250, 500, 1000, 2000):
         kink = 0.1 if steps == 500 else 0.0
-        write_seeds(tmp_path, f'base{steps}', (1, 2, 3), shifted(power_law, kink), growth_steps=steps, lr_schedule='cosine')
+        write_seeds(tmp_path, f'base{steps}', (1, 2, 3), shifted(power_law, kink), growth_steps=steps,
+                    lr_schedule='cosine')
     table = reports.ladder_table(report_on(tmp_path))
     assert 'more than the seeds scatter (lack of fit' in table.note
     assert [row[-1] for row in table.rows] == ['1.00'] * 4
@@ -279,13 +293,15 @@ def test_a_checkpoint_whose_cost_nobody_knows_is_said_to_be_free(tmp_path):
 
 
 def test_a_run_under_way_says_how_far_and_how_long(tmp_path):
-    """Half of the steps, at .25 s each: 125 s trained. Late steps cost more FLOPs, and so more of the time that is left."""
+    """Half of the steps, at .25 s each: 125 s trained. Late steps cost more FLOPs, and so more of the time
+    that is left."""
     write_run(tmp_path / 'run', n_stages=2, until=500)
     [run] = read_runs([str(tmp_path / 'run')])
     done, seconds, left = reports.progress(run)
     assert seconds == 125
     assert 0.2 < done < 0.5
-    assert left == pytest.approx((1 - done) / done * 125, rel=0.02)  # one phase so far: the speed is that of the average
+    # one phase so far: the speed is that of the average
+    assert left == pytest.approx((1 - done) / done * 125, rel=0.02)
     [row] = reports.progress_table(report_on(tmp_path)).rows
     assert row[:2] == ['run', '500 of 1000']
     assert re.fullmatch(r'\d+ s ago', row[-1])
@@ -330,8 +346,10 @@ def test_paired_scores_are_run_minus_baseline_on_the_same_questions(tmp_path):
 def test_scores_have_the_errors_that_the_scorer_logged(tmp_path):
     path = write_run(tmp_path / 'base', acc_norm=0.3)
     text = (path / 'metrics.jsonl').read_text()
-    more = '"hellaswag_acc_norm": 0.3, "hellaswag_bits": 1.5, "hellaswag_bits_stderr": 0.02, "hellaswag_margin": 0.25, ' \
-           '"hellaswag_margin_stderr": 0.01'
+    more = (
+        '"hellaswag_acc_norm": 0.3, "hellaswag_bits": 1.5, "hellaswag_bits_stderr": 0.02, '
+        '"hellaswag_margin": 0.25, "hellaswag_margin_stderr": 0.01'
+    )
     (path / 'metrics.jsonl').write_text(text.replace('"hellaswag_acc_norm": 0.3', more))
     [row] = reports.scores_table(report_on(tmp_path)).rows
     assert row[2:5] == ['0.3000 ± 0.0229', '1.5000 ± 0.0200', '0.2500 ± 0.0100']

@@ -67,7 +67,8 @@ def test_a_damaged_run_json_is_named(tmp_path):
 
 
 def test_seeds_that_were_evaluated_at_other_steps_are_interpolated_then_averaged(tmp_path):
-    """Between two evaluations the loss is straight in log steps; these curves are, so that the mean is exact everywhere."""
+    """Between two evaluations the loss is straight in log steps; these curves are, so that the mean is exact
+    everywhere."""
     def straight(height):
         return lambda step: height - 0.2 * np.log(max(step, 1))
 
@@ -96,7 +97,8 @@ def test_an_evaluation_at_step_0_changes_nothing_but_the_start(tmp_path):
 
 
 def test_losses_are_interpolated_in_the_logarithm_of_the_compute(tmp_path):
-    [group] = make_groups(read_runs([str(write_run(tmp_path / 'base', lambda step: float(step), every=500))]))[0]
+    [group] = make_groups(read_runs([str(write_run(tmp_path / 'base', lambda step: float(step),
+                                                   every=500))]))[0]
     between = np.sqrt(500 * 1000) * RATES['flops']
     assert group.losses_at('flops', between) == pytest.approx([750])
     assert group.losses_at('flops', np.array([1.0, 1e20])).tolist() == [[500], [1000]]
@@ -142,9 +144,12 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):
 
 
 @pytest.mark.parametrize('setting', [
-    {'weight_decay': 0.2}, {'beta2': 0.99}, {'decay_fraction': 0.3}, {'muon_learning_rate': 0.03}, {'dtype': 'bfloat16'},
-    {'grad_clip': 1.0}, {'dropout': 0.1}, {'shuffle': True}, {'total_batch_size': 262144}, {'grow_init': 'stack'},
-    {'phase1_fraction': 0.25}, {'n_head': 6}, {'vocab_size': 50257}, {'val_tokens': 2097152}, {'learning_rate': 1e-3},
+    {'weight_decay': 0.2}, {'beta2': 0.99}, {'decay_fraction': 0.3}, {'muon_learning_rate': 0.03},
+    {'dtype': 'bfloat16'},
+    {'grad_clip': 1.0}, {'dropout': 0.1}, {'shuffle': True}, {'total_batch_size': 262144},
+    {'grow_init': 'stack'},
+    {'phase1_fraction': 0.25}, {'n_head': 6}, {'vocab_size': 50257}, {'val_tokens': 2097152},
+    {'learning_rate': 1e-3},
     {'hellaswag_limit': 100}, {'growth_steps': 1001}, {'rewarm_steps': 10}])
 def test_a_run_that_differs_in_one_setting_is_no_further_seed(tmp_path, setting):
     common = {'n_stages': 4, 'dtype': 'float32'}
@@ -154,7 +159,8 @@ def test_a_run_that_differs_in_one_setting_is_no_further_seed(tmp_path, setting)
 
 
 @pytest.mark.parametrize('setting', [
-    {'eval_interval': 10}, {'batch_size': 16}, {'run_name': 'x'}, {'out_dir': 'y'}, {'log_interval': 7}, {'device': 'cpu'},
+    {'eval_interval': 10}, {'batch_size': 16}, {'run_name': 'x'}, {'out_dir': 'y'}, {'log_interval': 7},
+    {'device': 'cpu'},
     {'data_dir': '/elsewhere/edu_fineweb10B/'}, {'growth_steps': 400, 'continual_steps': 600}])
 def test_what_does_not_change_the_training_does_not_tell_runs_apart(tmp_path, setting):
     write_run(tmp_path / 'a', seed=1)
@@ -202,8 +208,8 @@ def test_a_repeated_seed_is_left_out_and_that_is_said(tmp_path):
     write_run(tmp_path / 'b', n_stages=4)
     [group], notes = make_groups(read_runs([str(tmp_path / 'a'), str(tmp_path / 'b')]))
     assert len(group.runs) == 1
-    assert notes == [f'{tmp_path}/b repeats seed 1337 of {tmp_path}/a and is left out: a repetition tells nothing about '
-                     'the spread']
+    assert notes == [f'{tmp_path}/b repeats seed 1337 of {tmp_path}/a and is left out: a repetition tells '
+                     'nothing about the spread']
 
 
 def test_an_unfinished_run_is_a_group_of_its_own(tmp_path):
@@ -270,4 +276,5 @@ def test_arms_that_are_named_are_taken_as_named(tmp_path):
     first = write_run(tmp_path / 'a', n_stages=4)
     second = write_run(tmp_path / 'b', n_stages=4, weight_decay=0.3)
     groups = groups_in(tmp_path, arms={str(first): 'one', str(second): 'two'})
-    assert [(group.name, group.arm, group.tried) for group in groups] == [('one', 'one', 1), ('two', 'two', 1)]
+    assert [(group.name, group.arm, group.tried) for group in groups] == [('one', 'one', 1),
+                                                                          ('two', 'two', 1)]

@@ -35,7 +35,8 @@ def run_dir(model, tmp_path_factory):
 def save(path, model, tokenizer):
     settings = config_to_dict(TrainConfig(**SHAPE, growth_steps=5, total_batch_size=16, batch_size=1))
     checkpoint.save_checkpoint(str(path), {
-        'config': settings, 'tokenizer': tokenizer, 'depth': model.depth, 'step': 5, 'model': model.state_dict(),
+        'config': settings, 'tokenizer': tokenizer, 'depth': model.depth, 'step': 5,
+        'model': model.state_dict(),
         'optimizer': {}, 'totals': {}})
 
 
@@ -123,9 +124,11 @@ def test_the_text_is_the_decoded_tokens_and_ends_at_end_of_text(run_dir, say, mo
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--tokens=0'], '--tokens must be at least 1, not 0'), (['--temperature=-1'], '--temperature must be at least 0'),
+    (['--tokens=0'], '--tokens must be at least 1, not 0'), (['--temperature=-1'],
+                                                             '--temperature must be at least 0'),
     (['--temperature=nan'], '--temperature must be at least 0'), (['--n=0'], '--n must be at least 1'),
-    (['--top_k=-1'], '--top_k must be'), (['--seed=-1'], '--seed must be'), (['--seed=4294967296'], '--seed must be below'),
+    (['--top_k=-1'], '--top_k must be'), (['--seed=-1'], '--seed must be'), (['--seed=4294967296'],
+                                                                             '--seed must be below'),
     (['--device=abacus'], 'abacus')])
 def test_mistakes_are_one_line(run_dir, monkeypatch, args, message):
     monkeypatch.setattr(sys, 'argv', ['sample.py', str(run_dir), *args])
@@ -143,7 +146,8 @@ def test_a_missing_checkpoint_is_one_line_and_exit_code_2(tmp_path):
 def test_a_vocabulary_of_fewer_rows_than_the_tokenizer_has_tokens_is_one_line(tmp_path, model, monkeypatch):
     """A prompt's tokens would lie beyond the embedding."""
     save(tmp_path / 'a.pt', model, 'gpt2')
-    monkeypatch.setattr(sys, 'argv', ['sample.py', str(tmp_path / 'a.pt'), '--prompt=the man', '--device=cpu'])
+    monkeypatch.setattr(sys, 'argv', ['sample.py', str(tmp_path / 'a.pt'), '--prompt=the man',
+                                      '--device=cpu'])
     with pytest.raises(UserError, match="vocabulary of 320, the tokenizer 'gpt2' one of 50257") as error:
         sample.main()
     assert '\n' not in str(error.value)
@@ -155,7 +159,8 @@ def test_a_model_without_layers_speaks_too(tmp_path, say):
 
 
 def test_a_terminal_without_the_characters_shows_question_marks(run_dir):
-    done = subprocess.run([sys.executable, 'sample.py', run_dir, '--prompt=naïve 日本', '--tokens=3', '--device=cpu'],
+    done = subprocess.run([sys.executable, 'sample.py', run_dir, '--prompt=naïve 日本', '--tokens=3',
+                           '--device=cpu'],
                           capture_output=True, env=os.environ | {'PYTHONIOENCODING': 'ascii'})
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b'na?ve ??')

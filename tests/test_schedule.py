@@ -63,7 +63,8 @@ def test_paper_ledger_equals_the_papers_closed_forms(S):
 
 
 def test_the_costs_at_gpt2_124m_are_the_known_ones():
-    """Relative to 12 layers for the same tokens: paper's ledger, input frozen, the original runs, never frozen.
+    """Relative to 12 layers for the same tokens: paper's ledger, input frozen, the original runs, never
+    frozen.
 
     With the embeddings training, backward through a frozen layer is one product per weight matrix, and all of
     attention's: freezing saves nothing there (an attention counted once would give .681, .641, .610).
@@ -193,8 +194,8 @@ def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, 
     layer, attention, head = 24 * 64 * 64, 4 * 32 * 64, 2 * 64 * 512  # forward, a token
     assert schedule.token_flops_paper(c, phases[1]) == 6 * (layer + attention) + 3 * (layer + attention)
 
-    # By hand: from the lowest layer that is reached on, each weight's product for the input, and for itself if
-    # it trains.
+    # By hand: from the lowest layer that is reached on, each weight's product for the input, and for itself
+    # if it trains.
     reached = 0 if embeddings == 'train' else min({*range(6)} - {*old_places})
     backward = head if embeddings == 'frozen' else 2 * head
     for i in range(reached, 6):

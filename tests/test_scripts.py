@@ -1,4 +1,5 @@
-"""The files as a whole: floors, imports, what every script has in common. Run: python -m pytest tests/test_scripts.py"""
+"""The files as a whole: floors, imports, what every script has in common. Run: python -m pytest
+tests/test_scripts.py"""
 
 import ast
 import re
@@ -13,16 +14,20 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path.stem for path in ROOT.glob('*.py'))
 SCRIPTS = [name for name in MODULES if "__name__ == '__main__'" in (ROOT / f'{name}.py').read_text()]
 
-# A file imports only from the floors below its own. The tools have rooms, and a room may open into those before it.
+# A file imports only from the floors below its own. The tools have rooms, and a room may open into those
+# before it.
 FLOORS = [
     [['common', 'growth', 'optim', 'stats', 'tables', 'values']],
     [['config', 'data', 'model', 'device', 'metrics', 'figure', 'hugging_face', 'paired', 'sources']],
-    [['schedule', 'checkpoint', 'questions', 'documents', 'prepare_demo']],
-    [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'resume', 'runlog', 'runs', 'study_file'],
-     ['ladder', 'grid'], ['judge', 'launch'], ['words'], ['report'], ['compare'], ['study_report'], ['study']],
+    [['schedule', 'checkpoint', 'questions', 'documents', 'prepare_demo', 'evaluate']],
+    [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'resume', 'runlog', 'runs',
+      'study_file'],
+     ['ladder', 'grid', 'dry_run'], ['judge', 'launch'], ['words'], ['report'], ['compare'], ['study_report'],
+     ['study']],
     [['train']],
 ]
-HEAVY = ('matplotlib', 'pandas', 'scipy', 'datasets', 'requests', 'transformers', 'tiktoken', 'safetensors', 'pyarrow',
+HEAVY = ('matplotlib', 'pandas', 'scipy', 'datasets', 'requests', 'transformers', 'tiktoken',
+         'safetensors', 'pyarrow',
          'wandb', 'tensorboard', 'trackio', 'huggingface_hub')
 
 
@@ -87,7 +92,8 @@ def test_matplotlib_is_in_figure_alone():
 
 
 def test_train_loads_nothing_that_it_does_not_need():
-    done = subprocess.run([sys.executable, '-X', 'importtime', ROOT / 'train.py', '--help'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-X', 'importtime', ROOT / 'train.py', '--help'],
+                          capture_output=True, text=True)
     loaded = set()
     for line in done.stderr.splitlines():
         loaded.add(line.rpartition('|')[2].strip().split('.')[0])
@@ -129,7 +135,8 @@ def test_every_text_file_is_opened_in_utf_8():
     for path in ROOT.glob('*.py'):
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'open':
-                mode = node.args[1].value if len(node.args) > 1 and isinstance(node.args[1], ast.Constant) else 'r'
+                mode = node.args[1].value if len(node.args) > 1 and isinstance(node.args[1],
+                                                                               ast.Constant) else 'r'
                 names = [keyword.arg for keyword in node.keywords]
                 assert 'b' in mode or 'encoding' in names, f'{path.name}, line {node.lineno}'
 

@@ -14,7 +14,8 @@ import pytest
 import sources
 from common import UserError
 
-TEXTS = ['', 'one', '\n', 'two\nlines', 'ünï 漢字 🙂', '\u2028', '"quoted", [in] {brackets}', 'x' * 3000, '\ufeffbom', 'last\\']
+TEXTS = ['', 'one', '\n', 'two\nlines', 'ünï 漢字 🙂', '\u2028', '"quoted", [in] {brackets}', 'x' * 3000,
+         '\ufeffbom', 'last\\']
 
 
 def read(path, skip=0, **options):
@@ -35,11 +36,13 @@ def written(path, text, compression=''):
 
 # what each kind of file holds
 
-OBJECTS = [{'id': i, 'text': text, 'more': {'text': 'not this one', 'n': [1, 2.5, None]}} for i, text in enumerate(TEXTS)]
+OBJECTS = [{'id': i, 'text': text, 'more': {'text': 'not this one', 'n': [1, 2.5, None]}}
+           for i, text in enumerate(TEXTS)]
 LINES = '\n'.join(json.dumps(o, ensure_ascii=o['id'] % 2 == 0) for o in OBJECTS)
 JSON = {
     'array': json.dumps(OBJECTS), 'indented array': json.dumps(OBJECTS, indent=2, ensure_ascii=False),
-    'array with a mark': '\ufeff' + json.dumps(OBJECTS), 'array with space around': '\r\n ' + json.dumps(OBJECTS) + '\n\n',
+    'array with a mark': '\ufeff' + json.dumps(OBJECTS), 'array with space around': '\r\n '
+    + json.dumps(OBJECTS) + '\n\n',
     'lines': LINES, 'lines with an end': LINES + '\n', 'lines with a mark': '\ufeff' + LINES,
     'indented objects': '\n'.join(json.dumps(o, indent=1) for o in OBJECTS),
 }
@@ -80,7 +83,8 @@ def test_a_text_file_is_one_document(tmp_path, name):
 
 STRINGS = {
     'string': pa.string(), 'large_string': pa.large_string(), 'string_view': pa.string_view(),
-    'dictionary': pa.dictionary(pa.int32(), pa.string()), 'dictionary of large': pa.dictionary(pa.int8(), pa.large_string()),
+    'dictionary': pa.dictionary(pa.int32(), pa.string()),
+    'dictionary of large': pa.dictionary(pa.int8(), pa.large_string()),
 }
 
 
@@ -88,9 +92,17 @@ STRINGS = {
 def test_a_column_of_any_string_type(tmp_path, kind):
     texts = TEXTS * 3
     array = pa.array(texts)
-    column = array.dictionary_encode().cast(STRINGS[kind]) if kind.startswith('dict') else array.cast(STRINGS[kind])
-    pq.write_table(pa.table({'id': range(len(texts)), 'text': column}), tmp_path / 'a.parquet', row_group_size=7)
-    assert pq.ParquetFile(tmp_path / 'a.parquet').schema_arrow.field('text').type == STRINGS[kind] or 'of large' in kind
+    column = (
+        array.dictionary_encode().cast(STRINGS[kind])
+        if kind.startswith('dict')
+        else array.cast(STRINGS[kind])
+    )
+    pq.write_table(pa.table({'id': range(len(texts)), 'text': column}), tmp_path / 'a.parquet',
+                   row_group_size=7)
+    assert (
+        pq.ParquetFile(tmp_path / 'a.parquet').schema_arrow.field('text').type == STRINGS[kind]
+        or 'of large' in kind
+    )
     for skip in (0, 6, 7, 8, 29, 30):
         assert read(tmp_path / 'a.parquet', skip) == texts[skip:]
 
@@ -146,9 +158,11 @@ MISTAKES = [
     ('a.jsonl', '{"text": "x"}\n' + DEEP + ']' * 100_000, 'line 2: .*RecursionError'),
     ('a.ndjson', '{"a": ' * 100_000 + '1' + '}' * 100_000, 'line 1: .*RecursionError'),
     ('a.json', DEEP, 'a.json, document 0: .*nested too deep'),
-    ('a.json', '[{"text": "x"}, {"text": "y", "z": ' + DEEP + ']' * 100_000 + '}]', 'document 1: .*nested too deep'),
+    ('a.json', '[{"text": "x"}, {"text": "y", "z": ' + DEEP + ']' * 100_000 + '}]',
+     'document 1: .*nested too deep'),
     ('a.json', '[{"text": "x"}', 'document 1: the array has no end; the file is truncated'),
-    ('a.json', '[{"text": "x"}, {"text": "y', 'document 1: not a JSON object with a text .JSONDecodeError: Unterminated'),
+    ('a.json', '[{"text": "x"}, {"text": "y',
+     'document 1: not a JSON object with a text .JSONDecodeError: Unterminated'),
     ('a.json', '{"text": "x"}\n{"text"', 'document 1: .*JSONDecodeError'),
     ('a.json', '[{"text": "x"}] []', 'there is more after the end of the array'),
     ('a.json', '[{"text": "x"}, tru]', 'document 1: .*Expecting value'),
@@ -206,7 +220,8 @@ def test_a_column_of_anything_else_is_refused(tmp_path, column, said):
 
 
 def test_folders_files_and_patterns_are_found_in_order_and_once(tmp_path, monkeypatch):
-    names = ['b.txt', 'a/2.jsonl', 'a/1.md', 'a/deep/0.parquet', 'a/.hidden.txt', 'a/.cache/x.txt', 'a/readme', 'a/x.py',
+    names = ['b.txt', 'a/2.jsonl', 'a/1.md', 'a/deep/0.parquet', 'a/.hidden.txt', 'a/.cache/x.txt',
+             'a/readme', 'a/x.py',
              'c.json.gz']
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +249,8 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
 # how far it is
 
 
-@pytest.mark.parametrize('name', ['a.parquet', 'a.jsonl', 'a.json', 'a.txt', 'a.jsonl.gz', 'a.json.zst', 'a.md.gz'])
+@pytest.mark.parametrize('name', ['a.parquet', 'a.jsonl', 'a.json', 'a.txt', 'a.jsonl.gz', 'a.json.zst',
+                                  'a.md.gz'])
 def test_the_share_that_is_read_grows_evenly_to_the_whole(tmp_path, name):
     texts = ['é' * 50 + ' word' * 10] * 1000
     lines = '\n'.join(json.dumps({'text': text}) for text in texts) + '\n'

@@ -39,8 +39,10 @@ def run(monkeypatch, tiny, out_dir, *flags):
 def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a')
     lines = metrics(tmp_path / 'a', timing=True)
-    phases = [(m['step'], m['stage'], m['phase'], m['depth'], m['n_frozen']) for m in lines if m['kind'] == 'phase']
-    assert phases == [(0, 1, 'phase2', 2, 0), (6, 2, 'phase1', 3, 2), (9, 2, 'phase2', 3, 0), (12, 3, 'phase1', 4, 3),
+    phases = [(m['step'], m['stage'], m['phase'], m['depth'], m['n_frozen']) for m in lines
+              if m['kind'] == 'phase']
+    assert phases == [(0, 1, 'phase2', 2, 0), (6, 2, 'phase1', 3, 2), (9, 2, 'phase2', 3, 0),
+                      (12, 3, 'phase1', 4, 3),
                       (15, 3, 'phase2', 4, 0), (18, 3, 'continual', 4, 0)]
     train_lines = [m for m in lines if m['kind'] == 'train']
     assert [m['step'] for m in train_lines] == list(range(1, 25))
@@ -50,28 +52,36 @@ def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_
     assert evals[-1]['val_loss'] < evals[0]['val_loss'] - 1 and evals[-1]['hellaswag_n'] == 12
     config = configuration.load_config([*tiny, f'--out_dir={tmp_path}/a'], '')
     for m in lines:
-        assert {'step', 'tokens', 'flops', 'flops_paper', 'seconds', 'stage', 'phase', 'depth', 'eval_seconds',
+        assert {'step', 'tokens', 'flops', 'flops_paper', 'seconds', 'stage', 'phase', 'depth',
+                'eval_seconds',
                 'checkpoint_seconds'} <= m.keys()
         assert m['tokens'] == 256 * m['step']
         assert m['flops'] == schedule.compute(config, schedule.plan(config), 'flops', m['step'])
     assert {'loss', 'lr', 'grad_norm', 'tok_per_sec'} <= train_lines[0].keys()
-    assert sorted(p.name for p in (tmp_path / 'a').glob('stage_*')) == ['stage_01.pt', 'stage_02.pt', 'stage_03.pt']
-    assert [checkpoint.load_model(str(tmp_path / 'a' / f'stage_0{s}.pt'))[0].depth for s in (1, 2, 3)] == [2, 3, 4]
-    assert configuration.config_from_dict(json.loads((tmp_path / 'a' / 'config.json').read_text()), '') == config
+    assert sorted(p.name for p in (tmp_path / 'a').glob('stage_*')) == ['stage_01.pt', 'stage_02.pt',
+                                                                        'stage_03.pt']
+    assert [checkpoint.load_model(str(tmp_path / 'a' / f'stage_0{s}.pt'))[0].depth for s in (1, 2, 3)] == [2,
+                                                                                                           3,
+                                                                                                           4]
+    assert configuration.config_from_dict(json.loads((tmp_path / 'a' / 'config.json').read_text()),
+                                          '') == config
 
 
 @pytest.mark.parametrize('flags', [
     (), ('--phase1_embeddings=train',), ('--phase1_embeddings=frozen', '--shuffle=True'), ('--dropout=0.2',),
     ('--optimizer=muon', '--lr_schedule=wsd', '--decay_fraction=0.3'),
-    ('--grow_init=interleave', '--grow_optimizer=copy', '--grad_clip=0.5', '--lr_schedule=cosine', '--rewarm_steps=3'),
+    ('--grow_init=interleave', '--grow_optimizer=copy', '--grad_clip=0.5', '--lr_schedule=cosine',
+     '--rewarm_steps=3'),
     ('--grow_init=stack', '--grow_optimizer=reset', '--phase1_fraction=0'),
-    ('--grow_init=middle', '--grow_optimizer=copy', '--optimizer=muon'), ('--grow_init=zero',), ('--grow_init=copy_last',),
+    ('--grow_init=middle', '--grow_optimizer=copy', '--optimizer=muon'), ('--grow_init=zero',),
+    ('--grow_init=copy_last',),
 ])
 def test_stopping_anywhere_and_resuming_is_the_same_run(monkeypatch, tiny, tmp_path, flags):
     straight, resumed = tmp_path / 'straight', tmp_path / 'resumed'
     run(monkeypatch, tiny, straight, *flags)
     run(monkeypatch, tiny, resumed, *flags)
-    for step in (12, 3) if flags else (21, 18, 15, 12, 9, 6, 3):  # growth, and the middle of a phase; lose all after `step`
+    # growth, and the middle of a phase; lose all after `step`
+    for step in (12, 3) if flags else (21, 18, 15, 12, 9, 6, 3):
         for path in resumed.glob('ckpt_*.pt'):
             if int(path.stem[5:]) > step:
                 path.unlink()
@@ -107,8 +117,10 @@ def test_sigterm_finishes_the_step_saves_and_the_run_goes_on_bit_for_bit(monkeyp
 
 def test_every_parameter_that_should_train_changes_in_each_phase_and_no_other(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--weight_decay=0.5')
-    states = {s: checkpoint.read_checkpoint(str(tmp_path / 'a' / f'ckpt_{s:06d}.pt'))['model'] for s in (3, 6, 9, 12, 15, 18, 24)}
-    for a, b, frozen in ((3, 6, ()), (6, 9, (0, 1)), (9, 12, ()), (12, 15, (0, 1, 2)), (15, 18, ()), (18, 24, ())):
+    states = {s: checkpoint.read_checkpoint(str(tmp_path / 'a' / f'ckpt_{s:06d}.pt'))['model']
+              for s in (3, 6, 9, 12, 15, 18, 24)}
+    for a, b, frozen in ((3, 6, ()), (6, 9, (0, 1)), (9, 12, ()), (12, 15, (0, 1, 2)), (15, 18, ()),
+                         (18, 24, ())):
         for name, tensor in states[a].items():
             fixed = any(f'.h.{i}.' in name for i in frozen) or (frozen and 'wpe' in name)
             assert torch.equal(tensor, states[b][name]) == bool(fixed), (name, a, b)
@@ -117,17 +129,20 @@ def test_every_parameter_that_should_train_changes_in_each_phase_and_no_other(mo
 @pytest.mark.parametrize('policy', ['keep', 'copy', 'reset'])
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
-    config = configuration.load_config([*tiny, f'--grow_optimizer={policy}', '--grow_init=interleave', '--n_stages=2',
+    config = configuration.load_config([*tiny, f'--grow_optimizer={policy}', '--grow_init=interleave',
+                                        '--n_stages=2',
                                         '--n_layer=4', f'--optimizer={optimizer}'], '')
     phases = schedule.plan(config)
-    model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2, train.stage_generator(config, 1))
+    model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2,
+                      train.stage_generator(config, 1))
     optimizers = train.make_optimizers(model, config)
     x = torch.randint(320, (2, 32))
     for _ in range(2):
         model(x, x).backward()
         [o.step() for o in optimizers]
         model.zero_grad(set_to_none=True)
-    before = {n: {k: v.clone() for k, v in m.items()} for n, m in train.optimizer_state(model, optimizers).items()}
+    before = {n: {k: v.clone() for k, v in m.items()}
+              for n, m in train.optimizer_state(model, optimizers).items()}
     assert len(before) == len(list(model.parameters()))
     new_blocks = model.grow(phases[1].depth, config.grow_init)
     grown = train.grow_optimizers(model, config, optimizers, new_blocks)
@@ -161,7 +176,9 @@ def test_a_wrong_set_of_gradients_stops_the_phases_first_step(monkeypatch, tiny,
 
     def forget_one(self, blocks, embeddings):
         real(self, blocks, embeddings)
-        self.transformer.h[0].attn.c_attn.weight.register_post_accumulate_grad_hook(lambda p: setattr(p, 'grad', None))
+        self.transformer.h[0].attn.c_attn.weight.register_post_accumulate_grad_hook(lambda p: setattr(p,
+                                                                                                      'grad',
+                                                                                                      None))
 
     monkeypatch.setattr(train.GPT, 'freeze', forget_one)
     with pytest.raises(AssertionError, match=r'transformer.h.0.attn.c_attn.weight should train'):
@@ -174,7 +191,8 @@ def test_a_non_finite_loss_stops_before_the_update(monkeypatch, tiny, tmp_path, 
 
     def poisoned(self, idx, targets):
         calls.append(self.training)
-        return real(self, idx, targets) * (bad if self.training and sum(calls) == 30 else 1)  # in the first third of the run
+        # in the first third of the run
+        return real(self, idx, targets) * (bad if self.training and sum(calls) == 30 else 1)
 
     calls = []
     monkeypatch.setattr(train.GPT, 'forward', poisoned)
@@ -208,26 +226,35 @@ def test_a_finished_run_says_so_and_changes_nothing(monkeypatch, tiny, tmp_path,
 
 def test_settings_that_change_nothing_may_change_on_resume(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
-    run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--batch_size=4', '--log_interval=2', '--eval_interval=8',
+    run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--batch_size=4', '--log_interval=2',
+        '--eval_interval=8',
         '--continual_steps=9', '--baseline_steps=5', '--ledger=paper')
     assert metrics(tmp_path / 'a')[-1]['step'] == 27
     with pytest.raises(UserError, match='continual_steps: was 9, now 12'):
         run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--lr_schedule=cosine', '--continual_steps=12')
 
 
-REFUSED = {  # every setting that isn't free, and a value that no run may change to (beside what it needs to be valid)
+# every setting that isn't free, and a value that no run may change to (beside what it needs to be valid)
+REFUSED = {
     'seed': 7, 'shuffle': True, 'n_layer': 5, 'n_head': 4, 'n_embd': 32, 'block_size': 16,
-    'vocab_size': 384, 'dropout': 0.1, 'init_from': '{run}', 'init_depth': '2 --init_from={run}', 'n_stages': 2,
-    'stage_depths': (1, 2, 4), 'growth_steps': 21, 'stage_steps': (6, 7, 5), 'stage_fractions': (0.2, 0.2, 0.2),
-    'phase1_fraction': 0.25, 'phase1_embeddings': 'train', 'continual_steps': 9, 'baseline_steps': 5, 'ledger': 'paper',
+    'vocab_size': 384, 'dropout': 0.1, 'init_from': '{run}', 'init_depth': '2 --init_from={run}',
+    'n_stages': 2,
+    'stage_depths': (1, 2, 4), 'growth_steps': 21, 'stage_steps': (6, 7, 5),
+    'stage_fractions': (0.2, 0.2, 0.2),
+    'phase1_fraction': 0.25, 'phase1_embeddings': 'train', 'continual_steps': 9, 'baseline_steps': 5,
+    'ledger': 'paper',
     'match': '{long}', 'grow_init': 'stack', 'grow_map': '[[0,1,0],[0,1,2,0]]', 'grow_optimizer': 'reset',
-    'rewarm': 'new', 'lr_depth_power': 0.25, 'stage_lr_scale': 0.5, 'total_batch_size': 512, 'optimizer': 'muon',
+    'rewarm': 'new', 'lr_depth_power': 0.25, 'stage_lr_scale': 0.5, 'total_batch_size': 512,
+    'optimizer': 'muon',
     'learning_rate': 0.02, 'min_lr': 0.001, 'lr_schedule': 'wsd', 'warmup_steps': 2, 'rewarm_steps': 2,
-    'decay_fraction': 0.2, 'weight_decay': 0.2, 'beta1': 0.8, 'beta2': 0.99, 'muon_learning_rate': 0.1, 'grad_clip': 1.0}
+    'decay_fraction': 0.2, 'weight_decay': 0.2, 'beta1': 0.8, 'beta2': 0.99, 'muon_learning_rate': 0.1,
+    'grad_clip': 1.0}
 ACCEPTED = {
-    'out_dir': '{copy}', 'run_name': 'another', 'data_dir': '{data}', 'resume': 'auto', 'batch_size': 4, 'eval_interval': 3,
+    'out_dir': '{copy}', 'run_name': 'another', 'data_dir': '{data}', 'resume': 'auto', 'batch_size': 4,
+    'eval_interval': 3,
     'val_tokens': 320,
-    'hellaswag_interval': 7, 'hellaswag_data': '{data}/hellaswag.jsonl', 'hellaswag_limit': 5, 'log_interval': 2,
+    'hellaswag_interval': 7, 'hellaswag_data': '{data}/hellaswag.jsonl', 'hellaswag_limit': 5,
+    'log_interval': 2,
     'checkpoint_interval': 1, 'eval_after_growth': '1,2', 'tracker': 'wandb', 'tracker_project': 'mine',
     'checkpoint_steps': (5, 7), 'branch_from': '{run}', 'keep_checkpoints': 1,
     'device': 'cpu:0', 'dtype': 'bfloat16', 'compile': True}
@@ -235,7 +262,8 @@ ACCEPTED = {
 
 @pytest.fixture(scope='module')
 def cosine(tiny, tmp_path_factory):
-    """A finished run, the same one without its last checkpoint, a longer one's config, and a copy of the data."""
+    """A finished run, the same one without its last checkpoint, a longer one's config, and a copy of the
+    data."""
     folder = tmp_path_factory.mktemp('cosine')
     with pytest.MonkeyPatch.context() as patch:
         run(patch, tiny, folder / 'run', '--lr_schedule=cosine')
@@ -264,7 +292,8 @@ def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monke
     value, *more = filled(REFUSED[name], cosine)
     before = {p: p.read_bytes() for p in (cosine / 'copy').iterdir()}
     with pytest.raises(UserError) as error:
-        run(monkeypatch, tiny, cosine / 'copy', '--lr_schedule=cosine', f'--{name}={value}', '--resume', *more, *needed)
+        run(monkeypatch, tiny, cosine / 'copy', '--lr_schedule=cosine', f'--{name}={value}', '--resume',
+            *more, *needed)
     old = configuration.load_config([*tiny, '--lr_schedule=cosine'], '')
     new = configuration.load_config([*tiny, '--lr_schedule=cosine', f'--{name}={value}', *more, *needed], '')
     shown = 'continual_steps' if name == 'match' else name  # a match is the steps that it means
@@ -292,7 +321,8 @@ def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path
         assert [step for step, values in logged[1:-1] if 'train/loss' in values] == [22, 23, 24]
     else:
         assert not logged
-    if name not in ('batch_size', 'dtype', 'val_tokens') and not name.startswith(('hellaswag_', 'eval_', 'log_')):
+    if name not in ('batch_size', 'dtype', 'val_tokens') and not name.startswith(('hellaswag_', 'eval_',
+                                                                                  'log_')):
         assert_same_run(cosine / 'run', tmp_path / 'copy')
 
 
@@ -306,7 +336,8 @@ def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny,
             (full / 'ckpt_000015.pt.tmp').symlink_to('/dev/full')
         return real(config, phases, step)
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match=r'ckpt_000015.pt could not be saved .*No space left'):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r'ckpt_000015.pt could not be saved '
+                                                                        r'.*No space left'):
         patch.setattr(schedule, 'get_lr', get_lr)
         run(patch, tiny, full)
     assert checkpoint.latest(str(full))[1]['step'] == 12 and not list(full.glob('*.tmp'))
@@ -327,9 +358,11 @@ def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypa
             '        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n'
             '    return real(c, phases, step)\n'
             'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
-    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={full}'], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={full}'], capture_output=True,
+                          text=True, timeout=120)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith(f'error: {full}/metrics.jsonl could not be written (File too large); the last checkpoint is')
+    assert done.stderr.startswith(f'error: {full}/metrics.jsonl could not be written (File too large); the '
+                                  'last checkpoint is')
     assert done.stderr.count('\n') == 1 and not (full / 'metrics.jsonl').read_text().endswith('\n')
     assert checkpoint.latest(str(full))[1]['step'] == 9
     run(monkeypatch, tiny, full, '--resume')
@@ -342,7 +375,8 @@ def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, tmp_path, capsys)
     before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
     real = open
 
-    def refuse(path, mode='r', *args, **kwargs):  # root may write anywhere: the system's answer to anybody else
+    # root may write anywhere: the system's answer to anybody else
+    def refuse(path, mode='r', *args, **kwargs):
         if set(mode) & set('wax+') and str(path).startswith(str(tmp_path)):
             raise PermissionError(13, 'Permission denied', str(path))
         return real(path, mode, *args, **kwargs)
@@ -359,18 +393,23 @@ def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, tmp_path, capsys)
 
 @pytest.mark.slow
 def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
-    """On the first step, in a save, a growth, an evaluation, by the clock, in a line of the log; 40 by hand: long_kill.py."""
-    done = subprocess.run([sys.executable, 'dev/long_kill.py', '6'], capture_output=True, text=True, timeout=300)
+    """On the first step, in a save, a growth, an evaluation, by the clock, in a line of the log; 40 by hand:
+    long_kill.py."""
+    done = subprocess.run([sys.executable, 'dev/long_kill.py', '6'], capture_output=True, text=True,
+                          timeout=300)
     assert done.returncode == 0, done.stderr
-    assert re.match(r'6 kills in \d runs, all ended bit for bit .* [1-9] in a save, [1-9] in a growth, [1-9] in an', done.stdout)
+    assert re.match(r'6 kills in \d runs, all ended bit for bit .* [1-9] in a save, [1-9] in a growth, [1-9] '
+                    r'in an', done.stdout)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallinfo2'), reason='glibc tells the bytes in use since 2.33')
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallinfo2'), reason='glibc tells the bytes in use since '
+                                                                        '2.33')
 def test_the_memory_of_the_process_stays_flat(tmp_path):
     growth, samples = growth_per_step(800, tmp_path)
     assert len(samples) == 20 and samples[0, 1] > 1e8
-    assert growth < 200  # bytes a step: 40 to 68; with 200 bytes kept by each micro-step 379, and 10,000 steps grow by 1
+    # bytes a step: 40 to 68; with 200 bytes kept by each micro-step 379, and 10,000 steps grow by 1
+    assert growth < 200
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
@@ -427,17 +466,20 @@ def test_mistakes_come_to_light_before_step_0(monkeypatch, tiny, tmp_path, flags
 
 
 def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_path):
-    code = ("import common, resource, train; size = 4096 * int(open('/proc/self/statm').read().split()[0]) + 2**29; "
-            "resource.setrlimit(resource.RLIMIT_AS, (size, size)); common.run_main(train.main)")
-    flags = ['--n_embd=512', '--n_layer=12', '--batch_size=16384', '--total_batch_size=524288', '--block_size=32',
+    code = ("import common, resource, train; size = 4096 * int(open('/proc/self/statm').read().split()[0]) + "
+            '2**29; resource.setrlimit(resource.RLIMIT_AS, (size, size)); common.run_main(train.main)')
+    flags = ['--n_embd=512', '--n_layer=12', '--batch_size=16384', '--total_batch_size=524288',
+             '--block_size=32',
              '--growth_steps=3', '--val_tokens=32', '--hellaswag_interval=0', '--vocab_size=50304']
     big = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
     data.write_shard(str(tmp_path / 'x_train_1.bin'), np.zeros(530_000, np.uint16))
     data.write_shard(str(tmp_path / 'x_val_0.bin'), np.zeros(100, np.uint16))
-    done = subprocess.run([sys.executable, '-c', code, *big, *flags, f'--data_dir={tmp_path}', f'--out_dir={tmp_path}/a'],
+    done = subprocess.run([sys.executable, '-c', code, *big, *flags, f'--data_dir={tmp_path}',
+                           f'--out_dir={tmp_path}/a'],
                           capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith('error: out of memory at full depth (12 layers) with batch_size 16384: lower --batch_size')
+    assert done.stderr.startswith('error: out of memory at full depth (12 layers) with batch_size 16384: '
+                                  'lower --batch_size')
     assert not (tmp_path / 'a').exists()
 
 
@@ -472,25 +514,34 @@ def test_a_large_run_on_the_cpu_names_the_glibc_setting_that_saves_memory(monkey
 def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a')
     last = metrics(tmp_path / 'a')[-1]['val_loss']
-    run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/a', '--init_depth=4', '--n_layer=6', '--n_stages=1',
+    run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/a', '--init_depth=4', '--n_layer=6',
+        '--n_stages=1',
         '--grow_init=zero', '--learning_rate=0', '--weight_decay=0', '--growth_steps=8')
     evals = [m for m in metrics(tmp_path / 'b') if m['kind'] == 'eval']
     assert {m['val_loss'] for m in evals} == {last}
-    made, end = json.loads((tmp_path / 'b' / 'run.json').read_text())['init_from'], metrics(tmp_path / 'a')[-1]
-    assert made['step'] == 24 and made['path'] == f'{tmp_path}/a/ckpt_000024.pt'  # what the first training has cost
+    made, end = (
+        json.loads((tmp_path / 'b' / 'run.json').read_text())['init_from'],
+        metrics(tmp_path / 'a')[-1],
+    )
+    # what the first training has cost
+    assert made['step'] == 24 and made['path'] == f'{tmp_path}/a/ckpt_000024.pt'
     assert (made['flops'], made['flops_paper']) == (end['flops'], end['flops_paper'])
     assert [m['depth'] for m in evals] == [4, 6, 6, 6, 6]  # steps 0, 4, 8, 12, 14
     with pytest.raises(UserError, match='its depth is 4, the config says 3'):
         run(monkeypatch, tiny, tmp_path / 'c', f'--init_from={tmp_path}/a', '--init_depth=3')
 
 
-def test_growing_an_exported_and_reimported_checkpoint_from_12_to_16_layers_starts_at_its_loss(monkeypatch, tiny, tmp_path):
+def test_growing_an_exported_and_reimported_checkpoint_from_12_to_16_layers_starts_at_its_loss(monkeypatch,
+                                                                                               tiny,
+                                                                                               tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--n_layer=12', '--hellaswag_interval=0')
     monkeypatch.setattr(sys, 'argv', ['export_hf.py', str(tmp_path / 'a'), str(tmp_path / 'exported')])
     export_hf.main()
     assert checkpoint.load_model(str(tmp_path / 'exported'))[1]['tokenizer'] == 'bytes'
-    run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/exported', '--init_depth=12', '--n_layer=16', '--n_stages=2',
-        '--vocab_size=257', '--grow_init=zero', '--learning_rate=0', '--weight_decay=0', '--hellaswag_interval=0')
+    run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/exported', '--init_depth=12',
+        '--n_layer=16', '--n_stages=2',
+        '--vocab_size=257', '--grow_init=zero', '--learning_rate=0', '--weight_decay=0',
+        '--hellaswag_interval=0')
     evals = [m for m in metrics(tmp_path / 'b') if m['kind'] == 'eval']
     assert [m['depth'] for m in evals] == [12, 14, 14, 16, 16, 16, 16]  # step 0 is the imported model itself
     assert len({m['val_loss'] for m in evals}) == 1
@@ -506,18 +557,20 @@ def test_val_loss_does_not_depend_on_the_batch_size(monkeypatch, tiny, tmp_path)
 def test_help_and_a_typo_on_the_command_line():
     done = subprocess.run([sys.executable, 'train.py', '--help'], capture_output=True, text=True)
     assert done.returncode == 0 and '--phase1_embeddings=' in done.stdout
-    done = subprocess.run([sys.executable, 'train.py', 'configs/baseline.py', '--n_layers=3'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, 'train.py', 'configs/baseline.py', '--n_layers=3'],
+                          capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
     assert "no setting is called 'n_layers'; did you mean 'n_layer'?" in done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # one process in a run directory; who runs, and what a run says
 
 
 def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny, tmp_path):
     """The first one is killed, as hard as it goes, and its lock is no obstacle."""
-    flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=14000', '--eval_interval=0', '--hellaswag_interval=0']
+    flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=14000', '--eval_interval=0',
+             '--hellaswag_interval=0']
     first = subprocess.Popen([sys.executable, 'train.py', *flags], stdout=subprocess.PIPE, text=True)
     try:
         for line in first.stdout:
@@ -534,7 +587,8 @@ def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny,
         first.wait()
         first.stdout.close()
     step = checkpoint.latest(str(tmp_path / 'a'))[1]['step']
-    done = subprocess.run([sys.executable, 'train.py', *flags[:-3], f'--continual_steps={step - 15}', '--resume'],
+    done = subprocess.run([sys.executable, 'train.py', *flags[:-3], f'--continual_steps={step - 15}',
+                           '--resume'],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -580,7 +634,8 @@ def test_run_json_tells_data_code_machine_and_each_start(monkeypatch, tiny, tmp_
 
 
 def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, tiny, tmp_path, capsys):
-    """With layers that start as zero nothing changes; eval_after_growth adds evaluations behind each growth."""
+    """With layers that start as zero nothing changes; eval_after_growth adds evaluations behind each
+    growth."""
     run(monkeypatch, tiny, tmp_path / 'a', '--grow_init=zero', '--eval_interval=6', '--eval_after_growth=1,4')
     records = metrics(tmp_path / 'a')
     grown = [r for r in records if 'val_loss_after' in r]
@@ -600,9 +655,11 @@ def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, ti
     folder = next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1]
     val = train.data.Split(folder, 'val', 32, 320)
     amp = train.autocast(torch.device('cpu'), 'float32')
-    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_before'], rel=1e-6)
+    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_before'],
+                                                                              rel=1e-6)
     model.grow(3, 'random', None, ((0, False), (1, False), (0, True)))
-    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_after'], rel=1e-6)
+    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_after'],
+                                                                              rel=1e-6)
 
 
 def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, capsys):
@@ -611,7 +668,8 @@ def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, caps
     assert rows[0][:3] == ['stage', 'depth', 'steps']
     records = metrics(tmp_path / 'a')
     flops = {r['step']: r['flops'] for r in records}
-    assert [row[:3] for row in rows[1:]] == [['1', '2', '6'], ['2', '3', '6'], ['3', '4', '6'], ['continual', '4', '6']]
+    assert [row[:3] for row in rows[1:]] == [['1', '2', '6'], ['2', '3', '6'], ['3', '4', '6'], ['continual',
+                                                                                                 '4', '6']]
     for row, first, last in zip(rows[1:], (0, 6, 12, 18), (6, 12, 18, 24)):
         assert row[3] == '1.54e+03' and float(row[5]) == pytest.approx(flops[last] - flops[first], rel=0.01)
     assert rows[4][7] == f'{records[-1]["val_loss"]:.4f}'
@@ -629,7 +687,8 @@ def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(
             f'        {again} and os.kill(os.getpid(), signal.SIGINT)\n'
             '    return real(c, phases, step)\n'
             'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
-    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True,
+                          text=True)
     assert done.returncode == -signal.SIGINT and 'Traceback' not in done.stderr, done.stderr
     assert checkpoint.latest(str(tmp_path / 'a'))[1]['step'] == (9 if again else 11)
     assert ('saved at step 11' in done.stdout) == (not again)
@@ -637,8 +696,10 @@ def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(
 
 def test_ctrl_c_before_step_0_ends_without_a_traceback(tiny, tmp_path):
     code = ('import os, signal, train, common\n'
-            'train.dry_run = lambda *arguments: os.kill(os.getpid(), signal.SIGINT)\ncommon.run_main(train.main)')
-    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True, text=True)
+            'train.dry_run = lambda *arguments: os.kill(os.getpid(), '
+            'signal.SIGINT)\ncommon.run_main(train.main)')
+    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True,
+                          text=True)
     assert done.returncode == -signal.SIGINT and done.stderr == ''
     assert not (tmp_path / 'a').exists()
 

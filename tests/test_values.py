@@ -1,4 +1,5 @@
-"""One value of a setting; settings by name are in test_config.py. Run: python -m pytest tests/test_values.py"""
+"""One value of a setting; settings by name are in test_config.py. Run: python -m pytest
+tests/test_values.py"""
 
 import pytest
 
@@ -7,7 +8,8 @@ from values import convert, kinds_of, leaves, name_of_type, parse, text_of
 KINDS = {
     int: (4, 1_000), float: (0.5, 1e-3), bool: (True, False), str: ('2025_01_31', ''),
     tuple[int, ...]: ((), (6,), (2, 4)), float | tuple[float, ...]: (0.5, (0.5,), (0.5, 0.0)),
-    str | tuple[str, ...]: ('stack', ('stack', 'zero')), int | str: (7, 'equal_compute'), bool | str: (True, 'auto'),
+    str | tuple[str, ...]: ('stack', ('stack', 'zero')), int | str: (7, 'equal_compute'),
+    bool | str: (True, 'auto'),
 }
 
 
@@ -32,9 +34,11 @@ def test_tuples_of_tuples_as_text():
 
 
 @pytest.mark.parametrize('kind, value', [
-    (int, True), (int, 1.5), (int, '1'), (int, None), (int, float('inf')), (float, '1'), (float, True), (float, None),
+    (int, True), (int, 1.5), (int, '1'), (int, None), (int, float('inf')), (float, '1'), (float, True),
+    (float, None),
     (float, float('nan')), (bool, 1), (bool, 'True'), (str, 1), (str, None), (tuple[int, ...], '2'),
-    (tuple[int, ...], (2, '4')), (tuple[int, ...], {2, 4}), (int | str, 1.5), (int | str, None), (int | str, (1,)),
+    (tuple[int, ...], (2, '4')), (tuple[int, ...], {2, 4}), (int | str, 1.5), (int | str, None),
+    (int | str, (1,)),
     (float | tuple[float, ...], ('a',)), (bool | str, 1),
 ])
 def test_a_value_of_another_type_is_none_of_this_one(kind, value):
