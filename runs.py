@@ -487,19 +487,37 @@ def make_groups(
 
 
 def find_arms(groups: list[Group], contents: Contents, tuned: tuple):
-    """Name the arm of each group after its first group."""
+    """Gather the groups that are one arm, and name each arm after what its groups' names begin with."""
     # Shares are compared, not hashed: they are equal up to rounding only.
-    known = {}
+    by_identity = {}
     for group in groups:
         run = group.runs[0]
-        candidates = known.setdefault(arm_identity(run, contents, tuned), [])
-        for candidate in candidates:
-            if same_shares(run, candidate.runs[0]):
-                group.arm = candidate.arm
+        arms = by_identity.setdefault(arm_identity(run, contents, tuned), [])
+        for arm in arms:
+            if same_shares(run, arm[0].runs[0]):
+                arm.append(group)
                 break
         else:
-            candidates.append(group)
-            group.arm = group.name
+            arms.append([group])
+    # No two arms may be called alike; the names of groups are unique already.
+    taken = {group.name for group in groups}
+    for arms in by_identity.values():
+        for arm in arms:
+            name = arm_name([group.name for group in arm])
+            if name in taken:
+                name = arm[0].name
+            taken.add(name)
+            for group in arm:
+                group.arm = name
+
+
+def arm_name(names: list[str]) -> str:
+    """What some names begin with ('grown' of grown_500 and grown_1000), the first of them if that is too little."""
+    if len(names) == 1:
+        return names[0]
+    start = os.path.commonprefix(names).rstrip('0123456789_-. ')
+    is_path = os.sep in start
+    return names[0] if is_path or len(start) < 3 else start
 
 
 def without_repeats(runs: list[Run], notes: list[str]) -> list[Run]:

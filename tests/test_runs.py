@@ -7,7 +7,7 @@ import pytest
 from fake_runs import RATES, power_law, shifted, write_run, write_seeds
 
 from common import UserError
-from runs import make_groups, mean_curve, read_run, read_runs
+from runs import arm_name, make_groups, mean_curve, read_run, read_runs
 
 
 def groups_in(folder, **options):
@@ -270,6 +270,26 @@ def test_budgets_of_one_schedule_are_one_arm_and_not_rivals(tmp_path):
     assert groups['b500'].arm == groups['b1000'].arm != groups['g500'].arm == groups['g1000'].arm
     assert groups['b500'].tried == 1
     assert groups['b1000'].tried == 2  # 0.4% more steps are the same budget
+
+
+@pytest.mark.parametrize('names, name', [
+    (['grown_500', 'grown_1000'], 'grown'), (['stack_0.001', 'stack_0.002'], 'stack'), (['base_b2', 'base_b16'], 'base_b'),
+    (['one'], 'one'), (['lr1', 'lr2'], 'lr1'), (['a', 'b'], 'a'), (['out/a/run', 'out/b/run'], 'out/a/run')])
+def test_an_arm_is_called_by_what_its_groups_have_in_common(names, name):
+    assert arm_name(names) == name
+
+
+def test_two_arms_are_not_called_alike(tmp_path):
+    for steps in (500, 1000):
+        write_run(tmp_path / f'run_a{steps}', growth_steps=steps)
+        write_run(tmp_path / f'run_b{steps}', growth_steps=steps, n_stages=4)
+        write_run(tmp_path / f'run_{steps}', growth_steps=steps, n_stages=2)
+    write_run(tmp_path / 'run', n_stages=3)
+    groups = groups_in(tmp_path)
+    arms = {}
+    for group in groups:
+        arms.setdefault(group.arm, []).append(group.config.n_stages)
+    assert sorted(arms.values()) == [[1, 1], [2, 2], [3], [4, 4]]
 
 
 def test_arms_that_are_named_are_taken_as_named(tmp_path):
