@@ -95,10 +95,14 @@ def bullets(sentences: list[str]) -> str:
 
 
 def first_comment(path: str) -> str:
-    """What a study file says of itself: its first line, if that is a comment."""
+    """What a study file says of itself: the first paragraph of its comment at the top, '' without one."""
+    said = []
     with open(path, encoding='utf-8') as f:
-        line = f.readline()
-    return line[1:].strip() if line.startswith('#') else ''
+        for line in f:
+            if not line.startswith('# '):
+                break
+            said.append(line[1:].strip())
+    return ' '.join(said)
 
 
 def count_text(study: Study, grid: list[Run], finished: dict) -> str:
