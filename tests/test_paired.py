@@ -2,12 +2,16 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
+import checkpoint
+import hellaswag
 import paired
 from common import UserError
 
@@ -113,3 +117,24 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / 'x.jsonl').write_bytes(b'\xff\xfe')
     with pytest.raises(UserError, match='not text in UTF-8'):
         paired.read_per_example(str(tmp_path / 'x.jsonl'))
+
+
+def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
+    """They are the final checkpoint's, as hellaswag.py scores it, and what the last line of metrics.jsonl says."""
+    command = [sys.executable, 'train.py', *tiny, f'--out_dir={tmp_path / "run"}', '--growth_steps=6', '--continual_steps=2',
+               '--hellaswag_interval=4']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = paired.read_per_example(str(tmp_path / 'run' / 'hellaswag.jsonl'))
+    last = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
+    assert last['kind'] == 'eval' and last['step'] == 8 and last['hellaswag_n'] == len(lines) == 12
+    for name in ('bits', 'margin'):
+        assert np.mean(column(lines, name)) == pytest.approx(last[f'hellaswag_{name}'])
+        assert scipy_stats.sem(column(lines, name)) == pytest.approx(last[f'hellaswag_{name}_stderr'])
+
+    model, info = checkpoint.load_model(str(tmp_path / 'run'))
+    [source] = [flag.split('=')[1] for flag in tiny if flag.startswith('--hellaswag_data=')]
+    encoded = hellaswag.encode(hellaswag.load_examples(source), 'bytes', 'nanogpt', 32)
+    _, again = hellaswag.summary(encoded, hellaswag.summed_losses(model, encoded))
+    assert info['step'] == 8 and column(again, 'bits') == pytest.approx(column(lines, 'bits'), rel=1e-6)
+    assert paired.compare_lines(lines, again).acc == 0
