@@ -82,7 +82,7 @@ breaks(
     ('a norm that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(grad_norm)):',
      'if not math.isfinite(loss):', 'finite'),
     ('a loss that is not finite passes', 'if not (math.isfinite(loss) and math.isfinite(grad_norm)):',
-     'if not math.isfinite(grad_norm):', 'test_train.py non_finite'),
+     'if not math.isfinite(grad_norm):', 'finite'),
     ('the gradient is the sum over micro-batches', '(loss / runtime.grad_accum_steps).backward()',
      'loss.backward()'),
     ("the logged loss is the last micro-batch's", 'loss_sum += loss.detach()',

@@ -782,32 +782,58 @@ def test_each_micro_batch_has_its_own_dropout(tmp_path):
     assert difference.max() > 1e-4
 
 
-@pytest.mark.filterwarnings('ignore:Full backward hook')
-@pytest.mark.parametrize('bad', [math.inf, math.nan])
-def test_a_gradient_that_is_not_finite_stops_a_run_before_the_update(folder, tmp_path, capsys, bad):
-    """The loss of that step is finite: the gradient alone tells."""
+def stopped_run(folder: Path, out_dir: Path, spoil_hook) -> int:
+    """Run train.py until it stops by itself, with a hook that spoils what comes after the third update.
+
+    `spoil_hook(is_after_third)` registers the hook and returns its handle. Returns the exit code.
+    """
     updates = [0]  # of the parameter that had the most, after each update of any optimizer
 
     def after_update(optimizer, args, kwargs):
         updates.append(max(state['step'].item() for state in optimizer.state.values()))
 
-    def spoil(module, grad_input, grad_output):
-        # A dry run before step 0 may do two updates, so that the third one is the run's.
-        if isinstance(module, torch.nn.LayerNorm) and updates[-1] == 3:
-            return tuple(gradient * bad for gradient in grad_input)
-        return None
-
-    hooks = [torch.nn.modules.module.register_module_full_backward_hook(spoil),
-             register_optimizer_step_post_hook(after_update)]
+    # A dry run before step 0 does two updates at most, so that the third one is the run's.
+    hooks = [spoil_hook(lambda: updates[-1] == 3), register_optimizer_step_post_hook(after_update)]
     try:
         with pytest.raises(SystemExit) as stop:
-            run_train(SETTINGS | {'data_dir': folder, 'out_dir': tmp_path / 'run', 'checkpoint_interval': 1,
+            run_train(SETTINGS | {'data_dir': folder, 'out_dir': out_dir, 'checkpoint_interval': 1,
                                   'hellaswag_interval': 0, 'log_interval': 1})
     finally:
         for hook in hooks:
             hook.remove()
-    assert stop.value.code == 1
-    assert 'step 3: loss' in capsys.readouterr().err
-    saved = torch.load(tmp_path / 'run' / 'ckpt_000003.pt', weights_only=True)['model']
+    return stop.value.code
+
+
+def check_stopped_after_third_update(out_dir: Path, said: str):
+    assert 'step 3: loss' in said
+    saved = torch.load(out_dir / 'ckpt_000003.pt', weights_only=True)['model']
     assert all(weight.isfinite().all() for weight in saved.values())
-    assert not (tmp_path / 'run' / 'ckpt_000004.pt').exists()
+    assert not (out_dir / 'ckpt_000004.pt').exists()
+
+
+@pytest.mark.filterwarnings('ignore:Full backward hook')
+@pytest.mark.parametrize('bad', [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_stops_a_run_though_the_loss_is(folder, tmp_path, capsys, bad):
+    def spoil_hook(is_after_third):
+        def spoil(module, grad_input, grad_output):
+            if isinstance(module, torch.nn.LayerNorm) and is_after_third():
+                return tuple(gradient * bad for gradient in grad_input)
+            return None
+
+        return torch.nn.modules.module.register_module_full_backward_hook(spoil)
+
+    assert stopped_run(folder, tmp_path / 'run', spoil_hook) == 1
+    check_stopped_after_third_update(tmp_path / 'run', capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('bad', [math.inf, math.nan])
+def test_a_loss_that_is_not_finite_stops_a_run_though_the_gradient_is(folder, tmp_path, capsys, bad):
+    def spoil_hook(is_after_third):
+        def spoil(module, args, loss):
+            is_whole_model = hasattr(module, 'transformer') and module.training
+            return loss + bad if is_whole_model and is_after_third() else None  # a constant has no gradient
+
+        return torch.nn.modules.module.register_module_forward_hook(spoil)
+
+    assert stopped_run(folder, tmp_path / 'run', spoil_hook) == 1
+    check_stopped_after_third_update(tmp_path / 'run', capsys.readouterr().err)
