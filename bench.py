@@ -471,7 +471,8 @@ def print_summary(config: TrainConfig, found: dict):
         print(
             f'the whole plan, {plan["steps"]} steps on this one device: {hours["measured"]:.2f} h measured, '
             f'{hours["predicted"]:.2f} h predicted; the same steps at full depth '
-            f'{plan["full_depth_hours"]:.2f} h: {cost["measured"]:.1%} measured, {cost["predicted"]:.1%} predicted'
+            f'{plan["full_depth_hours"]:.2f} h: {cost["measured"]:.1%} measured, {cost["predicted"]:.1%} '
+            'predicted'
         )
     full = found['phases'][0]
     for name, plain in found.get('plain', {}).items():
@@ -486,8 +487,8 @@ def print_summary(config: TrainConfig, found: dict):
         print(
             f'full depth written the plain way in {name}: forward {plain["forward"]:.4f} s, backward '
             f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, '
-            f'{plain["tok_per_sec"]:.0f} tok/s, peak {plain["memory"] / 1e9:.2f} GB: ours has {speed:.2f}x its '
-            f'tokens/s, {memory:.2f}x its memory'
+            f'{plain["tok_per_sec"]:.0f} tok/s, peak {plain["memory"] / 1e9:.2f} GB: ours has {speed:.2f}x '
+            f'its tokens/s, {memory:.2f}x its memory'
         )
 
 

@@ -62,7 +62,8 @@ def first_line(error: Exception) -> str:
 
 
 def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.device:
-    """The GPU of this rank. Raises UserError if there are too few, or `device` names one for several ranks."""
+    """The GPU of this rank. Raises UserError if there are too few, or `device` names one for several
+    ranks."""
     if world_size == 1:
         return device if device.index is not None else torch.device('cuda', 0)
     if device.index is not None:

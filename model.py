@@ -223,8 +223,8 @@ class ChunkMemory:
 
 
 def eager_chunk_loss(logits, float32, y, n_rows: int, has_gradient: bool):
-    """Cross-entropy (rows, 1) of logits (rows, V) and targets y (rows, 1). Over the logits goes the gradient of
-    the mean over `n_rows`, where it is wanted. `float32` (rows, V) is memory for the steps between."""
+    """Cross-entropy (rows, 1) of logits (rows, V) and targets y (rows, 1). Over the logits goes the gradient
+    of the mean over `n_rows`, where it is wanted. `float32` (rows, V) is memory for the steps between."""
     float32.copy_(logits)
     top = float32.amax(1, keepdim=True)
     target = float32.gather(1, y)
@@ -238,14 +238,16 @@ def eager_chunk_loss(logits, float32, y, n_rows: int, has_gradient: bool):
 
 
 def chunk_loss(logits, y, scale: float):
-    """The same for torch.compile, with a gradient times `scale`. On a GPU it becomes one kernel that reads each
-    logit twice and writes it once, 6 bytes in bfloat16; eager it would cost 1.7 times as much as the above."""
+    """The same for torch.compile, with a gradient times `scale`. On a GPU it becomes one kernel that reads
+    each logit twice and writes it once, 6 bytes in bfloat16; eager it would cost 1.7 times as much as the
+    above."""
     x = logits.float()
     # Just these steps are what inductor knows as an online softmax: maximum and sum in one pass.
     top = x.amax(1, keepdim=True)
     exponentials = (x - top).exp()
     log_total = exponentials.sum(1, keepdim=True).log()
-    # A gather or scatter would end the kernel. A comparison in every column costs nothing: memory is the limit.
+    # A gather or scatter would end the kernel. A comparison in every column costs nothing: memory is the
+    # limit.
     is_target = torch.arange(logits.shape[1], device=logits.device) == y
     target = torch.where(is_target, x, 0.0).sum(1, keepdim=True)
     # exponentials / total would be the same; but then inductor keeps them in memory, 4 bytes a logit.

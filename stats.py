@@ -241,7 +241,8 @@ def fit_power_law(compute, loss, n=None) -> PowerLaw | None:
     best = int(np.argmin([squares(point) for point in grid]))
     left = grid[max(0, best - 1)]
     right = grid[min(len(grid) - 1, best + 1)]
-    found = optimize.minimize_scalar(squares, bounds=(left, right), method='bounded', options={'xatol': 1e-10})
+    found = optimize.minimize_scalar(squares, bounds=(left, right), method='bounded',
+                                     options={'xatol': 1e-10})
     A, E, power = line(found.x)
     if not A > 0:
         return None

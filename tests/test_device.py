@@ -235,11 +235,13 @@ def test_autocast_stays_with_float32_where_the_cpu_has_no_bfloat16(monkeypatch):
 @pytest.mark.parametrize(
     'gpu, world_size, seconds, depth, frozen, mfu',
     [
-        # GPT-2 124M, forward and backward: three times 12 x (14,155,776 + 3,145,728) + 77,266,944 FLOPs a token
+        # GPT-2 124M, forward and backward: three times 12 x (14,155,776 + 3,145,728) + 77,266,944 FLOPs a
+        # token
         ('NVIDIA H100 80GB HBM3', 1, 1.165, 12, 0, 0.3889),
         ('NVIDIA H100 80GB HBM3', 8, 1.165 / 8, 12, 0, 0.3889),
         ('NVIDIA A100-SXM4-80GB', 1, 1.165, 12, 0, 1.2328),
-        # three layers and the head forward; head twice and one layer, less the gradient of its input, backward
+        # three layers and the head forward; head twice and one layer, less the gradient of its input,
+        # backward
         ('NVIDIA H100 80GB HBM3', 1, 0.5, 3, 2, None),
         ('NVIDIA GeForce RTX 4060', 1, 1.165, 12, 0, None),
     ],

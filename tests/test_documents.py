@@ -39,7 +39,8 @@ def test_a_chunk_is_cut_into_its_documents(texts):
     chunk = Chunk(3, 'a.jsonl', 7, texts, [0.1 * i for i in range(len(texts))])
     found = list(documents.split_documents(chunk, documents.encode(enc, chunk), enc.eot_token))
     assert [document.tokens.tolist() for document in found] == plain(texts)
-    assert [(document.source, document.number) for document in found] == [(3, 7 + i) for i in range(len(texts))]
+    assert [(document.source, document.number) for document in found] == [(3, 7 + i)
+                                                                          for i in range(len(texts))]
     assert [document.progress for document in found] == chunk.progress
 
 
@@ -56,10 +57,12 @@ def test_a_position_at_the_end_of_a_document_is_the_next_one():
 
 
 @pytest.mark.parametrize('text, length', [
-    ('many short words', 5), ('a ' + 'x' * 99 + ' b', 99), ('1' * 50 + 'a' * 49, 50), ('.' * 30 + 'abc', 30), ('', 0),
+    ('many short words', 5), ('a ' + 'x' * 99 + ' b', 99), ('1' * 50 + 'a' * 49, 50), ('.' * 30 + 'abc', 30),
+    ('', 0),
     ('a' + '\n' * 70 + 'b', 70), ('漢' * 20 + ' _', 20)])
 def test_the_longest_word_is_found(text, length):
-    assert documents.longest_word(Chunk(0, 'a', 5, ['short', text, ''], [])) == ((6, length) if length > 5 else (5, 5))
+    assert documents.longest_word(Chunk(0, 'a', 5, ['short', text, ''], [])) == ((6, length) if length > 5
+                                                                                 else (5, 5))
 
 
 def test_chunks_say_how_much_of_all_files_is_read(tmp_path):
@@ -96,7 +99,8 @@ def test_an_error_does_not_wait_for_a_thread_that_is_busy(monkeypatch):
 def test_what_takes_long_without_a_long_word_is_not_named(monkeypatch, capsys):
     monkeypatch.setattr(documents, 'PATIENCE', 0.001)
     monkeypatch.setattr(documents, 'LONG_WORD', 100)
-    for text, said in (('short words ' * 99, ''), ('y' * 100, 'a.jsonl, document 4: tiktoken takes long over a word of 100')):
+    for text, said in (('short words ' * 99, ''), ('y' * 100, 'a.jsonl, document 4: tiktoken takes long over '
+                                                              'a word of 100')):
         release = threading.Timer(0.2, lambda: None)
         with ThreadPoolExecutor(1) as pool:
             release.start()
@@ -108,5 +112,6 @@ def test_what_takes_long_without_a_long_word_is_not_named(monkeypatch, capsys):
 def test_chunks_are_of_the_size_that_keeps_memory_small(tmp_path):
     path = tmp_path / 'a.jsonl'
     path.write_text('\n'.join(json.dumps({'text': 'word ' * 400}) for _ in range(500)))
-    sizes = [sum(map(len, chunk.texts)) for chunk in documents.read_chunks([str(path)], [path.stat().st_size], 0, 0)]
+    sizes = [sum(map(len, chunk.texts)) for chunk in documents.read_chunks([str(path)], [path.stat().st_size],
+                                                                           0, 0)]
     assert all(sources.CHUNK <= size < sources.CHUNK + 2000 for size in sizes[:-1]) and len(sizes) == 10

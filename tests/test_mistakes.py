@@ -1,8 +1,8 @@
 """What a user can get wrong, over all scripts. Run: python -m pytest tests/test_mistakes.py
 
-Each mistake: exit code 2, one message on standard error that names the thing, no traceback, no file changed. The scripts
-run in this process, as `python SCRIPT ARGS` would run them, since starting 80 of them with torch would take minutes; those
-at the end of the file are started for real.
+Each mistake: exit code 2, one message on standard error that names the thing, no traceback, no file changed.
+The scripts run in this process, as `python SCRIPT ARGS` would run them, since starting 80 of them with torch
+would take minutes; those at the end of the file are started for real.
 """
 
 import json
@@ -33,7 +33,8 @@ def script(monkeypatch, name: str, args: str):
 
 
 def snapshot(folder: Path) -> dict:
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob('*'))}
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+            for p in sorted(folder.rglob('*'))}
 
 
 def make_configs():
@@ -95,7 +96,8 @@ def make_runs():
     config = json.loads(Path('run/config.json').read_text())
     for name, n_stages, decay in (('run_baseline_1', 1, 0.1), ('run_baseline_2', 1, 0.2)):
         os.mkdir(name)
-        Path(name, 'config.json').write_text(json.dumps(config | {'n_stages': n_stages, 'weight_decay': decay}))
+        Path(name, 'config.json').write_text(json.dumps(config | {'n_stages': n_stages,
+                                                                  'weight_decay': decay}))
         shutil.copy('run/metrics.jsonl', name)
 
 
@@ -117,8 +119,10 @@ def work(tiny, tmp_path_factory):
     """A folder with data, a config, a finished run, and all kinds of damaged ones."""
     folder = tmp_path_factory.mktemp('work')
     settings = dict(flag[2:].split('=', 1) for flag in tiny) | {
-        'data_dir': 'data', 'hellaswag_data': 'data/hellaswag.jsonl', 'growth_steps': '6', 'continual_steps': '2'}
-    text = '\n'.join(f'{k} = {v if re.fullmatch("[0-9.e-]+", v) else repr(v)}' for k, v in settings.items()) + '\n'
+        'data_dir': 'data', 'hellaswag_data': 'data/hellaswag.jsonl', 'growth_steps': '6',
+        'continual_steps': '2'}
+    text = '\n'.join(f'{k} = {v if re.fullmatch("[0-9.e-]+", v) else repr(v)}'
+                     for k, v in settings.items()) + '\n'
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shutil.copytree(next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1], 'data')
@@ -135,7 +139,8 @@ def work(tiny, tmp_path_factory):
 GOOD = 'base.py --out_dir=new'
 MISTAKES = [
     # settings
-    ('train', 'typo.py base.py', r"typo.py: no setting is called 'n_layers'; did you mean 'n_layer'\?\n.*'learning_rat'; did you "
+    ('train', 'typo.py base.py',
+     r"typo.py: no setting is called 'n_layers'; did you mean 'n_layer'\?\n.*'learning_rat'; did you "
                                  r"mean 'learning_rate'\?\n.*n_head must be int, not 'two'"),
     ('train', 'nowhere.py', r'nowhere.py: no such config file'),
     ('train', 'data', r'data: no such config file'),
@@ -150,7 +155,8 @@ MISTAKES = [
     ('train', f'{GOOD} --learning_rate=nan', r"learning_rate must be float, not 'nan'"),
     ('train', f'{GOOD} --learning_rate=1e999', r'learning_rate must be a finite number'),
     ('train', f'{GOOD} --learning_rate=-1', r'learning_rate must be at least 0'),
-    ('train', f'{GOOD} --lr_schedule=linear', r"lr_schedule must be 'constant' or 'cosine' or 'wsd', not 'linear'"),
+    ('train', f'{GOOD} --lr_schedule=linear',
+     r"lr_schedule must be 'constant' or 'cosine' or 'wsd', not 'linear'"),
     ('train', f'{GOOD} --grow_init=clone', r"grow_init must be 'random'.*not 'clone'"),
     ('train', f'{GOOD} --n_stages=9', r'9 stages need at least as many layers; n_layer is 4'),
     ('train', f'{GOOD} --stage_depths=1,2', r'stage_depths has 2 depths, n_stages is 3'),
@@ -159,15 +165,18 @@ MISTAKES = [
     ('train', f'{GOOD} --growth_steps=2', r'growth_steps 2 is less than one step for each of 3 stages'),
     ('train', f'{GOOD} --n_stages=1 --growth_steps=0 --continual_steps=0', r'there is nothing to do'),
     ('train', f'{GOOD} --continual_steps=equal_compute --baseline_steps=1', r'lower growth_steps'),
-    ('train', f'{GOOD} --batch_size=3', r'total_batch_size 256 is not a multiple of batch_size x block_size = 3 x 32'),
+    ('train', f'{GOOD} --batch_size=3',
+     r'total_batch_size 256 is not a multiple of batch_size x block_size = 3 x 32'),
     ('train', f'{GOOD} --total_batch_size=1e3', r'total_batch_size 1000 is not a multiple of'),
     ('train', f'{GOOD} --total_batch_size=1e-3', r'total_batch_size must be int, not 0.001'),
     ('train', f'{GOOD} --seed=-1', r'seed must be at least 0'),
     ('train', f'{GOOD} --device=gpu', r"device 'gpu' is not there"),
     ('train', f'{GOOD} --dtype=float16', r"dtype must be .*not 'float16'"),
     ('train', f'{GOOD} --tracker=wandb', r"tracker is 'wandb', which is not installed: pip install wandb"),
-    ('train', f'{GOOD} --tracker=mlflow', r"tracker must be '' or 'wandb' or 'tensorboard' or 'trackio', not 'mlflow'"),
-    ('train', f'{GOOD} --wandb_project=mine', r"tracker is 'wandb', which is not installed: pip install wandb"),
+    ('train', f'{GOOD} --tracker=mlflow',
+     r"tracker must be '' or 'wandb' or 'tensorboard' or 'trackio', not 'mlflow'"),
+    ('train', f'{GOOD} --wandb_project=mine',
+     r"tracker is 'wandb', which is not installed: pip install wandb"),
     ('train', f'{GOOD} --n_embd=1000000000 --n_head=1', r'out of memory at full depth \(4 layers\)'),
     ('train', f'{GOOD} --vocab_size=200', r'vocab_size 200 is less than the 257 of data'),
     ('train', f'{GOOD} --val_tokens=100000', r'val_tokens 100000 asks for 3125 sequences'),
@@ -176,14 +185,18 @@ MISTAKES = [
     ('train', f'{GOOD} --match=run_config', r'run_config/config.json: not a readable config'),
     # data
     ('train', f'{GOOD} --data_dir=nowhere', r'data_dir nowhere does not exist'),
-    ('train', f'{GOOD} --data_dir=nowhere --vocab_size=0', r"vocab_size is 0, and nowhere/meta.json doesn't say one"),
+    ('train', f'{GOOD} --data_dir=nowhere --vocab_size=0',
+     r"vocab_size is 0, and nowhere/meta.json doesn't say one"),
     ('train', f'{GOOD} --data_dir=data_nothing', r'data_dir data_nothing has no train shards'),
     ('train', f'{GOOD} --data_dir=data_no_val', r'data_dir data_no_val has no val shards'),
-    ('train', f'{GOOD} --data_dir=data_torn', r'data_torn/tiny_train_000001.bin: 9023 bytes, but its header promises 4000'),
+    ('train', f'{GOOD} --data_dir=data_torn',
+     r'data_torn/tiny_train_000001.bin: 9023 bytes, but its header promises 4000'),
     ('train', f'{GOOD} --data_dir=data_magic', r'data_magic/tiny_train_000001.bin: not a token shard'),
     ('train', f'{GOOD} --data_dir=data_empty', r'data_empty/tiny_val_000000.bin: not a token shard'),
-    ('train', f'{GOOD} --data_dir=data_version', r'data_version/tiny_train_000001.bin: token shard of version 7'),
-    ('train', f'{GOOD} --data_dir=data_huge', r'data_huge/tiny_train_000001.bin: 9024 bytes, but its header promises 2147483647'),
+    ('train', f'{GOOD} --data_dir=data_version',
+     r'data_version/tiny_train_000001.bin: token shard of version 7'),
+    ('train', f'{GOOD} --data_dir=data_huge',
+     r'data_huge/tiny_train_000001.bin: 9024 bytes, but its header promises 2147483647'),
     ('train', f'{GOOD} --data_dir=data_negative', r'data_negative/tiny_train_000001.bin'),
     ('train', f'{GOOD} --data_dir=data_npy', r'data_npy/x_train_2.npy: not a .npy file'),
     ('train', f'{GOOD} --data_dir=data_meta', r'data_meta/meta.json: not a meta.json'),
@@ -200,7 +213,8 @@ MISTAKES = [
     ('train', f'{GOOD} --resume=maybe', r"resume must be 'yes', 'auto' or a run directory, not 'maybe'"),
     ('train', 'run --resume', r'run: no such config file; it is a run directory: --resume=run resumes it'),
     ('train', '--resume=run_config', r'run_config/config.json: not a readable config'),
-    ('train', '--resume=run_empty', r'--resume=run_empty: holds no config.json, so its settings must be named'),
+    ('train', '--resume=run_empty',
+     r'--resume=run_empty: holds no config.json, so its settings must be named'),
     ('train', '--resume=run --out_dir=new', r'--resume=run and --out_dir=new are two run directories'),
     ('train', '--resume=run_unfinished --growth_steps=9', r'growth_steps: was 6, now 9'),
     ('train', '--resume=run_torn', r'run_torn: none of its 5 checkpoints can be read'),
@@ -208,7 +222,8 @@ MISTAKES = [
      r'run was made with other settings.*\n  seed: was 1337, now 7\n  n_embd: was 16, now 32'),
     ('train', 'base.py --out_dir=run_unfinished --resume --growth_steps=9', r'growth_steps: was 6, now 9'),
     ('train', 'base.py --out_dir=run_torn --resume=auto', r'run_torn: none of its 5 checkpoints can be read'),
-    ('train', 'base.py --out_dir=run_metrics --resume --continual_steps=3', r'run_metrics/metrics.jsonl, line 6: not a line of'),
+    ('train', 'base.py --out_dir=run_metrics --resume --continual_steps=3',
+     r'run_metrics/metrics.jsonl, line 6: not a line of'),
     ('train', 'base.py --out_dir=file/x', r'file/x: Not a directory'),
     ('train', 'base.py --out_dir=file', r'file: File exists'),
     ('train', 'base.py --out_dir=/proc/nowhere', r'/proc/nowhere: '),
@@ -221,12 +236,16 @@ MISTAKES = [
     # the environment
     ('train', GOOD, r'the environment says RANK=, WORLD_SIZE=two', {'WORLD_SIZE': 'two'}),
     ('train', GOOD, r'RANK=, WORLD_SIZE=2.* no RANK: start several ranks with torchrun', {'WORLD_SIZE': '2'}),
-    ('train', GOOD, r'the environment says RANK=3, WORLD_SIZE=2', {'WORLD_SIZE': '2', 'RANK': '3', 'LOCAL_RANK': '0'}),
-    ('train', GOOD, r'the environment says RANK=0, WORLD_SIZE=0', {'WORLD_SIZE': '0', 'RANK': '0', 'LOCAL_RANK': '0'}),
-    ('train', GOOD, r'no MASTER_ADDR', {'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0', 'MASTER_PORT': '1'}),
+    ('train', GOOD, r'the environment says RANK=3, WORLD_SIZE=2', {'WORLD_SIZE': '2', 'RANK': '3',
+                                                                   'LOCAL_RANK': '0'}),
+    ('train', GOOD, r'the environment says RANK=0, WORLD_SIZE=0', {'WORLD_SIZE': '0', 'RANK': '0',
+                                                                   'LOCAL_RANK': '0'}),
+    ('train', GOOD, r'no MASTER_ADDR', {'WORLD_SIZE': '2', 'RANK': '0', 'LOCAL_RANK': '0',
+                                        'MASTER_PORT': '1'}),
     ('train', f'{GOOD} --batch_size=4', r'not a multiple of ranks x batch_size x block_size = 3 x 4 x 32',
      {'WORLD_SIZE': '3', 'RANK': '0', 'LOCAL_RANK': '0', 'MASTER_PORT': '1', 'MASTER_ADDR': 'localhost'}),
-    ('hellaswag', 'run --data=data/hellaswag.jsonl', r'the environment says RANK=, WORLD_SIZE=two', {'WORLD_SIZE': 'two'}),
+    ('hellaswag', 'run --data=data/hellaswag.jsonl', r'the environment says RANK=, WORLD_SIZE=two',
+     {'WORLD_SIZE': 'two'}),
     # schedule.py and bench.py
     ('schedule', 'nowhere.py', r'nowhere.py: no such config file'),
     ('schedule', 'base.py --tflops=-1', r'--tflops=-1'),
@@ -248,7 +267,8 @@ MISTAKES = [
     ('hellaswag', 'run --data=long.jsonl', r'does not fit'),
     ('hellaswag', 'run --data=data', r'data: cannot be read'),
     ('hellaswag', 'run --data=data/hellaswag.jsonl --device=gpu', r"device 'gpu' is not there"),
-    ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=base.py', r'--per_example=base.py exists already'),
+    ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=base.py',
+     r'--per_example=base.py exists already'),
     ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=nowhere/x.jsonl', r'nowhere/x.jsonl'),
     ('hellaswag', 'klingon.pt --data=data/hellaswag.jsonl', r"no tokenizer is called 'klingon'"),
     ('hellaswag', 'run_config_list --data=nowhere.jsonl', r'nowhere.jsonl'),
@@ -290,11 +310,14 @@ MISTAKES = [
     ('prepare_fineweb', '--source one.txt', r'--source needs --out'),
     ('prepare_fineweb', '--source nowhere/*.txt --out=new', r'--source: no file matches nowhere/\*.txt'),
     ('prepare_fineweb', '--source base.py --out=new', r'base.py: not a source'),
-    ('prepare_fineweb', '--source one.txt --pretokenized --out=new', r'--source and --pretokenized exclude each other'),
+    ('prepare_fineweb', '--source one.txt --pretokenized --out=new',
+     r'--source and --pretokenized exclude each other'),
     ('prepare_fineweb', '--source one.txt --out=new --shard_tokens=1', r'--shard_tokens must be from 2'),
     ('prepare_fineweb', '--source one.txt --out=new --workers=0', r'--workers at least 1'),
-    ('prepare_fineweb', '--source one.txt --out=new --max_tokens=10', r'--max_tokens=10 fit in the first shard'),
-    ('prepare_fineweb', '--source one.txt --out=data --tokenizer=bytes', r"data holds data that this script didn't make"),
+    ('prepare_fineweb', '--source one.txt --out=new --max_tokens=10',
+     r'--max_tokens=10 fit in the first shard'),
+    ('prepare_fineweb', '--source one.txt --out=data --tokenizer=bytes',
+     r"data holds data that this script didn't make"),
     ('prepare_fineweb', '--source one.txt --out=file --tokenizer=bytes', r'file'),
     ('prepare_fineweb', '--source broken.parquet --out=new', r'broken.parquet'),
     ('prepare_demo', '--out=data', r"data/meta.json is another data set's; choose another --out"),
@@ -304,7 +327,8 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize('name, args, message, env', [(*m, {})[:4] for m in MISTAKES], ids=[f'{m[0]} {m[1]}' for m in MISTAKES])
+@pytest.mark.parametrize('name, args, message, env', [(*m, {})[:4] for m in MISTAKES],
+                         ids=[f'{m[0]} {m[1]}' for m in MISTAKES])
 def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys, name, args, message, env):
     monkeypatch.chdir(work)
     for key, value in env.items():
@@ -321,8 +345,10 @@ def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys,
 
 
 @pytest.mark.parametrize('name, args', [
-    ('train', '~/nowhere.py'), ('train', f'{GOOD} --data_dir=~/nowhere'), ('train', f'{GOOD} --data_dir ~/nowhere'),
-    ('train', f'{GOOD} --hellaswag_data=~/nowhere.jsonl'), ('train', f'{GOOD} --init_from=~/nowhere.pt --init_depth=2'),
+    ('train', '~/nowhere.py'), ('train', f'{GOOD} --data_dir=~/nowhere'),
+    ('train', f'{GOOD} --data_dir ~/nowhere'),
+    ('train', f'{GOOD} --hellaswag_data=~/nowhere.jsonl'), ('train', f'{GOOD} --init_from=~/nowhere.pt '
+                                                                     '--init_depth=2'),
     ('train', f'{GOOD} --match=~/nowhere.py'), ('train', f'{GOOD} --match=base.py+~/nowhere.py'),
     ('train', f'{GOOD} --branch_from=~/nowhere.pt'), ('train', 'base.py --out_dir=~/nowhere --resume'),
     ('train', 'base.py --out_dir=~/run'), ('train', '--resume=~/run_deep'),
@@ -330,8 +356,10 @@ def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys,
     ('hellaswag', '~/nowhere.pt'), ('hellaswag', 'run --data=~/nowhere.jsonl'),
     ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=~/nowhere/x.jsonl'),
     ('sample', '~/nowhere.pt'), ('export_hf', '~/nowhere.pt new'), ('export_hf', 'run ~/data'),
-    ('compare', '~/nowhere'), ('compare', 'run --baseline=~/nowhere'), ('compare', 'run --figure=~/nowhere/x.png'),
-    ('compare', 'run --csv=~/nowhere/x'), ('compare', 'run --json=~/nowhere/x'), ('compare', 'run --latex=~/nowhere/x'),
+    ('compare', '~/nowhere'), ('compare', 'run --baseline=~/nowhere'), ('compare',
+                                                                        'run --figure=~/nowhere/x.png'),
+    ('compare', 'run --csv=~/nowhere/x'), ('compare', 'run --json=~/nowhere/x'), ('compare',
+                                                                                  'run --latex=~/nowhere/x'),
     ('compare', 'run --markdown=~/nowhere/x'),
     ('prepare_fineweb', '--source ~/nowhere/*.txt --out=new --tokenizer=bytes'),
     ('prepare_fineweb', '--source one.txt --out=~/file --tokenizer=bytes'), ('prepare_demo', '--out=~/file'),
@@ -352,21 +380,26 @@ def test_the_table_is_long_enough_and_covers_every_script():
     assert {m[0] for m in MISTAKES} == {p.stem for p in REPO.glob('*.py') if '__main__' in p.read_text()}
 
 
-NO_NETWORK = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9', 'HF_HUB_DOWNLOAD_TIMEOUT': '1'}
+NO_NETWORK = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9',
+              'HF_HUB_DOWNLOAD_TIMEOUT': '1'}
 
 
 @pytest.mark.parametrize('name, args, message, env', [
     ('train', 'base.py --out_dir=run', r'run already holds a run', {}),
-    ('train', f'{GOOD} --hellaswag_data= --hellaswag_interval=1', r'HellaSwag could not be fetched from the Hub',
+    ('train', f'{GOOD} --hellaswag_data= --hellaswag_interval=1',
+     r'HellaSwag could not be fetched from the Hub',
      {'HF_HUB_OFFLINE': '1'}),
     ('sample', 'gpt2', r'openai-community/gpt2 could not be fetched from the Hub', NO_NETWORK),
-    ('prepare_fineweb', '--source one.txt --out=new', r"GPT-2's vocabulary could not be downloaded.* TIKTOKEN_CACHE_DIR",
+    ('prepare_fineweb', '--source one.txt --out=new',
+     r"GPT-2's vocabulary could not be downloaded.* TIKTOKEN_CACHE_DIR",
      NO_NETWORK | {'TIKTOKEN_CACHE_DIR': '/nonexistent/cache'}),
 ])
 def test_a_mistake_of_a_process_of_its_own(work, tmp_path, name, args, message, env):
     before = snapshot(work)
-    done = subprocess.run([sys.executable, str(REPO / f'{name}.py'), *args.split()], cwd=work, capture_output=True, text=True,
-                          env={**os.environ, 'HF_HOME': str(tmp_path), 'OMP_NUM_THREADS': '1', **env}, timeout=120)
+    done = subprocess.run([sys.executable, str(REPO / f'{name}.py'), *args.split()], cwd=work,
+                          capture_output=True, text=True,
+                          env={**os.environ, 'HF_HOME': str(tmp_path), 'OMP_NUM_THREADS': '1', **env},
+                          timeout=120)
     assert done.returncode == 2, done.stderr
     assert re.match(rf'error: {message}', done.stderr) and done.stderr.count('\n') == 1, done.stderr
     assert snapshot(work) == before

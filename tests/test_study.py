@@ -1,7 +1,8 @@
 """Studies: the grid, shared prefixes, slots, faults. Run: python -m pytest tests/test_study.py
 
-Where a claim is about training, runs of a tiny model are trained in this process; where it is about processes, a copy of
-the scripts has a stand-in for train.py, which takes a moment and writes what a run leaves.
+Where a claim is about training, runs of a tiny model are trained in this process; where it is about
+processes, a copy of the scripts has a stand-in for train.py, which takes a moment and writes what a run
+leaves.
 """
 
 import json
@@ -73,7 +74,8 @@ def overlay(tiny, tmp_path):
     lines = {flag[2:].partition('=')[0]: flag.partition('=')[2] for flag in tiny}
     for name in ('n_stages', 'continual_steps', 'keep_checkpoints'):
         del lines[name]
-    lines |= {'n_layer': 3, 'total_batch_size': 64, 'growth_steps': 12, 'baseline_steps': 24, 'eval_interval': 5,
+    lines |= {'n_layer': 3, 'total_batch_size': 64, 'growth_steps': 12, 'baseline_steps': 24,
+              'eval_interval': 5,
               'hellaswag_interval': 100, 'hellaswag_limit': 2, 'log_interval': 3, 'checkpoint_interval': 7}
     text = [f'{name} = {value!r}' for name, value in lines.items()]
     path = tmp_path / 'tiny.py'
@@ -109,10 +111,13 @@ def metrics(folder) -> list[dict]:
 
 
 def assert_same_run(a: Path, b: Path):
-    """The same weights and optimizer state at the end, bit for bit, and the same metrics but for the clock."""
+    """The same weights and optimizer state at the end, bit for bit, and the same metrics but for the
+    clock."""
     one, other = (checkpoint.latest(str(folder))[1] for folder in (a, b))
     assert one['step'] == other['step']
-    assert one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
+    assert (
+        one['model'].keys() == other['model'].keys() and one['optimizer'].keys() == other['optimizer'].keys()
+    )
     for name, tensor in one['model'].items():
         assert torch.equal(tensor, other['model'][name]), (a, name)
     for name, values in one['optimizer'].items():
@@ -122,17 +127,19 @@ def assert_same_run(a: Path, b: Path):
 
 WSD = {'lr_schedule': 'wsd', 'decay_fraction': 0.25, 'warmup_steps': 2}
 SHARING = {
-    'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2', 'never frozen': 'nofreeze_8stage --n_stages=2',
+    'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2',
+             'never frozen': 'nofreeze_8stage --n_stages=2',
           'tau .4': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.4,0 --grow_optimizer=copy',
           'tau .6': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.6,0 --rewarm_steps=3'},
     'baseline': 'full', 'settings': WSD, 'budgets': (4, 8, 16), 'seeds': (1,)}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # shared prefixes
 
 
-def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_ones(in_process, monkeypatch, overlay, tmp_path):
+def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_ones(in_process, monkeypatch,
+                                                                                   overlay, tmp_path):
     path = write_study(tmp_path / 'grid.py', **SHARING, overlays=(str(overlay),))
     assert run_study(path, f'--out={tmp_path}/separate', '--slots=cpu', '--separate') == 0
     generator = random.Random(3)
@@ -149,7 +156,8 @@ def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_on
         assert len(InProcess.commands) < 100
     branched = [command for command in InProcess.commands if '--branch_from' in ' '.join(command)]
     assert len(branched) > 6 and len(InProcess.commands) > 18  # both happened: prefixes taken over, and kills
-    folders = sorted(p.parent.relative_to(tmp_path / 'separate') for p in tmp_path.glob('separate/*/*/metrics.jsonl'))
+    folders = sorted(p.parent.relative_to(tmp_path / 'separate')
+                     for p in tmp_path.glob('separate/*/*/metrics.jsonl'))
     assert len(folders) == 15
     for folder in folders:
         assert_same_run(tmp_path / 'separate' / folder, tmp_path / 'shared' / folder)
@@ -172,7 +180,8 @@ def test_the_saving_that_is_said_is_what_is_trained(in_process, capsys, overlay,
     names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12, 24), 'seeds': (1,)}
     path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
     assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
-    # 6, 12 and 24 steps that decay over their last quarter: the updates before the first lower rate are 5 and 10.
+    # 6, 12 and 24 steps that decay over their last quarter: the updates before the first lower rate are 5 and
+    # 10.
     assert f'shared prefixes spare {15 / 42:.1%}' in capsys.readouterr().out
     starts = {}
     for command in InProcess.commands:
@@ -188,18 +197,21 @@ def test_the_saving_that_is_said_is_what_is_trained(in_process, capsys, overlay,
 
 def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay, tmp_path, monkeypatch):
     def train_run(*flags):
-        monkeypatch.setattr(sys, 'argv', ['train.py', 'configs/baseline.py', str(overlay), '--growth_steps=0', *flags])
+        monkeypatch.setattr(sys, 'argv', ['train.py', 'configs/baseline.py', str(overlay),
+                                          '--growth_steps=0', *flags])
         train.main()
 
     base = ['--continual_steps=14', *(f'--{k}={v}' for k, v in WSD.items())]
     train_run(*base, f'--out_dir={tmp_path}/a', '--checkpoint_steps=9,3', '--keep_checkpoints=1')
-    assert sorted(p.name for p in (tmp_path / 'a').glob('ckpt*')) == ['ckpt_000003.pt', 'ckpt_000009.pt', 'ckpt_000014.pt']
+    assert sorted(p.name for p in (tmp_path / 'a').glob('ckpt*')) == ['ckpt_000003.pt', 'ckpt_000009.pt',
+                                                                      'ckpt_000014.pt']
     for flag, what in (('--seed=2', 'seed: 1337 and 2'), ('--weight_decay=0.5', 'weight_decay: 0.1 and 0.5'),
                        ('--batch_size=1', 'batch_size: 2 and 1')):
         with pytest.raises(UserError, match=f'share only their first 0 steps, .*{what}'):
             train_run(*base, flag, f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a')
     with pytest.raises(UserError, match=r'at step 14 of 14.*first 10 steps.*learning rate of step 10'):
-        train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a/ckpt_000014.pt')
+        train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b',
+                  f'--branch_from={tmp_path}/a/ckpt_000014.pt')
     with pytest.raises(UserError, match='no optimizer state'):
         shutil.copy(tmp_path / 'a' / 'ckpt_000003.pt', tmp_path / 'weights.pt')
         state = torch.load(tmp_path / 'weights.pt', weights_only=True) | {'optimizer': {}}
@@ -208,7 +220,8 @@ def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay
     assert not (tmp_path / 'b' / 'metrics.jsonl').exists()
     # From a file, and from a run directory whose newest checkpoint that fits isn't the newest.
     train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/alone')
-    train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/c', f'--branch_from={tmp_path}/a/ckpt_000003.pt')
+    train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/c',
+              f'--branch_from={tmp_path}/a/ckpt_000003.pt')
     train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/d', f'--branch_from={tmp_path}/a')
     assert_same_run(tmp_path / 'c', tmp_path / 'alone')
     assert_same_run(tmp_path / 'd', tmp_path / 'alone')
@@ -219,10 +232,12 @@ def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay
     assert json.loads(lines[1][-1])['seconds'] > json.loads(prefix[-1])['seconds'] > 0
 
 
-def test_printed_commands_run_in_order_end_in_the_same_bits(in_process, monkeypatch, capsys, overlay, tmp_path):
+def test_printed_commands_run_in_order_end_in_the_same_bits(in_process, monkeypatch, capsys, overlay,
+                                                            tmp_path):
     monkeypatch.chdir(HERE)
     arms = {name: SHARING['arms'][name] for name in ('full', 'tau .4', 'tau .6')}
-    path = write_study(tmp_path / 'grid.py', **SHARING | {'budgets': (6, 12), 'arms': arms}, overlays=(str(overlay),),
+    path = write_study(tmp_path / 'grid.py', **SHARING | {'budgets': (6, 12), 'arms': arms},
+                       overlays=(str(overlay),),
                        tune={'tau .4': {'learning_rate': (0.01, 0.02)}})
     assert run_study(path, f'--out={tmp_path}/launched', '--slots=cpu') == 0
     capsys.readouterr()
@@ -236,7 +251,8 @@ def test_printed_commands_run_in_order_end_in_the_same_bits(in_process, monkeypa
                 assert words[:3] == ['CUDA_VISIBLE_DEVICES=', 'OMP_NUM_THREADS=1', 'python']
                 assert InProcess(words[2:], {}, None).returncode == 0
         capsys.readouterr()
-    folders = sorted(p.parent.relative_to(tmp_path / 'launched') for p in tmp_path.glob('launched/*/*/metrics.jsonl'))
+    folders = sorted(p.parent.relative_to(tmp_path / 'launched')
+                     for p in tmp_path.glob('launched/*/*/metrics.jsonl'))
     assert len(folders) == 8
     for folder in folders:
         assert_same_run(tmp_path / 'launched' / folder, tmp_path / 'printed' / folder)
@@ -244,8 +260,10 @@ def test_printed_commands_run_in_order_end_in_the_same_bits(in_process, monkeypa
 
 def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, overlay, tmp_path):
     path = write_study(tmp_path / 'grid.py', arms={
-        'grown': "baseline --n_stages=1 --n_layer=4 --init_from='@shallow one' --init_depth=3 --grow_init=zero",
-        'shallow one': 'baseline'}, baseline='shallow one', overlays=(str(overlay),), budgets=(4, 8), seeds=(3,),
+        'grown': "baseline --n_stages=1 --n_layer=4 --init_from='@shallow one' --init_depth=3 "
+                 '--grow_init=zero',
+        'shallow one': 'baseline'}, baseline='shallow one', overlays=(str(overlay),), budgets=(4, 8),
+        seeds=(3,),
         tune={'grown': {'learning_rate': (0.01, 0.02)}})
     assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
     for budget, seed in ((4, 3), (8, 3)):
@@ -253,15 +271,19 @@ def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, over
         assert config['init_from'] == f'{tmp_path}/out/shallow_one/b{budget}_s{seed}'
     tuned = sorted(p.name for p in (tmp_path / 'out' / 'grown').glob('tune*'))
     assert tuned == ['tune_b4_s0_learning_rate=0.01', 'tune_b4_s0_learning_rate=0.02']
-    assert json.loads((tmp_path / 'out/grown' / tuned[0] / 'config.json').read_text())['init_from'].endswith('tune_b4_s0')
+    assert json.loads((tmp_path / 'out/grown' / tuned[0] / 'config.json').read_text())['init_from'].endswith(
+        'tune_b4_s0'
+    )
 
 
-def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(in_process, monkeypatch, capsys, overlay,
+def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(in_process, monkeypatch,
+                                                                               capsys, overlay,
                                                                                tmp_path):
     monkeypatch.chdir(HERE)
     monkeypatch.setattr(grid.Study, 'results', property(lambda self: str(tmp_path / 'results')))
     path = write_study(tmp_path / 'grid.py', **SHARING | {'budgets': (6, 12), 'seeds': (1, 2), 'tune': {
-        'full': {'learning_rate': (0.01, 0.02)}}, 'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2'}},
+        'full': {'learning_rate': (0.01, 0.02)}},
+        'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2'}},
         overlays=(str(overlay),))
     Path(path).write_text('# Does it pay?\n' + Path(path).read_text())
     assert run_study(path, f'--out={tmp_path}/out', '--slots=cpu') == 0
@@ -289,7 +311,7 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
     assert 'Missing: Li at 12 (seed 2).' in (tmp_path / 'results' / 'report.md').read_text()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # tuning, the study file, records from elsewhere
 
 
@@ -308,7 +330,8 @@ def scripts(tmp_path, monkeypatch):
     return tmp_path
 
 
-# What it does is in behavior.json, by the last two parts of its out_dir and the number of its start; '' is all others.
+# What it does is in behavior.json, by the last two parts of its out_dir and the number of its start; '' is
+# all others.
 STAND_IN = """
 import json, os, signal, sys, time
 from common import locked
@@ -321,9 +344,11 @@ folder = '/'.join(config.out_dir.split('/')[-2:])
 
 def log(what):
     with open('log.jsonl', 'a') as f:
-        environment = {name: os.environ.get(name) for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MASTER_PORT', 'RANK')}
-        f.write(json.dumps({'what': what, 'folder': folder, 'time': time.monotonic(), 'pid': os.getpid(), 'argv': sys.argv,
-                            **environment}) + '\\n')
+        line = {'what': what, 'folder': folder, 'time': time.monotonic(), 'pid': os.getpid()}
+        line['argv'] = sys.argv
+        for name in ('CUDA_VISIBLE_DEVICES', 'OMP_NUM_THREADS', 'MASTER_PORT', 'RANK'):
+            line[name] = os.environ.get(name)
+        f.write(json.dumps(line) + '\\n')
 
 def on_signal(number, frame):
     log('signal')
@@ -331,8 +356,10 @@ def on_signal(number, frame):
 
 signal.signal(signal.SIGTERM, on_signal)
 behavior = json.load(open('behavior.json')) if os.path.exists('behavior.json') else {}
-starts = sum(json.loads(line)['what'] == 'start' and json.loads(line)['folder'] == folder for line in open('log.jsonl')) \\
-    if os.path.exists('log.jsonl') else 0
+starts = 0
+if os.path.exists('log.jsonl'):
+    for line in map(json.loads, open('log.jsonl')):
+        starts += line['what'] == 'start' and line['folder'] == folder
 log('start')
 with locked(config.out_dir):
     acts = behavior.get(folder, behavior.get('', ['sleep 0']))
@@ -344,26 +371,29 @@ with locked(config.out_dir):
         print('error: this run cannot be')
         sys.exit(2)
     if act == 'diverge':
-        print('error: step 3: loss nan, gradient norm nan: stopped before the update. There is no checkpoint yet')
+        print('error: step 3: loss nan, gradient norm nan: stopped before the update. '
+              'There is no checkpoint yet')
         sys.exit(1)
     if act == 'die':
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(float(act.split()[1]))
     if os.environ.get('RANK', '0') == '0':
         loss = 1 + abs(config.learning_rate - 0.02) + config.seed / 1000
-        line = {'kind': 'eval', 'step': total, 'tokens': total, 'flops': total, 'flops_paper': total, 'seconds': 1.0,
-                'eval_seconds': 0.0, 'checkpoint_seconds': 0.0, 'stage': 1, 'phase': 'continual', 'depth': config.n_layer,
-                'val_loss': loss}
+        line = {'kind': 'eval', 'step': total, 'tokens': total, 'flops': total, 'flops_paper': total,
+                'seconds': 1.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0, 'stage': 1,
+                'phase': 'continual', 'depth': config.n_layer, 'val_loss': loss}
         open(f'{config.out_dir}/metrics.jsonl', 'w').write(json.dumps(line) + '\\n')
         open(f'{config.out_dir}/run.json', 'w').write('{}')
 log('end')
 """
-TWO_ARMS = {'arms': {'full': 'baseline', 'Li': 'incremental_8stage'}, 'baseline': 'full', 'budgets': (100, 200),
+TWO_ARMS = {'arms': {'full': 'baseline', 'Li': 'incremental_8stage'}, 'baseline': 'full',
+            'budgets': (100, 200),
             'seeds': (1, 2), 'overlays': ('cpu',), 'settings': {'lr_schedule': 'wsd', 'vocab_size': 320}}
 
 
 def start_launcher(*argv) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, 'study.py', 'mine.py', *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, 'study.py', 'mine.py', *argv], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE,
                             text=True)
 
 
@@ -401,8 +431,12 @@ def test_each_arm_keeps_its_best_value_the_grid_goes_on_at_an_edge_and_an_edge_t
     said = run_launcher('--slots=cpu,cpu', code=1)
     tuned = sorted(float(p.name.partition('=')[2]) for p in scripts.glob('out/mine/full/tune*'))
     assert tuned == [0.0025, 0.005, 0.01, 0.02]
-    assert 'tuned  full: learning_rate 0.02, the best of 4 (learning_rate: best at the largest value tried)' in said
-    # A value that diverged is as bad as can be; the grid of Li went on above .05 and below nothing was better.
+    assert (
+        'tuned  full: learning_rate 0.02, the best of 4 (learning_rate: best at the largest value tried)'
+        in said
+    )
+    # A value that diverged is as bad as can be; the grid of Li went on above .05 and below nothing was
+    # better.
     assert 'learning_rate 0.05, the best of' in said
     assert json.loads((scripts / 'out/mine/full/b100_s1/config.json').read_text())['learning_rate'] == 0.02
     assert json.loads((scripts / 'out/mine/li/b100_s1/config.json').read_text())['learning_rate'] == 0.05
@@ -428,11 +462,13 @@ def test_every_run_has_its_budgets_compute_and_growth_takes_the_same_share(scrip
 MISTAKES = [
     ({'seds': (1,)}, "has no 'seds'; did you mean 'seeds'"),
     ({'baseline': 'ful'}, "baseline 'ful' is no arm; did you mean 'full'"),
-    ({'arms': {'full': 'basline'}}, "arm 'full': there is no config configs/basline.py; did you mean 'baseline'"),
+    ({'arms': {'full': 'basline'}},
+     "arm 'full': there is no config configs/basline.py; did you mean 'baseline'"),
     ({'arms': {'full': 'baseline --n_layr=3'}}, "arm 'full': .*did you mean 'n_layer'"),
     ({'arms': {'full': 'baseline --seed=3'}}, 'seed is what the study itself gives'),
     ({'arms': {'full': 'baseline', 'Full': 'baseline'}}, "'full' and 'Full' would share the folder full"),
-    ({'arms': {'full': 'baseline', 'x': "baseline --init_from='@ful'"}}, "'x' starts from the end of 'ful'.*did you mean 'full'"),
+    ({'arms': {'full': 'baseline', 'x': "baseline --init_from='@ful'"}},
+     "'x' starts from the end of 'ful'.*did you mean 'full'"),
     ({'arms': {'full': "baseline --init_from='@full'"}}, 'starts from its own end'),
     ({'arms': {}}, "baseline 'full' is no arm"),
     ({'settings': {'lr_schedul': 'wsd'}}, "no setting is called 'lr_schedul'; did you mean 'lr_schedule'"),
@@ -446,7 +482,8 @@ MISTAKES = [
     ({'tune': {'learning_rat': (0.1, 0.2)}}, "no setting is called 'learning_rat'"),
     ({'tune': {'Lee': {'learning_rate': (0.1,)}}}, "tune: 'Lee' is no arm"),
     ({'tune': {'learning_rate': ('high',)}}, "learning_rate must be float, not 'high'"),
-    ({'tune': {'Li': {'learning_rate': (0.1, 'high')}}}, "arm 'Li': .*learning_rate must be float, not 'high'"),
+    ({'tune': {'Li': {'learning_rate': (0.1, 'high')}}},
+     "arm 'Li': .*learning_rate must be float, not 'high'"),
 ]
 
 
@@ -460,7 +497,8 @@ def test_a_mistake_in_a_study_file_is_one_clear_line(tmp_path, monkeypatch, chan
 
 def test_a_study_that_is_not_there_is_said_with_the_nearest_one(monkeypatch):
     monkeypatch.chdir(HERE)
-    with pytest.raises(UserError, match=r"studies/smok.py: no such study file; did you mean 'studies/smoke.py'\?"):
+    with pytest.raises(UserError, match=r'studies/smok.py: no such study file; did you mean '
+                                        r"'studies/smoke.py'\?"):
         grid.load_study('studies/smok.py')
 
 
@@ -490,31 +528,48 @@ def test_a_run_that_was_made_with_other_settings_is_said_not_taken(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
     run_launcher('--slots=cpu,cpu')
     write_study(scripts / 'mine.py', **TWO_ARMS | {'settings': TWO_ARMS['settings'] | {'weight_decay': 0.3}})
-    assert 'out/mine/full/b100_s1 was made with other settings (weight_decay: was 0.1, now 0.3)' in run_launcher(code=2)
+    assert (
+        'out/mine/full/b100_s1 was made with other settings (weight_decay: was 0.1, now 0.3)'
+        in run_launcher(code=2)
+    )
     assert len(logged()) == 8
 
 
 def test_dry_run_says_what_all_costs(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
     said = run_launcher('--dry_run', '--tflops=0.02', '--slots=cpu,cpu')
-    assert '8 runs' in said and 'shared prefixes spare' in said and 'hours of one slot' in said and 'GB on the disk' in said
+    assert (
+        '8 runs' in said
+        and 'shared prefixes spare' in said
+        and 'hours of one slot' in said
+        and 'GB on the disk' in said
+    )
     assert not os.path.exists('out')
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # faults
 
 
 def test_a_run_that_fails_is_tried_once_more_then_reported_and_the_others_go_on(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
-    behave(**{'': ['sleep 0'], 'full/b100_s1': ['fail', 'sleep 0'], 'full/b200_s2': ['fail'], 'li/b100_s1': ['die', 'sleep 0']})
+    behave(**{'': ['sleep 0'], 'full/b100_s1': ['fail', 'sleep 0'], 'full/b200_s2': ['fail'],
+              'li/b100_s1': ['die', 'sleep 0']})
     said = run_launcher('--slots=cpu,cpu', code=1)
-    assert 'failed full/b200_s2: error: this run cannot be' in said and '1 runs failed twice: full/b200_s2' in said
+    assert (
+        'failed full/b200_s2: error: this run cannot be' in said
+        and '1 runs failed twice: full/b200_s2' in said
+    )
     folders = [line['folder'] for line in logged()]
-    assert {name: folders.count(name) for name in ('full/b100_s1', 'full/b200_s2', 'li/b100_s1', 'li/b200_s1')} == {
+    assert {name: folders.count(name) for name in ('full/b100_s1', 'full/b200_s2', 'li/b100_s1',
+                                                   'li/b200_s1')} == {
         'full/b100_s1': 2, 'full/b200_s2': 2, 'li/b100_s1': 2, 'li/b200_s1': 1}
     status = run_launcher('--status')
-    assert '7 done' in status and '1 failed' in status and 'full/b200_s2 failed: error: this run cannot be' in status
+    assert (
+        '7 done' in status
+        and '1 failed' in status
+        and 'full/b200_s2 failed: error: this run cannot be' in status
+    )
     behave()
     run_launcher('--slots=cpu,cpu')
     assert len(logged()) == len(folders) + 1  # only what wasn't done
@@ -522,8 +577,8 @@ def test_a_run_that_fails_is_tried_once_more_then_reported_and_the_others_go_on(
 
 def test_why_a_run_failed_is_its_error_whatever_torchrun_says_after_it(tmp_path):
     console = tmp_path / 'console.txt'
-    console.write_text('$ python train.py\nerror: of another try\n$ torchrun train.py\nstep 3\nerror: loss nan: stopped before '
-                       'the update\nTraceback (most recent call last):\n=====\n')
+    console.write_text('$ python train.py\nerror: of another try\n$ torchrun train.py\nstep 3\nerror: loss '
+                       'nan: stopped before the update\nTraceback (most recent call last):\n=====\n')
     assert launch.last_words(str(tmp_path)) == 'error: loss nan: stopped before the update'
     console.write_bytes(b'$ python train.py\nerror: of another try\n$ python train.py\nKilled \xe2\n\n')
     assert launch.last_words(str(tmp_path)).startswith('Killed')
@@ -546,7 +601,8 @@ def test_a_run_whose_prefix_is_damaged_trains_everything_itself(in_process, over
 @pytest.mark.parametrize('signals', [[signal.SIGKILL], [signal.SIGINT]])
 def test_a_launcher_that_ends_ends_its_runs_and_the_next_one_goes_on(scripts, signals):
     write_study(scripts / 'mine.py', **TWO_ARMS)
-    behave(**{'': ['sleep 0'], 'full/b200_s1': ['sleep 500', 'sleep 0'], 'full/b200_s2': ['sleep 500', 'sleep 0']})
+    behave(**{'': ['sleep 0'], 'full/b200_s1': ['sleep 500', 'sleep 0'], 'full/b200_s2': ['sleep 500',
+                                                                                          'sleep 0']})
     process = start_launcher('--slots=cpu,cpu,cpu')
     wait_for(lambda: len(logged()) == 8 and len(logged('end')) == 6)
     for number in signals:
@@ -586,7 +642,7 @@ def test_a_full_disk_stops_the_runs_and_the_launcher(in_process, monkeypatch, ov
     assert ended == ['told', 'waited']
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # slots
 
 
@@ -622,7 +678,8 @@ def test_numbers_of_gpus_count_within_those_that_a_scheduler_gave(scripts, monke
 
 def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
-    shared = STAND_IN.replace('with locked(config.out_dir):', 'for _ in range(1):')  # both ranks are in the folder
+    # both ranks are in the folder
+    shared = STAND_IN.replace('with locked(config.out_dir):', 'for _ in range(1):')
     (scripts / 'train.py').write_text(shared)
     behave(**{'': ['sleep 4']})
     run_launcher('--slots=0+1,2+3')
@@ -631,7 +688,8 @@ def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
         by_folder.setdefault(line['folder'], []).append(line)
     assert len(by_folder) == 2 and overlapping(logged(), logged('end')) == 4
     for lines in by_folder.values():
-        assert sorted(line['RANK'] for line in lines) == ['0', '1'] and len({line['MASTER_PORT'] for line in lines}) == 1
+        assert sorted(line['RANK'] for line in lines) == ['0', '1']
+        assert len({line['MASTER_PORT'] for line in lines}) == 1
     assert len({(line['MASTER_PORT'], line['CUDA_VISIBLE_DEVICES']) for line in logged()}) == 2
     assert len({line['MASTER_PORT'] for line in logged()}) == 2
 
@@ -641,18 +699,21 @@ def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
     run_launcher('--slots=cpu')
     assert {(line['CUDA_VISIBLE_DEVICES'], line['OMP_NUM_THREADS']) for line in logged()} == {('', '1')}
     console = (scripts / 'out/mine/full/b100_s1/console.txt').read_text()
-    assert console.startswith('$ CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python train.py configs/baseline.py configs/cpu.py ')
+    assert console.startswith('$ CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python train.py configs/baseline.py '
+                              'configs/cpu.py ')
 
 
-@pytest.mark.parametrize('slots, message', [('gpu', "'gpu' is no slot"), ('0,1,0', 'a GPU stands there twice'),
-                                            ('0+1,1+2', 'a GPU stands there twice'), ('cpu,0', 'slots must be alike'),
+@pytest.mark.parametrize('slots, message', [('gpu', "'gpu' is no slot"),
+                                            ('0,1,0', 'a GPU stands there twice'),
+                                            ('0+1,1+2', 'a GPU stands there twice'),
+                                            ('cpu,0', 'slots must be alike'),
                                             ('0,1+2', 'slots must be alike')])
 def test_slots_that_overlap_or_differ_are_refused(slots, message):
     with pytest.raises(UserError, match=message):
         launch.parse_slots(slots)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------------------
 # other people's engines, and the README
 
 
@@ -677,7 +738,8 @@ wc -l < sbatch.txt
     (scripts / 'bin' / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (scripts / 'bin' / 'python').chmod(0o755)
     monkeypatch.setenv('PATH', f'{scripts / "bin"}:{os.environ["PATH"]}')
-    done = subprocess.run(['bash', 'slurm_study.sh', 'mine.py', '--', '--time=1:00'], capture_output=True, text=True, check=True)
+    done = subprocess.run(['bash', 'slurm_study.sh', 'mine.py', '--', '--time=1:00'], capture_output=True,
+                          text=True, check=True)
     assert 'level 1: 2 runs, job 1' in done.stdout and 'level 2: 2 runs, job 2' in done.stdout
     calls = Path('sbatch.txt').read_text().splitlines()
     assert len(calls) == 2 and '--dependency' not in calls[0] and '--dependency=afterok:1' in calls[1]
@@ -699,7 +761,8 @@ def test_the_studies_that_come_with_it_can_be_planned_and_say_how_to_run_them(mo
 
 
 def test_the_studies_own_commands_in_the_readme_make_a_study(tmp_path, monkeypatch):
-    block = re.search(r"cat > studies/mine.py <<'EOF'\n(.*?)\nEOF\n", (HERE / 'README.md').read_text(), re.DOTALL)
+    block = re.search(r"cat > studies/mine.py <<'EOF'\n(.*?)\nEOF\n", (HERE / 'README.md').read_text(),
+                      re.DOTALL)
     (tmp_path / 'mine.py').write_text(block[1])
     monkeypatch.chdir(HERE)
     loaded = grid.load_study(str(tmp_path / 'mine.py'), out='nowhere')
