@@ -512,7 +512,8 @@ def find_arms(groups: list[Group], contents: Contents, tuned: tuple):
 
 
 def arm_name(names: list[str]) -> str:
-    """What some names begin with ('grown' of grown_500 and grown_1000), the first of them if that is too little."""
+    """What some names begin with ('grown' of grown_500 and grown_1000), the first of them if that is too
+    little."""
     if len(names) == 1:
         return names[0]
     start = os.path.commonprefix(names).rstrip('0123456789_-. ')

@@ -120,8 +120,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
-    """They are the final checkpoint's, as hellaswag.py scores it, and what the last line of metrics.jsonl says."""
-    command = [sys.executable, 'train.py', *tiny, f'--out_dir={tmp_path / "run"}', '--growth_steps=6', '--continual_steps=2',
+    """They are the final checkpoint's, as hellaswag.py scores it, and what the last line of metrics.jsonl
+    says."""
+    command = [sys.executable, 'train.py', *tiny, f'--out_dir={tmp_path / "run"}', '--growth_steps=6',
+               '--continual_steps=2',
                '--hellaswag_interval=4']
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -273,7 +273,8 @@ def test_budgets_of_one_schedule_are_one_arm_and_not_rivals(tmp_path):
 
 
 @pytest.mark.parametrize('names, name', [
-    (['grown_500', 'grown_1000'], 'grown'), (['stack_0.001', 'stack_0.002'], 'stack'), (['base_b2', 'base_b16'], 'base_b'),
+    (['grown_500', 'grown_1000'], 'grown'), (['stack_0.001', 'stack_0.002'], 'stack'),
+    (['base_b2', 'base_b16'], 'base_b'),
     (['one'], 'one'), (['lr1', 'lr2'], 'lr1'), (['a', 'b'], 'a'), (['out/a/run', 'out/b/run'], 'out/a/run')])
 def test_an_arm_is_called_by_what_its_groups_have_in_common(names, name):
     assert arm_name(names) == name
