@@ -32,7 +32,8 @@ from common import UserError
 
 ROOT = Path(__file__).parent.parent
 EOT = '<|endoftext|>'
-HARD = ['', EOT, EOT[:-1], '<|endoftext|', '|>', 'a' + EOT + EOT + 'b', '\0', 'nul\0in\0side', '🙂🏳️‍🌈 ünï 漢字', ' ',
+HARD = ['', EOT, EOT[:-1], '<|endoftext|', '|>', 'a' + EOT + EOT + 'b', '\0', 'nul\0in\0side',
+        '🙂🏳️‍🌈 ünï 漢字', ' ',
         '\n\n\n', 'tail  \n ', "I'll we've'd 12345 !!!", '\r\n\t\x1c\x85\u3000x',
         'x' * 3000, '\ufeffbom', '']
 
@@ -41,7 +42,8 @@ HARD = ['', EOT, EOT[:-1], '<|endoftext|', '|>', 'a' + EOT + EOT + 'b', '\0', 'n
 def texts(n=400):
     """Documents of 0 to 2000 characters, hard ones among them, one of them longer than several shards."""
     draw = random.Random(0)
-    words = ['the', 'of', 'Growing', 'layers', ',', '.', '', '\n', '\n\n', '1e-4', "don't", "I'm", 'naïve', '模型', '🙂',
+    words = ['the', 'of', 'Growing', 'layers', ',', '.', '', '\n', '\n\n', '1e-4', "don't", "I'm",
+             'naïve', '模型', '🙂',
              '__init__', '"quoted"', '(x)']
     found = [' '.join(draw.choices(words, k=draw.randrange(300))) for _ in range(n)]
     found[7] = ' '.join(draw.choices(words, k=8000))
@@ -59,9 +61,11 @@ def reference(documents, name='gpt2'):
 def write_parquet(path, documents, rows=50, **changes):
     """A file with FineWeb-Edu's columns."""
     n = len(documents)
-    columns = {'text': documents, 'id': [f'<urn:uuid:{i}>' for i in range(n)], 'dump': ['CC-MAIN-2024-10'] * n,
+    columns = {'text': documents, 'id': [f'<urn:uuid:{i}>' for i in range(n)],
+               'dump': ['CC-MAIN-2024-10'] * n,
                'url': ['https://example.org'] * n, 'file_path': ['s3://x'] * n, 'language': ['en'] * n,
-               'language_score': [0.9] * n, 'token_count': [1] * n, 'score': [3.5] * n, 'int_score': [4] * n, **changes}
+               'language_score': [0.9] * n, 'token_count': [1] * n, 'score': [3.5] * n, 'int_score': [4] * n,
+               **changes}
     pq.write_table(pa.table({k: v for k, v in columns.items() if v is not None}), path, row_group_size=rows)
 
 
@@ -84,7 +88,8 @@ def prepare(monkeypatch, *flags):
 
 def script(*flags, **env):
     """Run the script in a process of its own."""
-    return subprocess.run([sys.executable, ROOT / 'prepare_fineweb.py', *map(str, flags)], capture_output=True, text=True,
+    return subprocess.run([sys.executable, ROOT / 'prepare_fineweb.py', *map(str, flags)],
+                          capture_output=True, text=True,
                           env={**os.environ, **env}, cwd=ROOT)
 
 
@@ -104,7 +109,8 @@ def tokens_of(out):
 
 def files_of(out):
     """What is in a folder, without the lock's hidden files."""
-    return {path.name: path.read_bytes() for path in Path(out).iterdir() if path.is_file() and path.name[0] != '.'}
+    return {path.name: path.read_bytes() for path in Path(out).iterdir() if path.is_file()
+            and path.name[0] != '.'}
 
 
 def names_of(out):
@@ -122,7 +128,8 @@ def one_line_error(process):
 
 
 @pytest.mark.parametrize('shard_tokens', [997, 3000, 20_000])
-def test_the_shards_are_end_of_text_and_encode_ordinary_of_every_document_in_order(tmp_path, source, monkeypatch, shard_tokens):
+def test_the_shards_are_end_of_text_and_encode_ordinary_of_every_document_in_order(tmp_path, source,
+                                                                                   monkeypatch, shard_tokens):
     prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', f'--shard_tokens={shard_tokens}')
     shards, wanted = shards_of(tmp_path / 'out'), reference(texts())
     assert tokens_of(tmp_path / 'out') == wanted
@@ -137,12 +144,14 @@ def test_the_bytes_do_not_depend_on_workers_or_chunks(tmp_path, source, monkeypa
     monkeypatch.setattr(sources, 'CHUNK', chunk)
     for workers in (1, 2, 7):
         out = tmp_path / f'out{workers}'
-        prepare(monkeypatch, f'--source={source}', f'--out={out}', '--shard_tokens=5000', f'--workers={workers}')
+        prepare(monkeypatch, f'--source={source}', f'--out={out}', '--shard_tokens=5000',
+                f'--workers={workers}')
         assert tokens_of(out) == reference(texts())
 
 
 def test_the_bytes_tokenizer_is_as_exact(tmp_path, source, monkeypatch):
-    prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=50000', '--tokenizer=bytes')
+    prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=50000',
+            '--tokenizer=bytes')
     assert tokens_of(tmp_path / 'out') == reference(texts(), 'bytes')
     meta = data.read_meta(str(tmp_path / 'out'))
     assert (meta['tokenizer'], meta['vocab_size'], meta['eot']) == ('bytes', 257, 256)
@@ -151,11 +160,14 @@ def test_the_bytes_tokenizer_is_as_exact(tmp_path, source, monkeypatch):
 @pytest.mark.parametrize('compress', ['', '.gz', '.zst'])
 def test_json_lines_compressed_or_not_give_the_same_tokens(tmp_path, monkeypatch, compress):
     lines = [json.dumps({'id': i, 'text': t}, ensure_ascii=i % 2 == 0) for i, t in enumerate(texts())]
-    parts = [('\n'.join(lines[:200]) + '\n\n').encode(), '\n'.join(lines[200:]).encode()]  # a blank line; none at the end
+    # a blank line; none at the end
+    parts = [('\n'.join(lines[:200]) + '\n\n').encode(), '\n'.join(lines[200:]).encode()]
     packed = {'': b''.join, '.gz': lambda p: b''.join(map(gzip.compress, p)),
-              '.zst': lambda p: b''.join(bytes(pa.Codec('zstd').compress(x)) for x in p)}[compress](parts)  # two members
+              # two members
+              '.zst': lambda p: b''.join(bytes(pa.Codec('zstd').compress(x)) for x in p)}[compress](parts)
     (tmp_path / f'a.jsonl{compress}').write_bytes(packed)
-    prepare(monkeypatch, f'--source={tmp_path}/a.jsonl{compress}', f'--out={tmp_path}/out', '--shard_tokens=5000')
+    prepare(monkeypatch, f'--source={tmp_path}/a.jsonl{compress}', f'--out={tmp_path}/out',
+            '--shard_tokens=5000')
     assert tokens_of(tmp_path / 'out') == reference(texts())
 
 
@@ -180,21 +192,26 @@ def test_a_text_file_is_one_document(tmp_path, monkeypatch):
 def test_a_text_is_cut_only_where_its_tokens_stay_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, 'CHUNK', 40)
     enc, draw, cuts = data.get_tokenizer('gpt2'), random.Random(1), 0
-    alphabet = [' ', '\n', '\t', '\r\n', '\x1c', '\x85', '\u3000', '\u2028', '\xa0', "'s", "'", 'a', 'Word', '7', '!', '漢',
+    alphabet = [' ', '\n', '\t', '\r\n', '\x1c', '\x85', '\u3000', '\u2028', '\xa0', "'s", "'", 'a',
+                'Word', '7', '!', '漢',
                 '🙂', '\0', EOT, 'x' * 60]
     for i in range(300):
         text = ''.join(draw.choices(alphabet, k=draw.randrange(400)))
         (tmp_path / 'a.txt').write_text(text, encoding='utf-8', newline='')
         pieces = [piece for piece, _ in sources.read(str(tmp_path / 'a.txt'), 0)]
         assert ''.join(pieces) == text
-        assert [t for piece in pieces for t in enc.encode_ordinary(piece)] == enc.encode_ordinary(text), (i, text)
+        assert [t for piece in pieces for t in enc.encode_ordinary(piece)] == enc.encode_ordinary(text), (
+            i,
+            text,
+        )
         cuts += len(pieces) - 1
     assert cuts > 1000
 
 
 @pytest.mark.parametrize('limit', [3001, 6000, 7777])
 def test_max_tokens_is_exact(tmp_path, source, monkeypatch, limit):
-    prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=3000', f'--max_tokens={limit}')
+    prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=3000',
+            f'--max_tokens={limit}')
     assert tokens_of(tmp_path / 'out') == reference(texts())[:limit]
     assert data.read_meta(str(tmp_path / 'out'))['complete']
 
@@ -210,8 +227,10 @@ def test_what_is_made_is_what_train_reads(tmp_path, source, monkeypatch):
 def test_meta_json_says_what_is_there(tmp_path, source, monkeypatch, capsys):
     prepare(monkeypatch, f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000')
     meta, wanted, n = data.read_meta(str(tmp_path / 'out')), reference(texts()), len(texts())
-    assert (meta['tokenizer'], meta['vocab_size'], meta['eot'], meta['complete']) == ('gpt2', 50257, 50256, True)
-    assert meta['sources'] == [{'file': str(p), 'bytes': p.stat().st_size} for p in sorted((tmp_path / 'source').iterdir())]
+    assert (meta['tokenizer'], meta['vocab_size'], meta['eot'], meta['complete']) == ('gpt2', 50257, 50256,
+                                                                                      True)
+    assert meta['sources'] == [{'file': str(p), 'bytes': p.stat().st_size}
+                               for p in sorted((tmp_path / 'source').iterdir())]
     assert [s['tokens'] for s in meta['shards']] == [len(s) for s in shards_of(tmp_path / 'out')]
     assert [s['documents'] for s in meta['shards']] == [s.count(50256) for s in shards_of(tmp_path / 'out')]
     assert meta['tokens'] == {'val': 4000, 'train': len(wanted) - 4000}
@@ -219,7 +238,9 @@ def test_meta_json_says_what_is_there(tmp_path, source, monkeypatch, capsys):
     first, last = capsys.readouterr().out.splitlines()
     assert 'needs about' in first and 'GB free' in first and '3 files' in first
     assert f'{len(meta["shards"])} shards, {n:,} documents, {len(wanted):,} tokens' in last
-    assert f'shard_train_{len(meta["shards"]) - 1:06d}.bin, is partial: {len(wanted) % 4000:,} of 4,000' in last
+    assert (
+        f'shard_train_{len(meta["shards"]) - 1:06d}.bin, is partial: {len(wanted) % 4000:,} of 4,000' in last
+    )
 
 
 # where documents begin and end
@@ -229,10 +250,12 @@ def test_a_position_is_that_of_the_token_after_the_shard(tmp_path, monkeypatch):
     documents = ['x' * 9, 'y' * 9, 'z' * 19, '', 'w' * 8] * 4  # with end-of-text 10, 10, 20, 1 and 9 tokens
     (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': t}) for t in documents[:10]))
     (tmp_path / 'b.jsonl').write_text('\n'.join(json.dumps({'text': t}) for t in documents[10:]))
-    prepare(monkeypatch, f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=10', '--tokenizer=bytes')
+    prepare(monkeypatch, f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=10',
+            '--tokenizer=bytes')
     meta = data.read_meta(str(tmp_path / 'out'))
     found = [shard['next'] for shard in meta['shards'][:-1]]
-    one_round = [[0, 1, 0], [0, 2, 0], [0, 2, 10], [0, 3, 0], [0, 5, 0]]  # at a document's first token: that document
+    # at a document's first token: that document
+    one_round = [[0, 1, 0], [0, 2, 0], [0, 2, 10], [0, 3, 0], [0, 5, 0]]
     again = [[0, n + 5, at] for _, n, at in one_round]
     second = [[1, n, at] for _, n, at in one_round + again]
     assert found == (one_round + again + second)[:-1]
@@ -294,7 +317,8 @@ def test_documents_are_held_out_whole_and_evenly_over_the_source(tmp_path, artic
     assert sum(map(len, val)) == pytest.approx(20_000, abs=400)
     tenths = np.histogram([place[document] for document in val], bins=10, range=(0, 2000))[0]
     assert min(tenths) >= 6 and max(tenths) <= 18, tenths
-    assert sum(map(len, val)) / len(val) == pytest.approx(200, rel=0.2)  # neither the long ones nor the short ones
+    # neither the long ones nor the short ones
+    assert sum(map(len, val)) / len(val) == pytest.approx(200, rel=0.2)
     meta = data.read_meta(str(tmp_path / 'out'))
     assert meta['complete'] and meta['tokens'] == {'val': sum(map(len, val)), 'train': sum(map(len, train))}
     assert meta['documents'] == {'val': len(val), 'train': len(train)}
@@ -306,7 +330,8 @@ def test_what_is_held_out_does_not_depend_on_workers_or_chunks(tmp_path, article
     for i, (chunk, workers) in enumerate([(1, 1), (5000, 7), (10**9, 2)]):
         monkeypatch.setattr(sources, 'CHUNK', chunk)
         out = tmp_path / f'out{i}'
-        prepare(monkeypatch, source, f'--out={out}', '--val_tokens=9000', '--shard_tokens=20000', f'--workers={workers}')
+        prepare(monkeypatch, source, f'--out={out}', '--val_tokens=9000', '--shard_tokens=20000',
+                f'--workers={workers}')
         found.append({name: raw for name, raw in files_of(out).items() if name != 'meta.json'})
     assert found[0] == found[1] == found[2] and len(found[0]) > 3
 
@@ -315,13 +340,15 @@ def test_what_is_held_out_does_not_depend_on_workers_or_chunks(tmp_path, article
 def test_with_held_out_documents_too_it_goes_on_after_any_shard(tmp_path, articles, monkeypatch, limit):
     monkeypatch.setattr(sources, 'CHUNK', 1000)
     source = write_articles(tmp_path / 'source', articles, 'jsonl')
-    flags = [source, '--tokenizer=bytes', '--shard_tokens=40961', '--val_tokens=20_000', f'--max_tokens={limit}']
+    flags = [source, '--tokenizer=bytes', '--shard_tokens=40961', '--val_tokens=20_000',
+             f'--max_tokens={limit}']
     prepare(monkeypatch, *flags, f'--out={tmp_path}/whole')
     whole, meta = files_of(tmp_path / 'whole'), data.read_meta(str(tmp_path / 'whole'))
     assert sum(meta['tokens'].values()) == (limit or sum(len(t) + 1 for t in articles))
     assert meta['tokens']['val'] == pytest.approx(20_000, abs=400)
     assert len(meta['shards']) > 4
-    # What a kill leaves: meta.json as after the training shard number n, the held-out shard as after number n + ahead.
+    # What a kill leaves: meta.json as after the training shard number n, the held-out shard as after number n
+    # + ahead.
     states, save = [], prepare_fineweb.save
 
     def remember(args, meta):
@@ -341,7 +368,8 @@ def test_with_held_out_documents_too_it_goes_on_after_any_shard(tmp_path, articl
             later = states[min(n + ahead, len(states) - 1)]
             out = tmp_path / f'out{n}_{ahead}'
             out.mkdir()
-            for name, raw in {**later, 'meta.json': state['meta.json'], 'shard_train_000009.bin.tmp': b'half'}.items():
+            for name, raw in {**later, 'meta.json': state['meta.json'],
+                              'shard_train_000009.bin.tmp': b'half'}.items():
                 (out / name).write_bytes(raw)
             written.clear()
             prepare(monkeypatch, *flags, f'--out={out}')
@@ -376,7 +404,8 @@ def test_the_documents_after_a_full_shard_may_be_held_out_and_stay_so(tmp_path, 
 
 def test_a_missing_held_out_shard_is_made_again(tmp_path, articles, monkeypatch):
     source = write_articles(tmp_path / 'source', articles, 'jsonl')
-    flags = [source, f'--out={tmp_path}/out', '--tokenizer=bytes', '--shard_tokens=100000', '--val_tokens=20_000']
+    flags = [source, f'--out={tmp_path}/out', '--tokenizer=bytes', '--shard_tokens=100000',
+             '--val_tokens=20_000']
     prepare(monkeypatch, *flags)
     whole = files_of(tmp_path / 'out')
     for name in ('shard_val_000000.bin', 'shard_train_000001.bin', 'shard_train_000003.bin'):
@@ -408,16 +437,19 @@ def test_of_many_text_files_whole_ones_are_held_out(tmp_path, monkeypatch):
     documents = [f'{i} ' + 'word ' * 300 for i in range(60)]
     for i, text in enumerate(documents):
         (tmp_path / f'{i:02d}.md').write_text(text)
-    prepare(monkeypatch, f'--source={tmp_path}', f'--out={tmp_path}/out', '--tokenizer=bytes', '--val_tokens=9000')
+    prepare(monkeypatch, f'--source={tmp_path}', f'--out={tmp_path}/out', '--tokenizer=bytes',
+            '--val_tokens=9000')
     val, train = (documents_in(tmp_path / 'out', split) for split in ('val', 'train'))
     assert sorted(val + train) == sorted(tuples(documents)) and 5 <= len(val) <= 7
 
 
-@pytest.mark.parametrize('sizes, n', [([1000] * 3, 100), ([10, 10, 5000], 50), ([5000, 10, 10], 50), ([1, 1], 1),
+@pytest.mark.parametrize('sizes, n', [([1000] * 3, 100), ([10, 10, 5000], 50), ([5000, 10, 10], 50),
+                                      ([1, 1], 1),
                                       ([900, 100], 999)])
 def test_however_few_the_documents_some_are_held_out_and_some_train(tmp_path, monkeypatch, sizes, n):
     (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': 'x' * (size - 1)}) for size in sizes))
-    prepare(monkeypatch, f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--tokenizer=bytes', f'--val_tokens={n}')
+    prepare(monkeypatch, f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--tokenizer=bytes',
+            f'--val_tokens={n}')
     tokens = data.read_meta(str(tmp_path / 'out'))['tokens']
     assert tokens['val'] > 0 and tokens['train'] > 0 and sum(tokens.values()) == sum(sizes)
 
@@ -425,7 +457,8 @@ def test_however_few_the_documents_some_are_held_out_and_some_train(tmp_path, mo
 def test_one_document_alone_cannot_be_shared_out(tmp_path, monkeypatch):
     (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'x' * 999}))
     with pytest.raises(UserError, match=r'all in its first document.* smaller --shard_tokens'):
-        prepare(monkeypatch, f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--tokenizer=bytes', '--val_tokens=99')
+        prepare(monkeypatch, f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out',
+                '--tokenizer=bytes', '--val_tokens=99')
     assert not list((tmp_path / 'out').glob('*.bin'))
 
 
@@ -437,7 +470,8 @@ def test_a_corpus_smaller_than_a_shard_is_told_before_the_work(tmp_path, article
     source = write_articles(tmp_path / 'source', articles, kind)
     monkeypatch.setattr(documents, 'encode', None)  # there is no work before it is said
     for flag in ('--shard_tokens=1_000_000', '--shard_tokens=100_000_000'):
-        with pytest.raises(UserError, match=r'at most .* smaller --shard_tokens, .* or hold out documents .*--val_tokens=N'):
+        with pytest.raises(UserError, match=r'at most .* smaller --shard_tokens, .* or hold out documents '
+                                            r'.*--val_tokens=N'):
             prepare(monkeypatch, source, f'--out={tmp_path}/out', flag)
         assert not (tmp_path / 'out').exists()
     with pytest.raises(UserError, match='--val_tokens=1000000 leaves nothing to train on'):
@@ -445,7 +479,8 @@ def test_a_corpus_smaller_than_a_shard_is_told_before_the_work(tmp_path, article
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_corpus_that_may_be_too_small_is_said_to_be_before_the_work(tmp_path, articles, monkeypatch, capsys):
+def test_a_corpus_that_may_be_too_small_is_said_to_be_before_the_work(tmp_path, articles, monkeypatch,
+                                                                      capsys):
     source = write_articles(tmp_path / 'source', ['word ' * 80] * 2000, 'jsonl')
     with pytest.raises(UserError, match=r'the source holds .* tokens'):
         prepare(monkeypatch, source, f'--out={tmp_path}/out', '--shard_tokens=300_000')
@@ -482,11 +517,16 @@ def test_a_folder_with_a_file_of_every_kind_and_empty_ones_is_one_corpus(tmp_pat
     for name in ('h.jsonl', 'i.parquet', 'j.json'):
         (folder / name).touch()
     (folder / 'picture.png').write_bytes(b'not text')
-    prepare(monkeypatch, f'--source={folder}', f'--out={tmp_path}/out', '--shard_tokens=10', '--tokenizer=bytes')
+    prepare(monkeypatch, f'--source={folder}', f'--out={tmp_path}/out', '--shard_tokens=10',
+            '--tokenizer=bytes')
     wanted = ['one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', '# nine', '']
     assert tokens_of(tmp_path / 'out') == reference(wanted, 'bytes')
     first = capsys.readouterr().out.splitlines()[0]
-    assert '10 files (2 .parquet, 2 .jsonl, 1 .ndjson, 2 .json, 1 .json.gz, 1 .md, 1 .txt; 4 of them without a byte)' in first
+    assert (
+        '10 files (2 .parquet, 2 .jsonl, 1 .ndjson, 2 .json, 1 .json.gz, 1 .md, 1 .txt; 4 of them without a '
+        'byte)'
+        in first
+    )
 
 
 def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
@@ -494,7 +534,8 @@ def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.txt').write_text('some text')
     prepare(monkeypatch, '--source=~/*.txt', '--out=~/out', '--shard_tokens=5', '--tokenizer=bytes')
-    assert tokens_of(tmp_path / 'out') == reference(['some text'], 'bytes') and names_of(tmp_path) == ['a.txt', 'out']
+    assert tokens_of(tmp_path / 'out') == reference(['some text'],
+                                                    'bytes') and names_of(tmp_path) == ['a.txt', 'out']
 
 
 def test_shards_that_are_made_inside_the_source_folder_are_no_source(tmp_path, monkeypatch, capsys):
@@ -565,13 +606,17 @@ def test_a_long_word_is_named_and_the_first_ctrl_c_is_heard(tmp_path, kind):
     path = tmp_path / f'a.{kind}'
     path.write_text('\n'.join(lines) if kind == 'jsonl' else f'some words, then {word}')
     command = [sys.executable, '-c', LONG, f'--source={path}', f'--out={tmp_path}/out', '--shard_tokens=1000']
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                          cwd=ROOT) as process:
         said = ''
         for line in process.stderr:
             said += line
             if 'takes long' in line:
                 break
-        assert f'{path}, document {1 if kind == "jsonl" else 0}' in said and 'a word of 2,000,000 characters' in said, said
+        assert (
+            f'{path}, document {1 if kind == "jsonl" else 0}' in said
+            and 'a word of 2,000,000 characters' in said
+        ), said
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT  # of the signal itself: a loop in a shell ends, too
@@ -631,12 +676,14 @@ def test_resumed_behind_any_shard_it_ends_in_the_same_bytes(tmp_path, source, mo
 def test_killed_at_twenty_random_moments_it_ends_in_the_same_bytes_and_repeats_no_shard(tmp_path):
     for i in range(10, 22):
         write_parquet(tmp_path / f'{i}.parquet', texts(), rows=37)
-    flags = [sys.executable, ROOT / 'prepare_fineweb.py', f'--source={tmp_path}/*.parquet', '--tokenizer=bytes',
+    flags = [sys.executable, ROOT / 'prepare_fineweb.py', f'--source={tmp_path}/*.parquet',
+             '--tokenizer=bytes',
              '--shard_tokens=100000']
 
     def start(out):
         """A run that has printed its first line: what follows is work."""
-        process = subprocess.Popen([*flags, f'--out={out}'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen([*flags, f'--out={out}'], stdout=subprocess.PIPE,
+                                   stderr=subprocess.DEVNULL, text=True)
         assert process.stdout.readline()
         return process
 
@@ -684,7 +731,8 @@ def test_a_missing_or_torn_shard_is_made_again(tmp_path, source, monkeypatch, ca
 def test_no_shard_of_a_source_that_was_longer_stays(tmp_path, monkeypatch):
     for i in range(4):
         (tmp_path / f'{i}.jsonl').write_text(json.dumps({'text': 'x' * 99}))
-    flags = [f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=50', '--tokenizer=bytes']
+    flags = [f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=50',
+             '--tokenizer=bytes']
     prepare(monkeypatch, *flags)
     assert len(shards_of(tmp_path / 'out')) == 8
     (tmp_path / 'out' / 'shard_train_000003.bin').unlink()
@@ -752,7 +800,8 @@ def test_a_source_that_is_needed_and_gone_is_named(tmp_path, source, monkeypatch
         prepare(monkeypatch, *flags)
 
 
-@pytest.mark.parametrize('spoil', [{'shards': 3}, {'shards': [{'file': 'x'}]}, {'sources': None}, {'options': []},
+@pytest.mark.parametrize('spoil', [{'shards': 3}, {'shards': [{'file': 'x'}]}, {'sources': None},
+                                   {'options': []},
                                    {'complete': 1}, {'shards': [{'file': 'x_val_0.bin', 'tokens': 5}]}])
 def test_a_damaged_meta_json_is_one_clear_line(tmp_path, source, monkeypatch, spoil):
     flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000']
@@ -788,10 +837,12 @@ def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(tmp_path, so
     prepare(monkeypatch, *flags, f'--out={tmp_path}/whole')
     run = [sys.executable, ROOT / 'prepare_fineweb.py', *flags, f'--out={tmp_path}/out']
     for limit, finished in ((150_000, 0), (201_024, None)):  # no shard fits; every shard fits to the byte
-        found = subprocess.run(run, capture_output=True, text=True,
-                               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))  # noqa: B023
+        set_limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+        found = subprocess.run(run, capture_output=True, text=True, preexec_fn=set_limit)
         if finished is not None:
-            assert 'shard_val_000000.bin could not be saved ([Errno 27] File too large' in one_line_error(found)
+            assert 'shard_val_000000.bin could not be saved ([Errno 27] File too large' in one_line_error(
+                found
+            )
             assert '; 0 finished shards are kept: make room' in one_line_error(found)
             assert names_of(tmp_path / 'out') == ['meta.json']  # what was half written is gone
     assert found.returncode == 0 and files_of(tmp_path / 'out') == files_of(tmp_path / 'whole')
@@ -829,25 +880,32 @@ def corrupt(path):
 
 
 @pytest.mark.parametrize('name, make, message', [
-    ('a.parquet', lambda p: write_parquet(p, ['x'], text=None, body=['x']), "has no column 'text', only id, dump"),
+    ('a.parquet', lambda p: write_parquet(p, ['x'], text=None, body=['x']),
+     "has no column 'text', only id, dump"),
     ('a.parquet', lambda p: write_parquet(p, ['x'], text=[3]), "column 'text' holds int64"),
     ('a.parquet', lambda p: write_parquet(p, ['x', 'y'], text=['x', None]), 'text of document 1 is null'),
     ('a.parquet', lambda p: p.write_bytes(b''), 'holds 0 tokens'),
     ('a.parquet', lambda p: p.write_bytes(b'PAR1 not really PAR1'), "can't be read as parquet"),
-    ('a.parquet', lambda p: (write_parquet(p, texts()), p.write_bytes(p.read_bytes()[:-100])), "can't be read as parquet"),
+    ('a.parquet', lambda p: (write_parquet(p, texts()), p.write_bytes(p.read_bytes()[:-100])),
+     "can't be read as parquet"),
     ('a.parquet', lambda p: (write_parquet(p, texts()), corrupt(p)), "can't be read"),
     ('a.parquet', lambda p: pq.write_table(pa.table({'text': pa.Array.from_buffers(
-        pa.string(), 1, [None, pa.py_buffer(struct.pack('2i', 0, 2)), pa.py_buffer(b'\xff\xfe')])}), p), "can't be read.*utf-8"),
-    ('a.jsonl', lambda p: p.write_text('{"text": "x"}\n\n{"text": '), 'line 3: not a JSON object with a text .JSONDecodeError'),
-    ('a.jsonl', lambda p: p.write_text('{"body": "x"}'), 'line 1: .*with a text; it has no key .text., only body'),
+        pa.string(), 1, [None, pa.py_buffer(struct.pack('2i', 0, 2)), pa.py_buffer(b'\xff\xfe')])}), p),
+        "can't be read.*utf-8"),
+    ('a.jsonl', lambda p: p.write_text('{"text": "x"}\n\n{"text": '),
+     'line 3: not a JSON object with a text .JSONDecodeError'),
+    ('a.jsonl', lambda p: p.write_text('{"body": "x"}'),
+     'line 1: .*with a text; it has no key .text., only body'),
     ('a.jsonl', lambda p: p.write_text('["x"]'), 'line 1: not a JSON object with a text, but list'),
     ('a.jsonl', lambda p: p.write_text('{"text": null}'), 'line 1: text is None, not a string'),
     ('a.jsonl', lambda p: p.write_bytes(b'{"text": "\xff"}'), 'line 1: .*utf-8'),
     ('a.txt', lambda p: p.write_bytes(b'abc\xff'), "can't be read.*utf-8"),
     ('a.txt.gz', lambda p: p.write_bytes(b'plain'), "can't be read"),
-    ('a.jsonl.zst', lambda p: p.write_bytes(bytes(pa.Codec('zstd').compress(b'{"text": "x"}\n' * 99))[:-4]), "can't be read"),
+    ('a.jsonl.zst', lambda p: p.write_bytes(bytes(pa.Codec('zstd').compress(b'{"text": "x"}\n' * 99))[:-4]),
+     "can't be read"),
     ('a.jsonl', lambda p: p.write_text(''), 'holds 0 tokens'),
-    ('a.txt', lambda p: p.write_text('short'), 'the first 100 are for validation: choose a smaller --shard_tokens'),
+    ('a.txt', lambda p: p.write_text('short'),
+     'the first 100 are for validation: choose a smaller --shard_tokens'),
     ('a.csv', lambda p: p.write_text('text'), 'not a source: .parquet, .jsonl, .ndjson, .json, .txt, .md'),
 ])
 def test_a_bad_source_is_named(tmp_path, monkeypatch, name, make, message):
@@ -877,10 +935,13 @@ def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mend
     (['--source=a.parquet'], '--source needs --out'),
     (['--source=a', '--pretokenized', '--out=x'], 'exclude each other'),
     (['--pretokenized', '--tokenizer=bytes'], 'leave out --tokenizer'),
-    (['--shard_tokens=1'], '--shard_tokens must be'), (['--shard_tokens=3_000_000_000'], '--shard_tokens must be'),
+    (['--shard_tokens=1'], '--shard_tokens must be'), (['--shard_tokens=3_000_000_000'],
+                                                       '--shard_tokens must be'),
     (['--workers=0'], '--workers at least 1'), (['--max_tokens=-1'], '--max_tokens must be'),
-    (['--max_tokens=100'], 'fit in the first shard'), (['--max_tokens=100', '--val_tokens=100'], 'is all for validation'),
-    (['--val_tokens=-1'], '--val_tokens must be'), (['--val_tokens=9', '--shard_tokens=8'], '--val_tokens must be'),
+    (['--max_tokens=100'], 'fit in the first shard'), (['--max_tokens=100', '--val_tokens=100'],
+                                                       'is all for validation'),
+    (['--val_tokens=-1'], '--val_tokens must be'), (['--val_tokens=9', '--shard_tokens=8'],
+                                                    '--val_tokens must be'),
     (['--pretokenized', '--val_tokens=9'], 'leave out .*--val_tokens'),
 ])
 def test_options_that_cannot_be_are_refused_before_anything_is_made(tmp_path, monkeypatch, flags, message):
@@ -916,8 +977,10 @@ def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path, sour
 
 
 def test_importing_does_nothing_and_needs_no_torch(tmp_path):
-    code = "import sys, prepare_fineweb; print([m for m in ('torch', 'huggingface_hub', 'tiktoken') if m in sys.modules])"
-    found = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    code = 'import sys, prepare_fineweb; '
+    code += "print([m for m in ('torch', 'huggingface_hub', 'tiktoken') if m in sys.modules])"
+    found = subprocess.run([sys.executable, '-c', code], cwd=tmp_path,
+                           env={**os.environ, 'PYTHONPATH': str(ROOT)},
                            capture_output=True, text=True)
     assert found.stdout == '[]\n' and os.listdir(tmp_path) == []
 
@@ -929,7 +992,8 @@ COMMIT = 'a' * 40
 
 @pytest.fixture
 def hub(tmp_path):
-    """A server that answers as the Hub does for data sets, over tmp_path/hub/USER/NAME; .log holds what was downloaded."""
+    """A server that answers as the Hub does for data sets, over tmp_path/hub/USER/NAME; .log holds what was
+    downloaded."""
     root = tmp_path / 'hub'
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -942,13 +1006,15 @@ def hub(tmp_path):
         def do_GET(self):
             parts = self.path.split('?')[0].replace('%2F', '/').strip('/').split('/')
             if parts[:2] == ['api', 'datasets'] and parts[4:] in ([], ['revision', COMMIT]):
-                return self.answer(json.dumps({'id': '/'.join(parts[2:4]), 'sha': COMMIT, 'private': False, 'downloads': 0,
+                return self.answer(json.dumps({'id': '/'.join(parts[2:4]), 'sha': COMMIT, 'private': False,
+                                               'downloads': 0,
                                                'likes': 0, 'tags': []}).encode())
             if parts[:2] == ['api', 'datasets'] and parts[4] == 'tree':
                 base = root.joinpath(*parts[2:4])
                 return self.answer(json.dumps([
                     {'type': 'directory' if p.is_dir() else 'file', 'oid': 'b' * 40, 'size': p.stat().st_size,
-                     'path': str(p.relative_to(base))} for p in sorted(base.joinpath(*parts[6:]).rglob('*'))]).encode())
+                     'path': str(p.relative_to(base))}
+                     for p in sorted(base.joinpath(*parts[6:]).rglob('*'))]).encode())
             if parts[0] == 'datasets' and parts[3] == 'resolve' and parts[4] == COMMIT:
                 raw = root.joinpath(*parts[1:3], *parts[5:]).read_bytes()
                 if server.gone == parts[-1]:
@@ -960,7 +1026,8 @@ def hub(tmp_path):
 
         def answer(self, body, headers=()):
             self.send_response(200)
-            for name, value in {'Content-Type': 'application/json', 'Content-Length': str(len(body)), **dict(headers)}.items():
+            for name, value in {'Content-Type': 'application/json', 'Content-Length': str(len(body)),
+                                **dict(headers)}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == 'GET':
@@ -968,7 +1035,8 @@ def hub(tmp_path):
 
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     server.log, server.gone, server.root = [], None, root
-    server.env = {'HF_ENDPOINT': f'http://127.0.0.1:{server.server_address[1]}', 'HF_HOME': str(tmp_path / 'home'),
+    server.env = {'HF_ENDPOINT': f'http://127.0.0.1:{server.server_address[1]}',
+                  'HF_HOME': str(tmp_path / 'home'),
                   'HF_HUB_DISABLE_TELEMETRY': '1', 'HF_HUB_OFFLINE': '0'}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -992,7 +1060,9 @@ def test_the_sample_is_fetched_file_by_file_and_kept_or_not(tmp_path, hub, sampl
     assert found.returncode == 0, found.stderr
     assert '4 files of HuggingFaceFW/fineweb-edu sample-10BT' in found.stdout
     assert tokens_of(tmp_path / 'out') == reference(sample)
-    assert (tmp_path / 'out/edufineweb_val_000000.bin').exists() and (tmp_path / 'out/edufineweb_train_000001.bin').exists()
+    assert (tmp_path / 'out/edufineweb_val_000000.bin').exists() and (
+        tmp_path / 'out/edufineweb_train_000001.bin'
+    ).exists()
     assert hub.log == [f'{i:03d}_00000.parquet' for i in range(4)]
     kept = [p.name for p in (tmp_path / 'out').rglob('*.parquet')]
     assert sorted(kept) == (hub.log if keep else [])
@@ -1017,7 +1087,8 @@ def test_a_few_of_the_hubs_files_lie_on_the_disk_at_a_time(tmp_path, hub, sample
         write(path, tokens)
 
     names = [f'sample/10BT/{i:03d}_00000.parquet' for i in range(4)]
-    monkeypatch.setattr(sources, 'list_hub', lambda *args: ([{'file': name, 'bytes': 9} for name in names], COMMIT))
+    monkeypatch.setattr(sources, 'list_hub', lambda *args: ([{'file': name, 'bytes': 9} for name in names],
+                                                            COMMIT))
     monkeypatch.setattr(sources, 'download', fetch)
     monkeypatch.setattr(prepare_fineweb, 'write_shard', write_and_look)
     monkeypatch.setattr(sources, 'CHUNK', 200)  # so that 32 chunks are less than a file
@@ -1028,7 +1099,8 @@ def test_a_few_of_the_hubs_files_lie_on_the_disk_at_a_time(tmp_path, hub, sample
 
 
 def test_a_broken_download_is_said_and_the_run_goes_on_from_there(tmp_path, hub, sample):
-    flags, hub.gone = [f'--out={tmp_path}/out', '--shard_tokens=4000'], '002_00000.parquet'  # listed, but not to be had
+    # listed, but not to be had
+    flags, hub.gone = [f'--out={tmp_path}/out', '--shard_tokens=4000'], '002_00000.parquet'
     found = script(*flags, **hub.env)
     assert '002_00000.parquet could not be fetched from the Hub' in one_line_error(found)
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').glob('*.bin')}
@@ -1048,7 +1120,8 @@ def ready(hub):
     shards = []
     for i, split in enumerate(['val', 'train', 'train', 'train']):
         shards.append([50256, *range(i * 100, i * 100 + 999)])
-        data.write_shard(str(folder / f'finewebedu_{split}_{i:06d}.bin'), np.array(shards[-1], dtype=np.uint16))
+        data.write_shard(str(folder / f'finewebedu_{split}_{i:06d}.bin'),
+                         np.array(shards[-1], dtype=np.uint16))
     (folder / 'README.md').write_text('not a shard')
     return shards
 
@@ -1065,8 +1138,10 @@ def test_ready_shards_are_fetched_as_they_are(tmp_path, hub, ready):
 
 
 @pytest.mark.parametrize('names, message', [
-    (['a/x_train_1.bin', 'b/x_train_1.bin', 'x_val_0.bin'], r'a/x_train_1\.bin and b/x_train_1\.bin would get the same name'),
-    (['x_train_1.bin', 'x_train_2.bin'], 'holds only train shards'), (['val/x_val_1.bin'], 'holds only val shards'),
+    (['a/x_train_1.bin', 'b/x_train_1.bin', 'x_val_0.bin'],
+     r'a/x_train_1\.bin and b/x_train_1\.bin would get the same name'),
+    (['x_train_1.bin', 'x_train_2.bin'], 'holds only train shards'), (['val/x_val_1.bin'],
+                                                                      'holds only val shards'),
     (['train/0.bin', 'val/1.bin'], r'train/0\.bin: .*neither'),
     (['x_train_val_1.bin', 'x_val_0.bin'], r'x_train_val_1\.bin: .*both'),
 ])
@@ -1080,16 +1155,19 @@ def test_ready_shards_whose_names_cannot_be_are_refused_by_name(tmp_path, monkey
 
 @pytest.mark.parametrize('limit, n', [(500, 2), (1001, 2), (2001, 3)])
 def test_max_tokens_takes_as_many_ready_shards_as_reach_it(tmp_path, hub, ready, limit, n):
-    assert script('--pretokenized', f'--out={tmp_path}/out', f'--max_tokens={limit}', **hub.env).returncode == 0
+    assert script('--pretokenized', f'--out={tmp_path}/out', f'--max_tokens={limit}',
+                  **hub.env).returncode == 0
     assert shards_of(tmp_path / 'out') == ready[:n]
 
 
 @pytest.mark.parametrize('spoil, message', [
     (lambda p: p.write_bytes(p.read_bytes()[:-2]), 'truncated or damaged'),
     (lambda p: p.write_bytes(b'<html>'), 'not a token shard'),
-    (lambda p: data.write_shard(str(p), np.array([1, 60000], dtype=np.uint16)), 'token 60000 in a vocabulary of 50257'),
+    (lambda p: data.write_shard(str(p), np.array([1, 60000], dtype=np.uint16)),
+     'token 60000 in a vocabulary of 50257'),
 ])
-def test_a_bad_ready_shard_gets_no_name_and_a_second_run_fetches_only_what_is_missing(tmp_path, hub, ready, spoil, message):
+def test_a_bad_ready_shard_gets_no_name_and_a_second_run_fetches_only_what_is_missing(tmp_path, hub, ready,
+                                                                                      spoil, message):
     path = hub.root / 'kjj0/finewebedu10B-gpt2/finewebedu_train_000002.bin'
     good = path.read_bytes()
     spoil(path)
