@@ -236,7 +236,7 @@ def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, 
             alive.add(self)
 
     real = train.make_runtime
-    monkeypatch.setattr(train, 'DistributedDataParallel', Watched)
+    monkeypatch.setattr(device, 'DistributedDataParallel', Watched)
     monkeypatch.setattr(train, 'make_runtime', lambda config: dataclasses.replace(real(config), world_size=2))
     monkeypatch.setattr(
         train,
