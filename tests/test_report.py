@@ -358,6 +358,11 @@ def test_scores_have_the_errors_that_the_scorer_logged(tmp_path):
 def test_a_multiplier_by_budget_is_a_table_only_where_an_arm_has_several(golden, tmp_path):
     rows = reports.multiplier_table(golden[0]).rows
     assert [row[0] for row in rows] == ['grown', '', 'stack']
+    judgments = sorted(golden[0].judgments, key=lambda one: (one.group.arm != 'grown', one.group.budget))
+    for row, judgment in zip(rows, judgments):
+        cost = judgment.by_axis['flops'].cost
+        assert cost.value != pytest.approx(1 / cost.value, rel=0.02)
+        assert f'{1 / cost.value:.2f}' in row[2]
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'grown', n_stages=4)
     write_run(tmp_path / 'other', n_stages=4, growth_steps=500, grow_init='stack')
