@@ -640,7 +640,8 @@ breaks(
 breaks(
     'values.py', 'test_values.py',
     ('numbers are read in texts', 'if kind is str:\n        return text',
-     "if kind is str:\n        return str(ast.literal_eval(text)) if text.replace('_', '').isdigit() else text"),
+     'if kind is str:\n        return '
+     "str(ast.literal_eval(text)) if text.replace('_', '').isdigit() else text"),
     ('1 is True', 'if type(value) is not kind or', 'if not isinstance(value, (kind, int)) or'),
     ('half a layer is none', 'type(value) is float and value.is_integer()', 'type(value) is float'),
     ('1e3 is no whole number', 'value = int(value)', 'pass'),
