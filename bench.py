@@ -132,6 +132,7 @@ def choose_rows(config: TrainConfig, phases: list, wanted: str) -> dict[str, sch
     kinds = {kind_of(full): full}  # the plan's own phases of that kind are this row
     numbered = []
     for phase in phases:
+        # A step costs the same in all phases of one kind: one measurement stands for them.
         if kind_of(phase) not in kinds:
             kinds[kind_of(phase)] = phase
             numbered.append(phase)
@@ -188,14 +189,17 @@ def measure_in_turns(config: TrainConfig, jobs: list[Job], repeats: int) -> tupl
         if i % 4 == 1:
             order.append(0)
         order.append(i)
+    # Full depth alone: no other job has put it into the order.
     order = order or [0]
     measured = []
     speeds = []
+    # All jobs once, then all again: a slow minute doesn't hit every repeat of one job.
     for repeat in range(repeats):
         for place, i in enumerate(order, 1):
             progress = f'repeat {repeat + 1}/{repeats}, {place}/{len(order)}'
             print(progress, end='\r', file=sys.stderr, flush=True)
             measured.append((i, in_own_process(measure, config, jobs[i])))
+        # The fastest of these counts as the limit, so one a repeat is enough.
         speeds.append(in_own_process(matmul_speed, config))
     print(file=sys.stderr)
     return measured, speeds
@@ -217,6 +221,7 @@ def in_own_process(function, config: TrainConfig, *args):
             f'{config.batch_size}'
         ) from None
     finally:
+        # The jobs that follow start with it again.
         if tunables is not None:
             os.environ['GLIBC_TUNABLES'] = tunables
 
@@ -229,6 +234,7 @@ def call(function, config: TrainConfig, *args):
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise UserError(f'out of memory: lower --batch_size, now {config.batch_size}') from None
+        # torch.compile needs a compiler, which not every machine has.
         reason = compile_failure(error)
         if reason:
             raise UserError(f'torch.compile does not work here ({reason}): say --compile=False') from None
@@ -244,6 +250,7 @@ def measure(config: TrainConfig, job: Job) -> Measured:
     device = pick_device(config.device)
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
+    # These last as long as the process, which is this job's own.
     elif device.type == 'cpu' and job.has_memory_settings:
         keep_freed_memory()
     model = GPT(gpt_config(config), job.phase.depth).to(device)
@@ -308,6 +315,7 @@ def prepare_plain(model: GPT, config: TrainConfig):
     def loss_of(x, y):
         return F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
 
+    # As a whole, as scripts usually do it; ours compiles block by block.
     return torch.compile(loss_of) if is_compiled(config, model) else loss_of
 
 
@@ -320,6 +328,7 @@ def plain_optimizers(model: GPT) -> list:
 def now(device: torch.device) -> float:
     """The time once the device has done what it was given."""
     if device.type == 'cuda':
+        # Calls only queue their kernels: without waiting, the clock would show the queueing.
         torch.cuda.synchronize(device)
     elif device.type == 'mps':
         torch.mps.synchronize()
@@ -334,6 +343,7 @@ def peak_memory(device: torch.device) -> int:
     if sys.platform == 'linux':
         with open('/proc/self/status', encoding='ascii') as f:
             for line in f:
+                # The high-water mark of this process's resident memory, in kB.
                 if line.startswith('VmHWM'):
                     return int(line.split()[1]) * 1024
     try:
@@ -357,6 +367,7 @@ def matmul_speed(config: TrainConfig) -> float:
     width = config.n_embd
     a = torch.randn(rows, width, device=device, dtype=dtype)
     b = torch.randn(width, 4 * width, device=device, dtype=dtype)
+    # rows * width * 4 width multiply-adds, two FLOPs each.
     flops = 8 * rows * width**2
     # Many between two looks at the clock, each of which waits for the device: 20 ms of a GPU at least.
     repeats = max(1, int((2e13 if device.type == 'cuda' else 2e10) / flops))
@@ -384,6 +395,7 @@ def relative_costs(costs: list[tuple[int, float]]) -> list[float]:
     full = [cost for i, cost in costs if i == 0]
     ratios = {}
     for place, (i, cost) in enumerate(costs):
+        # After the last full-depth measurement, np.interp holds its cost.
         ratios.setdefault(i, []).append(cost / float(np.interp(place, places, full)))
     return [statistics.median(ratios[i]) for i in sorted(ratios)]
 
@@ -414,6 +426,7 @@ def summarize(
             found.setdefault('plain', {})[job.name.removeprefix('plain ')] = row
             continue
         flops = sum(schedule.token_flops(config, job.phase))  # of a token
+        # Of forward and backward alone: the FLOPs of the optimizer are not in the ledger.
         per_second = flops * config.batch_size * config.block_size / (row['forward'] + row['backward'])
         row['of_matmul'] = per_second / matmul
         row['mfu'] = per_second / peak if peak else None
@@ -447,6 +460,7 @@ def whole_plan(config: TrainConfig, phases: list, by_kind: dict, tok_per_sec: fl
     # The plan's own mix of phases, each weighed by its steps, in units of a full-depth step.
     hours = n_steps * config.total_batch_size / tok_per_sec / 3600
     predicted = schedule.compute(config, phases, 'flops') / schedule.step_cost(config, 'flops') / n_steps
+    # nan with a phase that --phases left out; main drops the plan then.
     measured = sum(phase.steps * by_kind.get(kind_of(phase), math.nan) for phase in phases) / n_steps
     return {
         'steps': n_steps,
@@ -477,6 +491,7 @@ def print_summary(config: TrainConfig, found: dict):
     full = found['phases'][0]
     for name, plain in found.get('plain', {}).items():
         speed = plain['measured']
+        # Peak memory is 0 where the system doesn't tell.
         memory = full['memory'] / plain['memory'] if plain['memory'] else math.nan
         if name == 'no memory settings':
             print(

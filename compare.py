@@ -60,6 +60,7 @@ def main():
     if all(path.endswith('.jsonl') for path in args.runs):
         compare_scorings(args.runs)
         return
+    # A baseline that is also among the runs is read once.
     report = judge_runs(
         read_runs(args.runs + args.baseline), args.baseline or None, tuned=args.tuned, sigma=args.sigma
     )
@@ -94,6 +95,7 @@ def compare_scorings(paths: list[str]):
     if len(paths) != 2:
         raise UserError(f'{len(paths)} files: two scorings are compared, A/hellaswag.jsonl B/hellaswag.jsonl')
     lines = [paired.read_per_example(path) for path in paths]
+    # The difference is second minus first, so the baseline's file comes first.
     difference = paired.compare_lines(*lines, who=' and '.join(paths))
     print(f'{paths[1]} less {paths[0]}: {paired.in_words(difference)}')
 
@@ -121,6 +123,7 @@ def parse_arguments() -> argparse.Namespace:
         '--sigma', metavar='X', type=float, help='the known deviation of the loss between seeds, in nats'
     )
     figure_help = 'draw into FILE (.png, .pdf or .svg)'
+    # The shell leaves the ~ of --figure=~/x.png as it is.
     parser.add_argument('--figure', metavar='FILE', type=os.path.expanduser, help=figure_help)
     parser.add_argument(
         '--panels',
@@ -140,6 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     for name in args.tuned:
         if name not in FIELDS:
             raise UserError(f'--tuned={name}: no setting is called so')
+    # Written as "not between", the test refuses nan as well, which float() accepts.
     if args.sigma is not None and not 0 < args.sigma < math.inf:
         raise UserError(f'--sigma={args.sigma}: must be a positive number of nats')
     # Two formats in one stream are neither.
@@ -149,6 +153,7 @@ def parse_arguments() -> argparse.Namespace:
             'give the others a file: --csv=FILE'
         )
     figure.check_panels(args.figure, args.panels)
+    # Standard output, '-', passes as a name in the current folder.
     for path in [args.figure] + [getattr(args, name) for name in FORMATS]:
         if path and not os.path.isdir(os.path.dirname(path) or '.'):
             raise UserError(f'{path}: there is no folder {os.path.dirname(path)}')
@@ -164,6 +169,7 @@ def print_report(report: Report, full: bool):
             print(f'flagged: {group.name}: {flag}')
     for note in caveats(report):
         print(f'\nnote: {note}')
+    # Without --full one table of settings: what differs or, if nothing does, what all share.
     for table in verdict_tables(report) + (detail_tables(report) if full else settings_tables(report)[:1]):
         print('\n' + table.text())
     if report.judgments:
@@ -193,6 +199,7 @@ def as_markdown(report: Report) -> str:
 
 def as_latex(report: Report) -> str:
     """Every table as a table environment. The document needs booktabs."""
+    # The reminder is a LaTeX comment, so that a paper can \input the file as it is.
     return '% needs \\usepackage{booktabs}\n' + '\n\n'.join(table.latex() for table in tables(report)) + '\n'
 
 
@@ -207,6 +214,7 @@ def rows(report: Report) -> list[dict]:
             'directories': ' '.join(run.path for run in group.runs),
             'arm': group.arm,
             'budget': group.budget,
+            # 0 or 1: a CSV would say True or False in Python's spelling.
             'baseline': int(report.is_baseline(group)),
             'flags': '; '.join(group.flags),
             'schedule': describe(group.config),
@@ -215,6 +223,7 @@ def rows(report: Report) -> list[dict]:
             'best': int(group.is_best),
             **final(group),
         }
+        # Baselines, flagged groups and those that lost to a rival have no judgment, but a row.
         row |= {
             'judged_by': judgment.rung.name if judgment else None,
             'p': judgment.p if judgment else None,
@@ -232,11 +241,13 @@ def rows(report: Report) -> list[dict]:
 def comparison_row(found: Comparison | None) -> dict:
     """The numbers of a comparison under the names of the CSV's columns."""
     if found is None:
+        # A stand-in without numbers, so that the columns are named in one place.
         found = Comparison(
             *[math.nan] * 5, stats.NOTHING, math.nan, math.nan, Ratio(), False, False, math.nan
         )
     # An end that lies beyond the data is no number, though its bound is printed in the tables.
     cost = found.cost
+    # In the inverse low and high change places, and so do the open ends.
     multiplier = cost.inverse()
     return {
         'at': found.at,
@@ -249,6 +260,7 @@ def comparison_row(found: Comparison | None) -> dict:
         'difference_high': found.difference.high,
         'p': found.difference.p,
         'baseline_needs': found.baseline_needs,
+        # Two savings: this one at the run's final loss, the next at the baseline's.
         'saving': 1 - found.end / found.baseline_needs,
         'needs': found.needs,
         'saving_at_baseline_loss': 1 - found.needs / found.baseline_end,
@@ -274,6 +286,7 @@ def as_json(report: Report) -> dict:
     ladders = []
     for ladder in report.ladders:
         law = ladder.reference('flops').law
+        # A ladder of too few rungs has no fit; its rungs are written all the same.
         fit = {'E': law.E, 'A': law.A, 'alpha': law.alpha} if law else None
         rungs = [
             {'run': rung.name, 'flops': rung.budget, 'loss': float(rung.finals.mean())}
@@ -305,6 +318,7 @@ def catch_up_rows(report: Report) -> list[dict]:
                 'full_depth_updates': point.updates,
             }
             for name, estimate in (('at_tokens', point.at_tokens), ('at_updates', point.at_updates)):
+                # None where the baseline wasn't trained that long: the columns stay, without numbers.
                 estimate = estimate or stats.NOTHING
                 row |= {
                     f'gap_{name}': estimate.value,
@@ -319,6 +333,7 @@ def as_csv(some_rows: list[dict]) -> str:
     """Rows of equal keys under a header."""
     # All keys are in the first row: see rows().
     text = io.StringIO()
+    # The csv module would end lines with \r\n.
     writer = csv.DictWriter(text, some_rows[0], lineterminator='\n')
     writer.writeheader()
     writer.writerows(some_rows)

@@ -53,6 +53,7 @@ STYLE = {
     'grid.linewidth': 0.5,
     'hatch.linewidth': 0.6,
     'svg.fonttype': 'none',  # text stays text, for search and for editing
+    # TrueType: some publishers refuse matplotlib's default, Type 3.
     'pdf.fonttype': 42,
 }
 LONGEST_NAME = 34  # characters beside a curve or in a legend
@@ -92,8 +93,10 @@ def new_figure(path: str, width: float, height: float):
     except ImportError:
         raise UserError('--figure needs matplotlib (pip install matplotlib); the tables do not') from None
     with matplotlib.rc_context(STYLE):
+        # Figure itself, not pyplot: no window, and no global list of figures to close.
         figure = Figure(figsize=(width, height), layout='constrained')
         yield figure
+        # A drawing that fails halfway leaves the figure from before in place.
         temporary = path + '.tmp'
         figure.savefig(temporary, format=os.path.splitext(path)[1][1:], dpi=200)
     os.replace(temporary, path)
@@ -151,6 +154,7 @@ def draw_plan(path: str, phases: list, flops: list[float], title: str = ''):
         draw_staircase(above, edges, steps, 'black', is_hatched=True, is_filled=True)
         above.set_ylim(0, max(phase.depth for phase in phases) * 1.12)
         above.set_ylabel('layers')
+        # A title may hold a $, which matplotlib would read as mathematics.
         above.set_title(title, loc='left', fontsize=10, parse_math=False)
         if any(phase.frozen for phase in phases):
             say(above, 'hatched: frozen layers')
@@ -173,6 +177,7 @@ def shown_groups(report) -> list:
         is_other_data = any(flag.startswith('other data') for flag in group.flags)
         if len(group.mean) and group.is_best and not is_other_data and not group.sunk:
             groups.append(group)
+    # The sort is stable: apart from the baselines the order stays.
     return sorted(groups, key=lambda group: not report.is_baseline(group))
 
 
@@ -188,6 +193,7 @@ def has_content(panel: str, groups: list, report) -> bool:
         return bool(report.arm_ladders())
     if panel == 'depth':
         return any(group.runs[0].growth_steps for group in groups)
+    # All other panels show losses, and every shown group has some.
     return bool(groups)
 
 
@@ -302,7 +308,9 @@ def label_ends(axes, ends: list[tuple], fontsize: float):
     height = axes.get_position().height * axes.get_figure().get_figheight() * 72  # points
     ends = sorted(ends, key=lambda end: end[1])
     wanted = np.array([y for _, y, _, _ in ends])
+    # A run that ends outside of the limits is named at the edge.
     places = np.clip((wanted - low) / (high - low), 0, 1)
+    # A line of text takes 1.3 times its font size; places are shares of the panel's height.
     places = spread_out(list(places), 1.3 * fontsize / height)
     for (x, y, text, color), place in zip(ends, places):
         # relpos: the thin line meets the left end of the name, not its middle.
@@ -346,6 +354,7 @@ def unit_of(axis: str, groups: list) -> tuple[float, str]:
     longest = max(float(getattr(group.mean, axis)[-1]) for group in groups)
     if axis == 'seconds':
         for size, name in ((3600, 'hours'), (60, 'minutes'), (1, 'seconds')):
+            # From two of a unit on: 1.5 hours read better as 90 minutes.
             if longest >= 2 * size or size == 1:
                 return size, f'{name} of training'
     if axis == 'tokens':
@@ -374,6 +383,7 @@ def make_logarithmic(axes):
 
     axes.set_xscale('log')
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    # By default ticks at 2 and 5 lose their labels on an axis of more than one decade.
     axes.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -389,6 +399,7 @@ def draw_hero(figure, report, groups: list):
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         draw_losses(above, groups, report, 'flops')
         draw_depths(below, groups, report, size, label)
+        # The panels share their x axis, so the lower one alone is labeled.
         above.set_xlabel('')
         above.tick_params(labelbottom=False)
         say(above, 'tick: a stage begins; shaded: earlier layers are frozen', loc='left')
@@ -424,6 +435,7 @@ def draw_losses(axes, groups: list, report, axis: str) -> dict:
     axes.set_ylim(*loss_limits(groups, axis))
     axes.set_xlabel(label)
     axes.set_ylabel('validation loss (nats per token)')
+    # The other axes are divided by a unit, and their ticks are short already.
     if axis == 'tokens':
         readable(axes)
     return handles
@@ -444,6 +456,7 @@ def draw_growth(axes, group, axis: str, x, y, color: str, size: float):
         low = max(start, x[0])
         high = min(stop, x[-1])
         if n_frozen and low < high:
+            # A stretch begins and ends between evaluations: its own ends, and the curve's points inside.
             inside = np.array([low, *x[(x > low) & (x < high)], high])
             axes.plot(
                 inside / size, np.interp(inside, x, y), color=color, linewidth=7, alpha=0.22, zorder=2,
@@ -595,6 +608,7 @@ def draw_scores(axes, groups: list, report, panel: str) -> dict:
     say(axes, 'band: ± 1 standard error of one scoring')
     if panel == 'accuracy':
         axes.set_ylabel('HellaSwag acc_norm')
+        # Of four endings, guessing gets a quarter right.
         axes.axhline(0.25, color='0.5', linewidth=0.8, linestyle=(0, (1, 3)))
         axes.annotate(
             'chance', (1, 0.25), xycoords=('axes fraction', 'data'), xytext=(0, 2), ha='right', fontsize=8,
@@ -660,6 +674,7 @@ def draw_multipliers(axes, report) -> dict:
         )
         for budget, multiplier in zip(budgets, found):
             if multiplier.bound:
+                # The arrow points to where the true value may lie: up for 'at least'.
                 away = 20 if multiplier.bound == 'at least' else -20
                 axes.annotate(
                     '', (budget, multiplier.value), xytext=(0, away), textcoords='offset points',
@@ -680,6 +695,7 @@ def gap_points(judgment, panel: str, report) -> tuple[np.ndarray, list]:
     for point in judgment.catch_up(report.sigma):
         since = point.tokens if panel == 'catch_up' else point.updates
         estimate = point.at_tokens if panel == 'catch_up' else point.at_updates
+        # The axis is logarithmic: the evaluation right at the growth has no place on it.
         if since > 0 and estimate is not None:
             x.append(since)
             gaps.append(estimate)

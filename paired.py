@@ -39,6 +39,7 @@ def read_per_example(path: str, style: str = 'nanogpt') -> list[dict]:
                 line = parse_line(text)
                 if line is None:
                     raise UserError(f'{path}, line {number}: not a line of HellaSwag scores per example')
+                # A file may hold several styles; an example counts once.
                 if line['style'] == style:
                     lines.append(line)
     except OSError as error:
@@ -54,8 +55,10 @@ def parse_line(text: str) -> dict | None:
     """The line, None if it isn't one."""
     try:
         line = json.loads(text)
+    # Brackets nested too deeply end in a RecursionError.
     except (ValueError, RecursionError):
         return None
+    # Further keys do no harm.
     if type(line) is not dict or not line.keys() >= KEYS:
         return None
     for name in ('bits', 'margin'):
@@ -101,6 +104,7 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
     if len(first) != len(second):
         differs.append(f'{len(first)} and {len(second)} lines')
     for name in ('style', 'ind', 'label'):
+        # zip stops at the shorter of the two; their lengths are compared above.
         if any(a[name] != b[name] for a, b in zip(first, second)):
             differs.append(f'{name} differs')
     if differs:
@@ -111,6 +115,7 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
     # The second first, so that a difference above 0 means that the second model has more.
     def put(name, first_values, second_values):
         estimate = stats.paired(second_values, first_values)
+        # Plain floats, which json can write; a single example has no finite error.
         values[name] = float(estimate.value)
         values[f'{name}_stderr'] = float(estimate.se) if math.isfinite(estimate.se) else None
 
@@ -118,8 +123,10 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
         first_right = [line[pred] == line['label'] for line in first]
         second_right = [line[pred] == line['label'] for line in second]
         put(name, first_right, second_right)
+        # Questions that both get right, or both get wrong, say nothing about which model is better.
         only_first, only_second, p = stats.mcnemar(first_right, second_right)
         values |= {f'{name}_only_first': only_first, f'{name}_only_second': only_second, f'{name}_p': p}
+    # These are measured, not counted, so they have no exact test.
     for name in ('bits', 'margin'):
         put(name, [line[name] for line in first], [line[name] for line in second])
     return Difference(**values)
@@ -127,6 +134,7 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
 
 def in_words(d: Difference) -> str:
     """The difference as one line prints it."""
+    # The standard errors are None then.
     if d.n == 1:
         return 'one example says nothing about a difference'
     return (

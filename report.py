@@ -79,6 +79,7 @@ def final(group: Group) -> dict:
         ends = [getattr(curve, name)[-1] for curve in reached]
         last[name], _ = mean_and_sd(ends)
         if ends:
+            # A twin counts the compute that made its checkpoint; its losses are those of its original.
             last[name] += group.sunk.get(name, 0)
     losses = [curve.loss[-1] for curve in reached]
     last['val_loss'], last['val_loss_sd'] = mean_and_sd(losses)
@@ -89,6 +90,7 @@ def mean_and_sd(values: list[float]) -> tuple[float | None, float | None]:
     """Mean and sample deviation; None where there are too few values."""
     if not values:
         return None, None
+    # One value has no sample deviation: its denominator would be 0.
     if len(values) == 1:
         return float(values[0]), None
     return float(np.mean(values)), float(np.std(values, ddof=1))
@@ -112,6 +114,7 @@ def final_scores(group: Group) -> dict:
         return found
     found['hellaswag_n'] = min(record['hellaswag_n'] for record in records)
     for name, short in names.items():
+        # A mean over some of the seeds would not compare with the acc_norm beside it.
         if all(name in record for record in records):
             values = [record[name] for record in records]
             found[short], found[f'{short}_sd'] = mean_and_sd(values)
@@ -161,6 +164,7 @@ def tried_table(report: Report) -> Table | None:
         rivals = [group for group in report.groups if group.rivals is best.rivals and not group.sunk]
         # What was tuned is seen from the runs: --tuned may name more than was.
         differing = [name for name in FIELDS if name not in NOT_SHOWN and differs(name, rivals)]
+        # By the loss over all seeds; the best was chosen on the shared ones and may not come first.
         for group in sorted(rivals, key=lambda rival: final(rival)['val_loss']):
             values = [f'{name} {setting(getattr(group.config, name))}' for name in differing]
             choice = f'best of {best.tried}' if group is best else ''
@@ -179,6 +183,7 @@ def progress_table(report: Report) -> Table | None:
     """How far the unfinished runs are, and how long they will take."""
     lines = []
     for group in report.groups:
+        # An unfinished run is a group of its own, so the first run is the only one.
         run = group.runs[0]
         if run.finished or group.sunk:
             continue
@@ -208,6 +213,7 @@ def progress(run: Run) -> tuple[float, float, float]:
     before = run.records[max(0, len(run.records) - 20)]
     seconds = last['seconds'] - before['seconds']
     recent = done - schedule.compute(run.config, run.phases, 'flops', before['step'])
+    # With a single line, or lines of one step, there is no speed to go by.
     left = (total - done) * seconds / recent if recent > 0 and seconds > 0 else math.nan
     return done / total, last['seconds'], left
 
@@ -297,6 +303,7 @@ def ladder_table(report: Report) -> Table | None:
     lines = []
     notes = []
     for ladder in report.ladders:
+        # A single baseline is no ladder: its numbers are in the table of runs.
         if len(ladder.rungs) < 2:
             continue
         # A rung far off the curve says that the curve is not to be trusted there.
@@ -338,6 +345,7 @@ def ladder_note(ladder: Ladder) -> str:
 def multiplier_table(report: Report) -> Table | None:
     """Compute multiplier against budget: does a saving last? None unless an arm has several budgets."""
     by_arm = {}
+    # Sorted before they are gathered: each arm's rows run from the cheapest budget up.
     for judgment in sorted(report.judgments, key=lambda judgment: judgment.group.budget):
         by_arm.setdefault(judgment.group.arm, []).append(judgment)
     lines = []
@@ -345,6 +353,7 @@ def multiplier_table(report: Report) -> Table | None:
         for k, judgment in enumerate(judgments):
             multiplier = ratio(judgment.by_axis['flops'].cost.inverse())
             verdict = judgment.verdict or 'no verdict'
+            # An arm is named in its first row only, which shows where the next one begins.
             lines.append([arm if k == 0 else '', f'{judgment.group.budget:.3g}', multiplier, verdict])
     if len(lines) == len(by_arm):  # one budget an arm: nothing to see against
         return None
@@ -401,11 +410,13 @@ def question_pairs(report: Report) -> list[tuple[str, paired.Difference]]:
         theirs = question_files(judgment.rung)
         # One seed's data order and noise on both sides, where there is such a pair.
         matched = [(theirs[seed], mine[seed], f', seed {seed}') for seed in mine if seed in theirs]
+        # Any pair will do then: what is compared are two models, not two schedules.
         if not matched and mine and theirs:
             first_of_mine = next(iter(mine.values()))
             matched = [(next(iter(theirs.values())), first_of_mine, '')]
         for baseline, run, which in matched:
             lines = [paired.read_per_example(path) for path in (baseline, run)]
+            # compare_lines raises for other questions, and would end the whole report over one pair.
             if questions_of(lines[0]) == questions_of(lines[1]):
                 pairs.append((judgment.group.name + which, paired.compare_lines(*lines)))
     return pairs
@@ -433,6 +444,7 @@ def pairs_table(report: Report) -> Table | None:
         cells = [name, str(pair.n)]
         for value, error in ((pair.bits, pair.bits_stderr), (pair.margin, pair.margin_stderr)):
             cells.append(f'{value:+.4f} ± {number(error, ".4f")}')
+        # McNemar's test counts only the questions that one side alone gets right.
         only = f'{pair.acc_norm_only_second}:{pair.acc_norm_only_first}'  # the run is the second
         lines.append([*cells, f'{pair.acc_norm:+.4f}', only, p_value(pair.acc_norm_p)])
     if not lines:
@@ -461,6 +473,7 @@ def settings_tables(report: Report) -> list[Table]:
     for group in report.groups:
         if group.sunk:
             continue  # a twin: the same runs again
+        # Every run, not every group: machine and versions may differ between seeds.
         for run in group.runs:
             count += 1
             for name, value in facts(run).items():
@@ -474,6 +487,7 @@ def settings_tables(report: Report) -> list[Table]:
             shared.append([name, next(iter(values))])
             continue
         for k, (value, owners) in enumerate(values.items()):
+            # An empty cell would read as a missing value.
             differing.append([name if k == 0 else '', value or "''", ', '.join(owners)])
     found = []
     if differing:

@@ -46,6 +46,7 @@ OF_NO_TRAINING = (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA)
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
 
 
+# eq=False: arrays compared with == give no single answer.
 @dataclasses.dataclass(eq=False)
 class Curve:
     """Evaluations of one run, or their mean over runs, as arrays of one length; step 0 is not among them."""
@@ -124,6 +125,7 @@ class Run:
         """Tokens that a validation loss was measured on: whole sequences. Older lines don't say; config.json
         does."""
         asked = record.get('val_tokens', self.config.val_tokens)
+        # Less than one sequence would round to 0.
         return asked // self.config.block_size * self.config.block_size or asked
 
     def evals(self) -> tuple[list[dict], int]:
@@ -141,6 +143,7 @@ class Run:
         scores = [r for r in self.records if r['kind'] == 'eval' and 'hellaswag_acc_norm' in r]
         if not scores:
             return [], 0
+        # Other questions, or another style, give the same model another score.
         alike = [r for r in scores if scored_on(r) == scored_on(scores[-1])]
         return alike, len(scores) - len(alike)
 
@@ -240,11 +243,13 @@ class Group:
         known = {}
         for axis in AXES:
             cost = made.get(axis)
+            # A cost that nobody knows must not count as 0.
             known[axis] = math.nan if cost is None else cost
         return known
 
     def losses_at(self, axis: str, x) -> np.ndarray:
         """Loss of each seed that counts at compute x: (n,), or (X, n) for X places."""
+        # The curves begin at the checkpoint, without the compute that made it.
         x = np.asarray(x, float) - self.sunk.get(axis, 0)
         return np.stack([curve.at(axis, x) for curve in self.judged], axis=-1)
 
@@ -267,6 +272,7 @@ def read_runs(paths: list[str]) -> list[Run]:
             reason = 'not a run directory (it has no config.json)'
             print(f'warning: {path} is passed over: {reason}', file=sys.stderr)
             continue
+        # One directory may be given twice, or through a link.
         runs.setdefault(os.path.realpath(path), path)
     if not runs:
         raise UserError('none of these is a run directory: ' + ' '.join(paths))
@@ -321,6 +327,7 @@ def mean_curve(curves: list[Curve]) -> Curve:
     first = max(curve.step[0] for curve in curves)
     last = min(curve.step[-1] for curve in curves)
     steps = np.unique(np.concatenate([curve.step for curve in curves]))
+    # Beyond what all seeds cover, np.interp would repeat a seed's first or last value.
     steps = steps[(steps >= first) & (steps <= last)]
     columns = [steps]
     for name in ('tokens', *AXES):
@@ -355,6 +362,7 @@ class Contents:
         if content:
             return content
         known = self.known.get(place(run, what), set())
+        # With two contents under one name, nobody knows which of them this run had.
         return next(iter(known)) if len(known) == 1 else place(run, what)
 
 
@@ -516,7 +524,9 @@ def arm_name(names: list[str]) -> str:
     little."""
     if len(names) == 1:
         return names[0]
+    # grown_500 and grown_550 share 'grown_5': the digit belongs to the budgets.
     start = os.path.commonprefix(names).rstrip('0123456789_-. ')
+    # A shared folder is no name, and one or two letters are too few for one.
     is_path = os.sep in start
     return names[0] if is_path or len(start) < 3 else start
 
@@ -540,6 +550,7 @@ def make_group(runs: list[Run], name: str, contents: Contents) -> Group:
     if not name:
         name = first.config.run_name or os.path.basename(os.path.normpath(first.path))
         if len(runs) > 1:
+            # The first run's seed is wrong for the others.
             name = re.sub(r'_seed\d+$', '', name)
     flags = []
     if not first.finished:
@@ -609,6 +620,7 @@ def choose_best(groups: list[Group]):
         for rival in rivals:
             rival.rivals = rivals
             rival.is_best = rival is best
+        # One fresh seed alone would show no spread to judge by.
         best.biased = not shared or len(fresh) < 2
         best.left_out = () if best.biased else tuple(sorted(shared))
 
@@ -619,6 +631,7 @@ def find_rivals(groups: list[Group]) -> list[list[Group]]:
     for group in groups:
         if group.flags:
             continue
+        # Budgets are equal up to rounding only, so they can't be the keys of a dict.
         for rivals in found:
             if rivals[0].arm == group.arm and is_budget(group, rivals[0]):
                 rivals.append(group)

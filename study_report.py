@@ -35,9 +35,11 @@ def write_report(study: Study):
     if not finished:
         raise UserError(f'{study.out}: no run of the grid is finished yet, so there is nothing to report')
     judged = judge(study, finished)
+    # All text is made before any file is written: a mistake leaves the old report whole.
     texts = {'report.csv': as_csv(rows(judged)),
              'report.md': '\n\n'.join(page_parts(study, judged, tunings, grid, finished)) + '\n'}
     target = study.out
+    # A report in results/ must not rest on runs that only this machine has.
     if all(folder.startswith(study.results + os.sep) for folder in finished):
         target = study.results
     for name, text in texts.items():
@@ -74,6 +76,7 @@ def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fin
     parts.append(sharing_text(judged))
     parts.append('![final loss and compute multiplier against budget](report.png)')
     if notes:
+        # The limits come before the numbers: nobody reads them after.
         parts += ['## What to know first', bullets(notes)]
     parts.append('## What was found')
     parts += as_markdown([report.multiplier_table(judged), *report.budget_tables(judged)])
@@ -87,6 +90,7 @@ def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fin
 
 
 def as_markdown(tables: list) -> list[str]:
+    # A table with nothing to show is None.
     return [table.markdown() for table in tables if table]
 
 
@@ -99,6 +103,7 @@ def first_comment(path: str) -> str:
     said = []
     with open(path, encoding='utf-8') as f:
         for line in f:
+            # A bare '#' ends the paragraph, as an empty line does.
             if not line.startswith('# '):
                 break
             said.append(line[1:].strip())
@@ -114,6 +119,7 @@ def count_text(study: Study, grid: list[Run], finished: dict) -> str:
     seeds_of_cell = {}
     for run in grid:
         if run not in finished.values():
+            # The missing seeds of one arm and budget are listed together, which keeps the sentence short.
             seeds_of_cell.setdefault(f'{run.arm} at {run.budget}', []).append(str(run.seed))
     if seeds_of_cell:
         cells = []
@@ -136,9 +142,11 @@ def sharing_text(judged: Report) -> str:
         if group.sunk:  # the same runs again, with what made them counted
             continue
         for run in group.runs:
+            # A run that didn't branch off has spared nothing.
             branch = run.info.get('branch_from') or {'step': 0}
             for axis in whole:
                 whole[axis] += run.records[-1][axis]
+                # The log of a branch counts the prefix, too, as if the run had trained it itself.
                 spared[axis] += float(run.where(axis, branch['step']))
     if not spared['flops']:
         return ''
@@ -166,6 +174,7 @@ def tuning_table(study: Study, tunings: dict) -> Table | None:
         values = ', '.join(f'{name} {value}' for name, value in run.tuned.items())
         kept = ''
         if run is tuning.best:
+            # A best value at the edge of those tried may not be the best there is.
             kept = f'kept; {tuning.edge}' if tuning.edge else 'kept'
         lines.append([run.arm, values, 'not finished' if loss is None else f'{loss:.4f}', kept])
     if not lines:

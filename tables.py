@@ -85,6 +85,7 @@ class Table:
         for i, cell in enumerate(row):
             # A path has no blanks to break at: it's cut where the column ends.
             parts = textwrap.wrap(cell, widths[i], break_on_hyphens=False) if i < self.left else [cell]
+            # textwrap gives no line for an empty cell, but each cell needs one.
             wrapped.append(parts or [''])
         lines = []
         for k in range(max(len(parts) for parts in wrapped)):
@@ -92,12 +93,14 @@ class Table:
             for i, parts in enumerate(wrapped):
                 cell = parts[k] if k < len(parts) else ''
                 cells.append(cell.ljust(widths[i]) if i < self.left else cell.rjust(widths[i]))
+            # Trailing blanks would wrap on a terminal that is a little too narrow.
             lines.append(GAP.join(cells).rstrip())
         return lines
 
     def markdown(self) -> str:
         """A pipe table, as code hosts render it."""
         marks = [':---' if i < self.left else '---:' for i in range(len(self.header))]
+        # Bold, not a heading, which would need to know its level on the page.
         lines = [f'**{escaped(self.title)}**', ''] if self.title else []
         for row in [self.header, marks, *self.rows]:
             lines.append('| ' + ' | '.join(escaped(cell) for cell in row) + ' |')
@@ -127,6 +130,7 @@ class Table:
 def escaped(cell: str) -> str:
     """A cell or a sentence for Markdown."""
     # A name may hold what Markdown reads as emphasis, a column's end or HTML.
+    # The backslash comes first, or it would escape the ones that the others bring.
     for mark in ('\\', '|', '*', '_', '<', '`', '$', '~'):
         cell = cell.replace(mark, '\\' + mark)
     return cell

@@ -72,13 +72,16 @@ def setting(value) -> str:
 def describe(config: TrainConfig) -> str:
     """The schedule in a few words: depths, and what differs from random layers, freezing, constant AdamW."""
     phases = schedule.plan(config)
+    # A checkpoint's depth is the first step of the staircase, though no phase of this plan has it.
     depths = [config.init_depth] if config.init_depth else []
     depths += [phase.depth for phase in phases]
     # Phases of one depth are one step of the staircase.
     steps = [str(depth) for depth, _ in itertools.groupby(depths)]
+    # A table has 100 columns: the first two depths and the last are enough to recognize a plan.
     if len(steps) > 8:
         steps = [*steps[:2], '..', steps[-1]]
     words = ['-'.join(steps)]
+    # With one depth nothing grows, so how it would grow is not worth a word.
     if len(steps) == 1:
         words[0] += ' layers'
     else:
@@ -94,6 +97,7 @@ def describe_growth(config: TrainConfig, freezes: bool) -> list[str]:
     words = []
     if not freezes:
         words.append('unfrozen')
+    # What the embeddings do in phase 1 matters only where layers are frozen.
     elif config.phase1_embeddings != 'input_frozen':
         words.append(config.phase1_embeddings)
     if getattr(config, 'grow_map', ()):
@@ -134,6 +138,7 @@ def verdict(judgment: Judgment) -> str:
     on_flops = judgment.by_axis['flops']
     name = judgment.group.name
     cost = on_flops.cost
+    # nan: there is no loss that both sides reach.
     if math.isnan(cost.value):
         line = f'{name}: {no_cost(judgment)}'
     else:
@@ -160,6 +165,7 @@ def in_brackets(cost: Ratio, judgment: Judgment) -> str:
         told.append(f'95%: {low}{cost.low:.2f} to {high}{cost.high:.2f}')
     others = []
     for axis, how in (('flops_paper', "by the paper's ledger"), ('seconds', 'in seconds')):
+        # The clock may be unknown, and then there is no comparison on it.
         comparison = judgment.by_axis.get(axis)
         if comparison and not math.isnan(comparison.cost.value):
             bound = f'{comparison.cost.bound} ' if comparison.cost.bound else ''
@@ -171,6 +177,7 @@ def in_brackets(cost: Ratio, judgment: Judgment) -> str:
 
 def no_cost(judgment: Judgment) -> str:
     start = judgment.group.start_loss
+    # With its first training counted (sunk), a checkpoint doesn't start for nothing.
     if start is not None and not judgment.group.sunk and start <= judgment.rung.finals.mean():
         return f"begins at {start:.4f}, below the baseline's final loss: it has no cost to compare"
     return 'ends no better than the baseline started'
@@ -182,6 +189,7 @@ def noise(judgment: Judgment) -> str:
     if math.isnan(difference.value):
         return 'no difference: one of the two has no evaluation at that compute'
     text = f'at equal compute {difference.value:+.4f} nats'
+    # A side of one seed gives no estimate of the noise: the difference stands alone.
     if not judgment.verdict:
         return text + '; no verdict: it takes two seeds or more a side (or --sigma)'
     text += f' (95%: {difference.low:+.4f} to {difference.high:+.4f})'
@@ -197,15 +205,18 @@ def seen(report: Report) -> list[str]:
     """What differences the seeds of this call could have seen, for each number of seeds a side."""
     sizes = {}  # (seeds of the run, of the baseline): judgments
     for judgment in report.judgments:
+        # Without a verdict the seeds were too few to see any difference.
         if judgment.verdict:
             size = (len(judgment.group.finals), len(judgment.rung.finals))
             sizes.setdefault(size, []).append(judgment)
     sentences = []
     for (n, n_baseline), judgments in sizes.items():
+        # A known deviation is better than an estimate from a few seeds.
         sd = report.sigma or pooled_sd(judgments)
         smallest, often = stats.detectable(sd, n, n_baseline, tests(report), report.sigma is not None)
         # A difference in loss is worth as much compute as the baseline takes to make it good.
         slopes = [-judgment.by_axis['flops'].slope for judgment in judgments]
+        # Where the baseline's loss doesn't fall, no amount of compute makes up for a difference.
         slopes = [slope for slope in slopes if slope > 0]
         side = f'{n} seeds a side' if n == n_baseline else f'{n} seeds against {n_baseline}'
         text = f'{side.replace("1 seeds", "1 seed")} see differences from {smallest:.4f}'
@@ -224,6 +235,7 @@ def pooled_sd(judgments: list[Judgment]) -> float:
     for judgment in judgments:
         for group in (judgment.group, judgment.rung):
             groups[id(group)] = group.finals
+    # About each group's own mean: groups differ in loss, but are taken to be equally noisy.
     squares = sum(np.sum((finals - finals.mean()) ** 2) for finals in groups.values())
     freedom = sum(len(finals) - 1 for finals in groups.values())
     return math.sqrt(squares / freedom) if freedom else 0.0
@@ -231,6 +243,7 @@ def pooled_sd(judgments: list[Judgment]) -> float:
 
 def tests(report: Report) -> int:
     """Size of the family that Holm corrects for."""
+    # A judgment without a p is no test, and costs the others nothing.
     return sum(1 for judgment in report.judgments if not math.isnan(judgment.p))
 
 
@@ -240,6 +253,7 @@ def catch_up_sentences(judgment: Judgment, sigma: float | None) -> list[str]:
     points = catch_up(judgment, sigma)
     name = judgment.group.name
     sentences = []
+    # At equal tokens the question is whether it is behind (1), at equal updates whether it is ahead (-1).
     mixed = gone_from([point.at_tokens for point in points], 1)
     if mixed is not None:
         sentences.append(
@@ -294,6 +308,7 @@ def unlike(judgment: Judgment, tuned: tuple) -> list[str]:
 def unlike_itself(group: Group) -> list[str]:
     """What a group's numbers leave out, or can't be free of."""
     notes = []
+    # Where the cost is known, a twin of this group counts it, and has the note below.
     if group.config.init_from != 'scratch' and not group.sunk and not group.known_sunk():
         notes.append(
             f'{group.name} starts from {group.config.init_from}; the compute that made it is not counted'
@@ -326,6 +341,7 @@ def other_machines(report: Report) -> list[str]:
     notes = []
     runs = {}
     for group in report.groups:
+        # Flagged groups are not judged, and a twin with sunk costs has the runs of its original.
         if not group.flags and not group.sunk:
             for run in group.runs:
                 runs[run.path] = (group.name, run)
@@ -347,6 +363,7 @@ def other_machines(report: Report) -> list[str]:
     for name, run in runs.values():
         for fact, value in provenance(run).items():
             owners = by_fact.setdefault(fact, {}).setdefault(value, [])
+            # The seeds of one group share its name, which is listed once.
             if name not in owners:
                 owners.append(name)
     for fact, values in by_fact.items():
@@ -402,6 +419,7 @@ def ladder_limits(report: Report) -> list[str]:
     notes = []
     above = []
     for judgment in report.judgments:
+        # 'at most' on a ladder: the run's final loss is below all that the ladder reaches.
         if len(judgment.ladder.rungs) > 1 and judgment.by_axis['flops'].cost.bound == 'at most':
             above.append(judgment.group.name)
     if above:
@@ -411,6 +429,7 @@ def ladder_limits(report: Report) -> list[str]:
         )
     for ladder in report.ladders:
         rungs = ladder.reference('flops').rungs
+        # A power law is convex in log compute, so the straight line between two rungs lies above it.
         if len(rungs) == 2 and rungs[1].budget > 2.1 * rungs[0].budget:
             notes.append(
                 f'{ladder.arm} has two rungs a factor {rungs[1].budget / rungs[0].budget:.1f} apart: the '
