@@ -43,6 +43,7 @@ def save_checkpoint(path: str, state: dict):
 
     Raises UserError if the disk is full or not writable; what was there before stays.
     """
+    # A missing key would otherwise show only at the resume, where the file is refused.
     assert state.keys() | {'format'} == KEYS
     with atomic_write(path, 'wb') as f:
         torch.save({'format': FORMAT, **state}, f)
@@ -57,17 +58,19 @@ class CheckpointWriter:
 
     def __init__(self):
         self.thread = None
-        self.error = None
+        self.error = None  # what the thread raised, until the run asks for it
 
     def save(self, files: dict, run_dir: str, keep_last: int, keep_steps: tuple = ()):
         """Copy the states in `files` (path -> state), then write them in this order and prune run_dir."""
         self.wait()
+        # One for all files: a stage's weights are also in the checkpoint of the same step.
         copies = {}
         files = {path: copy_to_host(state, copies) for path, state in files.items()}
 
         def write():
             for path, state in files.items():
                 save_checkpoint(path, state)
+            # After the writing: a save that fails must leave the old checkpoints.
             prune(run_dir, keep_last, keep_steps)
 
         self.start(write)
@@ -90,11 +93,13 @@ class CheckpointWriter:
             except BaseException as error:  # the thread's end would say nothing to the run
                 self.error = error
 
+        # Not a daemon thread: the process doesn't end before the file is written.
         self.thread = threading.Thread(target=run, name='checkpoint')
         self.thread.start()
 
     def check(self):
         """Raise what went wrong in the thread, if something did."""
+        # Cleared, so that the same error isn't raised again on the way out.
         error = self.error
         self.error = None
         if error is not None:
@@ -126,6 +131,7 @@ def copy_to_host(state, copies: dict):
         return state
     key = (state.data_ptr(), state.shape, state.dtype)
     if key not in copies:
+        # copy=True, since on the CPU .to() alone gives the tensor that the next step changes.
         copies[key] = state.detach().to('cpu', copy=True)
     return copies[key]
 
@@ -133,6 +139,7 @@ def copy_to_host(state, copies: dict):
 def read_checkpoint(path: str) -> dict:
     """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped
     bit."""
+    # Before torch reads it: mapped tensors are read only when used, and their checksums never.
     check_archive(path)
     try:
         try:
@@ -148,6 +155,7 @@ def read_checkpoint(path: str) -> dict:
         raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
     if type(state) is not dict or state.keys() != KEYS or state['format'] != FORMAT:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
+    # The right keys say nothing about the values, on which all readers rely.
     kinds = {'config': dict, 'tokenizer': str, 'depth': int, 'step': int, 'model': dict, 'optimizer': dict,
              'totals': dict}
     wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
@@ -168,7 +176,7 @@ def check_archive(path: str):
             damaged = archive.testzip()
     except OSError as error:
         raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-    except UserError:
+    except UserError:  # raised above; the next clause would replace its text
         raise
     except Exception as error:  # a damaged file can fail anywhere in zipfile
         raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
@@ -191,6 +199,7 @@ def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     for step, path in numbered(run_dir):
         if at_most is None or step <= at_most:
             paths.append(path)
+    # The newest first; older ones, gigabytes each, are read only if it is damaged.
     for path in reversed(paths):
         try:
             return path, read_checkpoint(path)
@@ -214,6 +223,7 @@ def set_aside_later(run_dir: str, step: int):
 def set_aside(path: str):
     """Give a file a name that nothing looks for, and say so."""
     target = f'{path}.set_aside'
+    # A step can be set aside more than once, by one try after another.
     while os.path.exists(target):
         target += '_'
     os.replace(path, target)
@@ -226,6 +236,7 @@ def prune(run_dir: str, n: int, keep: tuple = ()):
 
     A damaged one takes no slot, so that the n newest can be resumed from; it is set aside.
     """
+    # The run's only writer calls this between its saves, so a .tmp file is what a kill left.
     for prefix in ('ckpt_', 'stage_'):
         for _, path in common.numbered(run_dir, prefix, '.pt.tmp'):
             os.remove(path)
@@ -233,6 +244,7 @@ def prune(run_dir: str, n: int, keep: tuple = ()):
     for step, path in reversed(numbered(run_dir)):
         if step in keep:
             continue
+        # Those older than the n newest go unread: nobody resumes from them.
         if n_whole == n:
             os.remove(path)
         elif is_whole(path, os.stat(path).st_size, os.stat(path).st_mtime_ns):
@@ -292,6 +304,7 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     else:
         state = read_checkpoint(path)
     model = build_model(state, path)
+    # The model has the tensors now; info would keep a second copy in memory.
     info = {k: v for k, v in state.items() if k not in ('model', 'optimizer')} | {'path': path}
     return model.to(device).eval(), info
 
@@ -299,6 +312,7 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
 def check_vocabulary(tokenizer: str, vocab_size: int):
     """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up
     by."""
+    # The rows beyond the tokenizer's tokens are padding, which makes the matmul of lm_head faster.
     n = data.get_tokenizer(tokenizer).n_vocab
     if not n <= vocab_size < n + LARGEST_PADDING:
         raise UserError(f'the model has a vocabulary of {vocab_size}, the tokenizer {tokenizer!r} one of '

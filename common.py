@@ -47,10 +47,11 @@ def run_main(main):
             raise
         # Python flushes once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + SIGPIPE)
+        sys.exit(128 + SIGPIPE)  # what a shell reports of a process that SIGPIPE ended
     except UserError as error:
         text = str(error)
     except OSError as error:
+        # Without a path it isn't about something that the user named.
         if error.filename is None:
             raise
         text = f'{error.filename}: {error.strerror}'
@@ -65,11 +66,13 @@ def is_closed(stream) -> bool:
     """Whether nobody reads what is written to a stream any more."""
     poll = select.poll()
     poll.register(stream, 0)
+    # No events were asked for: poll() reports errors and hang-ups in any case.
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def die_of(signum: int):
     """End this process by a signal, as if nobody had caught it: a shell's loop looks at that."""
+    # A process that a signal ends does not flush by itself.
     sys.stdout.flush()
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
@@ -84,7 +87,7 @@ def atomic_write(path: str, mode: str = 'w'):
         with open(temporary, mode, encoding=None if 'b' in mode else 'utf-8') as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())
+            os.fsync(f.fileno())  # else a power cut can leave the new name on an empty file
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save wraps a failed write in a RuntimeError
         with contextlib.suppress(OSError):
@@ -151,6 +154,7 @@ def locked(folder: str):
     finally:
         with contextlib.suppress(OSError):
             os.remove(owner)
+        # Before the release: after it another process may begin to write here.
         if is_new and set(os.listdir(folder)) <= {'.lock'}:
             shutil.rmtree(folder)
         lock.release()
@@ -160,6 +164,7 @@ def acquire(lock: filelock.FileLock, folder: str, owner: str):
     """Take a lock, or raise UserError with what the file `owner` says of the process that has it."""
     restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'), os.environ.get('SLURM_RESTART_COUNT', '0')
     patience = 0 if restarts == ('0', '0') else RESTART_PATIENCE
+    # First without waiting, so that a long wait can be announced.
     for timeout in (0, patience):
         try:
             with warnings.catch_warnings():

@@ -281,6 +281,7 @@ def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
     (which exits with code 0). Raises UserError with every problem found: file or flag, name, what is wrong,
     nearest field.
     """
+    # First, so that help also works beside a setting that is wrong.
     if '--help' in argv or '-h' in argv:
         print(usage.strip(), '\n\nSettings, in a config or as --name=value:\n\n' + describe())
         sys.exit(0)
@@ -296,6 +297,7 @@ def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
     # From here on every setting has the value that goes into config.json, so that it alone says what was run.
     values['match'] = match_at_this_scale(values.get('match', ''), given)
     config = TrainConfig(**values)
+    # All problems in one error, so that one round of corrections is enough.
     problems = given.problems + check(config)
     if problems:
         raise_problems('the settings are wrong:', problems)
@@ -332,6 +334,7 @@ def read_flag(arg: str, rest: list[str], given: Given):
     name, equals, text = arg.lstrip('-').partition('=')
     name = name.replace('-', '_')
     where = f'--{name}'
+    # A misspelled flag takes its value along, else that would be reported as a missing config.
     if name not in TYPES:
         if not equals and rest and not rest[0].startswith('-') and not os.path.exists(rest[0]):
             rest.pop(0)  # its value, which is no config
@@ -355,6 +358,7 @@ def value_of_flag(name: str, rest: list[str]) -> str | None:
     follows = rest[0] if rest else None
     if name == 'resume':  # mostly alone, and a config may follow
         return rest.pop(0) if follows in ('yes', 'auto') or (follows and os.path.isdir(follows)) else 'yes'
+    # A bare --shuffle means true, and what follows it may be a config.
     if bool in kinds_of(TYPES[name]):
         is_value = follows is not None and follows.lower() in ('true', 'false',
                                                                *FIELDS[name].metadata['choices'])
@@ -389,6 +393,7 @@ def read_file(path: str, problems: list[str]) -> dict:
             hint = f'; it is a run directory: --resume={path} resumes it'
         problems.append(f'{path}: no such config file{hint}')
         return {}
+    # Empty, so that a config means the same whatever was read before it.
     namespace = {}
     try:  # whatever the user's file does wrong is the user's to read, with the line it happened in
         with open(path, encoding='utf-8-sig') as f:  # Windows' editors put a mark before the text
@@ -454,6 +459,7 @@ def out_of_bounds(name: str, value) -> str:
     for number in leaves(value):
         if type(number) not in (int, float):
             continue
+        # Infinity passes every lower bound, and many settings have no upper one.
         if not math.isfinite(number):
             return f'{every} must be a finite number'
         if bounds['at_least'] is not None and number < bounds['at_least']:
@@ -635,6 +641,7 @@ def settings_of_resumed_run(out_dir: str, given: Given) -> dict:
 
 def changes_length(name: str) -> bool:
     """Whether a setting is one of 'What grows when'."""
+    # GROUPS knows only the first setting of each group: those that follow belong to it too.
     group = ''
     for field_name in FIELDS:
         group = GROUPS.get(field_name, group)
@@ -649,6 +656,7 @@ def match_at_this_scale(match: str, given: Given) -> str:
 
     Otherwise a run on a laptop would be matched to GPT-2 124M.
     """
+    # A run directory has its own shape, and can't be scaled.
     if not match or os.path.exists(os.path.join(match, 'config.json')):
         return match
     parts = match.split('+')
@@ -664,6 +672,7 @@ def fill_in_from_data(config: TrainConfig, notes: list[str]) -> TrainConfig:
     """The config with what the data decides: vocab_size where it is 0, hellaswag_data where it is 'auto'."""
     if config.vocab_size == 0:
         config = dataclasses.replace(config, vocab_size=vocab_from_meta(config.data_dir))
+    # Without the folder there is nothing to decide by, and opening the data reports that.
     if config.hellaswag_data != 'auto' or not os.path.isdir(config.data_dir):
         return config
     questions = os.path.join(config.data_dir, 'hellaswag.jsonl')
@@ -728,6 +737,7 @@ def config_from_dict(values: dict, where: str) -> TrainConfig:
     problems, checked = [], {}
     if type(values) is not dict:
         raise UserError(f'{where}: not a saved config')
+    # By assign(), so that a saved config is checked as strictly as a typed one.
     for name, value in values.items():
         assign(where, str(name), value, checked, problems)
     config = TrainConfig(**checked)

@@ -51,6 +51,7 @@ def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.de
             if not torch.cuda.is_available():
                 torch.cuda.init()  # says why
             torch.cuda.set_device(device)
+        # Only an allocation shows that the device works: a name alone proves nothing.
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f'device {name!r} is not there ({first_line(error)})') from None
@@ -72,6 +73,7 @@ def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.dev
             'say --device=cuda, and choose among the GPUs with CUDA_VISIBLE_DEVICES'
         )
     count = torch.cuda.device_count()
+    # Where there is no GPU at all, pick_device() fails next, with torch's own reason.
     if 0 < count <= local_rank:
         raise UserError(
             f'rank {local_rank} of this machine has no GPU: there are {count}. Start torchrun with '
@@ -83,12 +85,13 @@ def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.dev
 def has_cuda() -> bool:
     """Whether torch can use a GPU here. Raises UserError where there is one and its driver doesn't suit
     torch: torch itself would only warn and go on on the CPU, a hundred times slower."""
+    # torch says only in a warning why it can't use a GPU: the error below quotes it.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         if torch.cuda.is_available():
             return True
     reasons = [str(w.message) for w in caught if 'CUDA' in str(w.message) or 'NVIDIA' in str(w.message)]
-    is_hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+    is_hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')  # by the user, who wants the CPU
     gpus = glob.glob('/dev/nvidia[0-9]*')  # in a container, only what was passed to it
     if is_hidden or not (reasons or gpus):
         return False
@@ -144,6 +147,7 @@ def device_name(device: torch.device) -> str:
 def to_device(arrays, device) -> list:
     """numpy arrays -> tensors on the device; to CUDA from pinned memory, without waiting."""
     tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+    # From memory that isn't pinned the copy would make the CPU wait.
     if device.type == 'cuda':
         return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
     return [t.to(device) for t in tensors]
@@ -178,6 +182,7 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
+    # Allocators raise plain errors for it, which only their text tells from others.
     texts = (
         "can't allocate memory",
         'bad_alloc',
@@ -250,6 +255,7 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 def peak_of(gpu: str) -> float | None:
     """FLOP/s in bfloat16 of the GPU with this name, as torch.cuda.get_device_name gives it; None if it isn't
     known."""
+    # Whole words, so that L4 isn't found in the name of an L40S.
     words = set(re.findall(r'[a-z0-9]+', gpu.lower()))
     is_slice = any(
         re.fullmatch(r'\d+[abcq]', word) for word in words
@@ -271,6 +277,7 @@ def keep_freed_memory():
     page when the next step asks again. That is a quarter of a step of GPT-2 124M on the CPU. Elsewhere than
     on glibc this does nothing."""
     if sys.platform == 'linux' and hasattr(ctypes.CDLL(None), 'mallopt'):
+        # Large blocks then come from the heap (no mmap), and the heap never shrinks (no trim).
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # /usr/include/malloc.h
         ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
         ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, -1)
@@ -305,7 +312,7 @@ def read_ranks() -> tuple[int, int, int]:
     numbers = []
     for name, default in zip(names, '010'):
         text = os.environ.get(name, default)
-        numbers.append(int(text) if text.isdecimal() else -1)
+        numbers.append(int(text) if text.isdecimal() else -1)  # -1 fails the check below
     rank, world_size, local_rank = numbers
     missing = []
     if world_size > 1:
@@ -357,6 +364,7 @@ def wrap_distributed(model, world_size: int):
     if world_size == 1:
         return model
     gc.collect()  # what an earlier DDP has left
+    # Gradients that are views of DDP's buckets take no memory of their own.
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
 
@@ -391,6 +399,7 @@ def compile_blocks(model):
     model.compiled_loss = True
     for block in model.transformer.h:
         if block._compiled_call_impl is None:
+            # A graph break is an error, not a slower block. Sizes never change: they are constants.
             block.compile(fullgraph=True, dynamic=False)
 
 

@@ -58,6 +58,7 @@ def try_full_depth(config: TrainConfig, runtime, run_data, examples: list):
     device = runtime.device
     model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(device).train()
     optimizers = make_optimizers(model, config)
+    # Any tokens will do: neither memory nor time depends on which they are.
     tokens = torch.arange(config.batch_size * config.block_size, device=device) % config.vocab_size
     tokens = tokens.view(config.batch_size, config.block_size)
     if runtime.compiled:
@@ -87,11 +88,14 @@ def try_full_depth(config: TrainConfig, runtime, run_data, examples: list):
         reserve = [p.detach().clone() for p in model.parameters() if device.type == 'cpu']
     del reserve
     n_sequences = min(config.batch_size, run_data.val.n_sequences)
+    # As rank 0 of 1: every rank tries a batch, and none waits for the others.
     estimate_loss(model, run_data.val, n_sequences, config.batch_size, 0, 1, runtime.amp)
     if examples:
         with runtime.amp:
+            # The batch with the longest questions needs the most memory.
             longest = hellaswag.make_batches(model, examples)[0]
             hellaswag.evaluate(model, [examples[i] for i, _ in longest])
+    # What went wrong in the writer's thread is raised here, before step 0.
     runtime.writer.wait()
 
 
@@ -114,6 +118,7 @@ def compile_graphs(model: GPT, tokens: torch.Tensor, runtime, phases: list):
             continue
         # The layers above phase.depth are there too, and train, as those of the last phase.
         model.freeze(phase.frozen, phase.embeddings)
+        # The same contexts as in a step: under others the run would compile once more.
         with torch.autocast(runtime.device.type, enabled=False):
             with runtime.amp:
                 loss = model(tokens, tokens)

@@ -77,6 +77,7 @@ def export(model, tokenizer: str, enc, folder: str, card: str):
     for name, weight in model.state_dict().items():
         if name == 'transformer.wte.weight':
             weight = weight[:n_vocab]  # also the tied head's, so that no padding can be generated
+        # safetensors refuses a transposed view.
         weights[name] = transposed(name, weight).contiguous()
 
     folder = os.path.normpath(folder)
@@ -85,6 +86,7 @@ def export(model, tokenizer: str, enc, folder: str, card: str):
     try:
         os.makedirs(temporary)
         safetensors = os.path.join(temporary, 'model.safetensors')
+        # transformers looks for the format in the file's metadata.
         save_file(weights, safetensors, {'format': 'pt'})
         write_json(config, os.path.join(temporary, 'config.json'))
         # save_file makes it readable for its owner alone.
@@ -163,6 +165,7 @@ def write_tokenizer(enc, block_size: int, folder: str):
     with open(os.path.join(folder, 'merges.txt'), 'w', encoding='utf-8') as f:
         f.write('#version: 0.2\n')
         for token in in_order:
+            # A token of one byte comes from no merge.
             if len(token) > 1:
                 left, right = split(token, ids)
                 f.write(f'{spelled(left)} {spelled(right)}\n')
@@ -170,6 +173,7 @@ def write_tokenizer(enc, block_size: int, folder: str):
         'tokenizer_class': 'GPT2Tokenizer',
         'model_max_length': block_size,
         'add_prefix_space': False,
+        # GPT-2 has one special token, which takes every role.
         'bos_token': end,
         'eos_token': end,
         'unk_token': end,
@@ -219,6 +223,7 @@ def model_card(model, info: dict) -> str:
     n_parameters = sum(p.numel() for p in model.parameters())
     shape = model.config
     lines = [
+        # The Hub reads what stands between the dashes as YAML.
         '---',
         'library_name: transformers',
         'pipeline_tag: text-generation',
@@ -255,6 +260,7 @@ def schedule_lines(config, step: int) -> list[str]:
     lines += ['| ledger | FLOPs | of full depth, same tokens |', '|---|---|---|']
     for ledger, what in (('flops', 'every matrix product'), ('paper', 'layers only (Li, Fung, Huang 2024)')):
         spent = schedule.compute(config, phases, ledger, step)
+        # At step 0 nothing was spent, and the share is 0.
         share = spent / max(1, step * schedule.step_cost(config, ledger))
         lines.append(f'| {ledger}: {what} | {spent:.4g} | {share:.3f} |')
     return lines
@@ -327,7 +333,7 @@ def check_repository(name: str):
     """Raise UserError unless an account is logged in and may put a model there, where none is yet."""
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', name, re.ASCII):
         raise UserError(f'--push={name}: a repository is called USER/NAME')
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi  # here, since only --push needs it
 
     api = HfApi()
     try:
@@ -348,6 +354,7 @@ def push(folder: str, name: str) -> str:
 
     api = HfApi()
     try:
+        # An upload that failed may have left the repository behind, still empty.
         url = api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message='The model and its card')
     except Exception as error:  # whatever the Hub's client and the network raise

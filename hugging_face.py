@@ -74,6 +74,7 @@ def read_hugging_face(folder: str, tokenizer: str = '') -> dict:
     for name, tensor in tensors.items():
         if name.endswith(('.attn.bias', '.attn.masked_bias')):
             continue  # old folders keep the causal mask among the weights
+        # Some folders are in half precision; the weights that train are float32.
         weights[name] = transposed(name, tensor).float()
     if not tokenizer:
         tokenizer = tokenizer_of(folder, config['vocab_size'])
@@ -108,6 +109,7 @@ def read_shape(folder: str) -> dict:
     if config['n_embd'] % config['n_head']:
         raise UserError(f'{folder}: not a whole GPT-2: its config.json has n_embd {config["n_embd"]}, which '
                         f'is no multiple of n_head {config["n_head"]}')
+    # What changes the computation but no tensor's shape. A missing entry means the first value.
     for name, allowed in (
         ('model_type', ('gpt2',)),
         ('activation_function', ('gelu_new', 'gelu_pytorch_tanh')),
@@ -136,6 +138,7 @@ def read_safetensors(folder: str) -> dict:
     tensors = {}
     try:
         if os.path.exists(index):
+            # The index names a file for every tensor, so each file comes up many times.
             files = sorted(set(read_json(index, 'an index of weights')['weight_map'].values()))
         for file in files:
             for name, tensor in load_file(os.path.join(folder, file)).items():
@@ -180,6 +183,7 @@ def tokenizer_of(folder: str, vocab_size: int) -> str:
         path = os.path.join(folder, file)
         if os.path.exists(path):
             n_files += 1
+            # All files must agree: one that was replaced makes it another tokenizer.
             known &= readers[file](path) if file in readers else set()
             if not known:
                 raise UserError(f"{path}: not GPT-2's tokenizer: this model would take our tokens for others")
@@ -234,6 +238,7 @@ def fits_vocabulary(vocab) -> set[str]:
     matter."""
     if type(vocab) is not dict or not all(type(number) is int for number in vocab.values()):
         return set()
+    # In the order of their numbers, in which VOCABULARIES has hashed them.
     tokens = sorted(vocab, key=vocab.get)
     names = set()
     for name, (n, sha256) in VOCABULARIES.items():

@@ -39,8 +39,10 @@ class MetricsWriter:
         """
         source = prefix or path
         kept = lines_before(source, step, logs_step) if os.path.exists(source) else []
+        # Replaced as a whole: a kill at this point loses no line.
         with atomic_write(path) as f:
             f.writelines(kept)
+        # Without a buffer, so that a killed run leaves every line it wrote.
         self.file = open(path, 'ab', buffering=0)
 
     def write(self, record: dict):
@@ -75,6 +77,7 @@ def lines_before(path: str, step: int, logs_step: bool = True) -> list[str]:
                 break  # a kill in the middle of a write
             raise UserError(f'{path}, line {number}: not a line of metrics; move the file away to go on '
                             'without it') from None
+        # Appending to a line without its line break would make one line of two records.
         if keep and line.endswith('\n'):
             kept.append(line)
     return kept
@@ -86,6 +89,7 @@ def has_last_eval(run_dir: str, total_steps: int) -> bool:
     if not os.path.exists(path):
         return False
     with open(path, 'rb') as f:
+        # What follows the last line break is not a whole line.
         last_line = f.read().rpartition(b'\n')[0].rpartition(b'\n')[2]
     record = parse_record(last_line)
     return record is not None and record['kind'] == 'eval' and record['step'] == total_steps
@@ -113,7 +117,7 @@ def read_metrics(path: str) -> tuple[list[dict], bool]:
         record = parse_record(line)
         if record is None:
             if number > whole:
-                return records, True
+                return records, True  # the run may still be writing it
             raise UserError(f'{where}: not a line of metrics (an object with kind and finite '
                             f'{", ".join(COUNTERS)}); repair or remove the line, or leave the run out')
         for k in COUNTERS:
@@ -136,6 +140,7 @@ def parse_record(line: bytes) -> dict | None:
         is_record = record['kind'] in ('train', 'eval', 'phase') and type(record['step']) is int
         numbers = [record[k] for k in COUNTERS]
         numbers += [record[k] for k in ('val_loss', 'hellaswag_acc_norm', 'hellaswag_n') if k in record]
+        # json.loads() accepts NaN and Infinity, and True counts as an int: none is a measurement.
         is_record &= all(type(v) in (int, float) and math.isfinite(v) and v >= 0 for v in numbers)
         if record['kind'] == 'phase':
             is_record &= type(record['phase']) is str and type(record['depth']) is int
@@ -154,6 +159,7 @@ def git_state(folder: str) -> tuple[str | None, bool | None]:
     """(commit, whether files differ from it) of the checkout that `folder` is in; (None, None) outside of
     one."""
     answers = []
+    # Untracked files don't count: results and notes beside the code don't change it.
     for arguments in (['rev-parse', 'HEAD'], ['status', '--porcelain', '--untracked-files=no']):
         try:
             command = ['git', '-C', folder, *arguments]
@@ -190,6 +196,7 @@ def describe_start(step: int, device_name: str, device_count: int, world_size: i
 def new_run_info(before: dict, start: dict, **facts) -> dict:
     """The contents of run.json after one more start. `before`: what it said, {} for a new run; `facts`: data,
     init_from, ..., which stay as they were first written where they are None now."""
+    # The id outlives a resume, so that a tracker continues the same curve.
     info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}
     info |= {name: value for name, value in start.items() if name not in ('time', 'step')}
     for name, value in facts.items():
@@ -280,6 +287,7 @@ class Tracker:
             return
         values = {f'{kind}/{name}': value for name, value in record.items() if name != 'kind'}
         self.log_values(values, record['step'])
+        # Only after sending: a kill in between repeats one record, but loses none.
         self.sent = place
         with atomic_write(self.path) as f:
             json.dump({'sent': place}, f)

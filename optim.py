@@ -15,6 +15,7 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
     """
     by_muon = set()
     if config.optimizer == 'muon':
+        # Muon is made for matrices between layers; AdamW keeps the embeddings and lm_head.
         by_muon = {p for p in model.transformer.h.parameters() if p.dim() == 2}
     just_grown = set()
     if config.rewarm == 'new':
@@ -41,6 +42,7 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
     muon_groups = [group for group in muon_groups if group['params']]
 
     betas = (config.beta1, config.beta2)
+    # fused: one pass over memory for an update that is bound by memory.
     adamw = torch.optim.AdamW(adamw_groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)
     optimizers = [adamw]
     if muon_groups:
@@ -80,7 +82,9 @@ def grow_optimizers(model, config, optimizers: list, new_blocks: list) -> list[t
                 continue
             for p, source_p in zip(block.parameters(), source.parameters()):
                 if source_p in state:
+                    # A clone, or both layers would update the same tensors.
                     state[p] = {name: value.clone() for name, value in state[source_p].items()}
+    # By parameter, not by position: growth has changed what the groups contain.
     for optimizer in new_optimizers:
         for group in optimizer.param_groups:
             for p in group['params']:
@@ -91,6 +95,7 @@ def grow_optimizers(model, config, optimizers: list, new_blocks: list) -> list[t
 
 def optimizer_state(model, optimizers: list) -> dict:
     """Parameter name -> its optimizer state, for the checkpoint."""
+    # By name, since a parameter's position changes when layers are inserted below it.
     state = merged_state(optimizers)
     return {name: dict(state[p]) for name, p in model.named_parameters() if p in state}
 
@@ -101,6 +106,7 @@ def load_optimizer_state(model, optimizers: list, saved: dict):
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for p in group['params']:
+                # A parameter that never trained has no state.
                 if name_of[p] in saved:
                     values = saved[name_of[p]]
                     optimizer.state[p] = {k: v.to(p.device, copy=True) for k, v in values.items()}

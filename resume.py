@@ -31,6 +31,7 @@ def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
     if config.resume == 'yes':
         raise UserError(f'{config.out_dir} holds no checkpoint to resume from; --resume=auto would start '
                         'from step 0')
+    # Only without a checkpoint of its own: a branch that is resumed is past the step where it began.
     if config.branch_from:
         return find_prefix(config)
     return None, ''
@@ -48,12 +49,13 @@ def find_prefix(config: TrainConfig) -> tuple[dict, str]:
     """(the checkpoint that branch_from means, its run directory). Raises UserError if this run wouldn't get
     there."""
     path = config.branch_from
-    run_dir = os.path.dirname(path) or '.'
+    run_dir = os.path.dirname(path) or '.'  # for a file in the current folder
     # A branch has a step of its own at least, and so an end of its own.
     last = schedule.total_steps(schedule.plan(config)) - 1
     if os.path.isdir(path):
         run_dir = path
         shared, difference = schedule.prefix_difference(schedule.load_run_config(path), config)
+        # The newest one that both runs would have: it spares the most steps.
         found = checkpoint.latest(path, min(shared, last))
         if found is None:
             raise UserError(f'branch_from {path}: the two runs share only their first {shared} steps, and it '
@@ -81,15 +83,19 @@ def check_shared_out_dir(out_dir: str, rank: int, world_size: int, saved: dict |
     come to light at the first resume, days later. No rank writes before all have looked."""
     mark = [None]
     if rank == 0:
+        # Random, so that a mark left by an earlier start can't pass for this one's.
         mark = [os.urandom(8).hex()]
         with atomic_write(os.path.join(out_dir, '.lock_mark')) as f:
             f.write(mark[0])
+    # The file is written by now, so that every rank that receives the mark can look for it.
     dist.broadcast_object_list(mark)
     is_shared = [None] * world_size
+    # Every rank gets every answer, so that all raise together and none is left waiting.
     dist.all_gather_object(is_shared, sees_mark(out_dir, mark[0]))
     if not all(is_shared):
         raise UserError(f'rank {is_shared.index(False)} does not see the {out_dir} that rank 0 sees: out_dir '
                         'must be on a file system that all nodes share')
+    # Even in a shared folder a node may have an old listing, and then an older checkpoint.
     steps = [None] * world_size
     dist.all_gather_object(steps, saved['step'] if saved else 0)
     if len(set(steps)) > 1:
@@ -104,6 +110,7 @@ def sees_mark(out_dir: str, mark: str, patience: float = 30.0) -> bool:
     path = os.path.join(out_dir, '.lock_mark')
     while True:
         if os.path.exists(path):
+            # It may still be the mark of an earlier start.
             with open(path, encoding='utf-8') as f:
                 if f.read() == mark:
                     return True
@@ -124,6 +131,7 @@ def check_same_run(config: TrainConfig, saved: dict, total: int):
     for name, field in FIELDS.items():
         if not field.metadata['free'] and getattr(old, name) != getattr(config, name):
             changed.append(name)
+    # stage_fractions split the whole run, so that another length would move its growths.
     if config.lr_schedule == 'constant' and not config.stage_fractions and saved['step'] <= total:
         changed = [name for name in changed if name not in ('continual_steps', 'baseline_steps', 'ledger')]
     lines = [f'{name}: was {getattr(old, name)!r}, now {getattr(config, name)!r}' for name in changed]
@@ -145,6 +153,7 @@ def describe_changes(config: TrainConfig, saved: dict) -> list[str]:
     new_length = schedule.total_steps(schedule.plan(config))
     if old_length != new_length:
         lines.append(f'the run now has {new_length:,} steps, it had {old_length:,}')
+    # These don't touch the training, but the curve of evaluations has a break there.
     for name in ('val_tokens', 'hellaswag_data', 'hellaswag_limit'):
         was, now = getattr(old, name), getattr(config, name)
         if was != now:
@@ -155,6 +164,7 @@ def describe_changes(config: TrainConfig, saved: dict) -> list[str]:
 
 def prepare_out_dir(config: TrainConfig, saved: dict, rank: int):
     """Say what the resumed run does otherwise, and put out of its way what was saved after `saved`."""
+    # One rank renames: a second one would no longer find the files.
     if rank != 0:
         return
     for line in describe_changes(config, saved):
@@ -172,6 +182,7 @@ def check_same_data(config: TrainConfig, saved: dict, run_dir: str, fingerprint:
     if not before:  # a run from before there was a run.json
         before = saved['totals']
         fingerprint = {f'{split}_tokens': fingerprint[split]['tokens'] for split in ('train', 'val')}
+    # Checksums too, since other tokens can come in files of the same size.
     for name, value in fingerprint.items():
         if before.get(name) != value:
             raise UserError(f'{config.data_dir}: {name} was {before.get(name)} when the checkpoint was '
@@ -187,6 +198,7 @@ def load_initial_weights(model, config: TrainConfig):
     shapes = [('depth', source.depth, config.init_depth)]
     for name in ('n_head', 'n_embd', 'block_size', 'vocab_size'):
         shapes.append((name, getattr(source.config, name), getattr(config, name)))
+    # All differences in one message, so that one correction is enough.
     wrong = [f'{name} is {theirs}, the config says {ours}' for name, theirs, ours in shapes if theirs != ours]
     if wrong:
         raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")

@@ -40,6 +40,7 @@ def identify_run(config: TrainConfig, runtime, run_data, questions: dict | None,
     branch_from, init_from = None, None
     if prefix_dir:
         before = read_run_json(prefix_dir)
+        # The cost of the shared steps, which the other run has paid.
         flops = schedule.compute(config, schedule.plan(config), 'flops', step)
         branch_from = {'path': prefix_dir, 'step': step, 'flops': flops, 'run_id': before.get('run_id')}
         init_from = before.get('init_from')
@@ -79,6 +80,7 @@ class RunLog:
         logs_step = state.step % config.log_interval == 0 or state.step == self.total
         prefix = os.path.join(prefix_dir, 'metrics.jsonl') if prefix_dir else ''
         self.writer = MetricsWriter(self.path, state.step, logs_step=logs_step, prefix=prefix)
+        # Only now: a start that fails in the dry run leaves no trace in run.json.
         write_run_json(config.out_dir, info)
         with atomic_write(os.path.join(config.out_dir, 'config.json')) as f:
             json.dump(config_to_dict(config), f, indent=1)
@@ -96,6 +98,7 @@ class RunLog:
 
     def record(self, kind: str, state, phase: schedule.Phase, **values):
         """One line of metrics.jsonl about the state."""
+        # On all ranks: each must know whether the growth at this step needs an evaluation, which they share.
         if 'val_loss' in values:
             self.last_val_loss = (state.step, values['val_loss'])
         if self.writer is None:
@@ -111,6 +114,7 @@ class RunLog:
             shown = [name for name in ('val_loss', 'hellaswag_acc', 'hellaswag_acc_norm') if name in values]
             scores = ' | '.join(f'{name} {values[name]:.4f}' for name in shown)
             print(f'step {state.step:05d}/{self.total} eval | {scores}', flush=True)
+        # After metrics.jsonl, which then has the record even if the tracker fails.
         if self.tracker:
             self.tracker.send(record)
 
@@ -121,7 +125,9 @@ class RunLog:
 
     def enter_phase(self, state, phase: schedule.Phase, old_depth: int, values: dict):
         """A phase begins, or goes on after a resume."""
+        # The speed on the next line should not mix two depths.
         self.window = (state.clock['seconds'], state.step)
+        # After a resume within the phase its line is in the file already.
         if self.writer is None or state.step != phase.start:
             return
         self.record('phase', state, phase, **values)
@@ -149,6 +155,7 @@ class RunLog:
             speed['mfu'] = round(flops_per_second / self.peak_flops, 4)
             mfu = f'mfu {speed["mfu"]:.1%} | '
         self.record('train', state, phase, loss=loss, lr=lr, grad_norm=norm, **speed)
+        # The time for training alone: evaluations and checkpoints come on top.
         eta = (schedule.compute(self.config, self.phases, 'flops') - spent) / flops_per_second
         phase_name = phase.phase.replace('phase', 'phase ')
         print(f'step {state.step:05d}/{self.total} ({100 * state.step // self.total}%) | '
@@ -172,6 +179,7 @@ class RunLog:
 
 def print_summary(path: str):
     """What each stage took and did, from the run's metrics.jsonl."""
+    # From the file, which also knows the steps before a resume.
     records, _ = read_metrics(path)
     losses = []  # (step, loss) in order; at a growth the loss before it, then the one after it
     starts = []  # the phase lines at which a row begins
@@ -182,6 +190,7 @@ def print_summary(path: str):
         if record['kind'] == 'phase' and (not starts or group_of(record) != group_of(starts[-1])):
             starts.append(record)
     print('  stage  depth   steps    tokens  minutes     FLOPs  loss in  loss out')
+    # A row ends where the next one begins, the last one at the run's last record.
     for start, end in zip(starts, [*starts[1:], records[-1]]):
         # Where a growth was evaluated its losses count, else the last one that is known by then.
         first = start.get('val_loss_after', last_known(losses, start['step']))

@@ -79,6 +79,7 @@ def plan(config: TrainConfig) -> list[Phase]:
     is no growth, stages in which nothing grows, an end below n_layer.
     """
     assert not config.match, 'resolve() comes first'
+    # 'equal_compute' aims at the compute of a baseline that is at full depth throughout.
     budget = None
     if config.continual_steps == 'equal_compute':
         budget = config.baseline_steps * step_cost(config, config.ledger)
@@ -154,6 +155,7 @@ def total_for(config: TrainConfig, budget: int) -> int:
     def cost(total):
         return compute(config, phases_of(config, *shares(config, total)), config.ledger)
 
+    # Long enough that rounding to whole steps hardly changes the cost of a step.
     trial = 10_000
     if cost(trial) == 0:
         raise UserError(f'no number of steps costs anything by the {config.ledger} ledger: give stages with '
@@ -279,6 +281,7 @@ def stage_steps(config: TrainConfig) -> tuple:
     """Steps of each stage; without stage_steps an even split of growth_steps that adds up to it exactly."""
     if config.stage_steps:
         return config.stage_steps
+    # Positions are rounded, not lengths, so that the lengths add up.
     cuts = [config.growth_steps * k // config.n_stages for k in range(config.n_stages + 1)]
     return tuple(b - a for a, b in itertools.pairwise(cuts))
 
@@ -382,8 +385,10 @@ def token_flops(config: TrainConfig, phase: Phase) -> tuple[int, int]:
     # The graph reaches down to the first layer that trains; through all of them if the embeddings train.
     trained = [i for i in range(phase.depth) if i not in phase.frozen]
     lowest = 0 if phase.embeddings == 'train' else min(trained, default=phase.depth)
+    # The gradient of lm_head's input is always needed, that of its weight only if the embedding trains.
     backward = head if phase.embeddings == 'frozen' else 2 * head
     for i in range(lowest, phase.depth):
+        # It multiplies activations only, so both gradients are needed even in a frozen layer.
         backward += 2 * attention
         backward += weights if i in phase.frozen else 2 * weights
     return forward, backward
@@ -423,6 +428,7 @@ def trained_parameters(config: TrainConfig, phase: Phase) -> int:
     trains.
     """
     C = config.n_embd
+    # A layer has 12 C^2 in matrices, and 13 C in biases and two norms.
     parameters = 2 * C + (phase.depth - phase.n_frozen) * (12 * C * C + 13 * C)  # final norm, layers
     if phase.embeddings != 'frozen':
         parameters += config.vocab_size * C
@@ -545,6 +551,7 @@ def prefix_difference(a: TrainConfig, b: TrainConfig) -> tuple[int, str]:
     """(shared_prefix(a, b), the first difference in words: what, a's and b's value; '' if there is none)."""
     for name, field in FIELDS.items():
         matters = name in CHANGE_BITS or not (field.metadata['free'] or name in COMPARED_BY_STEP)
+        # Without Muon it acts on nothing.
         if name == 'muon_learning_rate':
             matters = 'muon' in (a.optimizer, b.optimizer)
         if matters and getattr(a, name) != getattr(b, name):
@@ -609,6 +616,7 @@ def lr_text(config: TrainConfig, phases: list[Phase], step: int) -> str:
 def first_other_lr(a: TrainConfig, b: TrainConfig, start: int, stop: int) -> int:
     """The first step in [start, stop) whose learning rates differ, else stop. Earlier phases are alike."""
     phases_a, phases_b = plan(a), plan(b)
+    # learning_rate itself is the same by now: prefix_difference() has compared it.
     if all(getattr(a, name) == getattr(b, name) for name in SHAPE_RATES):
         totals = total_steps(phases_a), total_steps(phases_b)
         if totals[0] == totals[1]:
@@ -713,6 +721,7 @@ def cost_columns(config: TrainConfig, phases: list[Phase], tflops: float) -> str
     baseline = config.baseline_steps * step_cost(config, 'flops')
     share = f'{cost["flops"] / baseline:.1%}' if baseline else '-'
     columns = f'{cost["tokens"]:>9.3g} {cost["flops"]:>9.3g} {share:>11}'
+    # 3.6e15 is 1e12 FLOPs a second times the 3,600 seconds of an hour.
     if tflops:
         columns += f'{cost["flops"] / tflops / 3.6e15:>8.2f}'
     return columns
@@ -739,6 +748,7 @@ def main():
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--tflops', type=float, default=0.0)
     parser.add_argument('--figure', default='', type=os.path.expanduser)
+    # The rest, --help included, is for load_config(), which knows every setting.
     own, rest = parser.parse_known_args()
     if not 0 <= own.tflops < math.inf:
         raise UserError(f'--tflops={own.tflops}: must be a positive number')

@@ -101,6 +101,7 @@ def selected(study: Study, grid: list[Run], args) -> list[Run]:
         text = getattr(args, option)
         if not text:
             continue
+        # Budgets and seeds are numbers in a study, and text in a flag.
         known = [str(value) for value in known]
         wanted = split_names(text, known)
         for value in wanted:
@@ -187,7 +188,7 @@ def launch(study: Study, args):
     if any(finished_folder(study, run) for run in plan_runs(study)[1]):
         write_report(study)
     if launcher.failed:
-        sys.exit(1)
+        sys.exit(1)  # so that a script that waits for the study sees it
 
 
 def tune(launcher: Launcher, args):
@@ -251,7 +252,7 @@ def print_costs(study: Study, args):
         flops = sum(run.flops() for run in runs)
         if not args.separate:
             flops -= sum(run.flops(run.shared) for run in runs)
-        hours = flops / args.tflops / 3.6e15
+        hours = flops / args.tflops / 3.6e15  # 1e12 FLOPs a second times 3,600 seconds
         n_slots = len(parse_slots(args.slots))
         print(f'{hours:.1f} hours of one slot at {args.tflops} TFLOP/s, {hours / n_slots:.1f} of {n_slots}')
     gigabytes = sum(disk_bytes(run) for run in runs) / 1e9
@@ -262,6 +263,7 @@ def disk_bytes(run: Run) -> int:
     """At most what a run leaves on the disk: its newest checkpoints, those that others branch from, each
     stage's weights."""
     size = schedule.as_json(run.config, schedule.plan(run.config))['totals']['bytes']
+    # At the end of each stage and of the run, then at every interval.
     saves = run.config.n_stages + 1
     if run.config.checkpoint_interval:
         saves += run.total // run.config.checkpoint_interval
@@ -305,7 +307,7 @@ def print_status(study: Study, args):
 def is_alive(pid: int) -> bool:
     """Whether a process of this machine is alive."""
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # signal 0 only asks whether it exists
         return pid > 0  # 0 is the group of this process itself
     except ProcessLookupError:
         return False

@@ -92,7 +92,7 @@ class State:
 
 
 def main():
-    config = schedule.resolve(load_config(sys.argv[1:], __doc__))
+    config = schedule.resolve(load_config(sys.argv[1:], __doc__))  # from here on `match` is a number of steps
     phases = schedule.plan(config)
     total = schedule.total_steps(phases)
 
@@ -121,7 +121,7 @@ def main():
         examples, questions = load_questions(config, run_data)
         step = saved['step'] if saved else 0
         info, tracker = identify_run(config, runtime, run_data, questions, step, prefix_dir)
-        dry_run(config, runtime, run_data, examples)
+        dry_run(config, runtime, run_data, examples)  # before the run's own model takes memory
 
         if saved:
             state = restore_state(config, phases, saved, runtime)
@@ -131,7 +131,7 @@ def main():
         log = RunLog(config, phases, runtime, state, prefix_dir, info, tracker)
         log.say_start(state, runtime)
         stopped_by = train(config, phases, runtime, run_data, examples, state, log)
-        runtime.writer.wait()
+        runtime.writer.wait()  # the last checkpoint is whole before the run says that it ended
         log.close(state, stopped_by)
     leave_distributed(runtime.world_size)
     if stopped_by == signal.SIGINT and runtime.world_size == 1:  # torchrun ends its ranks itself
@@ -148,10 +148,10 @@ def train(config, phases, runtime: Runtime, run_data: RunData, examples: list, s
     signals = catch_signals()
     model, device = state.model, runtime.device
     batches = micro_batches(config, runtime, run_data.train, state.step, total)
-    batch = next(batches, None)
+    batch = next(batches, None)  # one ahead of the step that trains on it
     phase = None
     while True:
-        evaluate(config, phases, runtime, run_data, examples, state, log)
+        evaluate(config, phases, runtime, run_data, examples, state, log)  # the model before it grows
         if state.step == total:
             return 0
         new_phase = phase is None or state.step == phase.stop
@@ -164,7 +164,7 @@ def train(config, phases, runtime: Runtime, run_data: RunData, examples: list, s
         # the inner one has cast until the step ends.
         model.train()
         lr = schedule.get_lr(config, phases, state.step)
-        loss_sum = torch.zeros((), device=device)
+        loss_sum = torch.zeros((), device=device)  # there, so that adding to it doesn't wait for the GPU
         with torch.autocast(device.type, enabled=False):
             for micro_step in range(runtime.grad_accum_steps):
                 if runtime.world_size > 1:  # gradients meet in the last micro-step only
@@ -173,14 +173,14 @@ def train(config, phases, runtime: Runtime, run_data: RunData, examples: list, s
                     seed_dropout(config, state.step, runtime.rank * runtime.grad_accum_steps + micro_step)
                 with runtime.amp:
                     loss = wrapped(*batch)
-                (loss / runtime.grad_accum_steps).backward()
+                (loss / runtime.grad_accum_steps).backward()  # so that the gradients add up to a mean
                 loss_sum += loss.detach()
                 batch = next(batches, None)  # read and sent while the device still computes
 
         # one update
         norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-        loss, grad_norm, stopping = mean_over_ranks(runtime, loss_sum, norm, signals)
-        if new_phase:
+        loss, grad_norm, stopping = mean_over_ranks(runtime, loss_sum, norm, signals)  # waits for the device
+        if new_phase:  # freeze() has just changed what trains
             check_gradients(model)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             stop_not_finite(config, state.step, loss, grad_norm, runtime)
@@ -189,9 +189,9 @@ def train(config, phases, runtime: Runtime, run_data: RunData, examples: list, s
         set_learning_rate(state.optimizers, lr, schedule.get_new_scale(config, phases, state.step))
         for optimizer in state.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)  # zeros would move a layer that is frozen next
         state.step += 1
-        state.clock['seconds'] += time.perf_counter() - began
+        state.clock['seconds'] += time.perf_counter() - began  # evals and saves have clocks of their own
 
         if state.step % config.log_interval == 0 or state.step == total:
             log.progress(state, phase, loss, lr, grad_norm)
@@ -279,7 +279,7 @@ def restore_state(config: TrainConfig, phases: list, saved: dict, runtime: Runti
 def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
     """The source of the weights that stage `stage` initialises: the same on every rank and after every
     resume."""
-    return torch.Generator().manual_seed(config.seed * 1000 + stage)
+    return torch.Generator().manual_seed(config.seed * 1000 + stage)  # the CPU's, whatever the device
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -297,7 +297,7 @@ def enter_phase(config, phase: schedule.Phase, runtime: Runtime, run_data: RunDa
     old_depth = model.depth
     if phase.depth > old_depth:
         values['val_loss_before'] = log.val_loss_at(state.step)
-        if values['val_loss_before'] is None:
+        if values['val_loss_before'] is None:  # no eval was due at this step
             values['val_loss_before'] = timed_loss(config, runtime, run_data, state)
         began = time.perf_counter()
         new_blocks = []
@@ -323,7 +323,7 @@ def micro_batches(config: TrainConfig, runtime: Runtime, train_split: data.Split
     for s in range(step, total):
         for micro_step in range(runtime.grad_accum_steps):
             first = (runtime.rank * runtime.grad_accum_steps + micro_step) * config.batch_size
-            rows = range(first, first + config.batch_size)
+            rows = range(first, first + config.batch_size)  # of the step's sequences; no two ranks share one
             arrays = train_split.get_batch(s, runtime.sequences_per_step, rows, config.shuffle, config.seed)
             yield to_device(arrays, runtime.device)
 
@@ -343,7 +343,7 @@ def mean_over_ranks(runtime: Runtime, loss_sum: torch.Tensor, norm: torch.Tensor
     mean = loss_sum / (runtime.grad_accum_steps * runtime.world_size)
     stats = torch.stack([mean, torch.tensor(float(len(signals)), device=runtime.device)])
     if runtime.world_size > 1:
-        dist.all_reduce(stats)
+        dist.all_reduce(stats)  # a sum, of losses that are divided by world_size already
     loss, stopping, grad_norm = torch.cat([stats, norm.float().reshape(1)]).tolist()
     return loss, grad_norm, stopping
 
@@ -362,14 +362,14 @@ def check_gradients(model: GPT):
 
 def stop_not_finite(config: TrainConfig, step: int, loss: float, norm: float, runtime: Runtime):
     """Stop with exit code 1, before the optimizer has seen the gradient. All ranks get here together."""
-    runtime.writer.wait()
+    runtime.writer.wait()  # a save under way may be the last good one
     if runtime.rank == 0:
         found = checkpoint.latest(config.out_dir)
         last = f'The last good checkpoint is {found[0]}' if found else 'There is no checkpoint yet'
         print(f'error: step {step}: loss {loss}, gradient norm {norm}: stopped before the update. {last}',
               file=sys.stderr)
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier()  # torchrun kills rank 0, and its message, once another rank has exited
         dist.destroy_process_group()
     sys.exit(1)
 
@@ -420,10 +420,10 @@ def save_if_due(config, phases, phase: schedule.Phase, runtime: Runtime, run_dat
                 stopping: float):
     """stage_NN.pt at the end of a stage, ckpt_NNNNNN.pt at every checkpoint_interval, at the end and before a
     stop."""
-    runtime.writer.check()
+    runtime.writer.check()  # a full disk stops the run at the next step, not at the next save
     names = []
     stage_ends = [p.stop for p in phases if p.stage == phase.stage and p.phase != 'continual']
-    stage_done = bool(stage_ends) and state.step == stage_ends[-1]
+    stage_done = bool(stage_ends) and state.step == stage_ends[-1]  # none where all its steps are continual
     if stage_done:  # before the checkpoint, after which a run that is killed here would go on
         names.append(f'stage_{phase.stage:02d}.pt')
     on_interval = config.checkpoint_interval and state.step % config.checkpoint_interval == 0
@@ -438,7 +438,7 @@ def save_checkpoint(config: TrainConfig, runtime: Runtime, run_data: RunData, st
     """Copy the state and have it written under these names while training goes on; a stage_NN.pt holds
     weights alone."""
     began = time.perf_counter()
-    if runtime.rank == 0:
+    if runtime.rank == 0:  # all ranks hold the same state
         totals = {**state.clock, 'train_tokens': run_data.train.n_tokens, 'val_tokens': run_data.val.n_tokens}
         weights = {'config': config_to_dict(config), 'tokenizer': run_data.tokenizer, 'step': state.step,
                    'depth': state.model.depth, 'model': state.model.state_dict(), 'optimizer': {},
@@ -459,7 +459,7 @@ def catch_signals() -> list:
     def on_signal(signum, frame):
         if received:
             die_of(signum)
-        received.append(signum)
+        received.append(signum)  # only noted: the step under way is finished and saved first
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, on_signal)

@@ -54,6 +54,7 @@ def parse(kind, text: str):
 
 def parse_number(text: str):
     """An int or a float. Raises ValueError for other texts, 'nan' among them."""
+    # int first: a float is exact for whole numbers only up to 2**53.
     try:
         return int(text)
     except ValueError:
@@ -71,6 +72,7 @@ def parse_tuple(item_kind, text: str) -> tuple:
             return ast.literal_eval(text)
         except (SyntaxError, ValueError, MemoryError, RecursionError):
             raise ValueError(text) from None
+    # As Python prints a tuple or a list, which is what one copies from a message.
     if text[:1] + text[-1:] in ('()', '[]'):
         text = text[1:-1]
     parts = [part.strip().strip('\'"') for part in text.split(',')]
@@ -87,6 +89,7 @@ def convert(kind, value):
     """
     if isinstance(kind, types.UnionType):
         for one in kinds_of(kind):
+            # Else 4 would become (4,) where a setting is a number or a tuple.
             if is_tuple(one) == (type(value) in (list, tuple)):
                 try:
                     return convert(one, value)
@@ -101,6 +104,7 @@ def convert(kind, value):
         return tuple(convert(item_kind, item) for item in items)
     # type() and not isinstance(): to Python True is an int, but nobody means 1 layer by it.
     if kind is float and type(value) is int:
+        # float() of a huge int would fail; as infinity it is refused later, by name.
         value = float(value) if abs(value) <= LARGEST_INT else math.inf
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)
