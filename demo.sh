@@ -11,8 +11,7 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # two ranks, one thread each
 PATH="$PWD/.venv/bin:$PATH"
 
-# Warm-up, stable, decay over the last fifth, at the learning rate that suits full depth best: at half of it growing
-# looks twice as good.
+# Warm-up, stable, decay over the last fifth, at a learning rate that was chosen for full depth, not for growing.
 settings="configs/cpu.py --lr_schedule=wsd --decay_fraction=0.2 --learning_rate=0.01"
 
 python prepare_demo.py
