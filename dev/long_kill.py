@@ -66,14 +66,14 @@ def half_written(real, writer, record):
 PLACES = {  # what is under way: (owner, name of the function, how it dies)
     'the first step': (train.schedule, 'get_lr', before),
     'a save': (train.checkpoint, 'save_checkpoint', half_saved),
-    'a step beside a save': (train.checkpoint.CheckpointWriter, 'check', before),
     'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'estimate_loss', after),
     'the clock': None,
     'a line of metrics': (metrics.MetricsWriter, 'write', half_written),
     'before a rename': (os, 'replace', before),
     'after a rename': (os, 'replace', after), 'before a growth': (train, 'enter_phase', before),
     'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),
-    "a phase's first step": (train, 'check_gradients', after)}
+    "a phase's first step": (train, 'check_gradients', after),
+    'a step beside a save': (train.checkpoint.CheckpointWriter, 'check', before)}
 
 
 def attempt(flags: list[str], place: str, call: int, log: Path) -> int:
