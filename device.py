@@ -396,6 +396,11 @@ def compile_blocks(model):
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     # Else DDP splits what is compiled under it at its buckets of 25 MB, and a block of GPT-2 124M has 28 MB.
     torch._dynamo.config.optimize_ddp = False
+    # Else a block that is frozen or thawed may go on with the graph from before: torch 2.11 takes a module
+    # whose dictionaries are the same for unchanged, and requires_grad is in none of them.
+    name = 'use_recursive_dict_tags_for_guards'
+    if hasattr(torch._dynamo.config, name):
+        setattr(torch._dynamo.config, name, False)
     model.compiled_loss = True
     for block in model.transformer.h:
         if block._compiled_call_impl is None:

@@ -387,6 +387,23 @@ def test_what_would_not_be_compiled_is_an_error_and_ddp_splits_nothing(monkeypat
 
 
 @NEEDS_COMPILER
+def test_a_block_frozen_and_thawed_under_one_that_trains_gets_the_graph_of_what_it_is(graphs):
+    """Its input always carries a gradient, so that nothing but its own weights tells the graphs apart."""
+    model = GPT(SMALL, 2, seeded(0)).train()
+    x = tokens(SMALL)
+    compile_blocks(model)
+    counted = []
+    for frozen in ((), (1,), (), (1,), ()):
+        model.freeze(frozen, 'train')
+        model.zero_grad()
+        for _ in range(2):
+            model(x, x).backward()
+        assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+        counted.append(graphs())
+    assert counted == [2, 3, 3, 3, 3]  # the head's, a block that trains, one that doesn't
+
+
+@NEEDS_COMPILER
 def test_evaluation_compiles_nothing(graphs):
     model = GPT(SMALL, 2)
     compile_blocks(model)
