@@ -712,3 +712,12 @@ def test_what_a_resumed_run_does_otherwise_is_said(monkeypatch, tiny, tmp_path, 
     assert 'the run now has 24 steps, it had 21' in out
     assert 'val_tokens is now 320, it was 640: evaluations before and after do not compare' in out
     assert {r['val_tokens'] for r in metrics(tmp_path / 'a') if 'val_loss' in r} == {320, 640}
+
+
+def test_dropout_takes_any_seed_and_its_masks_depend_on_all_of_it():
+    masks = []
+    for seed in (1, 180_000_001, 2**31, 2**32 - 1):  # from 1.8e8 on the product has more than 64 bits
+        for step, micro_batch in ((0, 0), (1, 0), (0, 1)):
+            train.seed_dropout(TrainConfig(seed=seed, dropout=0.1), step, micro_batch)
+            masks.append(torch.rand(8).tolist())
+    assert len({tuple(mask) for mask in masks}) == len(masks)
