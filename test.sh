@@ -13,6 +13,6 @@ if ! cat requirements.txt requirements-dev.txt | cmp -s - .venv/installed-dev.tx
 fi
 .venv/bin/ruff check .
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 # Once more without asserts: no file and no setting of a user's is checked by one.
 [ $# -gt 0 ] || .venv/bin/python -O -m pytest -n 2 -W ignore::pytest.PytestConfigWarning tests/test_mistakes.py tests/test_data.py

@@ -30,6 +30,12 @@ def pytest_configure():
     os.environ['TIKTOKEN_CACHE_DIR'] = str(cache)  # inherited by the scripts that tests start
 
 
+def pytest_collection_modifyitems(items):
+    """The files with the longest tests first, or one worker would end with them alone."""
+    slow = ('test_ranks', 'test_train', 'test_study', 'test_dry_run', 'test_recipes')
+    items.sort(key=lambda item: item.path.stem not in slow)
+
+
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory):
     return make_tiny(tmp_path_factory.mktemp('tiny'))
