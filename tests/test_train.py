@@ -23,6 +23,7 @@ import config as configuration
 import data
 import device
 import export_hf
+import runlog
 import schedule
 import train
 from common import UserError
@@ -721,3 +722,13 @@ def test_dropout_takes_any_seed_and_its_masks_depend_on_all_of_it():
             train.seed_dropout(TrainConfig(seed=seed, dropout=0.1), step, micro_batch)
             masks.append(torch.rand(8).tolist())
     assert len({tuple(mask) for mask in masks}) == len(masks)
+
+
+def test_the_summary_tells_minutes(tmp_path, capsys):
+    records = []
+    for kind, step, seconds in (('phase', 0, 0.0), ('train', 9, 90.0), ('eval', 9, 90.0)):
+        records.append({'kind': kind, 'step': step, 'tokens': step, 'flops': step, 'flops_paper': step,
+                        'seconds': seconds, 'stage': 1, 'phase': 'phase2', 'depth': 2})
+    (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in records))
+    runlog.print_summary(str(tmp_path / 'metrics.jsonl'))
+    assert capsys.readouterr().out.splitlines()[1].split()[4] == '1.5'
