@@ -146,10 +146,11 @@ def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
         if not tuning.decided:  # what its runs would be isn't known
             continue
         tuned = tuning.best.tuned if tuning.best else {}
-        for budget, seed in itertools.product(study.budgets, study.seeds):
-            folder = f'{folder_of(arm)}/b{budget}_s{seed}'
-            start = runs.get((source, budget, seed))
-            runs[arm, budget, seed] = make_run(study, arm, budget, seed, tuned, folder, start)
+        for budget in study.budgets:
+            for seed in study.seeds_at(arm, budget):
+                folder = f'{folder_of(arm)}/b{budget}_s{seed}'
+                start = runs.get((source, budget, seed))
+                runs[arm, budget, seed] = make_run(study, arm, budget, seed, tuned, folder, start)
     grid = list(runs.values())
     # Over the whole grid, also where a part is run: a run saves where the rest will branch off.
     share_prefixes(grid + all_tuning_runs(tunings))

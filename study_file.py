@@ -7,6 +7,7 @@ A study file: a grid of runs as a Python file of plain assignments, read as stri
     settings = {'lr_schedule': 'wsd', 'decay_fraction': 0.2}
     budgets = (1_000, 4_000)
     seeds = (1, 2, 3)
+    only = {4_000: {'arms': ('full depth', 'Li, 8 stages'), 'seeds': (1, 2)}}
     tune = {'learning_rate': (5e-3, 1e-2), 'short': {'learning_rate': (1e-2, 2e-2)}}
     tune_extend = 2
 
@@ -31,6 +32,7 @@ STUDY_NAMES = {
     'settings': 'a dict of settings for all arms; the flags of an arm win',
     'budgets': 'full-depth steps of the first baseline, whose FLOPs each run gets',
     'seeds': 'the seeds of every arm at every budget',
+    'only': "a dict, budget: {'arms': a tuple, 'seeds': a tuple}, where not all arms or seeds are run",
     'tune': 'a dict, setting: values to try; or arm: such a dict of its own',
     'tune_extend': 'by how many values a grid may go on, at its last ratio, while the best is at an edge',
 }
@@ -48,6 +50,7 @@ class Study:
     baseline: tuple
     budgets: tuple  # ascending
     seeds: tuple
+    only: dict  # budget: {'arms': names, 'seeds': numbers}
     overlays: tuple
     settings: dict
     tune: dict  # arm: {setting: values to try}
@@ -68,6 +71,13 @@ class Study:
     def tune_seed(self) -> int:
         """A seed of its own: the seeds that are judged haven't chosen anything."""
         return 0 if 0 not in self.seeds else max(self.seeds) + 1
+
+    def seeds_at(self, arm: str, budget: int) -> tuple:
+        """The seeds with which an arm is run at a budget, none if `only` leaves it out there."""
+        only = self.only.get(budget, {})
+        if arm not in only.get('arms', self.arms):
+            return ()
+        return tuple(only.get('seeds', self.seeds))
 
     def source_of(self, arm: str) -> str | None:
         """The arm whose end this one starts from (--init_from='@ARM'), None if it doesn't."""
@@ -93,7 +103,7 @@ def read_study(path: str, out: str = '') -> Study:
     for name in values:
         if name not in STUDY_NAMES:
             problems.append(f"{path}: a study has no '{name}'" + did_you_mean(name, STUDY_NAMES))
-    for name in ('arms', 'settings', 'tune'):
+    for name in ('arms', 'settings', 'tune', 'only'):
         values.setdefault(name, {})
         if not isinstance(values[name], dict):
             problems.append(f'{path}: {name} must be {STUDY_NAMES[name]}')
@@ -108,7 +118,7 @@ def read_study(path: str, out: str = '') -> Study:
     study = Study(path=path, out='', **values)
     study.out = out or os.path.join('out', study.name)
     study.budgets = tuple(sorted(study.budgets))  # the first one is where arms are tuned
-    problems = check_arms(study) + check_settings(study)
+    problems = check_arms(study) + check_settings(study) + check_only(study)
     refuse([f'{path}: {problem}' for problem in problems])
     # An arm's own dict stands for that arm alone, the rest of `tune` for all the others.
     common = {name: tried for name, tried in study.tune.items() if not isinstance(tried, dict)}
@@ -141,7 +151,8 @@ def refuse(problems: list[str]):
 
 def did_you_mean(name, names) -> str:
     """The end of a sentence about a name that isn't there: the nearest one, or all that there are."""
-    near = difflib.get_close_matches(str(name), list(names), 1, 0.5)
+    names = [str(name) for name in names]  # budgets and seeds are numbers
+    near = difflib.get_close_matches(str(name), names, 1, 0.5)
     if near:
         return f"; did you mean '{near[0]}'?"
     return f'; there are {", ".join(names)}'
@@ -197,6 +208,42 @@ def check_settings(study: Study) -> list[str]:
     for name, tried in tuned.items():
         if not isinstance(tried, (tuple, list)) or not tried:
             problems.append(f'tune: {name} must have a tuple of values to try, not {tried!r}')
+    return problems
+
+
+def check_only(study: Study) -> list[str]:
+    """What is wrong with the parts of the grid that `only` names."""
+    problems = []
+    for budget, part in study.only.items():
+        wrong = check_part(study, budget, part)
+        if not wrong:  # seeds_at takes the types for granted
+            if not any(study.seeds_at(arm, budget) for arm in study.baseline):
+                wrong.append('there is no baseline to judge by')
+            for arm in study.arms:
+                source = study.source_of(arm)
+                if source and study.seeds_at(arm, budget) and not study.seeds_at(source, budget):
+                    wrong.append(f'{arm!r} starts from the end of {source!r}, which is left out')
+        problems += [f'only, budget {budget!r}: {problem}' for problem in wrong]
+    return problems
+
+
+def check_part(study: Study, budget, part) -> list[str]:
+    """What is wrong with one part of `only` by itself: its budget, its form, its names."""
+    known = {'arms': tuple(study.arms), 'seeds': study.seeds}
+    if budget not in study.budgets:
+        return ['the study has no such budget' + did_you_mean(budget, study.budgets)]
+    if not isinstance(part, dict) or not part or set(part) - set(known):
+        return [f"it must have a dict of 'arms' and 'seeds', or one of them, not {part!r}"]
+    problems = []
+    for name, items in part.items():
+        if not isinstance(items, (tuple, list)) or not items:
+            problems.append(f'{name} must be a tuple, not {items!r}')
+            continue
+        for item in items:
+            if item not in known[name]:
+                problems.append(f'{item!r} is none of the {name}' + did_you_mean(item, known[name]))
+            elif items.count(item) > 1:
+                problems.append(f'{name} has {item!r} twice')
     return problems
 
 

@@ -5,6 +5,7 @@ The numbers are judge.py's, the words report.py's, the drawing figure.py's. Here
 reads well on a code host: what to know first, what was found, what it rests on, and the commands. Nothing on
 it depends on where the runs lie, or when it is made: from the records in results/ it comes out the same. """
 
+import itertools
 import os
 import shlex
 
@@ -112,7 +113,9 @@ def first_comment(path: str) -> str:
 
 def count_text(study: Study, grid: list[Run], finished: dict) -> str:
     """How much of the grid is there, what is missing, and why some of it failed."""
-    n_asked = len(study.arms) * len(study.budgets) * len(study.seeds)
+    n_asked = 0
+    for arm, budget in itertools.product(study.arms, study.budgets):
+        n_asked += len(study.seeds_at(arm, budget))
     asked = f'{len(study.arms)} arms, {len(study.budgets)} budgets, {len(study.seeds)} seeds'
     sentences = [f'{asked}: {len(finished)} of {n_asked} runs are finished.',
                  'A budget is the compute of so many full-depth steps.']

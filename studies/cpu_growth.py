@@ -1,14 +1,12 @@
-# Does growing pay? Twelve recipes at equal compute, tuned, at three budgets, over seeds, on the demo's
+# Does growing pay? Thirteen recipes at equal compute, tuned, at three budgets, over seeds, on the demo's
 # corpus.
 #
 #   python prepare_demo.py
 #   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=1000        tuning and the first budget
-#   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=1000,4000
-#   python study.py studies/cpu_growth.py --slots=cpu,cpu --budgets=16000 --seeds=1,2 \
-#       --only='full depth,Li, 8 stages,full depth, Muon,Li, 8 stages, Muon'
+#   python study.py studies/cpu_growth.py --slots=cpu,cpu                       all of it
 #
 # 12 layers of width 64, 0.63M parameters; 2,048 bytes a step. 1,000, 4,000 and 16,000 full-depth steps are 3,
-# 14 and 55 bytes a parameter. One full-depth run of 1,000 steps takes three minutes of one core. Shared
+# 14 and 55 bytes a parameter. One run at the first budget takes four minutes of one core. Shared
 # prefixes spare 7% of the FLOPs: 17% of an arm in which nothing grows (all of a run but its decay, .2 of it,
 # is the beginning of the next longer one), 10% and 6% of Bu's (the one-layer part, which is cheap), 1% or
 # less of Li's and Gong's, whose stages stretch with the budget. Arms of one budget share next to nothing:
@@ -23,6 +21,7 @@ arms = {
     'interleave, 6 12': 'interleave_6_12',
     '6 layers': 'baseline --n_layer=6',
     'full depth, Muon': 'baseline --optimizer=muon',
+    '6 layers, Muon': 'baseline --n_layer=6 --optimizer=muon',
     'Li, 8 stages, Muon': 'incremental_8stage --optimizer=muon',
     'Bu, random, tau .8, Muon': 'bu_1to12_wsd --grow_init=random --stage_fractions=0.8,0 --optimizer=muon',
     'Gong, 3 6 12, Muon': 'gong_3_6_12 --optimizer=muon',
@@ -36,10 +35,13 @@ settings = {
 }
 budgets = (1_000, 4_000, 16_000)
 seeds = (1, 2, 3)
+only = {16_000: {'arms': ('full depth', 'Li, 8 stages', 'full depth, Muon', 'Li, 8 stages, Muon'),
+                 'seeds': (1, 2)}}
 _muon = {'muon_learning_rate': (0.01, 0.02, 0.04)}
 tune = {
     'learning_rate': (2.5e-3, 5e-3, 1e-2),
     'full depth, Muon': _muon,
+    '6 layers, Muon': _muon,
     'Li, 8 stages, Muon': _muon,
     'Bu, random, tau .8, Muon': _muon,
     'Gong, 3 6 12, Muon': _muon,

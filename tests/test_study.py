@@ -459,6 +459,16 @@ def test_every_run_has_its_budgets_compute_and_growth_takes_the_same_share(scrip
     assert len(runs) == 20 and {run.folder for run in runs} >= {'full/b100_s1', 'small/b1000_s2'}
 
 
+def test_a_budget_may_be_limited_to_some_arms_and_seeds(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 200, 400), 'only': {
+        200: {'seeds': (2,)}, 400: {'arms': ('full',)}}})
+    run_launcher('--slots=cpu,cpu')
+    folders = {str(path.relative_to(scripts / 'out/mine')) for path in scripts.glob('out/mine/*/b*')}
+    assert folders == {'full/b100_s1', 'full/b100_s2', 'li/b100_s1', 'li/b100_s2', 'full/b200_s2',
+                       'li/b200_s2', 'full/b400_s1', 'full/b400_s2'}
+    assert '8 done' in run_launcher('--status').splitlines()[-1]
+
+
 MISTAKES = [
     ({'seds': (1,)}, "has no 'seds'; did you mean 'seeds'"),
     ({'baseline': 'ful'}, "baseline 'ful' is no arm; did you mean 'full'"),
@@ -477,6 +487,18 @@ MISTAKES = [
     ({'budgets': (0,)}, 'budgets must be positive'),
     ({'budgets': ()}, 'budgets is missing'),
     ({'budgets': (3,)}, "arm 'Li': growth_steps 2 is less than one step for each of 8 stages"),
+    ({'only': {1_00: {'arms': ('full', 'Lee')}}}, "only, budget 100: 'Lee' is none of the arms"),
+    ({'only': {1_000: {'seeds': (1,)}}}, 'only, budget 1000: the study has no such budget'),
+    ({'only': {100: {'seeds': (1, 7)}}}, 'only, budget 100: 7 is none of the seeds; there are 1, 2'),
+    ({'only': {100: {'seeds': (1, 1)}}}, 'seeds has 1 twice'),
+    ({'only': {100: {'seeds': 1}}}, 'seeds must be a tuple, not 1'),
+    ({'only': {100: {'arm': ('full',)}}}, "it must have a dict of 'arms' and 'seeds'"),
+    ({'only': {100: {'arms': ([],)}}}, r'\[\] is none of the arms'),
+    ({'only': {100: ('full',)}}, "it must have a dict of 'arms' and 'seeds'"),
+    ({'only': {100: {'arms': ('Li',)}}}, 'only, budget 100: there is no baseline to judge by'),
+    ({'only': (100,)}, 'only must be a dict'),
+    ({'arms': {'full': 'baseline', 'old': 'baseline --n_layer=6', 'x': "baseline --init_from='@old'"},
+      'only': {100: {'arms': ('full', 'x')}}}, "'x' starts from the end of 'old', which is left out"),
     ({'seeds': 'one'}, "seeds must be a tuple of different values of type int, not 'one'"),
     ({'tune': {'learning_rate': 0.1}}, 'learning_rate must have a tuple of values to try'),
     ({'tune': {'learning_rat': (0.1, 0.2)}}, "no setting is called 'learning_rat'"),
@@ -756,7 +778,8 @@ def test_the_studies_that_come_with_it_can_be_planned_and_say_how_to_run_them(mo
     monkeypatch.chdir(HERE)
     loaded = grid.load_study(f'studies/{path.name}', out='nowhere')
     _, runs = grid.plan_runs(loaded, guess=True)
-    assert len(runs) == len(loaded.arms) * len(loaded.budgets) * len(loaded.seeds)
+    cells = [(arm, budget) for arm in loaded.arms for budget in loaded.budgets]
+    assert len(runs) == sum(len(loaded.seeds_at(arm, budget)) for arm, budget in cells) > 0
     assert f'python study.py studies/{path.name}' in path.read_text()
 
 
