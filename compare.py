@@ -27,8 +27,8 @@ At GPT-2 124M seeds deviate by .0013 nats: 2 seeds a side see a saving of 3.7% o
 .8%.
 
 For other scripts: judge.judge_runs makes a Report; report.tables, words.verdicts and words.caveats say what
-is in it, rows(report) and as_json(report) here are its numbers as plain types, figure.draw_report and
-figure.draw_study draw it.
+is in it, rows(report) and as_json(report) here are its numbers as plain types, figure.draw_report
+draws it.
 """
 
 import argparse

@@ -3,7 +3,7 @@ Everything that draws. matplotlib is imported in no other file, and here only wh
 
     draw_report('x.png', report)                  one hero panel: loss against compute, the depth under it
     draw_report('x.png', report, ['tokens'])      other panels, named in PANELS
-    draw_study('report.png', report)              loss and multiplier by budget, catch-up
+    draw_report('x.png', report, study_panels(report))    a study: loss and multiplier by budget, catch-up
     draw_plan('plan.png', phases, flops, title)   a plan of schedule.py: staircase, frozen layers, cost
 
 `report` is a judge.Report, `phases` a plan of schedule.py, `flops` what each phase costs. This file imports
@@ -134,9 +134,11 @@ def draw_report(path: str, report, panels: list[str] | None = None):
         add_legend(figure, handles)
 
 
-def draw_study(path: str, report):
-    """A study: loss and multiplier against budget, catch-up; what has nothing to show is left out."""
-    draw_report(path, report, ['budget', 'multiplier', 'catch_up', 'head_start'])
+def study_panels(report) -> list[str]:
+    """The panels of a study's figure that have something to show: none before a baseline is finished, say."""
+    groups = shown_groups(report)
+    panels = ('budget', 'multiplier', 'catch_up', 'head_start')
+    return [panel for panel in panels if has_content(panel, groups, report)]
 
 
 def draw_plan(path: str, phases: list, flops: list[float], title: str = ''):

@@ -49,8 +49,11 @@ def write_report(study: Study):
             text = text.replace(root + os.sep, f'out/{study.name}/')
         with atomic_write(os.path.join(target, name)) as f:
             f.write(text)
-    figure.draw_study(os.path.join(target, 'report.png'), judged)
-    print(f'the report is {os.path.join(target, "report.md")}, with report.csv and report.png')
+    panels = figure.study_panels(judged)
+    if panels:
+        figure.draw_report(os.path.join(target, 'report.png'), judged, panels)
+    others = 'report.csv and report.png' if panels else 'report.csv'
+    print(f'the report is {os.path.join(target, "report.md")}, with {others}')
 
 
 def judge(study: Study, finished: dict) -> Report:
@@ -75,7 +78,8 @@ def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fin
     notes = words.caveats(judged, tuple(tuned))
     parts = [f'# {study.name}', first_comment(study.path), count_text(study, grid, finished)]
     parts.append(sharing_text(judged))
-    parts.append('![final loss and compute multiplier against budget](report.png)')
+    if figure.study_panels(judged):
+        parts.append('![final loss and compute multiplier against budget](report.png)')
     if notes:
         # The limits come before the numbers: nobody reads them after.
         parts += ['## What to know first', bullets(notes)]
@@ -119,22 +123,27 @@ def count_text(study: Study, grid: list[Run], finished: dict) -> str:
     asked = f'{len(study.arms)} arms, {len(study.budgets)} budgets, {len(study.seeds)} seeds'
     sentences = [f'{asked}: {len(finished)} of {n_asked} runs are finished.',
                  'A budget is the compute of so many full-depth steps.']
-    seeds_of_cell = {}
-    for run in grid:
-        if run not in finished.values():
-            # The missing seeds of one arm and budget are listed together, which keeps the sentence short.
-            seeds_of_cell.setdefault(f'{run.arm} at {run.budget}', []).append(str(run.seed))
-    if seeds_of_cell:
-        cells = []
-        for cell, seeds in seeds_of_cell.items():
-            cells.append(f'{cell} (seed {", ".join(seeds)})')
-        sentences.append(f'Missing: {"; ".join(cells)}.')
+    for budget in study.budgets:
+        missing = [run for run in grid if run.budget == budget and run not in finished.values()]
+        there = [run for run in finished.values() if run.budget == budget]
+        if missing and not there:
+            sentences.append(f'Nothing is finished at {budget:,}.')
+        elif missing:
+            sentences.append(f'Missing at {budget:,}: {missing_text(missing)}.')
     known = {run.arm for run in grid}  # an arm whose tuning isn't finished has no runs there
     untuned = [arm for arm in study.arms if arm not in known]
     if untuned:
         sentences.append(f'Not tuned yet: {"; ".join(untuned)}.')
     sentences += [f'{folder} failed: {why}.' for folder, why in study.failed.items()]
     return ' '.join(sentences)
+
+
+def missing_text(runs: list[Run]) -> str:
+    """Runs of one budget: each arm with its seeds."""
+    seeds = {}
+    for run in runs:
+        seeds.setdefault(run.arm, []).append(str(run.seed))
+    return '; '.join(f'{arm} (seed {", ".join(numbers)})' for arm, numbers in seeds.items())
 
 
 def sharing_text(judged: Report) -> str:

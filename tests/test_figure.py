@@ -287,7 +287,7 @@ def test_a_study_s_figure_shows_losses_multipliers_and_bounds_by_budget(tmp_path
                       growth_steps=steps, lr_schedule='wsd', **settings)
             arms[str(path)] = arm
     report = judge_runs(read_runs(list(arms)), ['full'], arms)
-    figure.draw_study(str(tmp_path / 'f.svg'), report)
+    figure.draw_report(str(tmp_path / 'f.svg'), report, figure.study_panels(report))
     budget, multiplier, catch_up, head_start = drawn[0].axes
     assert (
         budget.get_xscale()

@@ -308,7 +308,15 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
     shutil.rmtree(tmp_path / 'results' / 'li' / 'b12_s2')
     assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
     assert '7 of 8 runs are finished' in (tmp_path / 'results' / 'report.md').read_text()
-    assert 'Missing: Li at 12 (seed 2).' in (tmp_path / 'results' / 'report.md').read_text()
+    assert 'Missing at 12: Li (seed 2).' in (tmp_path / 'results' / 'report.md').read_text()
+    assert '![' in page
+    # Before the baseline has a run there is nothing to draw, which is no error.
+    for folder in (tmp_path / 'results' / 'full').glob('b*'):
+        shutil.rmtree(folder)
+    (tmp_path / 'results' / 'report.png').unlink()
+    assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
+    page = (tmp_path / 'results' / 'report.md').read_text()
+    assert '3 of 8 runs' in page and '![' not in page and not (tmp_path / 'results' / 'report.png').exists()
 
 
 # ------------------------------------------------------------------------------------------------------------
