@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def pytest_configure():
             shutil.copyfile(source, f'{target}.{os.getpid()}')
             os.replace(f'{target}.{os.getpid()}', target)
     os.environ['TIKTOKEN_CACHE_DIR'] = str(cache)  # inherited by the scripts that tests start
+    # A shell that starts the tests with & has Ctrl-C ignored, which the scripts would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

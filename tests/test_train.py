@@ -575,7 +575,7 @@ def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny,
     first = subprocess.Popen([sys.executable, 'train.py', *flags], stdout=subprocess.PIPE, text=True)
     try:
         for line in first.stdout:
-            if line.startswith('step 00004'):
+            if line.startswith('step 00024'):
                 break
         before = (tmp_path / 'a' / 'config.json').read_bytes()
         first.send_signal(signal.SIGSTOP)  # it holds its lock, and leaves the cores to the others
