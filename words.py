@@ -202,15 +202,17 @@ def noise(judgment: Judgment) -> str:
 
 
 def seen(report: Report) -> list[str]:
-    """What differences the seeds of this call could have seen, for each number of seeds a side."""
-    sizes = {}  # (seeds of the run, of the baseline): judgments
+    """What differences the seeds of this call could have seen: beside each baseline, since budgets and
+    optimizers differ in noise, and for each number of seeds a side."""
+    sizes = {}  # (name of the baseline, seeds of the run, of the baseline): judgments
     for judgment in report.judgments:
         # Without a verdict the seeds were too few to see any difference.
         if judgment.verdict:
-            size = (len(judgment.group.finals), len(judgment.rung.finals))
+            size = (judgment.rung.name, len(judgment.group.finals), len(judgment.rung.finals))
             sizes.setdefault(size, []).append(judgment)
+    baselines = {name for name, *_ in sizes}
     sentences = []
-    for (n, n_baseline), judgments in sizes.items():
+    for (name, n, n_baseline), judgments in sizes.items():
         # A known deviation is better than an estimate from a few seeds.
         sd = report.sigma or pooled_sd(judgments)
         smallest, often = stats.detectable(sd, n, n_baseline, tests(report), report.sigma is not None)
@@ -219,7 +221,8 @@ def seen(report: Report) -> list[str]:
         # Where the baseline's loss doesn't fall, no amount of compute makes up for a difference.
         slopes = [slope for slope in slopes if slope > 0]
         side = f'{n} seeds a side' if n == n_baseline else f'{n} seeds against {n_baseline}'
-        text = f'{side.replace("1 seeds", "1 seed")} see differences from {smallest:.4f}'
+        beside = f'beside {name}: ' if len(baselines) > 1 else ''
+        text = f'{beside}{side.replace("1 seeds", "1 seed")} see differences from {smallest:.4f}'
         if slopes:
             text += f' (a saving of {1 - math.exp(-smallest / np.mean(slopes)):.1%})'
         text += f' on, and four times in five from {often:.4f}; the sd between seeds is {sd:.4f}'

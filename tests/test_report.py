@@ -163,6 +163,20 @@ def test_two_seeds_and_one_seed_are_told_what_they_are_worth(tmp_path):
     assert [s for s in sentences if s.startswith('2 seeds a side see differences from')]
 
 
+def test_what_could_be_seen_is_said_beside_each_baseline(tmp_path):
+    """A noisy family's deviation is none of a quiet one's business."""
+    for optimizer, sd in (('adamw', 0.03), ('muon', 0.001)):
+        for name, stages in (('full', 1), ('grown', 4)):
+            write_seeds(tmp_path, f'{name}_{optimizer}', (1, 2, 3), sd=sd, optimizer=optimizer,
+                        n_stages=stages)
+    report = report_on(tmp_path, baselines=[str(tmp_path / f'full_{o}_seed1') for o in ('adamw', 'muon')])
+    for baseline in ('full_adamw', 'full_muon'):
+        sides = [group.finals for group in report.groups if group.name.endswith(baseline[5:])]
+        sd = np.sqrt(np.mean([finals.var(ddof=1) for finals in sides]))
+        said = [text for text in words.verdicts(report) if text.startswith(f'beside {baseline}: ')]
+        assert len(said) == 1 and f'the sd between seeds is {sd:.4f}' in said[0]
+
+
 def test_clear_or_not_clear_is_always_said(tmp_path):
     write_seeds(tmp_path, 'base', (1, 2, 3))
     write_seeds(tmp_path, 'same', (1, 2, 3), n_stages=4)

@@ -1,0 +1,76 @@
+"""The records in results/: reports and the README's numbers come out of them again. Run: python -m pytest
+tests/test_results.py"""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import grid
+import schedule
+import study_file
+import study_report
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted(path.parent.name for path in ROOT.glob('results/*/report.md'))
+# What arms may differ in: how they grow, how deep they are, how long they go on, and what was tuned.
+GROWTH = {'n_layer', 'n_stages', 'init_from', 'init_depth', 'stage_depths', 'growth_steps', 'stage_steps',
+          'stage_fractions', 'phase1_fraction', 'phase1_embeddings', 'continual_steps', 'baseline_steps',
+          'grow_init', 'grow_map', 'grow_optimizer', 'rewarm_steps', 'rewarm', 'lr_depth_power',
+          'stage_lr_scale'}
+TUNED = {'learning_rate', 'muon_learning_rate'}
+
+
+@pytest.fixture(params=STUDIES)
+def study(request, monkeypatch, tmp_path):
+    """A study of the repository, with a copy of its records."""
+    monkeypatch.chdir(ROOT)
+    shutil.copytree(ROOT / 'results' / request.param, tmp_path / 'results')
+    monkeypatch.setattr(study_file.Study, 'results', property(lambda self: str(tmp_path / 'results')))
+    return grid.load_study(f'studies/{request.param}.py', out=str(tmp_path / 'out'))
+
+
+def test_a_report_comes_out_of_the_records_again(study):
+    study_report.write_report(study)
+    for name in ('report.md', 'report.csv'):
+        committed = ROOT / 'results' / study.name / name
+        assert Path(study.results, name).read_text() == committed.read_text(), name
+
+
+def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_for_growth(study):
+    _, runs = grid.plan_runs(study)
+    full_step = schedule.step_cost(next(run for run in runs if run.arm == study.baseline[0]).config, 'flops')
+    baselines = {}
+    for run in runs:
+        if run.arm in study.baseline:
+            baselines[run.config.optimizer, run.budget, run.seed] = run
+    finished = [run for run in runs if grid.finished_folder(study, run)]
+    assert finished
+    for run in finished:
+        folder = grid.finished_folder(study, run)
+        last = json.loads(Path(folder, 'metrics.jsonl').read_text().splitlines()[-1])
+        assert abs(last['flops'] - run.budget * full_step) <= full_step / 2, folder
+        trained = schedule.load_run_config(folder)
+        baseline = baselines[trained.optimizer, run.budget, run.seed].config
+        differing = {name for name, setting in grid.FIELDS.items()
+                     if not setting.metadata['free'] and getattr(trained, name) != getattr(baseline, name)}
+        assert differing <= GROWTH | TUNED, (folder, differing)
+
+
+def test_every_number_in_the_readmes_results_is_in_a_report():
+    readme = (ROOT / 'README.md').read_text()
+    section = re.search(r'\n## Results\n(.*?)\n## ', readme, re.DOTALL)[1]
+    known = []
+    for name in STUDIES:
+        with open(ROOT / 'results' / name / 'report.csv') as f:
+            for row in csv.reader(f):
+                known += [float(cell) for cell in row if re.fullmatch(r'-?\d+(\.\d+)?(e[+-]\d+)?', cell)]
+    missing = []
+    for number in re.findall(r'(?<![\w.,])-?\d*\.\d+(?![\w%])', section):
+        decimals = len(number.partition('.')[2])
+        if not any(f'{value:.{decimals}f}' == f'{float(number):.{decimals}f}' for value in known):
+            missing.append(number)
+    assert not missing
