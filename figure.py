@@ -9,8 +9,8 @@ Everything that draws. matplotlib is imported in no other file, and here only wh
 `report` is a judge.Report, `phases` a plan of schedule.py, `flops` what each phase costs. This file imports
 neither module: it draws what it is given, so that schedule.py, which lies below judge.py, can call it.
 
-The baseline is black, solid and round. Other runs differ in color, line style and marker, so that a print in
-black and white and a color-blind reader tell them apart.
+The baseline is black, solid and round; a second one black and dashed. Other runs differ in color, line style
+and marker, so that a print in black and white and a color-blind reader tell them apart.
 """
 
 import contextlib
@@ -224,10 +224,14 @@ def look_of(groups: list, report) -> list[Look]:
     """The look of each group. Baselines are black, and nothing else is."""
     # Six colors, four lines and seven markers turn at different speeds: 84 groups before one look returns.
     looks = []
+    baselines = []  # names of arms: a baseline of several budgets looks the same at each
     k = 0
     for group in groups:
         if report.is_baseline(group):
-            looks.append(Look('black', '-', 'o', 5))
+            if group.arm not in baselines:
+                baselines.append(group.arm)
+            i = baselines.index(group.arm)
+            looks.append(Look('black', ('-', '--', ':')[i % 3], ('o', 's', 'D')[i % 3], 5))
             continue
         color = COLORS[k % len(COLORS)]
         looks.append(Look(color, LINES[k % len(LINES)], MARKERS[k % len(MARKERS)], 4))
@@ -380,7 +384,7 @@ def readable(axes):
 
 
 def make_logarithmic(axes):
-    """A logarithmic x axis that has a few ticks however short it is."""
+    """A logarithmic x axis that has a few ticks however short it is: for what lies in it already."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     axes.set_xscale('log')
@@ -388,6 +392,9 @@ def make_logarithmic(axes):
     # By default ticks at 2 and 5 lose their labels on an axis of more than one decade.
     axes.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
     axes.xaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.dataLim.intervalx
+    if 0 < low < high < 2 * low:  # a single budget, say: its runs differ by less than a step
+        axes.set_xlim(low / 2, high * 2)
 
 
 # ------------------------------------------------------------------------------------------------------------

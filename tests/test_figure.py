@@ -324,3 +324,22 @@ def test_a_plan_is_a_staircase_with_frozen_layers_hatched_and_its_cost_below(tmp
     assert above.get_title(loc='left') == '_name$'
     with pytest.raises(UserError, match='must end in'):
         figure.draw_plan(str(tmp_path / 'plan.jpg'), phases, flops)
+
+
+def test_two_baselines_look_different_and_a_single_budget_has_a_readable_axis(tmp_path, drawn):
+    arms = {}
+    for optimizer, seed in itertools.product(('adamw', 'muon'), (1, 2)):
+        for arm, settings, better in (('full', {}, 0.0), ('grown', {'n_stages': 4}, 0.01)):
+            path = tmp_path / 'runs' / f'{arm} {optimizer}' / f'b1000_s{seed}'
+            write_run(path, lambda step, off=0.001 * seed - better: power_law(step) + off, seed=seed,
+                      optimizer=optimizer, until=1000 if arm == 'full' else 1001, **settings)
+            arms[str(path)] = f'{arm} {optimizer}'
+    report = judge_runs(read_runs(list(arms)), ['full adamw', 'full muon'], arms)
+    figure.draw_report(str(tmp_path / 'f.svg'), report, figure.study_panels(report))
+    looks = figure.arm_looks(report)
+    first, second = looks['full adamw'], looks['full muon']
+    assert first.color == second.color == 'black' and first.line != second.line
+    budgets = drawn[0].axes[0]
+    assert budgets.get_xlabel() == 'training FLOPs'
+    low, high = budgets.get_xlim()
+    assert high > 2 * low  # the runs' budgets differ by a thousandth
