@@ -693,7 +693,8 @@ def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(
     done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True,
                           text=True)
     assert done.returncode == -signal.SIGINT and 'Traceback' not in done.stderr, done.stderr
-    assert checkpoint.latest(str(tmp_path / 'a'))[1]['step'] == (9 if again else 11)
+    # The second one doesn't wait for the thread, which may be writing step 9 still.
+    assert checkpoint.latest(str(tmp_path / 'a'))[1]['step'] in ((6, 9) if again else (11,))
     assert ('saved at step 11' in done.stdout) == (not again)
 
 
