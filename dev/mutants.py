@@ -663,7 +663,7 @@ breaks(
     ('the seed is no part of the name', "if 'seed' in given.flags:", 'if False:', 'out_dir'),
     ('flags are no part of the name', 'if value == without or not changes_run:', "if name != 'seed':",
      'out_dir'),
-    ('a resumed run follows its configs', 'if not changes_length(name):', 'if True:', 'resume'),
+    ('a resumed run follows its configs', 'if not changes_length(name):', 'if True:', 'forgotten'),
     ('match takes another scale', 'parts += given.paths[1:]', 'pass', 'match'),
     ('a home directory is a folder called ~', 'os.path.expanduser(part)', 'part', 'tilde'),
     ('a start takes what a killed one left', "or (resume and numbered(out_dir, 'ckpt_', '.pt'))",

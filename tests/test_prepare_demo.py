@@ -128,6 +128,18 @@ def test_deduplicate_drops_what_an_earlier_document_has_whatever_its_case_and_sp
         documents[0], ('b', 'Something of its own comes first here, then a copy.'), documents[4]]
 
 
+def test_deduplicate_looks_within_paragraphs():
+    """What two paragraphs share with one only across their border is no copy: an ending and a beginning."""
+    first = 'Every layer of the smaller model is kept and the wider one'
+    second = 'learns from where it stood without losing a single step of it'
+    both = f'In this recipe {first[-20:]} {second[:20]} too, or so it is said there.'
+    documents = [('a', f'{first}\n{second}'), ('b', both)]
+    assert prepare_demo.deduplicate(documents) == documents
+    # The same text in one paragraph is a copy.
+    documents = [('a', f'{first} {second}'), ('b', both)]
+    assert prepare_demo.deduplicate(documents) == documents[:1]
+
+
 def test_code_tables_and_messages_go_and_prose_stays(tmp_path):
     source = tmp_path / 'module.py'
     source.write_text('''
