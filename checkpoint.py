@@ -59,6 +59,7 @@ class CheckpointWriter:
     def __init__(self):
         self.thread = None
         self.error = None  # what the thread raised, until the run asks for it
+        self.held = None  # the copy of save_nowhere()
 
     def save(self, files: dict, run_dir: str, keep_last: int, keep_steps: tuple = ()):
         """Copy the states in `files` (path -> state), then write them in this order and prune run_dir."""
@@ -76,9 +77,11 @@ class CheckpointWriter:
         self.start(write)
 
     def save_nowhere(self, state: dict):
-        """Whatever save() takes of memory and time, but for the disk."""
+        """Whatever save() takes of memory and time, but for the disk. The copy is there until wait(): a disk
+        may take so long."""
         self.wait()
         state = copy_to_host(state, {})
+        self.held = state
 
         def write():
             with open(os.devnull, 'wb') as f:
@@ -110,6 +113,7 @@ class CheckpointWriter:
         if self.thread is not None:
             self.thread.join()
             self.thread = None
+        self.held = None
         self.check()
 
     def __enter__(self):

@@ -36,7 +36,8 @@ def pytest_configure():
 
 def pytest_collection_modifyitems(items):
     """The files with the longest tests first, or one worker would end with them alone."""
-    slow = ('test_ranks', 'test_train', 'test_study', 'test_dry_run', 'test_recipes')
+    slow = ('test_ranks', 'test_train', 'test_study', 'test_prepare_demo', 'test_hellaswag', 'test_dry_run',
+            'test_bench', 'test_recipes')
     items.sort(key=lambda item: item.path.stem not in slow)
 
 
