@@ -43,6 +43,7 @@ PANELS = {
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
 LINES = ('--', '-.', (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = 's^DvPX*'
+BASELINES = (('-', 'o'), ('--', 's'), (':', 'D'))  # line and marker of the first, second, third one
 GRAY = '0.4'
 STYLE = {
     'font.size': 9,
@@ -230,8 +231,8 @@ def look_of(groups: list, report) -> list[Look]:
         if report.is_baseline(group):
             if group.arm not in baselines:
                 baselines.append(group.arm)
-            i = baselines.index(group.arm)
-            looks.append(Look('black', ('-', '--', ':')[i % 3], ('o', 's', 'D')[i % 3], 5))
+            line, marker = BASELINES[baselines.index(group.arm) % len(BASELINES)]
+            looks.append(Look('black', line, marker, 5))
             continue
         color = COLORS[k % len(COLORS)]
         looks.append(Look(color, LINES[k % len(LINES)], MARKERS[k % len(MARKERS)], 4))
@@ -384,7 +385,7 @@ def readable(axes):
 
 
 def make_logarithmic(axes):
-    """A logarithmic x axis that has a few ticks however short it is: for what lies in it already."""
+    """A logarithmic x axis that has a few ticks however short it is. To be called when all is drawn."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 
     axes.set_xscale('log')
@@ -393,7 +394,7 @@ def make_logarithmic(axes):
     axes.xaxis.set_major_formatter(LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     low, high = axes.dataLim.intervalx
-    if 0 < low < high < 2 * low:  # a single budget, say: its runs differ by less than a step
+    if 0 < low <= high < 2 * low:  # a single budget, say: its runs differ by less than a step
         axes.set_xlim(low / 2, high * 2)
 
 

@@ -74,7 +74,11 @@ def load_study(path: str, out: str = '') -> Study:
     problems = []
     # A plan that can't be is found now, not when its turn comes on the third day.
     for arm in study.arms:
-        for tuned, budget in itertools.product(tuned_points(study, arm), study.budgets):
+        # An arm is tuned at the first budget even if it is left out there.
+        budgets = [budget for budget in study.budgets if study.seeds_at(arm, budget)]
+        if study.tune[arm]:
+            budgets.append(study.budgets[0])
+        for tuned, budget in itertools.product(tuned_points(study, arm), budgets):
             try:
                 run = make_run(study, arm, budget, study.seeds[0], tuned, folder='')
                 schedule.plan(run.config)
@@ -287,6 +291,38 @@ def shared_steps(a: Run, b: Run) -> int:
             return 0
     shared = schedule.shared_prefix(a.config, b.config)
     return min(shared, a.total - 1, b.total - 1)
+
+
+def saved_prefix(study: Study, run: Run, everything: list[Run]) -> tuple[str, int]:
+    """The folder of the run whose checkpoints spare this one most steps, and how many; ('', 0) if none
+    does."""
+    best = 0
+    best_folder = ''
+    if run.parent is None and not run.save_at:
+        return best_folder, best  # it shares nothing with anyone
+    # Not only the planned parent: if that failed, or was run elsewhere, another may have got as far.
+    for other in everything:
+        folder = out_folder(study, other)
+        if other is run or not os.path.isdir(folder):
+            continue
+        steps = shared_steps(run, other)
+        fitting = [step for step in saved_steps(folder) if best < step <= steps]
+        if fitting:
+            best = max(fitting)
+            best_folder = folder
+    return best_folder, best
+
+
+def spared_flops(study: Study, runs: list[Run], everything: list[Run]) -> list[int]:
+    """What each of some runs needn't train itself: the FLOPs of a prefix that another of them trains, or that
+    is there."""
+    spared = []
+    for run in runs:
+        steps = run.shared
+        if run.parent not in runs:
+            _, steps = saved_prefix(study, run, everything)
+        spared.append(run.flops(steps))
+    return spared
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,16 @@ import time
 from collections import Counter
 
 from common import UserError, atomic_write, locked
-from grid import Run, final_loss, finished_folder, last_step, out_folder, saved_steps, shared_steps
+from grid import (
+    Run,
+    final_loss,
+    finished_folder,
+    last_step,
+    out_folder,
+    saved_prefix,
+    saved_steps,
+    spared_flops,
+)
 from study_file import HERE, Study, as_flag
 
 POLL_SECONDS = 0.5
@@ -121,25 +130,6 @@ def command_of(study: Study, run: Run, slot: str, branch_from: str = '', separat
     return words
 
 
-def best_prefix(study: Study, run: Run, everything: list[Run]) -> str:
-    """The folder of the run whose checkpoints spare this one most steps, '' if none does."""
-    best = 0
-    best_folder = ''
-    if run.parent is None and not run.save_at:
-        return best_folder  # it shares nothing with anyone
-    # Not only the planned parent: if that failed, or was run elsewhere, another may have got as far.
-    for other in everything:
-        folder = out_folder(study, other)
-        if other is run or not os.path.isdir(folder):
-            continue
-        steps = shared_steps(run, other)
-        fitting = [step for step in saved_steps(folder) if best < step <= steps]
-        if fitting:
-            best = max(fitting)
-            best_folder = folder
-    return best_folder
-
-
 def start_process(command: list[str], environment: dict, console) -> subprocess.Popen:
     """Start a command, by this interpreter and in a session of its own: Ctrl-C at the terminal reaches the
     launcher alone, which passes it on once."""
@@ -197,7 +187,7 @@ class Launcher:
         signal."""
         self.waiting = sorted(runs, key=lambda run: -run.total)
         # The longest run of a prefix trains it, and others wait for it.
-        progress = Progress(self.study, runs, self.separate)
+        progress = Progress(self.study, runs, everything, self.separate)
         while self.active or (self.waiting and not self.signals):
             self.reap()
             self.pass_on_signals()
@@ -245,7 +235,7 @@ class Launcher:
         branch_from = ''
         # A run that has failed may have done so for what it began from: then it trains everything itself.
         if not self.separate and not saved_steps(folder) and not self.tries[run.folder]:
-            branch_from = best_prefix(self.study, run, everything)
+            branch_from, _ = saved_prefix(self.study, run, everything)
         command = command_of(self.study, run, self.slots[number], branch_from, self.separate)
         environment = self.environments[number]
         # As one would type it, environment first: to run it again by hand is to copy a line.
@@ -329,9 +319,9 @@ class Progress:
     """One line over all runs, in FLOPs: on a terminal always the same one, elsewhere one every five
     minutes."""
 
-    def __init__(self, study: Study, runs: list[Run], separate: bool):
+    def __init__(self, study: Study, runs: list[Run], everything: list[Run], separate: bool):
         self.study, self.runs = study, runs
-        self.prefixes = [0 if separate else run.flops(run.shared) for run in runs]
+        self.prefixes = [0] * len(runs) if separate else spared_flops(study, runs, everything)
         self.total = sum(run.flops() for run in runs) - sum(self.prefixes)
         self.began = time.monotonic()
         self.done_at_begin = self.done()

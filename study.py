@@ -20,6 +20,7 @@ Warm-up-stable-decay runs of 1,000, 4,000 and 16,000 steps that decay over their
 separate runs. """
 
 import argparse
+import itertools
 import os
 import shlex
 import sys
@@ -37,15 +38,19 @@ from grid import (
     load_study,
     out_folder,
     plan_runs,
+    saved_prefix,
+    spared_flops,
 )
-from launch import Launcher, best_prefix, command_of, parse_slots, slot_environment
+from launch import Launcher, command_of, parse_slots, slot_environment
 from study_file import STUDY_NAMES, Study, did_you_mean
+
+PART = ('only', 'budgets', 'seeds')  # the flags that name a part of the grid
 
 
 def main():
     args = parse_args()
     study = load_study(args.study, args.out)
-    selected(study, [], args)  # whether the study has what is named, before hours of tuning
+    check_part(study, args)  # before hours of tuning
     if args.dry_run:
         print_costs(study, args)
     elif args.status:
@@ -77,7 +82,7 @@ def parse_args():
     parser.add_argument('--tflops', type=float, default=0.0, help='1e12 FLOPs a second that a slot keeps up')
     parser.add_argument('--out', default='', metavar='DIR', type=os.path.expanduser,
                         help='folder of the runs (default: out/STUDY)')
-    for name in ('only', 'budgets', 'seeds'):
+    for name in PART:
         parser.add_argument(f'--{name}', default='', metavar='A[,B]', help='a part of the grid')
     return parser.parse_args()
 
@@ -92,23 +97,43 @@ def write_report(study: Study):
 # a part of the grid
 
 
-def selected(study: Study, grid: list[Run], args) -> list[Run]:
-    """The runs that --only, --budgets and --seeds name. Raises UserError for a name that the study doesn't
-    have."""
-    chosen = list(grid)  # a new list, to which others add
+def named_part(study: Study, args) -> dict[str, list[str]]:
+    """The arms, budgets and seeds that --only, --budgets and --seeds name, all where a flag is missing.
+
+    Raises UserError for a name that the study doesn't have.
+    """
+    part = {}
     for option, name, known in (('only', 'arm', study.arms), ('budgets', 'budget', study.budgets),
                                 ('seeds', 'seed', study.seeds)):
         text = getattr(args, option)
-        if not text:
-            continue
         # Budgets and seeds are numbers in a study, and text in a flag.
         known = [str(value) for value in known]
-        wanted = split_names(text, known)
-        for value in wanted:
+        part[name] = split_names(text, known) if text else known
+        for value in part[name]:
             if value not in known:
                 hint = did_you_mean(value, known)
                 raise UserError(f'--{option}={text}: the study has no {name} {value!r}{hint}')
-        chosen = [run for run in chosen if str(getattr(run, name)) in wanted]
+    return part
+
+
+def check_part(study: Study, args):
+    """Raise UserError if the flags name something that the study doesn't have, or nothing that it runs."""
+    part = named_part(study, args)
+    for arm, budget in itertools.product(part['arm'], study.budgets):
+        seeds = [str(seed) for seed in study.seeds_at(arm, budget)]
+        if str(budget) in part['budget'] and set(seeds) & set(part['seed']):
+            return
+    flags = [f'--{option}={getattr(args, option)}' for option in PART if getattr(args, option)]
+    raise UserError(f"{' '.join(flags)}: the study's `only` leaves all of that out")
+
+
+def selected(study: Study, grid: list[Run], args) -> list[Run]:
+    """The runs of the part that the flags name: a new list, to which others add."""
+    part = named_part(study, args)
+    chosen = []
+    for run in grid:
+        if run.arm in part['arm'] and str(run.budget) in part['budget'] and str(run.seed) in part['seed']:
+            chosen.append(run)
     return chosen
 
 
@@ -199,8 +224,9 @@ def tune(launcher: Launcher, args):
         left = left_to_tune(study, tunings, args)
         if not left:
             break
-        print(f'tuning: {sharing_text(left, args.separate)}', flush=True)
-        launcher.execute(left, grid + all_tuning_runs(tunings))
+        everything = grid + all_tuning_runs(tunings)
+        print(f'tuning: {sharing_text(study, left, everything, args.separate)}', flush=True)
+        launcher.execute(left, everything)
     for run in tuning_runs(study, tunings, args):
         tuning = tunings[run.arm]
         if run is tuning.runs[-1]:  # one line an arm, and the edge of the grid in it
@@ -213,18 +239,19 @@ def run_grid(launcher: Launcher, args):
     tunings, grid = plan_runs(study)
     left = left_of_grid(study, grid, args)
     if left and not launcher.signals:
-        print(sharing_text(left, args.separate), flush=True)
-        launcher.execute(left, grid + all_tuning_runs(tunings))
+        everything = grid + all_tuning_runs(tunings)
+        print(sharing_text(study, left, everything, args.separate), flush=True)
+        launcher.execute(left, everything)
 
 
 # ------------------------------------------------------------------------------------------------------------
 # what to do without launching
 
 
-def sharing_text(runs: list[Run], separate: bool) -> str:
+def sharing_text(study: Study, runs: list[Run], everything: list[Run], separate: bool) -> str:
     """What some runs cost, with and without shared prefixes."""
     alone = sum(run.flops() for run in runs)
-    spared = sum(run.flops(run.shared) for run in runs)
+    spared = sum(spared_flops(study, runs, everything))
     share = spared / max(1, alone)
     if separate:
         return f'{len(runs)} runs, {alone:.4g} FLOPs; sharing prefixes would spare {share:.1%}'
@@ -235,6 +262,7 @@ def sharing_text(runs: list[Run], separate: bool) -> str:
 def print_costs(study: Study, args):
     """What all of a study costs. Where the tuning isn't finished, as if all arms kept their first values."""
     tunings, grid = plan_runs(study, guess=True)
+    everything = grid + all_tuning_runs(tunings)
     runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
     rows = {}  # seeds, and the values that are tried, cost the same
     for run in runs:
@@ -245,13 +273,13 @@ def print_costs(study: Study, args):
         run = some[0]
         tokens = run.total * run.config.total_batch_size
         print(f'{arm:<34}{what:>7}{budget:>7}{run.total:>9}{tokens:>10.3g}{run.flops():>10.3g}{len(some):>6}')
-    print('\n' + sharing_text(runs, args.separate))
+    print('\n' + sharing_text(study, runs, everything, args.separate))
     if not all(tuning.decided for tuning in plan_runs(study)[0].values()):
         print('the tuning is still to come: counted as if every arm kept its first values')
     if args.tflops:
         flops = sum(run.flops() for run in runs)
         if not args.separate:
-            flops -= sum(run.flops(run.shared) for run in runs)
+            flops -= sum(spared_flops(study, runs, everything))
         hours = flops / args.tflops / 3.6e15  # 1e12 FLOPs a second times 3,600 seconds
         n_slots = len(parse_slots(args.slots))
         print(f'{hours:.1f} hours of one slot at {args.tflops} TFLOP/s, {hours / n_slots:.1f} of {n_slots}')
@@ -338,7 +366,7 @@ def print_commands(study: Study, args):
                 continue
             branch_from = ''
             if not args.separate:
-                branch_from = best_prefix(study, run, everything)
+                branch_from, _ = saved_prefix(study, run, everything)
                 if run.parent in levels:  # which is done by then
                     branch_from = out_folder(study, run.parent)
             print(environment + shlex.join(command_of(study, run, slot, branch_from, args.separate)))

@@ -151,11 +151,11 @@ def refuse(problems: list[str]):
 
 def did_you_mean(name, names) -> str:
     """The end of a sentence about a name that isn't there: the nearest one, or all that there are."""
-    names = [str(name) for name in names]  # budgets and seeds are numbers
-    near = difflib.get_close_matches(str(name), names, 1, 0.5)
+    known = [str(other) for other in names]  # budgets and seeds are numbers
+    near = difflib.get_close_matches(str(name), known, 1, 0.5)
     if near:
         return f"; did you mean '{near[0]}'?"
-    return f'; there are {", ".join(names)}'
+    return f'; there are {", ".join(known)}'
 
 
 def check_arms(study: Study) -> list[str]:
@@ -224,6 +224,10 @@ def check_only(study: Study) -> list[str]:
                 if source and study.seeds_at(arm, budget) and not study.seeds_at(source, budget):
                     wrong.append(f'{arm!r} starts from the end of {source!r}, which is left out')
         problems += [f'only, budget {budget!r}: {problem}' for problem in wrong]
+    if not problems:
+        for arm in study.arms:
+            if not any(study.seeds_at(arm, budget) for budget in study.budgets):
+                problems.append(f'only leaves {arm!r} out at every budget')
     return problems
 
 

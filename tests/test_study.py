@@ -195,6 +195,19 @@ def test_the_saving_that_is_said_is_what_is_trained(in_process, capsys, overlay,
     assert starts['b24_s1'] == 0 and starts['b12_s1'] == 10 and starts['b6_s1'] == 5
 
 
+def test_no_saving_is_said_where_nobody_trains_the_prefix(in_process, capsys, overlay, tmp_path):
+    names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12, 24)}
+    path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
+    out = f'--out={tmp_path}/out'
+    assert run_study(path, out, '--budgets=12', '--dry_run') == 0
+    assert 'shared prefixes spare 0.0%' in capsys.readouterr().out
+    assert run_study(path, out, '--slots=cpu', '--budgets=24') == 0
+    assert 'shared prefixes spare 0.0%' in capsys.readouterr().out
+    # Now the longest run's checkpoint is there, and a shorter one begins at it.
+    assert run_study(path, out, '--slots=cpu', '--budgets=12') == 0
+    assert f'shared prefixes spare {10 / 12:.1%}' in capsys.readouterr().out
+
+
 def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay, tmp_path, monkeypatch):
     def train_run(*flags):
         monkeypatch.setattr(sys, 'argv', ['train.py', 'configs/baseline.py', str(overlay),
@@ -477,6 +490,27 @@ def test_a_budget_may_be_limited_to_some_arms_and_seeds(scripts):
     assert '8 done' in run_launcher('--status').splitlines()[-1]
 
 
+def test_an_arm_needs_no_plan_at_a_budget_from_which_it_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(HERE)
+    names = TWO_ARMS | {'budgets': (3, 100), 'only': {3: {'arms': ('full',)}}}
+    loaded = grid.load_study(write_study(tmp_path / 'mine.py', **names))
+    _, runs = grid.plan_runs(loaded)
+    assert {(run.arm, run.budget) for run in runs} == {('full', 3), ('full', 100), ('Li', 100)}
+    # Where it is tuned it is run all the same.
+    write_study(tmp_path / 'mine.py', **names | {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}})
+    with pytest.raises(UserError, match="arm 'Li': growth_steps 2 is less than one step"):
+        grid.load_study(str(tmp_path / 'mine.py'))
+
+
+def test_a_part_that_only_leaves_out_is_said(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'only': {200: {'arms': ('full',), 'seeds': (2,)}}})
+    for part in (['--only=Li', '--budgets=200'], ['--budgets=200', '--seeds=1']):
+        done = subprocess.run([sys.executable, 'study.py', 'mine.py', *part], capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr == f"error: {' '.join(part)}: the study's `only` leaves all of that out\n"
+    assert not logged()
+
+
 MISTAKES = [
     ({'seds': (1,)}, "has no 'seds'; did you mean 'seeds'"),
     ({'baseline': 'ful'}, "baseline 'ful' is no arm; did you mean 'full'"),
@@ -505,6 +539,7 @@ MISTAKES = [
     ({'only': {100: ('full',)}}, "it must have a dict of 'arms' and 'seeds'"),
     ({'only': {100: {'arms': ('Li',)}}}, 'only, budget 100: there is no baseline to judge by'),
     ({'only': (100,)}, 'only must be a dict'),
+    ({'only': {100: {'arms': ('full',)}, 200: {'arms': ('full',)}}}, "only leaves 'Li' out at every budget"),
     ({'arms': {'full': 'baseline', 'old': 'baseline --n_layer=6', 'x': "baseline --init_from='@old'"},
       'only': {100: {'arms': ('full', 'x')}}}, "'x' starts from the end of 'old', which is left out"),
     ({'seeds': 'one'}, "seeds must be a tuple of different values of type int, not 'one'"),

@@ -410,7 +410,7 @@ def test_the_memory_of_the_process_stays_flat(tmp_path):
     growth, samples = growth_per_step(500, tmp_path)
     assert len(samples) == 20 and samples[0, 1] > 1e8
     # bytes a step: 75 to 125; with 200 bytes kept by each micro-step 384, and 10,000 steps grow by 1
-    assert growth < 250
+    assert growth < 200
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
@@ -579,7 +579,7 @@ def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny,
                 break
         before = (tmp_path / 'a' / 'config.json').read_bytes()
         first.send_signal(signal.SIGSTOP)  # it holds its lock, and leaves the cores to the others
-        for more in ([], ['--resume=auto', '--log_interval=7']):
+        for more in ([], ['--resume'], ['--resume=auto', '--log_interval=7']):
             done = subprocess.run([sys.executable, 'train.py', *flags, *more], capture_output=True, text=True)
             assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr
             assert f'{tmp_path}/a is in use by process {first.pid} on {platform.node()}' in done.stderr
