@@ -42,9 +42,15 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What pytest and the imports hold stays: train.py's dry run, which collects garbage, needn't look at it
-    again in every test."""
+    """Each run's dry run collects garbage: what the imports hold it needn't look at again in every test."""
+    import torch._dynamo  # noqa: F401  as the first optimizer would
+
     gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def what_earlier_files_left_is_frozen():
     gc.freeze()
 
 

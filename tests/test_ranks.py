@@ -5,24 +5,24 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ranks import ENV, free_port, run_ranks, start_ranks
 from same_run import assert_same_run, metrics
 
 import checkpoint
 
 # A train.py that also writes down, per rank, which tokens it read and its weights at each phase's start and
-# at the end.
+# at the end. It trains several runs, one after the other: a process takes two seconds to begin.
 PROBE = '''
 import hashlib, json, os, sys
 import train
 from common import run_main
 
-seen, models = {'tokens': [], 'weights': []}, []
+seen, models = {}, []
 real_freeze, real_get_batch = train.GPT.freeze, train.data.Split.get_batch
 
 def digest(model):
@@ -45,36 +45,19 @@ def init(self, *args):
 
 real_init, train.GPT.__init__ = train.GPT.__init__, init
 train.GPT.freeze, train.data.Split.get_batch = freeze, get_batch
-folder = sys.argv.pop(1)
-run_main(train.main)
-seen['weights'].append((models[0].depth, digest(models[0])))
-json.dump(seen, open(os.path.join(folder, 'rank_' + os.environ.get('RANK', '0') + '.json'), 'w'))
+for port, folder, flags in json.loads(sys.argv[1]):
+    seen.update(tokens=[], weights=[])
+    os.environ['MASTER_PORT'] = str(port)
+    sys.argv[1:] = flags
+    run_main(train.main)
+    seen['weights'].append((models[0].depth, digest(models[0])))
+    json.dump(seen, open(os.path.join(folder, 'rank_' + os.environ.get('RANK', '0') + '.json'), 'w'))
 '''
-
-
-ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.getcwd()}
 
 
 def torchrun(ranks, script, *args, options=('--standalone',)):
     command = [sys.executable, '-m', 'torch.distributed.run', *options, f'--nproc_per_node={ranks}']
     return subprocess.run([*command, script, *args], capture_output=True, text=True, env=ENV, timeout=240)
-
-
-def start_ranks(ranks, script, *args):
-    """Start the ranks themselves, in the environment that torchrun gives: half as long as with it."""
-    env = {**ENV, 'WORLD_SIZE': str(ranks), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
-    if ranks == 1:
-        env = ENV
-    return [subprocess.Popen([sys.executable, script, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True, env={**env, 'RANK': str(rank), 'LOCAL_RANK': str(rank)})
-            for rank in range(ranks)]
-
-
-def run_ranks(ranks, script, *args):
-    """The exit codes of the ranks, and what they said on stderr."""
-    processes = start_ranks(ranks, script, *args)
-    said = [process.communicate(timeout=240)[1] for process in processes]
-    return [process.returncode for process in processes], ''.join(said)
 
 
 @pytest.fixture(scope='module')
@@ -84,51 +67,54 @@ def probe(tmp_path_factory):
     return str(path)
 
 
+SETTINGS = {
+    'plain': (),
+    'trained embeddings': ('--phase1_embeddings=train', '--shuffle=True', '--dropout=0.1'),
+    'frozen embeddings': ('--phase1_embeddings=frozen', '--grow_init=interleave', '--grow_optimizer=copy',
+                          '--grad_clip=0.5'),
+}
+
+
 @pytest.fixture(scope='module')
-def straight(probe, tiny, tmp_path_factory):
-    """A folder with a run on 2 ranks from beginning to end: run/, and what the probe wrote down."""
-    folder = tmp_path_factory.mktemp('straight')
-    done = torchrun(2, probe, str(folder), *tiny, f'--out_dir={folder}/run')
-    assert done.returncode == 0, done.stderr
+def on_ranks(probe, tiny, tmp_path_factory):
+    """A folder with the run of each setting on 1, 2 and 4 ranks: SETTING/RANKS/run."""
+    folder = tmp_path_factory.mktemp('on_ranks')
+    for ranks in (1, 2, 4):
+        runs = []
+        for setting, flags in SETTINGS.items():
+            out = folder / setting / str(ranks)
+            out.mkdir(parents=True)
+            runs.append((free_port(), str(out), [*tiny, f'--out_dir={out}/run', *flags]))
+        codes, said = run_ranks(ranks, probe, json.dumps(runs))
+        assert set(codes) == {0}, said
     return folder
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+@pytest.fixture(scope='module')
+def straight(on_ranks):
+    """A folder with a run on 2 ranks from beginning to end: run/."""
+    return on_ranks / 'plain' / '2'
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('flags', [
-    (), ('--phase1_embeddings=train', '--shuffle=True', '--dropout=0.1'),
-    ('--phase1_embeddings=frozen', '--grow_init=interleave', '--grow_optimizer=copy', '--grad_clip=0.5'),
-])
-def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, straight, tmp_path, flags):
-    per_rank = {}
-    numbers = (1, 4) if flags else (1, 2, 4)
-    for ranks in numbers:
-        folder = tmp_path / str(ranks)
-        if ranks == 2 and not flags:
-            shutil.copytree(straight, folder)
-        else:
-            folder.mkdir()
-            codes, said = run_ranks(ranks, probe, str(folder), *tiny, f'--out_dir={folder}/run', *flags)
-            assert set(codes) == {0}, said
-        per_rank[ranks] = [json.loads((folder / f'rank_{r}.json').read_text()) for r in range(ranks)]
+@pytest.mark.parametrize('setting', SETTINGS)
+def test_1_2_and_4_ranks_are_the_same_run(on_ranks, setting):
+    numbers = (1, 2, 4)
+    folder = on_ranks / setting
+    per_rank = {ranks: [json.loads((folder / str(ranks) / f'rank_{r}.json').read_text())
+                        for r in range(ranks)] for ranks in numbers}
     tokens = {ranks: sorted(t for seen in all_seen for t in seen['tokens'])
               for ranks, all_seen in per_rank.items()}
     # each step's sequences, each exactly once
     assert all(tokens[ranks] == tokens[1] for ranks in numbers)
     for all_seen in per_rank.values():  # bit for bit at each phase's start and at the end
         assert all(seen['weights'] == all_seen[0]['weights'] for seen in all_seen)
-    weights = {ranks: checkpoint.latest(str(tmp_path / str(ranks) / 'run'))[1]['model']
-               for ranks in numbers}
+    weights = {ranks: checkpoint.latest(str(folder / str(ranks) / 'run'))[1]['model'] for ranks in numbers}
     # equal to one rank's up to the order of sums, which Adam amplifies where gradients are tiny
     for ranks in numbers[1:]:
         for name, tensor in weights[1].items():
             assert (weights[ranks][name] - tensor).norm() <= 2e-3 * tensor.norm() + 1e-4, (ranks, name)
-        for one, other in zip(metrics(tmp_path / '1' / 'run'), metrics(tmp_path / str(ranks) / 'run')):
+        for one, other in zip(metrics(folder / '1' / 'run'), metrics(folder / str(ranks) / 'run')):
             assert one.keys() == other.keys()
             for key in one:
                 summed = 'loss' in key or key == 'grad_norm' or key.startswith(('hellaswag_bits',
@@ -141,8 +127,8 @@ def test_1_2_and_4_ranks_are_the_same_run(probe, tiny, straight, tmp_path, flags
                     reason='torch.compile on the CPU needs a C++ compiler')
 def test_compiled_ranks_train_as_eager_ones_do(tiny, straight, tmp_path):
     """Compiled blocks inside DDP, in every phase: what CUDA does by default."""
-    done = torchrun(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--compile=True')
-    assert done.returncode == 0, done.stderr
+    codes, said = run_ranks(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--compile=True')
+    assert set(codes) == {0}, said
     eager, compiled = metrics(straight / 'run'), metrics(tmp_path / 'run')
     assert len(eager) == len(compiled) > 0
     for one, other in zip(eager, compiled):
@@ -153,10 +139,10 @@ def test_compiled_ranks_train_as_eager_ones_do(tiny, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, straight, tmp_path):
+def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, on_ranks, straight, tmp_path):
     moved = tmp_path / 'moved'
-    shutil.copytree(straight / 'run', moved)
-    for ranks, batch_size, keep in ((4, 1, 15), (1, 8, 12)):
+    shutil.copytree(on_ranks / 'plain' / '4' / 'run', moved)
+    for ranks, batch_size, keep in ((2, 1, 15), (1, 8, 12)):
         for path in moved.glob('ckpt_*.pt'):
             if int(path.stem[5:]) > keep:
                 path.unlink()
@@ -202,7 +188,9 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, strai
 @pytest.mark.slow
 def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
     script = tmp_path / 'mistake.py'
-    script.write_text('import os, train\nfrom common import UserError, run_main\nreal = train.dry_run\n'
+    script.write_text('import os, time, train\nfrom common import UserError, run_main\nreal = train.dry_run\n'
+                      'sleep = time.sleep\n'
+                      'time.sleep = lambda seconds: sleep(min(seconds, 2))  # of the 10 that others get\n'
                       'def dry_run(*args):\n'
                       "    if os.environ['RANK'] == '1':\n"
                       "        raise UserError('out of memory, here only')\n"

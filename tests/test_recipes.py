@@ -6,13 +6,13 @@ import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import run_ranks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import checkpoint
@@ -524,25 +524,8 @@ def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, every
 def test_two_ranks_train_a_run_of_everything_as_one_does(toy):
     one = toy.run('one_rank', *EVERYTHING, '--batch_size=2')
     two = toy.folder / 'two_ranks'
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            '--nproc_per_node=2',
-            'train.py',
-            toy.overlay,
-            *EVERYTHING,
-            '--batch_size=2',
-            f'--out_dir={two}',
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-    )
-    assert done.returncode == 0, done.stderr
+    codes, said = run_ranks(2, 'train.py', toy.overlay, *EVERYTHING, '--batch_size=2', f'--out_dir={two}')
+    assert set(codes) == {0}, said
     assert_close_runs(one, two)
 
 

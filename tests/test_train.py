@@ -37,6 +37,21 @@ def run(monkeypatch, tiny, out_dir, *flags):
     train.main()
 
 
+@pytest.fixture(scope='module')
+def straight(tiny, tmp_path_factory):
+    """The folder of a run from beginning to end, which the tests only read."""
+    folder = tmp_path_factory.mktemp('straight') / 'run'
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, tiny, folder)
+    return folder
+
+
+@pytest.fixture
+def finished(straight, tmp_path):
+    """Such a run of a test's own: tmp_path/a."""
+    return shutil.copytree(straight, tmp_path / 'a')
+
+
 def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a')
     lines = metrics(tmp_path / 'a', timing=True)
@@ -80,7 +95,7 @@ def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_
 def test_stopping_anywhere_and_resuming_is_the_same_run(monkeypatch, tiny, tmp_path, flags):
     straight, resumed = tmp_path / 'straight', tmp_path / 'resumed'
     run(monkeypatch, tiny, straight, *flags)
-    run(monkeypatch, tiny, resumed, *flags)
+    shutil.copytree(straight, resumed)
     # growth, and the middle of a phase; lose all after `step`
     for step in (12, 3) if flags else (21, 18, 15, 12, 9, 6, 3):
         for path in resumed.glob('ckpt_*.pt'):
@@ -105,9 +120,9 @@ def stop_after(monkeypatch, n_steps):
 
 
 @pytest.mark.parametrize('split', [1, 5, 6, 7, 17, 23])
-def test_sigterm_finishes_the_step_saves_and_the_run_goes_on_bit_for_bit(monkeypatch, tiny, tmp_path, split):
-    straight, stopped = tmp_path / 'straight', tmp_path / 'stopped'
-    run(monkeypatch, tiny, straight)
+def test_sigterm_finishes_the_step_saves_and_the_run_goes_on_bit_for_bit(monkeypatch, tiny, straight,
+                                                                         tmp_path, split):
+    stopped = tmp_path / 'stopped'
     with monkeypatch.context() as patch:
         stop_after(patch, split)
         run(patch, tiny, stopped)
@@ -207,8 +222,7 @@ def test_a_non_finite_loss_stops_before_the_update(monkeypatch, tiny, tmp_path, 
     assert all(t.isfinite().all() for t in state['model'].values())
 
 
-def test_a_run_is_never_overwritten(monkeypatch, tiny, tmp_path):
-    run(monkeypatch, tiny, tmp_path / 'a')
+def test_a_run_is_never_overwritten(monkeypatch, tiny, finished, tmp_path):
     before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
     with pytest.raises(UserError, match=r'already holds a run: go on with --resume'):
         run(monkeypatch, tiny, tmp_path / 'a')
@@ -217,8 +231,7 @@ def test_a_run_is_never_overwritten(monkeypatch, tiny, tmp_path):
     assert before == {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
 
 
-def test_a_finished_run_says_so_and_changes_nothing(monkeypatch, tiny, tmp_path, capsys):
-    run(monkeypatch, tiny, tmp_path / 'a')
+def test_a_finished_run_says_so_and_changes_nothing(monkeypatch, tiny, finished, tmp_path, capsys):
     before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
     run(monkeypatch, tiny, tmp_path / 'a', '--resume=auto')
     assert 'finished, 24 steps' in capsys.readouterr().out
@@ -327,9 +340,8 @@ def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path
         assert_same_run(cosine / 'run', tmp_path / 'copy')
 
 
-def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny, tmp_path):
-    straight, full = tmp_path / 'straight', tmp_path / 'full'
-    run(monkeypatch, tiny, straight)
+def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny, straight, tmp_path):
+    full = tmp_path / 'full'
     real = schedule.get_lr
 
     def get_lr(config, phases, step):
@@ -348,10 +360,10 @@ def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny,
     assert not list(full.glob('*.tmp'))
 
 
-def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypatch, tiny, tmp_path):
+def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypatch, tiny, straight,
+                                                                        tmp_path):
     """A file-size limit stands in for the full disk: half a line fits."""
-    straight, full = tmp_path / 'straight', tmp_path / 'full'
-    run(monkeypatch, tiny, straight)
+    full = tmp_path / 'full'
     code = ('import common, os, resource, schedule, train\nreal = schedule.get_lr\n'
             'def get_lr(c, phases, step):\n'
             '    if step == 10:\n'
@@ -370,8 +382,7 @@ def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypa
     assert_same_run(straight, full)
 
 
-def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, tmp_path, capsys):
-    run(monkeypatch, tiny, tmp_path / 'a')
+def test_a_read_only_out_dir_is_one_message(monkeypatch, tiny, finished, tmp_path, capsys):
     (tmp_path / 'a' / 'ckpt_000024.pt').unlink()
     before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
     real = open
@@ -512,8 +523,8 @@ def test_a_large_run_on_the_cpu_names_the_glibc_setting_that_saves_memory(monkey
     assert not device.lacks_glibc_tunables(config)
 
 
-def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypatch, tiny, tmp_path):
-    run(monkeypatch, tiny, tmp_path / 'a')
+def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypatch, tiny, finished,
+                                                                        tmp_path):
     last = metrics(tmp_path / 'a')[-1]['val_loss']
     run(monkeypatch, tiny, tmp_path / 'b', f'--init_from={tmp_path}/a', '--init_depth=4', '--n_layer=6',
         '--n_stages=1',
@@ -568,7 +579,7 @@ def test_help_and_a_typo_on_the_command_line():
 # one process in a run directory; who runs, and what a run says
 
 
-def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny, tmp_path):
+def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(monkeypatch, tiny, tmp_path):
     """The first one is killed, as hard as it goes, and its lock is no obstacle."""
     flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=14000', '--eval_interval=0',
              '--hellaswag_interval=0']
@@ -579,20 +590,18 @@ def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(tiny,
                 break
         before = (tmp_path / 'a' / 'config.json').read_bytes()
         first.send_signal(signal.SIGSTOP)  # it holds its lock, and leaves the cores to the others
+        message = f'{tmp_path}/a is in use by process {first.pid} on {platform.node()}'
         for more in ([], ['--resume'], ['--resume=auto', '--log_interval=7']):
-            done = subprocess.run([sys.executable, 'train.py', *flags, *more], capture_output=True, text=True)
-            assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr
-            assert f'{tmp_path}/a is in use by process {first.pid} on {platform.node()}' in done.stderr
+            with pytest.raises(UserError, match=re.escape(message)):
+                run(monkeypatch, flags, tmp_path / 'a', *more)
         assert (tmp_path / 'a' / 'config.json').read_bytes() == before
     finally:
         first.kill()
         first.wait()
         first.stdout.close()
     step = checkpoint.latest(str(tmp_path / 'a'))[1]['step']
-    done = subprocess.run([sys.executable, 'train.py', *flags[:-3], f'--continual_steps={step - 15}',
-                           '--resume'],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(monkeypatch, tiny, tmp_path / 'a', f'--continual_steps={step - 15}', '--resume')
+    assert metrics(tmp_path / 'a')[-1]['step'] == step + 3
 
 
 def test_a_start_that_is_refused_leaves_no_folder(monkeypatch, tiny, tmp_path):
@@ -606,8 +615,7 @@ def test_a_start_that_is_refused_leaves_no_folder(monkeypatch, tiny, tmp_path):
     assert (tmp_path / 'b' / 'notes.txt').read_text() == 'mine'
 
 
-def test_an_out_dir_with_nothing_but_a_checkpoint_holds_a_run(monkeypatch, tiny, tmp_path):
-    run(monkeypatch, tiny, tmp_path / 'a')
+def test_an_out_dir_with_nothing_but_a_checkpoint_holds_a_run(monkeypatch, tiny, finished, tmp_path):
     (tmp_path / 'b').mkdir()
     shutil.copy(tmp_path / 'a' / 'ckpt_000012.pt', tmp_path / 'b')
     with pytest.raises(UserError, match='already holds a run'):
