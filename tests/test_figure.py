@@ -297,10 +297,13 @@ def test_a_study_s_figure_shows_losses_multipliers_and_bounds_by_budget(tmp_path
         == 'log'
     )
     full, grown = budget.containers
-    np.testing.assert_allclose(np.array(full[0].get_xdata(), float), [1.5e13, 3e13, 6e13])
+    places = np.array([bars[0].get_xdata() for bars in (full, grown)], float)
+    np.testing.assert_allclose(np.sqrt(places[0] * places[1]), [1.5e13, 3e13, 6e13], rtol=0.01)
+    np.testing.assert_allclose(places[1] / places[0], 1.03, rtol=0.01)  # side by side
     np.testing.assert_allclose(grown[0].get_ydata(), [power_law(1.2 * s) + 0.0015 for s in (500, 1000, 2000)])
     [bars] = multiplier.containers
     np.testing.assert_allclose(bars[0].get_ydata()[:2], 1.2, rtol=0.02)
+    np.testing.assert_allclose(bars[0].get_xdata(), places[1], rtol=0.01)
     assert len([text for text in multiplier.texts if text.arrow_patch]) == 1  # the highest budget is a bound
     assert len(curves_of(catch_up)) == 3
     names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
