@@ -35,7 +35,8 @@ settings = {
 }
 budgets = (1_000, 4_000, 16_000)
 seeds = (1, 2, 3)
-only = {16_000: {'arms': ('full depth', 'Li, 8 stages', 'full depth, Muon', 'Li, 8 stages, Muon'),
+# The best growing arm of the first budget under each optimizer.
+only = {16_000: {'arms': ('full depth', 'Bu, random, tau .8', 'full depth, Muon', 'Gong, 3 6 12, Muon'),
                  'seeds': (1, 2)}}
 _muon = {'muon_learning_rate': (0.01, 0.02, 0.04)}
 tune = {
