@@ -15,7 +15,7 @@ def free_port():
 
 
 def start_ranks(ranks, script, *args):
-    """Start the ranks themselves, in the environment that torchrun gives: half as long as with it."""
+    """The processes of the ranks, in the environment that torchrun gives."""
     env = {**ENV, 'WORLD_SIZE': str(ranks), 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(free_port())}
     if ranks == 1:
         env = ENV

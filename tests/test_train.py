@@ -579,7 +579,8 @@ def test_help_and_a_typo_on_the_command_line():
 # one process in a run directory; who runs, and what a run says
 
 
-def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(monkeypatch, tiny, tmp_path):
+def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(monkeypatch, capsys, tiny,
+                                                                           tmp_path):
     """The first one is killed, as hard as it goes, and its lock is no obstacle."""
     flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=14000', '--eval_interval=0',
              '--hellaswag_interval=0']
@@ -592,8 +593,11 @@ def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(monke
         first.send_signal(signal.SIGSTOP)  # it holds its lock, and leaves the cores to the others
         message = f'{tmp_path}/a is in use by process {first.pid} on {platform.node()}'
         for more in ([], ['--resume'], ['--resume=auto', '--log_interval=7']):
-            with pytest.raises(UserError, match=re.escape(message)):
-                run(monkeypatch, flags, tmp_path / 'a', *more)
+            monkeypatch.setattr(sys, 'argv', ['train.py', *flags, *more])
+            with pytest.raises(SystemExit) as stop:
+                common.run_main(train.main)
+            said = capsys.readouterr().err
+            assert stop.value.code == 2 and message in said and said.count('\n') == 1, said
         assert (tmp_path / 'a' / 'config.json').read_bytes() == before
     finally:
         first.kill()
