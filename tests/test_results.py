@@ -75,3 +75,24 @@ def test_every_number_in_the_readmes_results_and_at_its_top_is_in_a_report():
         if not any(f'{value:.{decimals}f}' == f'{float(number):.{decimals}f}' for value in known):
             missing.append(number)
     assert not missing
+
+
+def test_each_row_of_the_readmes_tables_is_one_run_of_the_report():
+    """Its arm's, of one budget: loss, difference, cost and their intervals stand there together."""
+    readme = (ROOT / 'README.md').read_text()
+    section = re.search(r'\n## Results\n(.*?)\n## ', readme, re.DOTALL)[1]
+    with open(ROOT / 'results' / 'cpu_growth' / 'report.csv') as f:
+        runs = list(csv.DictReader(f))
+    lines = re.findall(r'^\| ([^|]+) \|(.* \d.*)\|$', section, re.MULTILINE)
+    assert len(lines) == len(runs)
+    for arm, rest in lines:
+        numbers = re.findall(r'-?\d+\.\d+', rest)
+        same_arm = [run for run in runs if run['arm'] == arm.strip('* ')]
+        [run] = [run for run in same_arm if f'{float(run["val_loss"]):.4f}' == numbers[0]]
+        names = ('val_loss_sd', *(f'flops:{what}{end}' for what in ('difference', 'cost')
+                                  for end in ('', '_low', '_high')))
+        values = [float(run[name]) for name in names if run[name]]
+        for number, value in zip(numbers[1:], values, strict=True):
+            decimals = len(number.partition('.')[2])
+            assert number == f'{value:.{decimals}f}', (arm, number, value)
+        assert run['verdict'] in rest
