@@ -1,11 +1,10 @@
 """Which layer comes from which. Run: python -m pytest tests/test_growth.py"""
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 import growth
 import schedule
@@ -142,7 +141,7 @@ def test_a_new_operator_is_one_entry_of_ten_lines_in_growth_alone(tiny, tmp_path
             f'import schedule, train; sys.argv = ["schedule.py", *{flags!r}]; schedule.main()\n'
             f'sys.argv[0] = "train.py"; train.main()\n'
             'sys.argv = ["train.py", "--help"]; train.main()')
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+    done = run_python('-c', code)
     assert done.returncode == 0, done.stderr
     assert "stage 2, step 9: 4 -> 6 by double_even: 0 +0' 1 2 +2' 3" in done.stdout
     assert 'step 00024/24 eval' in done.stdout

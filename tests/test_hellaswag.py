@@ -3,9 +3,7 @@ tests/test_hellaswag.py"""
 
 import json
 import math
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hellaswag_examples import GOLDEN, known_gpt, make_examples
+from processes import run_python, run_ranks
 
 import checkpoint
 import data
@@ -385,11 +384,7 @@ def save_checkpoint(path, tokenizer='bytes', vocab_size=320, block_size=1024, sc
     return model
 
 
-def command(args, cwd, launcher=(sys.executable,), **env):
-    return subprocess.run([*launcher, str(ROOT / 'hellaswag.py'), *args], cwd=cwd, capture_output=True,
-                          text=True,
-                          env=os.environ | {'OMP_NUM_THREADS': '1', 'HF_HUB_OFFLINE': '1',
-                                            'HF_DATASETS_OFFLINE': '1'} | env)
+SCRIPT = str(ROOT / 'hellaswag.py')
 
 
 @pytest.mark.slow
@@ -398,11 +393,10 @@ def test_two_ranks_write_what_one_writes(tmp_path):
     examples = make_examples(30, seed=4)
     write(tmp_path / 'x.jsonl', examples)
     args = ['.', '--data=x.jsonl', '--style=both', '--device=cpu', '--dtype=float32', '--json']
-    one = command([*args, '--per_example=one.jsonl'], tmp_path)
-    torchrun = (sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
-    two = command([*args, '--per_example=two.jsonl'], tmp_path, torchrun)
-    assert one.returncode == 0 and two.returncode == 0, one.stderr + two.stderr
-    assert one.stdout == two.stdout
+    one = run_python(SCRIPT, *args, '--per_example=one.jsonl', cwd=tmp_path)
+    codes, out, said = run_ranks(2, SCRIPT, *args, '--per_example=two.jsonl', cwd=tmp_path)
+    assert one.returncode == 0 and codes == [0, 0], one.stderr + said
+    assert one.stdout == out
     assert (tmp_path / 'one.jsonl').read_text() == (tmp_path / 'two.jsonl').read_text()
 
     nanogpt, lm_eval, last = one.stdout.splitlines()
@@ -427,7 +421,7 @@ def test_without_network_there_is_one_clear_line(tmp_path, args, message):
     save_checkpoint(tmp_path / 'ckpt_000005.pt')
     write(tmp_path / 'x.jsonl', [GOOD])
     before = set(tmp_path.rglob('*'))
-    done = command(args, tmp_path, HF_HOME=str(tmp_path / 'home'), HF_HUB_OFFLINE='1')
+    done = run_python(SCRIPT, *args, cwd=tmp_path, HF_HOME=str(tmp_path / 'home'), HF_HUB_OFFLINE='1')
     assert done.returncode == 2 and done.stdout == '' and done.stderr.count('\n') == 1, done.stderr
     assert re.match('error: .*' + message, done.stderr)
     assert {p for p in tmp_path.rglob('*') if tmp_path / 'home' not in (p, *p.parents)} - before <= {

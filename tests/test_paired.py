@@ -2,11 +2,10 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import run_python
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
@@ -122,10 +121,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
     """They are the final checkpoint's, as hellaswag.py scores it, and what the last line of metrics.jsonl
     says."""
-    command = [sys.executable, 'train.py', *tiny, f'--out_dir={tmp_path / "run"}', '--growth_steps=6',
-               '--continual_steps=2',
-               '--hellaswag_interval=4']
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_python('train.py', *tiny, f'--out_dir={tmp_path / "run"}', '--growth_steps=6',
+                      '--continual_steps=2', '--hellaswag_interval=4')
     assert done.returncode == 0, done.stderr
     lines = paired.read_per_example(str(tmp_path / 'run' / 'hellaswag.jsonl'))
     last = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])

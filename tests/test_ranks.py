@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ranks import ENV, free_port, run_ranks, start_ranks
+from processes import ENV, free_port, run_ranks, start_ranks
 from same_run import assert_same_run, metrics
 
 import checkpoint
@@ -85,7 +85,7 @@ def on_ranks(probe, tiny, tmp_path_factory):
             out = folder / setting / str(ranks)
             out.mkdir(parents=True)
             runs.append((free_port(), str(out), [*tiny, f'--out_dir={out}/run', *flags]))
-        codes, said = run_ranks(ranks, probe, json.dumps(runs))
+        codes, _, said = run_ranks(ranks, probe, json.dumps(runs))
         assert set(codes) == {0}, said
     return folder
 
@@ -127,7 +127,7 @@ def test_1_2_and_4_ranks_are_the_same_run(on_ranks, setting):
                     reason='torch.compile on the CPU needs a C++ compiler')
 def test_compiled_ranks_train_as_eager_ones_do(tiny, straight, tmp_path):
     """Compiled blocks inside DDP, in every phase: what CUDA does by default."""
-    codes, said = run_ranks(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--compile=True')
+    codes, _, said = run_ranks(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--compile=True')
     assert set(codes) == {0}, said
     eager, compiled = metrics(straight / 'run'), metrics(tmp_path / 'run')
     assert len(eager) == len(compiled) > 0
@@ -146,8 +146,8 @@ def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, on_rank
         for path in moved.glob('ckpt_*.pt'):
             if int(path.stem[5:]) > keep:
                 path.unlink()
-        codes, said = run_ranks(ranks, 'train.py', *tiny, f'--out_dir={moved}', '--resume=auto',
-                                f'--batch_size={batch_size}')
+        codes, _, said = run_ranks(ranks, 'train.py', *tiny, f'--out_dir={moved}', '--resume=auto',
+                                   f'--batch_size={batch_size}')
         assert set(codes) == {0}, said
         for one, other in zip(metrics(straight / 'run'), metrics(moved), strict=True):
             assert one['step'] == other['step'] and one['kind'] == other['kind']
@@ -163,7 +163,7 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
                       '    calls.append(self.training)\n'
                       "    return loss * float('nan') if sum(calls) == 21 and os.environ['RANK'] == '1' else "
                       'loss\ntrain.GPT.forward = forward\nrun_main(train.main)\n')
-    codes, said = run_ranks(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
+    codes, _, said = run_ranks(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
     assert codes == [1, 1]
     assert 'loss nan' in said and 'stopped before the update' in said
     path, state = checkpoint.latest(str(tmp_path / 'a'))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import run_ranks
+from processes import run_ranks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import checkpoint
@@ -524,7 +524,7 @@ def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, every
 def test_two_ranks_train_a_run_of_everything_as_one_does(toy):
     one = toy.run('one_rank', *EVERYTHING, '--batch_size=2')
     two = toy.folder / 'two_ranks'
-    codes, said = run_ranks(2, 'train.py', toy.overlay, *EVERYTHING, '--batch_size=2', f'--out_dir={two}')
+    codes, _, said = run_ranks(2, 'train.py', toy.overlay, *EVERYTHING, '--batch_size=2', f'--out_dir={two}')
     assert set(codes) == {0}, said
     assert_close_runs(one, two)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from long_memory import growth_per_step
+from processes import run_python, start_python
 from same_run import assert_same_run, metrics
 
 import checkpoint
@@ -371,8 +372,7 @@ def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypa
             '        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n'
             '    return real(c, phases, step)\n'
             'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
-    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={full}'], capture_output=True,
-                          text=True, timeout=120)
+    done = run_python('-c', code, *tiny, f'--out_dir={full}')
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f'error: {full}/metrics.jsonl could not be written (File too large); the '
                                   'last checkpoint is')
@@ -486,9 +486,7 @@ def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_pat
     big = [f for f in tiny if f.split('=')[0] not in {g.split('=')[0] for g in flags}]
     data.write_shard(str(tmp_path / 'x_train_1.bin'), np.zeros(530_000, np.uint16))
     data.write_shard(str(tmp_path / 'x_val_0.bin'), np.zeros(100, np.uint16))
-    done = subprocess.run([sys.executable, '-c', code, *big, *flags, f'--data_dir={tmp_path}',
-                           f'--out_dir={tmp_path}/a'],
-                          capture_output=True, text=True)
+    done = run_python('-c', code, *big, *flags, f'--data_dir={tmp_path}', f'--out_dir={tmp_path}/a')
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith('error: out of memory at full depth (12 layers) with batch_size 16384: '
                                   'lower --batch_size')
@@ -584,7 +582,7 @@ def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(monke
     """The first one is killed, as hard as it goes, and its lock is no obstacle."""
     flags = [*tiny, f'--out_dir={tmp_path}/a', '--continual_steps=14000', '--eval_interval=0',
              '--hellaswag_interval=0']
-    first = subprocess.Popen([sys.executable, 'train.py', *flags], stdout=subprocess.PIPE, text=True)
+    first = start_python('train.py', *flags)
     try:
         for line in first.stdout:
             if line.startswith('step 00024'):
@@ -600,9 +598,8 @@ def test_a_second_start_in_the_same_out_dir_is_refused_and_names_the_first(monke
             assert stop.value.code == 2 and message in said and said.count('\n') == 1, said
         assert (tmp_path / 'a' / 'config.json').read_bytes() == before
     finally:
-        first.kill()
-        first.wait()
-        first.stdout.close()
+        first.send_signal(signal.SIGKILL)
+        first.finish()
     step = checkpoint.latest(str(tmp_path / 'a'))[1]['step']
     run(monkeypatch, tiny, tmp_path / 'a', f'--continual_steps={step - 15}', '--resume')
     assert metrics(tmp_path / 'a')[-1]['step'] == step + 3
@@ -702,8 +699,7 @@ def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(
             f'        {again} and os.kill(os.getpid(), signal.SIGINT)\n'
             '    return real(c, phases, step)\n'
             'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
-    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True,
-                          text=True)
+    done = run_python('-c', code, *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == -signal.SIGINT and 'Traceback' not in done.stderr, done.stderr
     # The second one doesn't wait for the thread, which may be writing step 9 still.
     assert checkpoint.latest(str(tmp_path / 'a'))[1]['step'] in ((6, 9) if again else (11,))
@@ -714,8 +710,7 @@ def test_ctrl_c_before_step_0_ends_without_a_traceback(tiny, tmp_path):
     code = ('import os, signal, train, common\n'
             'train.dry_run = lambda *arguments: os.kill(os.getpid(), '
             'signal.SIGINT)\ncommon.run_main(train.main)')
-    done = subprocess.run([sys.executable, '-c', code, *tiny, f'--out_dir={tmp_path}/a'], capture_output=True,
-                          text=True)
+    done = run_python('-c', code, *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == -signal.SIGINT and done.stderr == ''
     assert not (tmp_path / 'a').exists()
 
