@@ -48,9 +48,7 @@ from device import (
 )
 from dry_run import dry_run
 from evaluate import estimate_loss
-from metrics import (
-    has_last_eval,
-)
+from metrics import has_last_eval
 from model import GPT
 from optim import grow_optimizers, load_optimizer_state, make_optimizers, optimizer_state, set_learning_rate
 from runlog import RunLog, identify_run
