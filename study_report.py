@@ -120,8 +120,8 @@ def count_text(study: Study, grid: list[Run], finished: dict) -> str:
     n_asked = 0
     for arm, budget in itertools.product(study.arms, study.budgets):
         n_asked += len(study.seeds_at(arm, budget))
-    asked = f'{len(study.arms)} arms, {len(study.budgets)} budgets, {len(study.seeds)} seeds'
-    sentences = [f'{asked}: {len(finished)} of {n_asked} runs are finished.',
+    asked = f'Arms: {len(study.arms)}, budgets: {len(study.budgets)}, seeds: {len(study.seeds)}'
+    sentences = [f'{asked}; {len(finished)} of {n_asked} runs are finished.',
                  'A budget is the compute of so many full-depth steps.']
     for budget in study.budgets:
         missing = [run for run in grid if run.budget == budget and run not in finished.values()]

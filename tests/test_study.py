@@ -310,7 +310,8 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
     assert all(f'{tmp_path}/out' not in path.read_text() for path in tmp_path.glob('results/*/*/*.json*'))
     assert (tmp_path / 'results' / 'report.png').stat().st_size > 10_000 and not (tmp_path / 'out').exists()
     page = first[0]
-    assert page.startswith('# grid\n\nDoes it pay?\n\n2 arms, 2 budgets, 2 seeds: 8 of 8 runs are finished.')
+    counts = 'Arms: 2, budgets: 2, seeds: 2; 8 of 8 runs are finished.'
+    assert page.startswith(f'# grid\n\nDoes it pay?\n\n{counts}')
     for part in ('| Li, budget 12 |', 'Compute multiplier', 'learning\\_rate 0.01', 'val loss ± sd', '| kept',
                  'python train.py configs/baseline.py'):
         assert part in page, part
