@@ -60,6 +60,23 @@ def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_fo
         assert differing <= GROWTH | TUNED, (folder, differing)
 
 
+def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monkeypatch, tmp_path):
+    """Each of its arms is named after an arm of cpu_growth and what the tuned rate is multiplied by."""
+    monkeypatch.chdir(ROOT)
+    _, tuned_runs = grid.plan_runs(grid.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
+    tuned = {(run.arm, run.budget, run.seed): run.config for run in tuned_runs}
+    factors = {'half': 0.5, 'twice': 2, 'four times': 4}
+    _, runs = grid.plan_runs(grid.load_study('studies/cpu_rates.py', out=str(tmp_path / 'rates')))
+    for run in runs:
+        arm, factor = run.arm.rsplit(', ', 1)
+        config = tuned[arm, run.budget, run.seed]
+        rate = 'muon_learning_rate' if config.optimizer == 'muon' else 'learning_rate'
+        assert getattr(run.config, rate) == getattr(config, rate) * factors[factor], run.arm
+        differing = {name for name, setting in grid.FIELDS.items()
+                     if not setting.metadata['free'] and getattr(run.config, name) != getattr(config, name)}
+        assert differing == {rate}, run.arm
+
+
 def test_every_number_in_the_readmes_results_and_at_its_top_is_in_a_report():
     readme = (ROOT / 'README.md').read_text()
     top = readme.partition('\n![')[0]
