@@ -33,6 +33,12 @@ def study(request, monkeypatch, tmp_path):
     return grid.load_study(f'studies/{request.param}.py', out=str(tmp_path / 'out'))
 
 
+def differing(a, b) -> set:
+    """The settings that two runs' training differs by."""
+    return {name for name, setting in grid.FIELDS.items()
+            if not setting.metadata['free'] and getattr(a, name) != getattr(b, name)}
+
+
 def test_a_report_comes_out_of_the_records_again(study):
     study_report.write_report(study)
     for name in ('report.md', 'report.csv'):
@@ -55,9 +61,7 @@ def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_fo
         assert abs(last['flops'] - run.budget * full_step) <= full_step / 2, folder
         trained = schedule.load_run_config(folder)
         baseline = baselines[trained.optimizer, run.budget, run.seed].config
-        differing = {name for name, setting in grid.FIELDS.items()
-                     if not setting.metadata['free'] and getattr(trained, name) != getattr(baseline, name)}
-        assert differing <= GROWTH | TUNED, (folder, differing)
+        assert differing(trained, baseline) <= GROWTH | TUNED, (folder, differing(trained, baseline))
 
 
 def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monkeypatch, tmp_path):
@@ -72,9 +76,7 @@ def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monke
         config = tuned[arm, run.budget, run.seed]
         rate = 'muon_learning_rate' if config.optimizer == 'muon' else 'learning_rate'
         assert getattr(run.config, rate) == getattr(config, rate) * factors[factor], run.arm
-        differing = {name for name, setting in grid.FIELDS.items()
-                     if not setting.metadata['free'] and getattr(run.config, name) != getattr(config, name)}
-        assert differing == {rate}, run.arm
+        assert differing(run.config, config) == {rate}, run.arm
 
 
 def test_every_number_in_the_readmes_results_and_at_its_top_is_in_a_report():
