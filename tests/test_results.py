@@ -79,6 +79,17 @@ def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monke
         assert differing(run.config, config) == {rate}, run.arm
 
 
+def test_cpu_confirm_trains_what_cpu_growth_trains_but_for_the_seed(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    _, found = grid.plan_runs(grid.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
+    configs = {(run.arm, run.budget): run.config for run in found}
+    seeds = {run.seed for run in found}
+    _, runs = grid.plan_runs(grid.load_study('studies/cpu_confirm.py', out=str(tmp_path / 'confirm')))
+    for run in runs:
+        assert differing(run.config, configs[run.arm, run.budget]) <= {'seed'}, run.arm
+        assert run.seed not in seeds
+
+
 def test_every_number_in_the_readmes_results_and_at_its_top_is_in_a_report():
     readme = (ROOT / 'README.md').read_text()
     top = readme.partition('\n![')[0]
