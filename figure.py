@@ -675,6 +675,7 @@ def draw_budgets(axes, report) -> dict:
 def draw_multipliers(axes, report) -> dict:
     """Compute multiplier of each arm against its budget, with 95% intervals; a bound is an arrowhead."""
     handles = {}
+    drawn = [1.0]
     sideways = side_by_side(report)
     for arm, look in arm_looks(report).items():
         judgments = [judgment for judgment in report.judgments if judgment.group.arm == arm]
@@ -685,6 +686,7 @@ def draw_multipliers(axes, report) -> dict:
         budgets = np.array([judgment.group.budget for judgment in judgments]) * sideways[arm]
         found = [judgment.by_axis['flops'].cost.inverse() for judgment in judgments]
         values = np.array([multiplier.value for multiplier in found])
+        drawn.extend(values)
         # No bar where there is no interval, or where it begins beyond the data.
         below = np.nan_to_num(values - [multiplier.low for multiplier in found])
         above = np.nan_to_num([multiplier.high for multiplier in found] - values)
@@ -703,6 +705,9 @@ def draw_multipliers(axes, report) -> dict:
                     arrowprops={'arrowstyle': '<-', 'color': look.color},
                 )
     axes.axhline(1, color='black', linewidth=1)
+    # One arm whose seeds disagree must not press the others into a line: its bar leaves the panel.
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, min(drawn) / 2), min(high, max(drawn) * 1.5))
     make_logarithmic(axes)
     axes.set_xlabel('training FLOPs')
     axes.set_ylabel('compute multiplier (above 1: growing saves)')

@@ -310,6 +310,28 @@ def test_a_study_s_figure_shows_losses_multipliers_and_bounds_by_budget(tmp_path
     assert names == ['full', 'grown']
 
 
+def test_an_arm_whose_seeds_disagree_leaves_room_for_the_other_multipliers(tmp_path, drawn):
+    arms = {}
+    slow_then_fast = {'full': (1.0, 1.0), 'grown': (1.2, 1.2), 'unstable': (0.2, 2.0)}
+    for steps, seed in itertools.product((500, 1000, 4000), (1, 2)):
+        for arm, speeds in slow_then_fast.items():
+            path = tmp_path / 'runs' / arm / f'b{steps}_s{seed}'
+            settings = {} if arm == 'full' else {'n_stages': 4}
+            write_run(path, lambda step, speed=speeds[seed - 1], o=1e-4 * seed: power_law(speed * step) + o,
+                      every=100, seed=seed, growth_steps=steps, lr_schedule='wsd', **settings)
+            arms[str(path)] = arm
+    report = judge_runs(read_runs(list(arms)), ['full'], arms)
+    figure.draw_report(str(tmp_path / 'f.svg'), report, figure.study_panels(report))
+    multiplier = drawn[0].axes[1]
+    low, high = multiplier.get_ylim()
+    values = np.concatenate([bars[0].get_ydata() for bars in multiplier.containers])
+    assert low < min(values) and max(values) < high
+    ends = [segment for bars in multiplier.containers for segment in bars[2][0].get_segments()]
+    assert max(end[1, 1] for end in ends) > 2 * max(values)  # there is a bar that leaves the panel
+    assert high <= 1.5 * max(values)
+
+
+
 def test_a_plan_is_a_staircase_with_frozen_layers_hatched_and_its_cost_below(tmp_path, drawn):
     config = TrainConfig(n_stages=3, n_layer=6, growth_steps=600, continual_steps=200)
     phases = schedule.plan(config)
