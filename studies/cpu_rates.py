@@ -5,7 +5,7 @@
 #   python prepare_demo.py
 #   python study.py studies/cpu_rates.py --slots=cpu,cpu
 #
-# Twelve runs of 15 minutes of one core.
+# Fourteen runs of 15 minutes of one core.
 _bu = 'bu_1to12_wsd --grow_init=random --stage_fractions=0.8,0'
 arms = {
     'full depth, half': 'baseline --learning_rate=5e-3',
@@ -14,6 +14,8 @@ arms = {
     'Bu, random, tau .8, twice': f'{_bu} --learning_rate=5e-3',
     'Bu, random, tau .8, four times': f'{_bu} --learning_rate=1e-2',
     'Bu, random, tau .8, eight times': f'{_bu} --learning_rate=2e-2',
+    'Bu, random, tau .8, sixteen times': f'{_bu} --learning_rate=4e-2',
+    'full depth, Muon, eighth': 'baseline --optimizer=muon --muon_learning_rate=0.0025',
     'full depth, Muon, quarter': 'baseline --optimizer=muon --muon_learning_rate=0.005',
     'full depth, Muon, half': 'baseline --optimizer=muon --muon_learning_rate=0.01',
     'full depth, Muon, twice': 'baseline --optimizer=muon --muon_learning_rate=0.04',

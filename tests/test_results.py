@@ -69,7 +69,8 @@ def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monke
     monkeypatch.chdir(ROOT)
     _, tuned_runs = grid.plan_runs(grid.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
     tuned = {(run.arm, run.budget, run.seed): run.config for run in tuned_runs}
-    factors = {'quarter': 0.25, 'half': 0.5, 'twice': 2, 'four times': 4, 'eight times': 8}
+    factors = {'eighth': 1 / 8, 'quarter': 1 / 4, 'half': 1 / 2, 'twice': 2, 'four times': 4,
+               'eight times': 8, 'sixteen times': 16}
     _, runs = grid.plan_runs(grid.load_study('studies/cpu_rates.py', out=str(tmp_path / 'rates')))
     for run in runs:
         arm, factor = run.arm.rsplit(', ', 1)
