@@ -91,21 +91,45 @@ def test_cpu_confirm_trains_what_cpu_growth_trains_but_for_the_seed(monkeypatch,
         assert run.seed not in seeds
 
 
-def test_every_number_in_the_readmes_results_and_at_its_top_is_in_a_report():
+def readme_on_results() -> str:
+    """What the README says of results, at its top and in their section; 0.77x reads as 0.77."""
     readme = (ROOT / 'README.md').read_text()
-    top = readme.partition('\n![')[0]
-    section = top + re.search(r'\n## Results\n(.*?)\n## ', readme, re.DOTALL)[1]
-    known = []
+    section = readme.partition('\n![')[0] + re.search(r'\n## Results\n(.*?)\n## ', readme, re.DOTALL)[1]
+    return re.sub(r'(?<=\d)x\b', '', section)
+
+
+def reported_rows() -> list[list[float]]:
+    """The numbers of each row of each study's report.csv."""
+    rows = []
     for name in STUDIES:
         with open(ROOT / 'results' / name / 'report.csv') as f:
             for row in csv.reader(f):
-                known += [float(cell) for cell in row if re.fullmatch(r'-?\d+(\.\d+)?(e[+-]\d+)?', cell)]
-    missing = []
-    for number in re.findall(r'(?<![\w.,])-?\d*\.\d+(?![\w%])', section):
-        decimals = len(number.partition('.')[2])
-        if not any(f'{value:.{decimals}f}' == f'{float(number):.{decimals}f}' for value in known):
-            missing.append(number)
-    assert not missing
+                rows.append([float(cell) for cell in row if re.fullmatch(r'-?\d+(\.\d+)?(e[+-]\d+)?', cell)])
+    return rows
+
+
+def is_among(number: str, values: list[float]) -> bool:
+    """Is the number one of these, to its own decimals?"""
+    decimals = len(number.partition('.')[2])
+    return any(f'{value:.{decimals}f}' == f'{float(number):.{decimals}f}' for value in values)
+
+
+def test_every_number_in_the_readmes_results_and_at_its_top_is_in_a_report():
+    known = [value for row in reported_rows() for value in row]
+    numbers = re.findall(r'(?<![\w.,])-?\d*\.\d+(?![\w%])', readme_on_results())
+    assert not [number for number in numbers if not is_among(number, known)]
+
+
+def test_a_value_and_its_interval_in_the_readme_stand_in_one_row_of_a_report():
+    number = r'([-+]?\d*\.\d+)'
+    text = readme_on_results()
+    found = re.findall(rf'{number}\s[^[\].;|]*\[(?:{number}|below 1),\s{number}\]', text)
+    found += re.findall(rf'{number}[^.;]*?\((?:95%:\s)?{number}\sto\s{number}', text)
+    assert len(found) > 40
+    rows = reported_rows()
+    for together in found:
+        numbers = [number for number in together if number]
+        assert any(all(is_among(number, row) for number in numbers) for row in rows), together
 
 
 def test_each_row_of_the_readmes_tables_is_one_run_of_the_report():
