@@ -436,8 +436,8 @@ def ladder_limits(report: Report) -> list[str]:
         if len(rungs) == 2 and rungs[1].budget > 2.1 * rungs[0].budget:
             notes.append(
                 f'{ladder.arm} has two rungs a factor {rungs[1].budget / rungs[0].budget:.1f} apart: the '
-                'straight line between them overrates the runs there (a factor 4 by up to 7% where losses fall '
-                'with an exponent of .3, by up to 22% at .84). A third rung mends it'
+                'straight line between them overrates the runs there (a factor 4 by up to 7% where losses '
+                'fall with an exponent of .3, by up to 22% at .84). A third rung mends it'
             )
     return notes
 
