@@ -331,7 +331,6 @@ def test_an_arm_whose_seeds_disagree_leaves_room_for_the_other_multipliers(tmp_p
     assert high <= 1.5 * max(values)
 
 
-
 def test_a_plan_is_a_staircase_with_frozen_layers_hatched_and_its_cost_below(tmp_path, drawn):
     config = TrainConfig(n_stages=3, n_layer=6, growth_steps=600, continual_steps=200)
     phases = schedule.plan(config)
