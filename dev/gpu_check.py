@@ -6,8 +6,8 @@ needed:
     python dev/gpu_check.py tiny      every check at toy size on the CPU; speed is measured, not judged
 
 One line a check, then 'N passed, N failed'; the exit code is 1 if one failed. What must hold on any CUDA card
-is judged on any; milliseconds and tokens/s, which are an H100's, are judged on an H100 and told elsewhere.
-Needs torch 2.11 or newer.
+is judged on any; milliseconds and tokens/s are judged on an H100 or H200, whose chip they are of, and told
+elsewhere. Needs torch 2.11 or newer.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class Setup:
     turns: int  # of what is timed against each other
     items: int  # of HellaSwag
     is_tiny: bool
-    is_h100: bool
+    is_hopper: bool  # an H100 or H200: milliseconds and tokens/s are judged
 
     @property
     def tokens(self) -> int:
@@ -105,8 +105,9 @@ def make_setup(is_tiny: bool) -> Setup:
         shape = GPTConfig(block_size=64, vocab_size=577, n_layer=4, n_head=2, n_embd=32)
         return Setup(torch.device('cpu'), shape, 2, 'float32', 2, 40, True, False)
     device = pick_device('cuda')
-    is_h100 = 'H100' in torch.cuda.get_device_name(device)
-    return Setup(device, GPTConfig(vocab_size=50304), 32, 'bfloat16', 5, 10_000, False, is_h100)
+    name = torch.cuda.get_device_name(device)
+    is_hopper = 'H100' in name or 'H200' in name
+    return Setup(device, GPTConfig(vocab_size=50304), 32, 'bfloat16', 5, 10_000, False, is_hopper)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -168,29 +169,40 @@ def HellaSwag_as_on_the_CPU(setup: Setup):
 
 
 def bfloat16_trains_as_float32(setup: Setup):
-    """200 steps of a small model."""
+    """200 steps of a small model, and the same with plain cross-entropy under autocast: that rounds alike, so
+    it shows how far rounding alone leads."""
     x = text_tokens(64 * 33).view(64, 33).to(setup.device)
-    curves = []
-    for dtype in ('float32', 'bfloat16'):
-        model = (
-            GPT(GPTConfig(32, 320, 2, 2, 64), None, torch.Generator().manual_seed(0)).to(setup.device).train()
-        )
-        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
-        curve = []
-        for step in range(200):
-            rows = x[step % 8 * 8 : step % 8 * 8 + 8]
-            with autocast(setup.device, dtype):
-                loss = model(rows[:, :-1], rows[:, 1:])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            curve.append(loss.item())
-        curves.append(curve)
-    error = max(abs(a - b) for a, b in zip(*curves))
+    exact = small_curve(setup, x, 'float32', is_plain=False)
+    apart = {}
+    for is_plain in (False, True):
+        apart[is_plain] = small_curve(setup, x, 'bfloat16', is_plain) - exact
+    # Two runs that round differently part ways, step by step by chance. What is wrong shows in the mean.
+    mean = abs(float(apart[False].mean()))
+    worst = float(apart[False].abs().max())
+    worst_of_plain = float(apart[True].abs().max())
     yield (
-        error < 0.02,
-        f'losses differ by {error:.4f} at most (under .02), from {curve[0]:.2f} to {curve[-1]:.2f}',
+        mean < 0.005 and worst < 0.1,  # False for nan
+        f'losses differ by {mean:.4f} in the mean (under .005), by {worst:.4f} at most (under .1; plain '
+        f'cross-entropy by {worst_of_plain:.4f}), from {exact[0]:.2f} to {exact[-1]:.2f}',
     )
+
+
+def small_curve(setup: Setup, x, dtype: str, is_plain: bool) -> torch.Tensor:
+    """The losses of 200 steps of a small model on x (64, 33)."""
+    model = GPT(GPTConfig(32, 320, 2, 2, 64), None, torch.Generator().manual_seed(0))
+    model = model.to(setup.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+    curve = []
+    for step in range(200):
+        rows = x[step % 8 * 8 : step % 8 * 8 + 8]
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        with autocast(setup.device, dtype):
+            loss = plain_loss(model, inputs, targets) if is_plain else model(inputs, targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        curve.append(loss.item())
+    return torch.tensor(curve)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -198,7 +210,8 @@ def bfloat16_trains_as_float32(setup: Setup):
 
 
 def head_alone(setup: Setup):
-    """Ours against plain cross-entropy, compiled too: error, and milliseconds forward and backward."""
+    """Ours against plain cross-entropy, compiled too: error, and milliseconds and memory of forward and
+    backward."""
     shape = setup.shape
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(setup.tokens, shape.n_embd, generator=generator).to(setup.device)
@@ -223,25 +236,34 @@ def head_alone(setup: Setup):
     error = furthest(step(ours), step(plain))
     yield error < 1e-2, f'error to plain {error:.1e} (under 1e-2)'
     mine, theirs = in_turns(setup, lambda: step(ours), lambda: step(plain))
-    is_right = setup.is_tiny or mine < theirs
-    if setup.is_h100:
+    is_right = setup.is_tiny or mine < 1.1 * theirs
+    if setup.is_hopper:
         is_right = is_right and mine < 0.028
     yield (
         is_right,
-        f'{1000 * mine:.1f} ms, plain compiled {1000 * theirs:.1f} ms (faster; on an H100 under 28 ms)',
+        f'{1000 * mine:.1f} ms, plain compiled {1000 * theirs:.1f} ms (at most 1.1x; on an H100 or H200 '
+        'under 28 ms)',
     )
+    if setup.device.type == 'cuda':
+        peaks = [peak_of(setup, lambda loss_of=loss_of: step(loss_of)) / 1e9 for loss_of in (ours, plain)]
+        is_right = peaks[0] < peaks[1] / 2
+        yield is_right, f'{peaks[0]:.2f} GB, plain compiled {peaks[1]:.2f} GB (under half)'
 
 
 def head_kernel(setup: Setup):
     """The code that inductor makes: one kernel; on a GPU two loads and one store of a logit."""
     from torch._inductor.utils import run_and_get_code
 
-    columns = math.ceil(setup.shape.vocab_size / 64) * 64
+    # Of as many rows as in training: for a few, inductor splits each row among several kernels.
     dtype = torch.float32 if setup.dtype == 'float32' else torch.bfloat16
-    logits = torch.zeros(64, columns, dtype=dtype, device=setup.device)[:, : setup.shape.vocab_size]
-    y = torch.zeros(64, 1, dtype=torch.int64, device=setup.device)
+    x = torch.zeros(setup.tokens, 1, dtype=dtype, device=setup.device)
+    w = torch.zeros(setup.shape.vocab_size, 1, dtype=dtype, device=setup.device)
+    chunk = model_module.ChunkMemory.of(x, w, True)
+    logits = chunk.logits.zero_()
+    columns = logits.stride(0)
+    y = torch.zeros(chunk.rows, 1, dtype=torch.int64, device=setup.device)
     compiled = torch.compile(model_module.chunk_loss, fullgraph=True, dynamic=False)
-    _, codes = run_and_get_code(compiled, logits, y, 1 / 64)
+    _, codes = run_and_get_code(compiled, logits, y, 1 / chunk.rows)
     code = codes[0]
     if setup.device.type == 'cuda':
         kernels = code.count('async_compile.triton(')
@@ -262,7 +284,7 @@ def full_depth_step(setup: Setup):
     ours = setup.gpt(1 if setup.is_tiny else None)
     compile_blocks(ours)
     plain = setup.gpt(ours.depth)
-    plain_loss = torch.compile(lambda x, y: F.cross_entropy(plain.logits(x).flatten(0, 1), y.flatten()))
+    whole = torch.compile(plain_loss)
 
     def step(model, loss_of):
         with setup.amp():
@@ -270,21 +292,31 @@ def full_depth_step(setup: Setup):
         loss.backward()
         model.zero_grad(set_to_none=True)
 
-    mine, theirs = in_turns(setup, lambda: step(ours, ours), lambda: step(plain, plain_loss))
+    def my_step():
+        step(ours, ours)
+
+    def their_step():
+        step(plain, lambda x, y: whole(plain, x, y))
+
+    mine, theirs = in_turns(setup, my_step, their_step)
     rates = [setup.tokens / seconds for seconds in (mine, theirs)]
     ratio = theirs / mine
     yield (
-        setup.is_tiny or ratio >= 1.0,
-        f"{rates[0]:,.0f} tokens/s, {ratio:.2f}x those of nanoGPT's way (1.0x or more)",
+        setup.is_tiny or ratio >= 0.95,
+        f"{rates[0]:,.0f} tokens/s, {ratio:.3f}x those of nanoGPT's way (.95x or more)",
     )
+    if setup.device.type == 'cuda':
+        peaks = [peak_of(setup, function) / 1e9 for function in (my_step, their_step)]
+        is_right = peaks[0] < peaks[1]
+        yield is_right, f'{peaks[0]:.2f} GB above the weights, their way {peaks[1]:.2f} GB (less)'
     config = run_config(setup)
     flops = (
         sum(schedule.token_flops(config, schedule.full_depth(config, 1))) * ours.depth / setup.shape.n_layer
     )
     peak = peak_flops(setup.device, setup.dtype)
     mfu = f', MFU {flops * rates[0] / peak:.1%}' if peak else ''
-    is_right = not setup.is_h100 or 380e3 <= rates[0] <= 560e3
-    yield is_right, f'{rates[0]:,.0f} tokens/s{mfu} (on an H100 380k to 560k)'
+    is_right = not setup.is_hopper or 380e3 <= rates[0] <= 560e3
+    yield is_right, f'{rates[0]:,.0f} tokens/s{mfu} (on an H100 or H200 380k to 560k)'
 
 
 def gradients_as_eager_over_growth(setup: Setup):
@@ -366,6 +398,8 @@ def whole_run(setup: Setup):
         if setup.device.type == 'cuda':
             torch.cuda.reset_peak_memory_stats()
 
+    if setup.device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats()  # else the checks before count as the dry run's
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         n_tokens = 2 * setup.tokens * 2 + 1
@@ -425,7 +459,7 @@ def fused_AdamW(setup: Setup):
             optimizer.step()
 
     taken, _ = in_turns(setup, step, step)
-    yield not setup.is_h100 or taken < 0.004, f'{1000 * taken:.2f} ms (on an H100 under 4 ms)'
+    yield not setup.is_hopper or taken < 0.004, f'{1000 * taken:.2f} ms (on an H100 or H200 under 4 ms)'
 
 
 def DDP_of_one_rank(setup: Setup):
@@ -464,8 +498,8 @@ def HellaSwag_speed(setup: Setup):
     with setup.amp():
         scores = hellaswag.evaluate(model, examples)
     taken = bench.now(setup.device) - began
-    is_right = scores['n'] == setup.items and (not setup.is_h100 or taken < 8)
-    yield is_right, f'{setup.items:,} items in {taken:.1f} s (on an H100 10,000 under 8 s)'
+    is_right = scores['n'] == setup.items and (not setup.is_hopper or taken < 8)
+    yield is_right, f'{setup.items:,} items in {taken:.1f} s (on an H100 or H200 10,000 under 8 s)'
 
 
 def memory_settings(setup: Setup):
@@ -525,6 +559,19 @@ def in_turns(setup: Setup, one, other) -> tuple[float, float]:
             if turn >= 2:
                 found.append(taken)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def peak_of(setup: Setup, function) -> int:
+    """Peak of the GPU's memory in bytes while function() runs, above what is allocated before."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    function()
+    return bench.peak_memory(setup.device) - before
+
+
+def plain_loss(model: GPT, x, y):
+    """The loss as it is usually written: all logits at once."""
+    return F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
 
 
 def run_config(setup: Setup) -> TrainConfig:
