@@ -18,7 +18,6 @@ they take turns and medians are reported, relative to full depth as it was measu
 a machine whose speed drifts doesn't favor one. The machine should be otherwise idle.
 """
 
-import argparse
 import concurrent.futures
 import dataclasses
 import itertools
@@ -37,7 +36,7 @@ import torch.nn.functional as F
 
 import model as model_module
 import schedule
-from common import UserError, run_main
+from common import Parser, UserError, run_main
 from config import TrainConfig, load_config
 from device import (
     GLIBC_TUNABLES,
@@ -111,7 +110,7 @@ def main():
 def parse_args():
     """(bench.py's own flags, the rest: configs and settings)."""
     # --help is load_config's to answer, with the settings; an abbreviation could be one of them.
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--plain', action='store_true')
     parser.add_argument('--repeats', type=int, default=3)

@@ -1,5 +1,6 @@
 """What every script needs: user errors, the wrapper of main(), files written atomically, locks."""
 
+import argparse
 import contextlib
 import errno
 import io
@@ -24,6 +25,17 @@ SIGPIPE = 13
 class UserError(Exception):
     """A mistake of the user's. Its text says what is wrong and what to do; run_main() prints it and exits
     with code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, whose help keeps the lines of a docstring, and whose complaint is one line like every
+    other: error() raises UserError."""
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+
+    def error(self, message: str):
+        raise UserError(f'{message} (python {self.prog} --help says what there is)')
 
 
 def run_main(main):

@@ -43,7 +43,7 @@ import sys
 import figure
 import paired
 import stats
-from common import UserError, atomic_write, run_main
+from common import Parser, UserError, atomic_write, run_main
 from config import FIELDS
 from judge import Comparison, Ratio, Report, catch_up, judge_runs
 from report import detail_tables, final, question_pairs, run_tables, settings_tables, tables, verdict_tables
@@ -102,9 +102,7 @@ def compare_scorings(paths: list[str]):
 
 def parse_arguments() -> argparse.Namespace:
     """Raises UserError for options that can't be, before anything is read."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories, or two hellaswag.jsonl')
     parser.add_argument(
         '--baseline',

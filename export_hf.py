@@ -20,7 +20,6 @@ same one.
 HF_TOKEN).
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -35,14 +34,13 @@ import checkpoint
 import data
 import metrics
 import schedule
-from common import UserError, run_main
+from common import Parser, UserError, run_main
 from config import config_from_dict
 from hugging_face import transposed
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint or run directory')
     parser.add_argument('folder', help='folder to make; it must not be there yet')
     parser.add_argument('--push', default='', metavar='USER/NAME', help='upload it as this repository')

@@ -29,7 +29,6 @@ Speed: an example is one row, not four padded ones: the context once and its end
 token of an ending is predicted. dev/bench_hellaswag.py measures the gain.
 """
 
-import argparse
 import dataclasses
 import json
 import math
@@ -45,7 +44,7 @@ from tqdm import tqdm
 import checkpoint
 import data
 import paired
-from common import UserError, run_main
+from common import Parser, UserError, run_main
 from device import autocast, init_distributed, pick_device, read_ranks
 from questions import STYLES, fingerprint, load_examples, texts, warn_of_other_text  # noqa: F401
 
@@ -371,8 +370,7 @@ def evaluate(
 
 
 def parse_args():
-    as_it_stands = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_it_stands)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add('models', nargs='+', metavar='model', help='one model, or two to compare')
     add('--style', choices=(*STYLES, 'both'), default='nanogpt', help='which convention; default nanogpt')

@@ -27,7 +27,6 @@ HellaSwag asks takes far longer. Each ending is right once and wrong three times
 nothing: chance is 25%, and only the context helps.
 """
 
-import argparse
 import ast
 import collections
 import hashlib
@@ -48,7 +47,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import UserError, atomic_write, locked, run_main
+from common import Parser, UserError, atomic_write, locked, run_main
 from data import read_meta, write_shard
 
 # the standard library, and packages that requirements.txt pins; a paragraph in two of them stays in the first
@@ -89,8 +88,7 @@ class Cut:
 
 
 def main():
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = Parser(description=__doc__)
     parser.add_argument('--out', default='data/demo', help='folder to write to (default: %(default)s)')
     args = parser.parse_args()
     build(os.path.expanduser(args.out))

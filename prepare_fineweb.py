@@ -23,7 +23,6 @@ another process is in.
 sources.py reads the files, documents.py tokenizes them by threads. dev/bench_prepare.py measures it.
 """
 
-import argparse
 import collections
 import contextlib
 import os
@@ -35,7 +34,7 @@ import numpy as np
 
 import documents
 import sources
-from common import UserError, locked, run_main
+from common import Parser, UserError, locked, run_main
 from data import get_tokenizer, read_meta, shard_layout, split_of, write_meta, write_shard
 
 FINEWEB = 'HuggingFaceFW/fineweb-edu'
@@ -58,8 +57,7 @@ def main():
 
 def parse_arguments():
     """The command line. Raises UserError for options that don't go together."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add('--sample', default='10BT', choices=('10BT', '100BT', '350BT'),
         help="which sample of the Hub's FineWeb-Edu; default: 10BT")

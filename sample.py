@@ -10,7 +10,6 @@ its own the sample ends. The same seed gives the same text, sample i of --n the 
 key-value cache: it is for a look, not for service.
 """
 
-import argparse
 import codecs
 import math
 
@@ -18,13 +17,12 @@ import torch
 
 import checkpoint
 import data
-from common import UserError, run_main
+from common import Parser, UserError, run_main
 from device import pick_device
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add('checkpoint', help='checkpoint, run directory, Hugging Face folder, or gpt2')
     add('--prompt', default='', help='text to continue')

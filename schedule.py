@@ -19,7 +19,6 @@ Two ledgers count the compute, both in FLOPs:
           included.
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -28,7 +27,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from common import UserError, read_json, run_main, say
+from common import Parser, UserError, read_json, run_main, say
 from config import FIELDS, TrainConfig, config_from_dict, load_config
 from growth import describe, layout, layout_of, problem_with
 
@@ -744,7 +743,7 @@ def print_growths(config: TrainConfig, phases: list[Phase]):
 
 
 def main():
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--tflops', type=float, default=0.0)
     parser.add_argument('--figure', default='', type=os.path.expanduser)

@@ -19,7 +19,6 @@ there (train.py --branch_from) and end in the same bits as on their own. --separ
 Warm-up-stable-decay runs of 1,000, 4,000 and 16,000 steps that decay over their last fifth cost .81 of
 separate runs. """
 
-import argparse
 import itertools
 import os
 import shlex
@@ -27,7 +26,7 @@ import sys
 from collections import Counter
 
 import schedule
-from common import UserError, atomic_write, locked, run_main
+from common import Parser, UserError, atomic_write, locked, run_main
 from grid import (
     Run,
     all_tuning_runs,
@@ -68,8 +67,7 @@ def main():
 def parse_args():
     names = '\n'.join(f'  {name:<12} {text}' for name, text in STUDY_NAMES.items())
     description = f'{__doc__}\nThe names in a study file:\n{names}'
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument('study', metavar='STUDY', type=os.path.expanduser, help='a study file')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry_run', action='store_true', help='print what the study costs')

@@ -337,10 +337,10 @@ def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys,
     before = snapshot(work)
     code = script(monkeypatch, name, args)
     err = capsys.readouterr().err
-    err = re.sub(r'^(warning: .*|usage: .*\n( .*\n)*)\n?', '', err, flags=re.M)
+    err = re.sub(r'^warning: .*\n?', '', err, flags=re.M)
     assert code == 2, err
     assert re.search(message, err) and 'Traceback' not in err and err.count('error: ') == 1, err
-    assert re.match(rf'(error|{name}.py: error): ', err), err
+    assert err.startswith('error: '), err
     assert snapshot(work) == before
 
 
