@@ -271,6 +271,23 @@ def test_a_multiplier_is_recovered_within_2_percent(budgets, multiplier):
     assert found.difference.value == pytest.approx(truth(multiplier * steps * FLOPS) - truth(steps * FLOPS))
 
 
+@pytest.mark.parametrize('factor, exponent, percent', [(2, 0.3, 2), (4, 0.3, 7), (2, 0.84, 5), (4, 0.84, 22)])
+def test_a_straight_line_between_two_rungs_overrates_by_what_the_docstring_says(factor, exponent, percent):
+    def law(steps):
+        return 2.0 + 400.0 * (steps * FLOPS) ** -exponent
+
+    def group(steps):
+        on_the_way = np.linspace(0.1, 1, 10) * steps
+        return make_group(f'b{steps}', [0.0, 0.0], law, on_the_way, lr_schedule='cosine')
+
+    reference = Ladder('base', [group(1000), group(1000 * factor)]).reference('flops')
+    steps = np.geomspace(1000, 1000 * factor, 2000)
+    line = reference.at(steps * FLOPS)[0]
+    # A full-depth run itself, between the rungs: the line has its loss only later.
+    later = np.interp(-law(steps), -line, steps)
+    assert 100 * ((later / steps).max() - 1) == pytest.approx(percent, abs=0.5)
+
+
 def test_a_run_between_two_rungs_is_judged_by_what_lies_between_them():
     ladder = ladder_of((500, 1000, 2000, 4000))
     found = compare(rung(1400, (0.0, 0.0), 1.2, 'run'), ladder, 'flops')
