@@ -459,9 +459,19 @@ def named_baseline(groups: list[Group], name: str, by_arm: bool) -> Group:
 
 
 def most_alike(group: Group, ladders: list[Ladder]) -> Ladder:
-    """Of several baselines the one that is trained like the group: its optimizer, its learning rate
-    schedule."""
-    return min(ladders, key=lambda ladder: len(group.trained_otherwise(ladder.rungs[0])))
+    """Of several baselines the one that starts as the group does, from scratch or from a checkpoint, and is
+    trained like it: its optimizer, its learning rate schedule."""
+
+    def unlike(ladder):
+        first = ladder.rungs[0]
+        return starts_for_nothing(group) != starts_for_nothing(first), len(group.trained_otherwise(first))
+
+    return min(ladders, key=unlike)
+
+
+def starts_for_nothing(group: Group) -> bool:
+    """Whether it starts from a checkpoint, and what that has cost isn't counted."""
+    return group.config.init_from != 'scratch' and not group.sunk
 
 
 def flag_other_data(groups: list[Group], ladders: list[Ladder]):

@@ -235,16 +235,17 @@ class Group:
         return names
 
     def known_sunk(self) -> dict:
-        """What the checkpoint that this group starts from has cost, by axis, where run.json knows it; else
-        {}."""
-        made = self.runs[0].info.get('init_from')
-        if self.config.init_from == 'scratch' or type(made) is not dict or not made.get('flops'):
+        """What the checkpoint that this group starts from has cost, by axis, the mean over the seeds, where
+        each run.json knows it; else {}."""
+        made = [run.info.get('init_from') for run in self.runs]
+        is_known = all(type(one) is dict and one.get('flops') for one in made)
+        if self.config.init_from == 'scratch' or not is_known:
             return {}
         known = {}
         for axis in AXES:
-            cost = made.get(axis)
+            costs = [one.get(axis) for one in made]
             # A cost that nobody knows must not count as 0.
-            known[axis] = math.nan if cost is None else cost
+            known[axis] = math.nan if None in costs else sum(costs) / len(costs)
         return known
 
     def losses_at(self, axis: str, x) -> np.ndarray:
@@ -438,9 +439,11 @@ def same_settings(run: Run, contents: Contents) -> dict:
     return settings
 
 
-def identity(run: Run, contents: Contents) -> tuple:
-    """Equal for two runs of the same experiment, whatever their seeds."""
-    return (*same_settings(run, contents).items(), *merged_plan(run))
+def identity(run: Run, contents: Contents, overlooked: set) -> tuple:
+    """Equal for two runs of the same experiment, whatever their seeds and the settings `overlooked`."""
+    settings = same_settings(run, contents)
+    kept = [(name, value) for name, value in settings.items() if name not in overlooked]
+    return (*kept, *merged_plan(run))
 
 
 def arm_identity(run: Run, contents: Contents, tuned: tuple) -> tuple:
@@ -476,10 +479,13 @@ def make_groups(
     notes = []
     contents = Contents(runs)
     gathered = {}
+    # In a study each seed of an arm may start from a checkpoint of its own seed. Elsewhere other checkpoints
+    # are other experiments.
+    overlooked = {'init_from'} if arms else set()
     for run in runs:
         arm = arms[run.path] if arms else ''
         alone = '' if run.finished else run.path  # the mean of half a run and a whole one is nobody's loss
-        gathered.setdefault((arm, identity(run, contents), alone), []).append(run)
+        gathered.setdefault((arm, identity(run, contents, overlooked), alone), []).append(run)
     groups = []
     for (arm, _, _), same in gathered.items():
         groups.append(make_group(without_repeats(same, notes), arm, contents))

@@ -27,7 +27,7 @@ from config import FIELDS, read_file
 HERE = os.path.relpath(os.path.dirname(os.path.abspath(__file__)))
 STUDY_NAMES = {
     'arms': 'a dict, name: configs joined by +, then flags',
-    'baseline': 'the arm that the others are judged by, or a tuple of arms',
+    'baseline': 'the arm that the others are judged by, or a tuple: by the one that is most alike',
     'overlays': 'configs that every arm gets after its own',
     'settings': 'a dict of settings for all arms; the flags of an arm win',
     'budgets': 'full-depth steps of the first baseline, whose FLOPs each run gets',

@@ -317,9 +317,10 @@ def unlike_itself(group: Group) -> list[str]:
             f'{group.name} starts from {group.config.init_from}; the compute that made it is not counted'
         )
     if group.sunk:
-        notes.append(
-            f'{group.name} counts the {group.sunk["flops"]:.3e} FLOPs that made {group.config.init_from}'
-        )
+        made = group.config.init_from
+        if len(group.runs) > 1:
+            made += ', and as many for each other seed'
+        notes.append(f'{group.name} counts the {group.sunk["flops"]:.3e} FLOPs that made {made}')
     # The least of many noisy losses is less than it should be: by about one sd for four of them.
     if group.is_best and group.biased and group.tried > 1:
         notes.append(

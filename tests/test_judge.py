@@ -430,6 +430,43 @@ def test_a_grown_checkpoint_is_judged_twice_where_its_cost_is_known(tmp_path):
     assert 'seconds' not in counted.by_axis  # nobody knows how long the first training took
 
 
+def test_seeds_of_an_arm_start_from_checkpoints_of_their_own_and_are_one_group(tmp_path):
+    """In a study, '@full depth' is that arm's run of the same seed."""
+    arms = {}
+    for seed, seconds in ((1, 100.0), (2, 200.0)):
+        first = write_run(tmp_path / 'full depth' / f's{seed}', seed=seed)
+        made = {'init_from': {'path': str(first), 'flops': 1.5e13, 'flops_paper': 1e13, 'seconds': seconds}}
+        on = write_run(tmp_path / 'on' / f's{seed}', init_from=str(first), init_depth=12, seed=seed,
+                       info=made)
+        arms |= {str(first): 'full depth', str(on): 'on'}
+    runs = read_runs(list(arms))
+    on, counted = judge_runs(runs, ['full depth'], arms).judgments
+    assert on.group.seeds == [1, 2]
+    assert counted.group.seeds == [1, 2]
+    assert counted.group.sunk == {'flops': 1.5e13, 'flops_paper': 1e13, 'seconds': 150.0}
+    # Elsewhere nobody says that the checkpoints are alike.
+    judgments = judge_runs(runs, [f'{tmp_path}/full depth/s1']).judgments
+    alone = {judgment.group.name: judgment.group.seeds for judgment in judgments}
+    assert all(len(seeds) == 1 for seeds in alone.values()) and len(alone) == 4
+
+
+def test_what_grows_a_checkpoint_is_judged_by_the_baseline_that_trains_it_on(tmp_path):
+    """The first training is spent for both. Where it is counted, the baseline is the one from scratch."""
+    write_run(tmp_path / 'from_scratch', n_layer=12)
+    made = {'init_from': {'path': 'out/first', 'flops': 1.5e13, 'flops_paper': 1e13}}
+    checkpoint = {'init_from': 'out/first', 'init_depth': 6, 'info': made}
+    write_run(tmp_path / 'on', n_layer=6, learning_rate=1e-4, **checkpoint)
+    write_run(tmp_path / 'grown', n_layer=12, n_stages=2, learning_rate=2e-4, **checkpoint)
+    write_run(tmp_path / 'small', n_layer=6, learning_rate=1e-4)
+    runs = read_runs([str(path) for path in sorted(tmp_path.iterdir())])
+    # Named first or second, and whatever learning rate the others have.
+    for names in (('on', 'from_scratch'), ('from_scratch', 'on')):
+        report = judge_runs(runs, [f'{tmp_path}/{name}' for name in names])
+        assert {judgment.group.name: judgment.rung.name for judgment in report.judgments} == {
+            'grown': 'on', 'grown + first training': 'from_scratch', 'on + first training': 'from_scratch',
+            'small': 'from_scratch'}
+
+
 # ---- catching up
 
 
