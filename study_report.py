@@ -57,7 +57,7 @@ def write_report(study: Study):
 
 
 def judge(study: Study, finished: dict) -> Report:
-    """Every finished run, judged by the baseline of its budget that is trained like it."""
+    """Every finished run, judged by the baseline of its budget that starts and is trained like it."""
     arms = {folder: run.arm for folder, run in finished.items()}
     # A baseline that has no run yet judges nobody; the others go on.
     baselines = [arm for arm in study.baseline if arm in arms.values()]
