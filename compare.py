@@ -13,8 +13,8 @@ shown and flagged, but neither averaged with others nor judged.
 
 The baseline is the run of one stage from scratch; at several budgets it is a ladder, and every run is judged
 by the one of its own budget. --baseline=RUN names one where there are several; given again, each run is
-judged by the one that starts and is trained like it. Of runs that differ in a tuned setting (--tuned, the learning
-rates by default) the best is judged.
+judged by the one that starts and is trained like it. Of runs that differ in a tuned setting (--tuned, the
+learning rates by default) the best is judged.
 
 What is said of each run, and when to believe it (judge.py has the details):
 

@@ -2,7 +2,7 @@
 A study file: a grid of runs as a Python file of plain assignments, read as strictly as a config.
 
     arms = {'full depth': 'baseline', 'Li, 8 stages': 'incremental_8stage', 'short': 'baseline --n_layer=6'}
-    baseline = 'full depth'               or a tuple: each arm is judged by the one that starts and trains alike
+    baseline = 'full depth'               or a tuple: each arm is judged by the one most alike
     overlays = ('cpu',)
     settings = {'lr_schedule': 'wsd', 'decay_fraction': 0.2}
     budgets = (1_000, 4_000)
