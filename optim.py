@@ -3,7 +3,69 @@
 Frozen parameters are covered too: they have no gradient, so nothing moves them, and their state waits.
 """
 
+import math
+from collections import defaultdict
+
 import torch
+
+# The quintic whose iteration takes all singular values near 1 (Keller Jordan's Muon, 2024; torch.optim.Muon).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon: momentum, whose matrices are orthogonalized before they move the weights.
+
+    The update of torch.optim.Muon, and the same state under the same name (momentum_buffer). What differs: a
+    parameter that holds several matrices on top of each other (a group's 'rows': how many rows each has) is
+    orthogonalized matrix by matrix, as the field does with queries, keys and values; and all matrices of one
+    shape are multiplied together in batched matmuls, since one by one they are too small to fill a device.
+    """
+
+    def __init__(self, groups: list, lr: float, weight_decay: float, momentum: float = 0.95):
+        super().__init__(groups, {'lr': lr, 'weight_decay': weight_decay, 'momentum': momentum, 'rows': None})
+
+    @torch.no_grad()
+    def step(self):
+        by_shape = defaultdict(list)  # shape -> [(matrix, its update, its learning rate)]
+        for group in self.param_groups:
+            lr, momentum = group['lr'], group['momentum']
+            for p in group['params']:
+                if p.grad is None:
+                    continue  # frozen
+                state = self.state[p]
+                if not state:
+                    state['momentum_buffer'] = torch.zeros_like(p.grad)
+                average = state['momentum_buffer'].lerp_(p.grad, 1 - momentum)
+                update = p.grad.lerp(average, momentum)  # Nesterov's
+                p.mul_(1 - lr * group['weight_decay'])
+                rows = group['rows'] or [len(p)]
+                for matrix, its_update in zip(p.split(rows), update.split(rows)):
+                    by_shape[matrix.shape].append((matrix, its_update, lr))
+        for (n_rows, n_columns), same_shape in by_shape.items():
+            updates = orthogonalize(torch.stack([update for _, update, _ in same_shape]))
+            # A tall matrix moves more, so that an output changes as much by it as by a square one.
+            scale = math.sqrt(max(1, n_rows / n_columns))
+            for (matrix, _, lr), update in zip(same_shape, updates):
+                matrix.add_(update, alpha=-lr * scale)
+
+
+def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
+    """For matrices (n, rows, columns) nearly orthogonal ones: singular values .7 to 1.2.
+
+    In bfloat16 on CUDA; in the matrices' own dtype elsewhere, since many CPUs only imitate bfloat16.
+    """
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    is_tall = x.size(1) > x.size(2)
+    if is_tall:
+        x = x.mT  # the smaller of the two possible Gram matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value is above 1 now
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    return x.mT if is_tall else x
 
 
 def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]:
@@ -13,10 +75,11 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
     `new_blocks`: the blocks that have just grown; with config.rewarm 'new' their parameters are in groups of
     their own, whose is_new is True.
     """
-    by_muon = set()
+    by_muon, fused = set(), set()
     if config.optimizer == 'muon':
         # Muon is made for matrices between layers; AdamW keeps the embeddings and lm_head.
         by_muon = {p for p in model.transformer.h.parameters() if p.dim() == 2}
+        fused = {block.attn.c_attn.weight for block in model.transformer.h}
     just_grown = set()
     if config.rewarm == 'new':
         for block in new_blocks:
@@ -24,19 +87,23 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
 
     adamw_groups, muon_groups = [], []
     for is_new in (False, True):
-        matrices, vectors, muon_matrices = [], [], []
+        matrices, vectors, single, three = [], [], [], []
         for p in model.parameters():
             if (p in just_grown) != is_new:
                 continue
-            if p in by_muon:
-                muon_matrices.append(p)
+            if p in fused:
+                three.append(p)
+            elif p in by_muon:
+                single.append(p)
             elif p.dim() >= 2:
                 matrices.append(p)
             else:
                 vectors.append(p)  # biases and norms don't decay
         adamw_groups.append({'params': matrices, 'weight_decay': config.weight_decay, 'is_new': is_new})
         adamw_groups.append({'params': vectors, 'weight_decay': 0.0, 'is_new': is_new})
-        muon_groups.append({'params': muon_matrices, 'is_new': is_new})
+        muon_groups.append({'params': single, 'is_new': is_new})
+        # Queries, keys and values: measured to be better orthogonalized apart (dev/BENCH.md).
+        muon_groups.append({'params': three, 'rows': [config.n_embd] * 3, 'is_new': is_new})
     # torch takes no group without parameters: mostly nothing is new, and at depth 0 Muon has nothing at all.
     adamw_groups = [group for group in adamw_groups if group['params']]
     muon_groups = [group for group in muon_groups if group['params']]
@@ -47,7 +114,7 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
     optimizers = [adamw]
     if muon_groups:
         lr, decay = config.muon_learning_rate, config.weight_decay
-        optimizers.append(torch.optim.Muon(muon_groups, lr=lr, weight_decay=decay))
+        optimizers.append(Muon(muon_groups, lr, decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             # With a peak of 0 the step's learning rate is 0 too (config.check refuses that beside Muon).
