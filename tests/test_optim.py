@@ -8,7 +8,15 @@ import torch
 from config import TrainConfig
 from growth import OPERATORS, layout, layout_of
 from model import GPT, GPTConfig
-from optim import grow_optimizers, load_optimizer_state, make_optimizers, optimizer_state, set_learning_rate
+from optim import (
+    Muon,
+    grow_optimizers,
+    load_optimizer_state,
+    make_optimizers,
+    optimizer_state,
+    orthogonalize,
+    set_learning_rate,
+)
 
 SHAPE = GPTConfig(block_size=8, vocab_size=32, n_layer=6, n_head=2, n_embd=8)
 CONFIG = TrainConfig(n_layer=6, n_head=2, n_embd=8, block_size=8, vocab_size=32)
@@ -180,3 +188,71 @@ def test_the_newest_layers_alone_are_new_after_a_second_growth():
     found = rates(model, optimizers)
     halved = {name for name, (lr, _) in found.items() if lr == pytest.approx(5e-4)}
     assert halved == {name for name in found if '.h.2.' in name}
+
+
+def in_float32(monkeypatch):
+    """torch.optim.Muon multiplies in bfloat16 everywhere, ours on CUDA alone: here both multiply in float32."""
+    monkeypatch.setattr(torch.Tensor, 'bfloat16', torch.Tensor.float)
+
+
+def test_muon_equals_that_of_torch_where_nothing_is_split(monkeypatch):
+    in_float32(monkeypatch)
+    shapes = [(24, 8), (8, 8), (32, 8), (8, 32), (8, 8), (24, 8), (1, 8)]
+    generator = torch.Generator().manual_seed(1)
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
+    # Two groups, whose matrices of one shape are multiplied together all the same, each at its own rate.
+    optimizer = Muon([{'params': ours[:3]}, {'params': ours[3:], 'lr': 0.005}], 0.02, 0.1)
+    reference = torch.optim.Muon(
+        [{'params': theirs[:3]}, {'params': theirs[3:], 'lr': 0.005}], lr=0.02, weight_decay=0.1
+    )
+    for step in range(20):
+        for p, q in zip(ours, theirs):
+            p.grad = torch.randn(p.shape, generator=generator)
+            if step in (3, 4) and p.shape == (8, 8):
+                p.grad = None  # frozen for two steps
+            q.grad = None if p.grad is None else p.grad.clone()
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs):
+        assert torch.allclose(p, q, rtol=0, atol=1e-6)
+        assert optimizer.state[p].keys() == reference.state[q].keys()
+        momentum = optimizer.state[p]['momentum_buffer']
+        assert torch.allclose(momentum, reference.state[q]['momentum_buffer'], rtol=0, atol=1e-6)
+
+
+def test_muon_takes_queries_keys_and_values_apart(monkeypatch):
+    """A step on c_attn equals one of torch's Muon on each of its three matrices."""
+    in_float32(monkeypatch)
+    config = dataclasses.replace(CONFIG, optimizer='muon', muon_learning_rate=0.02)
+    model, _ = trained(config, 2)
+    _, muon = make_optimizers(model, config)
+    tokens = torch.arange(16).view(2, 8)
+    model(tokens, tokens + 1).backward()
+    expected = {}
+    for name, p in model.transformer.h.named_parameters():
+        if p.dim() != 2:
+            continue
+        n_parts = 3 if 'c_attn' in name else 1
+        parts = []
+        for part, grad in zip(p.detach().chunk(n_parts), p.grad.chunk(n_parts)):
+            part = torch.nn.Parameter(part.clone())
+            part.grad = grad.clone()
+            torch.optim.Muon([part], lr=0.02, weight_decay=config.weight_decay).step()
+            parts.append(part)
+        expected[name] = torch.cat(parts)
+    muon.step()
+    for name, p in model.transformer.h.named_parameters():
+        if name in expected:
+            assert torch.allclose(p, expected[name], rtol=0, atol=1e-6), name
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one():
+    matrices = torch.randn(5, 16, 48, generator=torch.Generator().manual_seed(1))
+    for batch in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(orthogonalize(batch))
+        assert values.min() > 0.6 and values.max() < 1.3
+    # A batch is nothing but its matrices.
+    alone = torch.cat([orthogonalize(matrix[None]) for matrix in matrices])
+    assert torch.allclose(orthogonalize(matrices), alone, atol=1e-6)
+    assert not orthogonalize(torch.zeros(2, 4, 4)).any()  # and nothing is divided by zero

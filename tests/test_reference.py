@@ -341,21 +341,24 @@ class AdamW:
 
 
 class Muon:
-    """torch's own, for one matrix."""
+    """torch's own, for one matrix at a time: c_attn is three, of the queries, the keys and the values."""
 
     def __init__(self, recipe: Recipe):
         self.weight_decay = recipe.weight_decay
         self.lr_scale = recipe.muon_learning_rate / LEARNING_RATE
-        self.momentum = None
+        self.momenta = [None] * 3
 
     def update(self, parameter, gradient, lr: float):
+        n_matrices = 3 if len(parameter) == 3 * parameter.shape[1] else 1
+        matrices = list(parameter.detach().chunk(n_matrices))  # views, through which the parameter moves
         # A new optimizer for each update, so that the momentum is all that it remembers.
-        optimizer = torch.optim.Muon([parameter], lr=lr * self.lr_scale, weight_decay=self.weight_decay)
-        if self.momentum is not None:
-            optimizer.state[parameter]['momentum_buffer'] = self.momentum
-        parameter.grad = gradient
+        optimizer = torch.optim.Muon(matrices, lr=lr * self.lr_scale, weight_decay=self.weight_decay)
+        for matrix, its_gradient, momentum in zip(matrices, gradient.chunk(n_matrices), self.momenta):
+            matrix.grad = its_gradient
+            if momentum is not None:
+                optimizer.state[matrix]['momentum_buffer'] = momentum
         optimizer.step()
-        self.momentum = optimizer.state[parameter]['momentum_buffer']
+        self.momenta = [optimizer.state[matrix]['momentum_buffer'] for matrix in matrices]
 
 
 def update(recipe: Recipe, model: ReferenceGPT, states: dict, step: int) -> float:

@@ -182,7 +182,7 @@ def test_muon_takes_the_blocks_matrices_and_adamw_the_rest(tiny):
     model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2)
     adamw, muon = train.make_optimizers(model, config)
     matrices = {p for p in model.transformer.h.parameters() if p.dim() == 2}
-    assert {p for g in muon.param_groups for p in g['params']} == matrices and type(muon) is torch.optim.Muon
+    assert {p for g in muon.param_groups for p in g['params']} == matrices
     decayed, plain = (set(g['params']) for g in adamw.param_groups)
     assert decayed == {model.transformer.wte.weight, model.transformer.wpe.weight}
     assert plain == {p for p in model.parameters() if p.dim() < 2}
