@@ -191,7 +191,7 @@ def test_the_newest_layers_alone_are_new_after_a_second_growth():
 
 
 def in_float32(monkeypatch):
-    """torch.optim.Muon multiplies in bfloat16 everywhere, ours on CUDA alone: here both multiply in float32."""
+    """Both multiply in float32 here: torch.optim.Muon would in bfloat16 everywhere, ours does on CUDA alone."""
     monkeypatch.setattr(torch.Tensor, 'bfloat16', torch.Tensor.float)
 
 
