@@ -191,7 +191,7 @@ def test_the_newest_layers_alone_are_new_after_a_second_growth():
 
 
 def in_float32(monkeypatch):
-    """Both multiply in float32 here: torch.optim.Muon would in bfloat16 everywhere, ours does on CUDA alone."""
+    """torch.optim.Muon multiplies in bfloat16 everywhere: for a comparison both do in float32."""
     monkeypatch.setattr(torch.Tensor, 'bfloat16', torch.Tensor.float)
 
 
