@@ -22,9 +22,9 @@ from optim import make_optimizers, optimizer_state
 
 
 def dry_run(config: TrainConfig, runtime, run_data, examples: list):
-    """Two steps, a checkpoint's copy and a batch of each evaluation of a throw-away model at full depth, so
-    that running out of memory, a compiler that is missing, and whatever breaks an evaluation show now and not
-    at the last stage.
+    """Two steps, a checkpoint and a batch of each evaluation of a throw-away model at full depth, so that
+    running out of memory, a compiler that is missing, and whatever breaks an evaluation show now and not at
+    the last stage.
 
     Afterwards nothing of it is left, but for compiled code: all that the plan needs, so that no step of the
     run counts compiling as training. Raises UserError if memory does not suffice, or torch.compile does not
@@ -80,7 +80,7 @@ def try_full_depth(config: TrainConfig, runtime, run_data, examples: list):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if runtime.rank == 0:  # the copy lies in memory while the next step is under way
+        if runtime.rank == 0:  # from a GPU a copy lies in memory while the next step is under way
             state = {'model': model.state_dict(), 'optimizer': optimizer_state(model, optimizers)}
             runtime.writer.save_nowhere(state)
         # Each growth leaves gaps in the memory that the C library manages: about as much as a twentieth of it

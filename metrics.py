@@ -173,8 +173,10 @@ def git_state(folder: str) -> tuple[str | None, bool | None]:
     return commit, bool(changes)
 
 
-def describe_start(step: int, device_name: str, device_count: int, world_size: int, cuda: str | None) -> dict:
-    """Who starts this run here and now, at which step, with which code, on which machine."""
+def describe_start(step: int, device_name: str, device_count: int, world_size: int, cuda: str | None,
+                   cpu_capability: str | None) -> dict:
+    """Who starts this run here and now, at which step, with which code, on which machine. `cpu_capability`:
+    the vector instructions that torch adds with, which decide a run's last bits on the CPU; None on a GPU."""
     commit, dirty = git_state(os.path.dirname(os.path.abspath(__file__)))
     versions = {'python': platform.python_version(), 'cuda': cuda}
     for package in ('torch', 'numpy'):
@@ -189,6 +191,7 @@ def describe_start(step: int, device_name: str, device_count: int, world_size: i
         'host': socket.gethostname(),
         'device': device_name,
         'device_count': device_count,
+        'cpu_capability': cpu_capability,
         'world_size': world_size,
     }
 

@@ -35,8 +35,9 @@ def identify_run(config: TrainConfig, runtime, run_data, questions: dict | None,
     if runtime.rank != 0:
         return {}, None
     device_count = torch.cuda.device_count() if runtime.device.type == 'cuda' else 1
+    cpu_capability = torch.backends.cpu.get_cpu_capability() if runtime.device.type == 'cpu' else None
     start = describe_start(step, device_name(runtime.device), device_count, runtime.world_size,
-                           torch.version.cuda)
+                           torch.version.cuda, cpu_capability)
     branch_from, init_from = None, None
     if prefix_dir:
         before = read_run_json(prefix_dir)

@@ -219,7 +219,7 @@ def make_runtime(config: TrainConfig) -> Runtime:
     compiled = device.type == 'cuda' if config.compile == 'auto' else config.compile
     grad_accum_steps = sequences_per_step // (config.batch_size * world_size)
     return Runtime(rank, world_size, device, autocast(device, config.dtype), compiled, sequences_per_step,
-                   grad_accum_steps, checkpoint.CheckpointWriter())
+                   grad_accum_steps, checkpoint.CheckpointWriter(device))
 
 
 def open_data(config: TrainConfig, runtime: Runtime) -> RunData:
@@ -433,8 +433,7 @@ def save_if_due(config, phases, phase: schedule.Phase, runtime: Runtime, run_dat
 
 
 def save_checkpoint(config: TrainConfig, runtime: Runtime, run_data: RunData, state: State, names: list):
-    """Copy the state and have it written under these names while training goes on; a stage_NN.pt holds
-    weights alone."""
+    """Have the state written under these names; a stage_NN.pt holds weights alone."""
     began = time.perf_counter()
     if runtime.rank == 0:  # all ranks hold the same state
         totals = {**state.clock, 'train_tokens': run_data.train.n_tokens, 'val_tokens': run_data.val.n_tokens}

@@ -453,7 +453,7 @@ def provenance(run: Run) -> dict[str, str]:
     versions = run.info.get('versions')
     if type(versions) is dict:
         found |= {name: str(version) for name, version in versions.items() if version is not None}
-    for name in ('device', 'device_count', 'world_size'):
+    for name in ('device', 'device_count', 'cpu_capability', 'world_size'):
         if run.info.get(name) is not None:
             found[name] = str(run.info[name])
     return found

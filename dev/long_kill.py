@@ -50,7 +50,7 @@ def after(real, *args, **kwargs):
 
 
 def half_saved(real, path, state):
-    """What a kill in the middle of a write leaves. The run goes on meanwhile: a thread writes."""
+    """What a kill in the middle of a write leaves."""
     whole = io.BytesIO()
     torch.save(state, whole)
     with open(path + '.tmp', 'wb') as f:
@@ -73,7 +73,7 @@ PLACES = {  # what is under way: (owner, name of the function, how it dies)
     'after a rename': (os, 'replace', after), 'before a growth': (train, 'enter_phase', before),
     'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),
     "a phase's first step": (train, 'check_gradients', after),
-    'a step beside a save': (train.checkpoint.CheckpointWriter, 'check', before)}
+    'a step after a save': (train.checkpoint.CheckpointWriter, 'check', before)}
 
 
 def attempt(flags: list[str], place: str, call: int, log: Path) -> int:

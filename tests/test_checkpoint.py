@@ -13,6 +13,7 @@ import zipfile
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import checkpoint
 from common import UserError
@@ -180,6 +181,9 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
 # the thread that writes
 
 
+GPU = torch.device('cuda')  # whose checkpoints a thread writes; the tensors may lie anywhere
+
+
 def slow_saves(monkeypatch):
     """Let save_checkpoint wait until the returned event is set; what it saves is the real thing."""
     go_on = threading.Event()
@@ -197,7 +201,7 @@ def test_what_the_thread_writes_is_the_state_when_it_was_saved(monkeypatch, tmp_
     go_on = slow_saves(monkeypatch)
     content = state(3)
     before = {name: t.clone() for name, t in content['model'].items()}
-    writer = checkpoint.CheckpointWriter()
+    writer = checkpoint.CheckpointWriter(GPU)
     writer.save({str(tmp_path / 'ckpt_000003.pt'): content}, str(tmp_path), 2)
     for tensor in content['model'].values():
         tensor.add_(1)  # the next update
@@ -210,7 +214,7 @@ def test_what_the_thread_writes_is_the_state_when_it_was_saved(monkeypatch, tmp_
 
 def test_a_save_waits_for_the_one_before_and_prunes_after_it(monkeypatch, tmp_path):
     go_on = slow_saves(monkeypatch)
-    writer = checkpoint.CheckpointWriter()
+    writer = checkpoint.CheckpointWriter(GPU)
     paths = [str(tmp_path / f'ckpt_00000{step}.pt') for step in (1, 2, 3)]
     with writer:
         writer.save({paths[0]: state(1)}, str(tmp_path), 2)
@@ -226,7 +230,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_once_by_the_next_call(monkeypat
         raise UserError(f'{path} could not be saved')
 
     monkeypatch.setattr(checkpoint, 'save_checkpoint', refuse)
-    writer = checkpoint.CheckpointWriter()
+    writer = checkpoint.CheckpointWriter(GPU)
     for call in (writer.wait, writer.check, lambda: writer.save({}, str(tmp_path), 1),
                  lambda: writer.__exit__(None, None, None)):
         writer.save({'x.pt': state()}, str(tmp_path), 2)
@@ -238,10 +242,40 @@ def test_what_goes_wrong_in_the_thread_is_raised_once_by_the_next_call(monkeypat
 
 def test_an_error_of_the_run_is_not_hidden_by_one_of_the_thread(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, 'save_checkpoint', lambda path, content: 1 / 0)
-    with pytest.raises(KeyError), checkpoint.CheckpointWriter() as writer:
+    with pytest.raises(KeyError), checkpoint.CheckpointWriter(GPU) as writer:
         writer.save({'x.pt': state()}, str(tmp_path), 2)
         raise KeyError
     assert not writer.thread.is_alive()
+
+
+class Operators(TorchDispatchMode):
+    """The names of torch's operators, as they are called."""
+
+    def __enter__(self):
+        self.names = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(operator.name())
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('device, n_copies', [('cpu', 0), ('cuda', 1)])
+def test_on_the_cpu_a_checkpoint_is_written_at_once_and_without_a_copy(tmp_path, device, n_copies):
+    content = state(depth=0) | {'model': {'x': torch.ones(10)}, 'optimizer': {}}
+    path = tmp_path / 'ckpt_000003.pt'
+    for save in (lambda writer: writer.save({str(path): content}, str(tmp_path), 2),
+                 lambda writer: writer.save_nowhere(content)):
+        writer = checkpoint.CheckpointWriter(torch.device(device))
+        # Only this thread's operators are seen: those of the copy.
+        with Operators() as operators:
+            save(writer)
+        assert operators.names.count('aten::_to_copy') == n_copies
+        assert not set(operators.names) - {'aten::_to_copy', 'aten::detach'}
+        assert (writer.thread is None) == (device == 'cpu')
+        assert device == 'cuda' or path.exists()
+        writer.wait()
+    assert torch.equal(checkpoint.read_checkpoint(str(path))['model']['x'], torch.ones(10))
 
 
 def test_weights_that_two_files_share_are_copied_once():

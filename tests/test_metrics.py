@@ -110,11 +110,11 @@ def test_two_runs_in_one_file_are_seen(tmp_path, second, message):
 
 
 def test_run_json_keeps_its_id_and_facts_over_starts(tmp_path):
-    first = new_run_info({}, describe_start(0, 'cpu', 1, 2, None), data={'train': {'tokens': 5}},
+    first = new_run_info({}, describe_start(0, 'cpu', 1, 2, None, 'AVX2'), data={'train': {'tokens': 5}},
                          init_from=None)
     write_run_json(str(tmp_path), first)
     assert first['init_from'] is None and len(first['starts']) == 1
-    later = describe_start(7, 'gpu', 8, 8, '12.8')
+    later = describe_start(7, 'gpu', 8, 8, '12.8', None)
     second = new_run_info(read_run_json(str(tmp_path)), later, data=None, init_from=None)
     assert second['run_id'] == first['run_id'] and second['data'] == first['data']
     assert (
@@ -123,7 +123,7 @@ def test_run_json_keeps_its_id_and_facts_over_starts(tmp_path):
         and second['world_size'] == 8
     )
     for name in ('command', 'git_commit', 'git_dirty', 'versions', 'host', 'device', 'device_count',
-                 'world_size'):
+                 'cpu_capability', 'world_size'):
         assert name in second and name in second['starts'][0]
     assert set(second['versions']) == {'python', 'torch', 'numpy', 'cuda'}
 

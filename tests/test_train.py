@@ -640,6 +640,7 @@ def test_run_json_tells_data_code_machine_and_each_start(monkeypatch, tiny, tmp_
     assert info['data']['train']['tokens'] == 4000 and len(info['data']['val']['sha256']) == 64
     assert info['hellaswag_data']['n'] == 12 and len(info['hellaswag_data']['sha256']) == 64
     assert info['world_size'] == 1 and info['device'] and info['host'] == platform.node()
+    assert info['cpu_capability'] == torch.backends.cpu.get_cpu_capability()
     assert torch.__version__.startswith(info['versions']['torch'])  # which may say +cu130
     assert re.fullmatch('[0-9a-f]{8}', info['run_id'])
     assert info['init_from'] is None and info['branch_from'] is None
