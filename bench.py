@@ -36,9 +36,9 @@ import torch.nn.functional as F
 
 import model as model_module
 import schedule
-from common import Parser, UserError, run_main
 from config import TrainConfig, load_config
-from device import (
+from core.common import Parser, UserError, run_main
+from core.device import (
     GLIBC_TUNABLES,
     autocast,
     compile_blocks,
@@ -50,8 +50,8 @@ from device import (
     peak_flops,
     pick_device,
 )
+from core.optim import make_optimizers
 from model import GPT, GPTConfig
-from optim import make_optimizers
 
 
 @dataclass(frozen=True)

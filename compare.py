@@ -40,16 +40,22 @@ import math
 import os
 import sys
 
-import figure
-import paired
-import stats
-from common import Parser, UserError, atomic_write, run_main
 from config import FIELDS
-from judge import Comparison, Ratio, Report, catch_up, judge_runs
-from report import detail_tables, final, question_pairs, run_tables, settings_tables, tables, verdict_tables
-from runs import AXES, TUNED, read_runs
-from tables import escaped
-from words import caveats, describe, verdicts
+from core.common import Parser, UserError, atomic_write, run_main
+from verdict import figure, paired, stats
+from verdict.judge import Comparison, Ratio, Report, catch_up, judge_runs
+from verdict.report import (
+    detail_tables,
+    final,
+    question_pairs,
+    run_tables,
+    settings_tables,
+    tables,
+    verdict_tables,
+)
+from verdict.runs import AXES, TUNED, read_runs
+from verdict.tables import escaped
+from verdict.words import caveats, describe, verdicts
 
 FORMATS = ('markdown', 'latex', 'json', 'csv')
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import sources
-from common import UserError
+from core.common import UserError
 
 EOT = '<|endoftext|>'
 AHEAD = 32  # chunks for each thread that may be read and not used yet: what bounds the memory

@@ -30,13 +30,12 @@ import sys
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-import checkpoint
-import data
-import metrics
 import schedule
-from common import Parser, UserError, run_main
 from config import config_from_dict
-from hugging_face import transposed
+from core import data
+from core.common import Parser, UserError, run_main
+from run import checkpoint, log
+from run.hugging_face import transposed
 
 
 def main():
@@ -234,7 +233,7 @@ def model_card(model, info: dict) -> str:
     ]
     if is_ours:
         config = schedule.resolve(config_from_dict(info['config'], info['path']))
-        run = metrics.read_run_json(run_dir)
+        run = log.read_run_json(run_dir)
         lines += schedule_lines(config, info['step'])
         lines += start_lines(config, run)
         lines += score_lines(run_dir, info['step'])
@@ -278,7 +277,7 @@ def start_lines(config, run: dict) -> list[str]:
 
 def score_lines(run_dir: str, step: int) -> list[str]:
     """The newest value up to `step` of what evaluations measured."""
-    records, _ = metrics.read_metrics(os.path.join(run_dir, 'metrics.jsonl'))
+    records, _ = log.read_metrics(os.path.join(run_dir, 'metrics.jsonl'))
     lines = []
     for name, what in (
         ('val_loss', 'validation loss, nats a token'),

@@ -41,12 +41,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from tqdm import tqdm
 
-import checkpoint
-import data
-import paired
-from common import Parser, UserError, run_main
-from device import autocast, init_distributed, pick_device, read_ranks
+from core import data
+from core.common import Parser, UserError, run_main
+from core.device import autocast, init_distributed, pick_device, read_ranks
 from questions import STYLES, fingerprint, load_examples, texts, warn_of_other_text  # noqa: F401
+from run import checkpoint
+from verdict import paired
 
 MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
 

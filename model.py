@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from common import UserError
+from core.common import UserError
 from growth import layout, problem_with
 
 # Numbers in an activation. Below, the time that Python takes to save memory is worth more than 4 MB.

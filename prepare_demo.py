@@ -47,8 +47,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common import Parser, UserError, atomic_write, locked, run_main
-from data import read_meta, write_shard
+from core.common import Parser, UserError, atomic_write, locked, run_main
+from core.data import read_meta, write_shard
 
 # the standard library, and packages that requirements.txt pins; a paragraph in two of them stays in the first
 PACKAGES = ('python', 'torch', 'numpy', 'pandas', 'datasets', 'tiktoken')

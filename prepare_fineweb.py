@@ -34,8 +34,8 @@ import numpy as np
 
 import documents
 import sources
-from common import Parser, UserError, locked, run_main
-from data import get_tokenizer, read_meta, shard_layout, split_of, write_meta, write_shard
+from core.common import Parser, UserError, locked, run_main
+from core.data import get_tokenizer, read_meta, shard_layout, split_of, write_meta, write_shard
 
 FINEWEB = 'HuggingFaceFW/fineweb-edu'
 PRETOKENIZED = 'kjj0/finewebedu10B-gpt2'

@@ -15,8 +15,8 @@ import uuid
 
 import torch.distributed as dist
 
-import data
-from common import UserError
+from core import data
+from core.common import UserError
 
 N_OFFICIAL = 10_042
 LABELS = ('0', '1', '2', '3')

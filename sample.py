@@ -15,10 +15,10 @@ import math
 
 import torch
 
-import checkpoint
-import data
-from common import Parser, UserError, run_main
-from device import pick_device
+from core import data
+from core.common import Parser, UserError, run_main
+from core.device import pick_device
+from run import checkpoint
 
 
 def parse_args():

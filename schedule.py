@@ -27,8 +27,8 @@ import math
 import os
 from dataclasses import dataclass
 
-from common import Parser, UserError, read_json, run_main, say
 from config import FIELDS, TrainConfig, config_from_dict, load_config
+from core.common import Parser, UserError, read_json, run_main, say
 from growth import describe, layout, layout_of, problem_with
 
 LEDGERS = ('flops', 'paper')
@@ -758,7 +758,9 @@ def main():
     else:
         print_plan(config, phases, own.tflops)
     if own.figure:
-        from figure import draw_plan  # a floor above, and matplotlib with it: for this one option only
+        from verdict.figure import (
+            draw_plan,  # a floor above, and matplotlib with it: for this one option only
+        )
 
         flops = [compute(config, [phase], 'flops') for phase in phases]
         draw_plan(own.figure, phases, flops, config.run_name)

@@ -27,7 +27,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 
-from common import UserError
+from core.common import UserError
 
 CHUNK = 100_000  # bytes or characters read at a time
 FORMATS = {'.parquet': 'parquet', '.jsonl': 'lines', '.ndjson': 'lines', '.json': 'json', '.txt': 'text',

@@ -26,8 +26,9 @@ import sys
 from collections import Counter
 
 import schedule
-from common import Parser, UserError, atomic_write, locked, run_main
-from grid import (
+from core.common import Parser, UserError, atomic_write, locked, run_main
+from grid.launch import Launcher, command_of, parse_slots, slot_environment
+from grid.plan import (
     Run,
     all_tuning_runs,
     final_loss,
@@ -40,8 +41,7 @@ from grid import (
     saved_prefix,
     spared_flops,
 )
-from launch import Launcher, command_of, parse_slots, slot_environment
-from study_file import STUDY_NAMES, Study, did_you_mean
+from grid.study_file import STUDY_NAMES, Study, did_you_mean
 
 PART = ('only', 'budgets', 'seeds')  # the flags that name a part of the grid
 
@@ -86,9 +86,9 @@ def parse_args():
 
 
 def write_report(study: Study):
-    import study_report  # here, since statistics and drawing take a moment to load
+    from grid import page  # here, since statistics and drawing take a moment to load
 
-    study_report.write_report(study)
+    page.write_report(study)
 
 
 # ------------------------------------------------------------------------------------------------------------

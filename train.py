@@ -26,14 +26,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-import checkpoint
-import data
 import hellaswag
-import resume
 import schedule
-from common import UserError, die_of, locked, run_main
 from config import TrainConfig, config_to_dict, load_config
-from device import (
+from core import data
+from core.common import UserError, die_of, locked, run_main
+from core.device import (
     GLIBC_TUNABLES,
     autocast,
     compile_blocks,
@@ -46,12 +44,19 @@ from device import (
     to_device,
     wrap_distributed,
 )
-from dry_run import dry_run
-from evaluate import estimate_loss
-from metrics import has_last_eval
+from core.optim import (
+    grow_optimizers,
+    load_optimizer_state,
+    make_optimizers,
+    optimizer_state,
+    set_learning_rate,
+)
 from model import GPT
-from optim import grow_optimizers, load_optimizer_state, make_optimizers, optimizer_state, set_learning_rate
-from runlog import RunLog, identify_run
+from run import checkpoint, start
+from run.dry_run import dry_run
+from run.evaluate import estimate_loss
+from run.log import has_last_eval
+from run.runlog import RunLog, identify_run
 
 
 @dataclass(frozen=True)
@@ -102,15 +107,15 @@ def main():
     if question and runtime.rank == 0:
         print(f'warning: {question}', file=sys.stderr)
     with locked(config.out_dir) if runtime.rank == 0 else contextlib.nullcontext(), runtime.writer:
-        saved, prefix_dir = resume.find_checkpoint(config)
+        saved, prefix_dir = start.find_checkpoint(config)
         if runtime.world_size > 1:
             init_distributed(runtime.device, runtime.rank, runtime.world_size)
-            resume.check_shared_out_dir(config.out_dir, runtime.rank, runtime.world_size, saved)
+            start.check_shared_out_dir(config.out_dir, runtime.rank, runtime.world_size, saved)
         if saved:
-            resume.check_same_data(config, saved, prefix_dir or config.out_dir, run_data.fingerprint)
+            start.check_same_data(config, saved, prefix_dir or config.out_dir, run_data.fingerprint)
         if saved and not prefix_dir:
-            resume.check_same_run(config, saved, total)
-            resume.prepare_out_dir(config, saved, runtime.rank)
+            start.check_same_run(config, saved, total)
+            start.prepare_out_dir(config, saved, runtime.rank)
         if saved and saved['step'] == total and has_last_eval(config.out_dir, total):
             if runtime.rank == 0:
                 print(f'{config.out_dir}: finished, {total} steps')
@@ -258,7 +263,7 @@ def initial_state(config: TrainConfig, phases: list, runtime: Runtime) -> tuple[
     model = GPT(shape, depth, stage_generator(config, 1)).to(runtime.device)
     cost = None
     if config.init_from != 'scratch':
-        cost = resume.load_initial_weights(model, config)
+        cost = start.load_initial_weights(model, config)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
     return State(0, model, make_optimizers(model, config), clock), cost
 

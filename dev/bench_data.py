@@ -14,7 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import data
+from core import data
 
 with tempfile.TemporaryDirectory() as folder:
     for i in range(100):

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from hellaswag_examples import make_examples
 
-import data
 import hellaswag
-from device import autocast, pick_device
+from core import data
+from core.device import autocast, pick_device
 from model import GPT, GPTConfig
 
 

@@ -29,8 +29,8 @@ import conftest
 import numpy as np
 from hellaswag_examples import make_examples
 
-import data
 from config import TrainConfig
+from core import data
 
 ROOT = Path(__file__).parent.parent
 PYTHON, TORCHRUN = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--standalone',

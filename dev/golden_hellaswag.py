@@ -24,8 +24,8 @@ from hellaswag_examples import GOLDEN, known_gpt, make_examples
 from lm_eval.tasks import TaskManager
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-import checkpoint
 import hellaswag
+from run import checkpoint
 
 N, N_GOLDEN = 400, 20
 

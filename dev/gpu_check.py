@@ -33,15 +33,15 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 import bench
-import checkpoint
-import data
 import hellaswag
 import model as model_module
 import schedule
 import train
 from config import TrainConfig
-from device import autocast, compile_blocks, peak_flops, pick_device
+from core import data
+from core.device import autocast, compile_blocks, peak_flops, pick_device
 from model import GPT, FusedLinearCrossEntropy, GPTConfig
+from run import checkpoint
 
 TEXT = 'the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. '
 

@@ -27,9 +27,9 @@ import torch
 from conftest import make_tiny
 from same_run import assert_same_run
 
-import common
-import metrics
 import train
+from core import common
+from run.log import MetricsWriter
 
 FLAGS = [[], ['--dropout=0.1', '--shuffle=True', '--grow_init=interleave', '--grow_optimizer=copy',
               '--keep_checkpoints=1'],
@@ -68,7 +68,7 @@ PLACES = {  # what is under way: (owner, name of the function, how it dies)
     'a save': (train.checkpoint, 'save_checkpoint', half_saved),
     'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'estimate_loss', after),
     'the clock': None,
-    'a line of metrics': (metrics.MetricsWriter, 'write', half_written),
+    'a line of metrics': (MetricsWriter, 'write', half_written),
     'before a rename': (os, 'replace', before),
     'after a rename': (os, 'replace', after), 'before a growth': (train, 'enter_phase', before),
     'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),

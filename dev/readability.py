@@ -1,7 +1,7 @@
 """
 How the code reads, in figures. Nothing needs to be installed:
 
-    python dev/readability.py [FILE ...]        default: every *.py at the top level
+    python dev/readability.py [FILE ...]        default: every *.py but tests, configs and studies
 
 For each file: code lines, tokens a code line (nanoGPT, nanochat and build-nanogpt: 8.5 to 8.9), comments per
 100 code lines, comprehensions within comprehensions. Below: the same over all files, functions over 60 lines,
@@ -60,7 +60,9 @@ class Figures:
 
 
 def main():
-    paths = sys.argv[1:] or sorted(str(path) for path in Path().glob('*.py'))
+    paths = sys.argv[1:] or sorted(
+        str(path) for folder in ('.', 'core', 'run', 'verdict', 'grid') for path in Path(folder).glob('*.py')
+    )
     total = Figures()
     for path in paths:
         figures = measure(path)

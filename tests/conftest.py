@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data
+from core import data
 
 BPE_URL = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
+from run import checkpoint
 
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
 

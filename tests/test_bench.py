@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import bench
-import device
 import model
 import schedule
-from common import UserError
 from config import load_config
+from core import device
+from core.common import UserError
 
 ROOT = Path(__file__).parent.parent
 TINY = [

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import checkpoint
-from common import UserError
 from config import TrainConfig, config_to_dict
+from core.common import UserError
 from model import GPT
+from run import checkpoint
 
 CONFIG = TrainConfig(n_layer=4, n_head=2, n_embd=16, block_size=8, vocab_size=64, total_batch_size=64,
                      batch_size=1)

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-import common
-from common import UserError
+from core import common
+from core.common import UserError
 
 
 def run(code: str, *args) -> subprocess.CompletedProcess:
@@ -23,7 +23,8 @@ def run(code: str, *args) -> subprocess.CompletedProcess:
 
 
 def test_a_user_error_is_one_line_and_exit_code_2():
-    done = run("import common\ndef main():\n    raise common.UserError('no such thing: name another')\n"
+    done = run("from core import common\ndef main():\n"
+               "    raise common.UserError('no such thing: name another')\n"
                'common.run_main(main)')
     assert done.returncode == 2
     assert done.stderr == 'error: no such thing: name another\n'
@@ -31,25 +32,26 @@ def test_a_user_error_is_one_line_and_exit_code_2():
 
 def test_a_path_that_the_system_refuses_is_one_line_and_exit_code_2(tmp_path):
     missing = str(tmp_path / 'missing')
-    done = run('import common, sys\ncommon.run_main(lambda: open(sys.argv[1]))', missing)
+    done = run('from core import common; import sys\ncommon.run_main(lambda: open(sys.argv[1]))', missing)
     assert done.returncode == 2
     assert done.stderr == f'error: {missing}: No such file or directory\n'
 
 
 def test_an_error_of_the_programs_own_keeps_its_traceback():
     for error in ('KeyError("x")', 'OSError("a socket")'):
-        done = run(f'import common\ndef main():\n    raise {error}\ncommon.run_main(main)')
+        done = run(f'from core import common\ndef main():\n    raise {error}\ncommon.run_main(main)')
         assert done.returncode == 1
         assert 'Traceback' in done.stderr
 
 
 def test_ctrl_c_ends_a_script_as_the_signal_does():
-    done = run('import common, os, signal\ncommon.run_main(lambda: os.kill(os.getpid(), signal.SIGINT))')
+    done = run('import os, signal\nfrom core import common\n'
+               'common.run_main(lambda: os.kill(os.getpid(), signal.SIGINT))')
     assert done.returncode == -signal.SIGINT
     assert done.stderr == ''
 
 
-PRINT = r"""import common, sys
+PRINT = r"""from core import common; import sys
 def main():
     for i in range(int(sys.argv[1])):
         print('\u2192 line', i)
@@ -67,14 +69,16 @@ def test_a_reader_that_has_gone_ends_a_script_without_a_word(n):
 
 
 def test_help_into_a_closed_pipe_says_nothing_either():
-    command = [sys.executable, '-c', "import common, sys\ncommon.run_main(lambda: sys.exit(print('x')))"]
+    command = [sys.executable, '-c',
+               "import sys\nfrom core import common\ncommon.run_main(lambda: sys.exit(print('x')))"]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     writer.stdout.close()
     assert writer.stderr.read() == b''
 
 
 def test_a_broken_pipe_of_something_else_keeps_its_traceback():
-    done = run("import common\ndef main():\n    raise BrokenPipeError(32, 'a socket')\ncommon.run_main(main)")
+    done = run("from core import common\ndef main():\n    raise BrokenPipeError(32, 'a socket')\n"
+               "common.run_main(main)")
     assert done.returncode == 1
     assert 'Traceback' in done.stderr and 'a socket' in done.stderr
 
@@ -147,7 +151,7 @@ def test_json_comes_back(tmp_path):
 # ----------------------------------------------------------------------------------------------------------
 # locks
 
-HOLD = """import common, sys, time
+HOLD = """from core import common; import sys, time
 with common.locked(sys.argv[1]):
     print('held', flush=True)
     time.sleep(60)

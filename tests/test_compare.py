@@ -14,9 +14,9 @@ from fake_runs import RATES, counters, power_law, write_run
 
 import compare
 import train
-from common import UserError
 from config import TrainConfig, config_to_dict
-from runs import AXES
+from core.common import UserError
+from verdict.runs import AXES
 
 
 @pytest.fixture

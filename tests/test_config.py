@@ -9,8 +9,8 @@ import pytest
 
 import config as configuration
 import schedule
-from common import UserError
 from config import TrainConfig, load_config
+from core.common import UserError
 
 
 def write(tmp_path, name, text):

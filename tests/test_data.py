@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import data
-from common import UserError
+from core import data
+from core.common import UserError
 
 ROOT = Path(__file__).parent.parent
 OPENED = []  # what this process opens while a test listens
@@ -125,7 +125,7 @@ def test_a_bad_meta_json_is_refused_by_name(tmp_path, text):
 
 def test_a_bad_meta_json_is_refused_under_python_O_too(tmp_path):
     (tmp_path / 'meta.json').write_text('{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}')
-    script = f"import data, common; common.run_main(lambda: data.read_meta({str(tmp_path)!r}))"
+    script = f"from core import common, data; common.run_main(lambda: data.read_meta({str(tmp_path)!r}))"
     found = subprocess.run([sys.executable, '-O', '-c', script], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 2 and re.match(r'error: .*meta\.json: not a meta\.json', found.stderr)
 
@@ -377,7 +377,8 @@ def test_memory_stays_flat_over_an_epoch(tmp_path, shuffle):
         # 80 MB in all
         data.write_shard(str(tmp_path / f'train_{i}.bin'), np.zeros(1_000_001, dtype=np.uint16))
     script = f'''
-import data, re
+import re
+from core import data
 def resident(): return int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1000
 split = data.Split({str(tmp_path)!r}, 'train', 1000, 50257)
 held = [split.get_batch(step, 100, range(100), {shuffle}, 1)[0].sum() * 0 + resident() for step in range(400)]
@@ -496,7 +497,7 @@ def test_an_unknown_tokenizer_is_refused():
 
 
 def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):
-    script = "import data, common; common.run_main(lambda: data.get_tokenizer('gpt2'))"
+    script = "from core import common, data; common.run_main(lambda: data.get_tokenizer('gpt2'))"
     env = {**os.environ, 'TIKTOKEN_CACHE_DIR': str(tmp_path), 'HTTPS_PROXY': 'http://127.0.0.1:9'}
     found = subprocess.run([sys.executable, '-c', script], cwd=ROOT, env=env, capture_output=True, text=True)
     assert found.returncode == 2 and found.stderr.startswith('error: ') and found.stderr.count('\n') == 1
@@ -504,6 +505,7 @@ def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):
 
 
 def test_reading_needs_neither_torch_nor_tiktoken():
-    script = "import data, sys; print([m for m in ('torch', 'tiktoken', 'pyarrow') if m in sys.modules])"
+    script = "import sys; from core import data; "
+    script += "print([m for m in ('torch', 'tiktoken', 'pyarrow') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True,
                           text=True).stdout == '[]\n'

@@ -7,12 +7,12 @@ import warnings
 import pytest
 import torch
 
-import device
-import metrics
-import runlog
 import schedule
-from common import UserError
 from config import TrainConfig
+from core import device
+from core.common import UserError
+from run import runlog
+from run.log import read_metrics
 
 CUDA = torch.device('cuda', 0)
 
@@ -258,7 +258,7 @@ def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, sec
     state.step = 1
     state.clock['seconds'] = seconds
     log.progress(state, phase, 3.0, 1e-3, 1.0)
-    (line,) = metrics.read_metrics(str(tmp_path / 'metrics.jsonl'))[0]
+    (line,) = read_metrics(str(tmp_path / 'metrics.jsonl'))[0]
     said = capsys.readouterr().out
     if '4060' in gpu:
         assert 'mfu' not in line and 'mfu' not in said

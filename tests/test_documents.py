@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import data
 import documents
 import sources
-from common import UserError
+from core import data
+from core.common import UserError
 from documents import Chunk
 
 EOT = '<|endoftext|>'

@@ -17,14 +17,13 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-import checkpoint
 import config as configuration
-import device
-import dry_run
 import schedule
 import train
-from common import UserError
+from core import device
+from core.common import UserError
 from model import GPT
+from run import checkpoint, dry_run
 
 NEEDS_COMPILER = pytest.mark.skipif(
     not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
@@ -145,7 +144,8 @@ def test_only_what_the_compiler_raises_counts_as_its_failure():
 # the end
 WATCHED = """
 import json, resource, sys
-import common, train
+import train
+from core import common
 
 limit, path = int(sys.argv.pop(1)), sys.argv.pop(1)
 if limit:
@@ -245,7 +245,7 @@ def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, 
         'init_distributed',
         lambda *args: dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1),
     )
-    monkeypatch.setattr(train.resume, 'check_shared_out_dir', lambda *args: None)
+    monkeypatch.setattr(train.start, 'check_shared_out_dir', lambda *args: None)
     monkeypatch.setattr(train, 'leave_distributed', lambda world_size: dist.destroy_process_group())
     run(monkeypatch, tiny, tmp_path, *QUIET)
     assert found == [0] * 7  # the dry run's, and one for each phase

@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import checkpoint
 import config as configuration
-import data
 import export_hf
 import schedule
-from common import UserError
 from config import TrainConfig, config_from_dict, config_to_dict
+from core import data
+from core.common import UserError
 from model import GPT, GPTConfig
+from run import checkpoint
 
 SIZES = {'bytes': (320, 257), 'gpt2': (50304, 50257)}  # rows of the embedding, vocabulary of the tokenizer
 

@@ -11,12 +11,12 @@ import pytest
 from fake_runs import power_law, shifted, write_run, write_seeds
 from matplotlib.figure import Figure
 
-import figure
 import schedule
-from common import UserError
 from config import TrainConfig
-from judge import judge_runs
-from runs import read_runs
+from core.common import UserError
+from verdict import figure
+from verdict.judge import judge_runs
+from verdict.runs import read_runs
 
 
 @pytest.fixture

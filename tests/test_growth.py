@@ -8,8 +8,8 @@ from processes import run_python
 
 import growth
 import schedule
-from common import UserError
 from config import TrainConfig, load_config
+from core.common import UserError
 from growth import OPERATORS, describe, layout, layout_of, problem_with
 from model import GPT, GPTConfig
 

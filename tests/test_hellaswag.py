@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from hellaswag_examples import GOLDEN, known_gpt, make_examples
 from processes import run_python, run_ranks
 
-import checkpoint
-import data
 import hellaswag
 import questions
-from common import UserError
+from core import data
+from core.common import UserError
 from model import GPT, GPTConfig
+from run import checkpoint
 
 ROOT = Path(__file__).parent.parent
 GOOD = {'ctx': 'A man', 'endings': ['a', 'b', 'c', 'd'], 'label': 2}

@@ -10,11 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import checkpoint
-import data
 import export_hf
-import hugging_face
-from common import UserError
+from core import data
+from core.common import UserError
+from run import checkpoint, hugging_face
 
 
 def make_gpt2(**changes):

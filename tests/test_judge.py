@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from fake_runs import power_law, shifted, write_run, write_seeds
 
-import judge
 import schedule
-import stats
-from common import UserError
 from config import TrainConfig
-from judge import Judgment, Report, catch_up, compare, judge_runs
-from ladder import Ladder
-from runs import AXES, Curve, Group, Run, read_runs
+from core.common import UserError
+from verdict import judge, stats
+from verdict.judge import Judgment, Report, catch_up, compare, judge_runs
+from verdict.ladder import Ladder
+from verdict.runs import AXES, Curve, Group, Run, read_runs
 
 STEPS = np.array([50, 100, 200, 400, 600, 800, 1000.0])
 FLOPS = 3e10  # per step at full depth

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-import metrics
-from common import UserError
-from metrics import (
+from core.common import UserError
+from run import log
+from run.log import (
     MetricsWriter,
     Tracker,
     describe_start,
@@ -85,14 +85,14 @@ def test_a_line_in_the_middle_that_is_no_record_is_named(tmp_path, bad):
 
 def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whole(tmp_path):
     path = tmp_path / 'metrics.jsonl'
-    assert not metrics.has_last_eval(str(tmp_path), 100)
+    assert not log.has_last_eval(str(tmp_path), 100)
     for records, finished in (([], False), ([record('eval', 40, val_loss=2)], False),
                               ([record('train', 100, loss=1)], False),
                               ([record('eval', 100, val_loss=1)], True)):
         write(path, records)
-        assert metrics.has_last_eval(str(tmp_path), 100) == finished, records
+        assert log.has_last_eval(str(tmp_path), 100) == finished, records
     path.write_bytes(path.read_bytes()[:-5])
-    assert not metrics.has_last_eval(str(tmp_path), 100)
+    assert not log.has_last_eval(str(tmp_path), 100)
 
 
 @pytest.mark.parametrize('second, message', [
@@ -213,10 +213,11 @@ HISTORY = {'wandb': wandb_history, 'tensorboard': tensorboard_history, 'trackio'
 def test_a_tracker_gets_every_evaluation_once_though_a_resumed_run_repeats_some(tmp_path, kind):
     """Two processes: the second is the resumed run, which evaluates steps 2 and 3 again before it goes on."""
     code = """
-import json, sys, metrics
+import json, sys
+from run import log
 kind, folder, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 settings = {'n_layer': 2, 'stage_depths': [1, 2]}
-tracker = metrics.Tracker(kind, 'project', folder, 'run', 'group', 'abcd1234', settings)
+tracker = log.Tracker(kind, 'project', folder, 'run', 'group', 'abcd1234', settings)
 for step in range(first, last):
     tracker.send({'kind': 'train', 'step': step, 'loss': 1.0})
     tracker.send({'kind': 'eval', 'step': step, 'val_loss': step / 2, 'phase': 'phase1'})
@@ -256,7 +257,7 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise RuntimeError('no API key\nmore lines')
 
-    monkeypatch.setattr(metrics.Tracker, 'start_trackio', refuse)
+    monkeypatch.setattr(log.Tracker, 'start_trackio', refuse)
     with pytest.raises(UserError,
                        match=r'the tracker trackio could not be started \(no API key\): mend that') as error:
         Tracker('trackio', *arguments)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import model as model_module
-from device import autocast, compile_blocks
+from core.device import autocast, compile_blocks
 from growth import OPERATORS, layout
 from model import GPT, FusedLinearCrossEntropy, GPTConfig, gelu, recompute_linear
 

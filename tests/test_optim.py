@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from config import TrainConfig
-from growth import OPERATORS, layout, layout_of
-from model import GPT, GPTConfig
-from optim import (
+from core.optim import (
     Muon,
     grow_optimizers,
     load_optimizer_state,
@@ -17,6 +15,8 @@ from optim import (
     orthogonalize,
     set_learning_rate,
 )
+from growth import OPERATORS, layout, layout_of
+from model import GPT, GPTConfig
 
 SHAPE = GPTConfig(block_size=8, vocab_size=32, n_layer=6, n_head=2, n_embd=8)
 CONFIG = TrainConfig(n_layer=6, n_head=2, n_embd=8, block_size=8, vocab_size=32)

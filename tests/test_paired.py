@@ -9,10 +9,10 @@ from processes import run_python
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-import checkpoint
 import hellaswag
-import paired
-from common import UserError
+from core.common import UserError
+from run import checkpoint
+from verdict import paired
 
 
 def lines_of(seed: int, skill: float, n=200, style='nanogpt') -> list[dict]:

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import common
-import data
 import prepare_demo
-from common import UserError
+from core import common, data
+from core.common import UserError
 from prepare_demo import FUNCTION_WORDS
 
 SCRIPT = Path(prepare_demo.__file__)

@@ -22,12 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import common
-import data
 import documents
 import prepare_fineweb
 import sources
-from common import UserError
+from core import common, data
+from core.common import UserError
 
 ROOT = Path(__file__).parent.parent
 EOT = '<|endoftext|>'

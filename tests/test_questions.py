@@ -10,9 +10,9 @@ import datasets
 import pytest
 from hellaswag_examples import make_examples
 
-import data
 import questions
-from common import UserError
+from core import data
+from core.common import UserError
 
 GOOD = {'ctx': 'A man', 'endings': ['a', 'b', 'c', 'd'], 'label': 2}
 LINE = json.dumps(GOOD)

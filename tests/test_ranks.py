@@ -13,14 +13,14 @@ import pytest
 from processes import ENV, free_port, run_ranks, start_ranks
 from same_run import assert_same_run, metrics
 
-import checkpoint
+from run import checkpoint
 
 # A train.py that also writes down, per rank, which tokens it read and its weights at each phase's start and
 # at the end. It trains several runs, one after the other: a process takes two seconds to begin.
 PROBE = '''
 import hashlib, json, os, sys
 import train
-from common import run_main
+from core.common import run_main
 
 seen, models = {}, []
 real_freeze, real_get_batch = train.GPT.freeze, train.data.Split.get_batch
@@ -157,7 +157,8 @@ def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, on_rank
 @pytest.mark.slow
 def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
     script = tmp_path / 'nan.py'
-    script.write_text('import os, train\nfrom common import run_main\nreal = train.GPT.forward\ncalls = []\n'
+    script.write_text('import os, train\nfrom core.common import run_main\n'
+                      'real = train.GPT.forward\ncalls = []\n'
                       'def forward(self, idx, targets):\n'
                       '    loss = real(self, idx, targets)\n'
                       '    calls.append(self.training)\n'
@@ -173,7 +174,7 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
 @pytest.mark.slow
 def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, straight, tmp_path):
     script = tmp_path / 'kill.py'
-    script.write_text('import os, signal, schedule, train\nfrom common import run_main\nreal = '
+    script.write_text('import os, signal, schedule, train\nfrom core.common import run_main\nreal = '
                       "schedule.get_lr\ndef get_lr(config, phases, step):\n    where = os.environ['RANK'], "
                       "os.environ['TORCHELASTIC_RESTART_COUNT'], step\n    if where in (('1', '0', 11), "
                       "('0', '1', 16)):\n        os.kill(os.getpid(), signal.SIGKILL)\n    return "
@@ -188,7 +189,8 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, strai
 @pytest.mark.slow
 def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
     script = tmp_path / 'mistake.py'
-    script.write_text('import os, time, train\nfrom common import UserError, run_main\nreal = train.dry_run\n'
+    script.write_text('import os, time, train\nfrom core.common import UserError, run_main\n'
+                      'real = train.dry_run\n'
                       'sleep = time.sleep\n'
                       'time.sleep = lambda seconds: sleep(min(seconds, 2))  # of the 10 that others get\n'
                       'def dry_run(*args):\n'

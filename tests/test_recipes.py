@@ -15,13 +15,13 @@ import torch
 from processes import run_ranks
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import checkpoint
 import compare
 import export_hf
 import schedule
 import train
-from common import UserError
 from config import load_config
+from core.common import UserError
+from run import checkpoint
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != 'cpu')

@@ -18,10 +18,10 @@ from fake_runs import power_law, shifted, write_run, write_seeds
 from same_report import assert_same_report
 
 import compare
-import report as reports
-import words
-from judge import Ratio, judge_runs
-from runs import read_runs
+from verdict import report as reports
+from verdict import words
+from verdict.judge import Ratio, judge_runs
+from verdict.runs import read_runs
 
 GOLDEN = Path(__file__).parent
 

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from same_report import assert_same_report
 
-import grid
 import schedule
-import study_file
-import study_report
+from grid import page, plan, study_file
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.parent.name for path in ROOT.glob('results/*/report.md'))
@@ -31,33 +29,33 @@ def study(request, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     shutil.copytree(ROOT / 'results' / request.param, tmp_path / 'results')
     monkeypatch.setattr(study_file.Study, 'results', property(lambda self: str(tmp_path / 'results')))
-    return grid.load_study(f'studies/{request.param}.py', out=str(tmp_path / 'out'))
+    return plan.load_study(f'studies/{request.param}.py', out=str(tmp_path / 'out'))
 
 
 def differing(a, b) -> set:
     """The settings that two runs' training differs by."""
-    return {name for name, setting in grid.FIELDS.items()
+    return {name for name, setting in plan.FIELDS.items()
             if not setting.metadata['free'] and getattr(a, name) != getattr(b, name)}
 
 
 def test_a_report_comes_out_of_the_records_again(study):
-    study_report.write_report(study)
+    page.write_report(study)
     for name in ('report.md', 'report.csv'):
         committed = ROOT / 'results' / study.name / name
         assert_same_report(Path(study.results, name).read_text(), committed.read_text())
 
 
 def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_for_growth(study):
-    _, runs = grid.plan_runs(study)
+    _, runs = plan.plan_runs(study)
     full_step = schedule.step_cost(next(run for run in runs if run.arm == study.baseline[0]).config, 'flops')
     baselines = {}
     for run in runs:
         if run.arm in study.baseline:
             baselines[run.config.optimizer, run.budget, run.seed] = run
-    finished = [run for run in runs if grid.finished_folder(study, run)]
+    finished = [run for run in runs if plan.finished_folder(study, run)]
     assert finished
     for run in finished:
-        folder = grid.finished_folder(study, run)
+        folder = plan.finished_folder(study, run)
         last = json.loads(Path(folder, 'metrics.jsonl').read_text().splitlines()[-1])
         assert abs(last['flops'] - run.budget * full_step) <= full_step / 2, folder
         trained = schedule.load_run_config(folder)
@@ -68,11 +66,11 @@ def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_fo
 def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monkeypatch, tmp_path):
     """Each of its arms is named after an arm of cpu_growth and what the tuned rate is multiplied by."""
     monkeypatch.chdir(ROOT)
-    _, tuned_runs = grid.plan_runs(grid.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
+    _, tuned_runs = plan.plan_runs(plan.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
     tuned = {(run.arm, run.budget, run.seed): run.config for run in tuned_runs}
     factors = {'eighth': 1 / 8, 'quarter': 1 / 4, 'half': 1 / 2, 'twice': 2, 'four times': 4,
                'eight times': 8, 'sixteen times': 16}
-    _, runs = grid.plan_runs(grid.load_study('studies/cpu_rates.py', out=str(tmp_path / 'rates')))
+    _, runs = plan.plan_runs(plan.load_study('studies/cpu_rates.py', out=str(tmp_path / 'rates')))
     for run in runs:
         arm, factor = run.arm.rsplit(', ', 1)
         config = tuned[arm, run.budget, run.seed]
@@ -83,10 +81,10 @@ def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monke
 
 def test_cpu_confirm_trains_what_cpu_growth_trains_but_for_the_seed(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    _, found = grid.plan_runs(grid.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
+    _, found = plan.plan_runs(plan.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
     configs = {(run.arm, run.budget): run.config for run in found}
     seeds = {run.seed for run in found}
-    _, runs = grid.plan_runs(grid.load_study('studies/cpu_confirm.py', out=str(tmp_path / 'confirm')))
+    _, runs = plan.plan_runs(plan.load_study('studies/cpu_confirm.py', out=str(tmp_path / 'confirm')))
     for run in runs:
         assert differing(run.config, configs[run.arm, run.budget]) <= {'seed'}, run.arm
         assert run.seed not in seeds

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from fake_runs import RATES, power_law, shifted, write_run, write_seeds
 
-from common import UserError
-from runs import arm_name, make_groups, mean_curve, read_run, read_runs
+from core.common import UserError
+from verdict.runs import arm_name, make_groups, mean_curve, read_run, read_runs
 
 
 def groups_in(folder, **options):

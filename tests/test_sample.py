@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 
-import checkpoint
 import sample
-from common import UserError
 from config import TrainConfig, config_to_dict
+from core.common import UserError
 from model import GPT, GPTConfig
+from run import checkpoint
 from sample import generate
 
 SHAPE = {'n_layer': 2, 'n_head': 2, 'n_embd': 16, 'block_size': 16, 'vocab_size': 320}

@@ -15,11 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import schedule
-from common import UserError
 from config import TrainConfig, check, config_to_dict, load_config
+from core.common import UserError
+from core.optim import make_optimizers
 from growth import OPERATORS
 from model import GPT, GPTConfig
-from optim import make_optimizers
 from schedule import plan
 
 

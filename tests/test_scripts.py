@@ -11,19 +11,24 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(path.stem for path in ROOT.glob('*.py'))
-SCRIPTS = [name for name in MODULES if "__name__ == '__main__'" in (ROOT / f'{name}.py').read_text()]
+FOLDERS = ('core', 'run', 'verdict', 'grid')
+FILES = sorted(ROOT.glob('*.py'))
+for folder in FOLDERS:
+    FILES += sorted((ROOT / folder).glob('[!_]*.py'))
+MODULES = {'.'.join(path.relative_to(ROOT).with_suffix('').parts): path for path in FILES}
+SCRIPTS = [name for name, path in MODULES.items() if "__name__ == '__main__'" in path.read_text()]
 
 # A file imports only from the floors below its own. The tools have rooms, and a room may open into those
 # before it.
 FLOORS = [
-    [['common', 'growth', 'optim', 'stats', 'tables', 'values']],
-    [['config', 'data', 'model', 'device', 'metrics', 'figure', 'hugging_face', 'paired', 'sources']],
-    [['schedule', 'checkpoint', 'questions', 'documents', 'prepare_demo', 'evaluate']],
-    [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'resume', 'runlog', 'runs',
-      'study_file'],
-     ['ladder', 'grid', 'dry_run'], ['judge', 'launch'], ['words'], ['report'], ['compare'], ['study_report'],
-     ['study']],
+    [['core.common', 'growth', 'core.optim', 'verdict.stats', 'verdict.tables']],
+    [['config', 'core.data', 'model', 'core.device', 'run.log', 'verdict.figure', 'run.hugging_face',
+      'verdict.paired', 'sources']],
+    [['schedule', 'run.checkpoint', 'questions', 'documents', 'prepare_demo', 'run.evaluate']],
+    [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'run.start', 'run.runlog',
+      'verdict.runs', 'grid.study_file'],
+     ['verdict.ladder', 'grid.plan', 'run.dry_run'], ['verdict.judge', 'grid.launch'], ['verdict.words'],
+     ['verdict.report'], ['compare'], ['grid.page'], ['study']],
     [['train']],
 ]
 HEAVY = ('matplotlib', 'pandas', 'scipy', 'datasets', 'requests', 'transformers', 'tiktoken',
@@ -32,13 +37,18 @@ HEAVY = ('matplotlib', 'pandas', 'scipy', 'datasets', 'requests', 'transformers'
 
 
 def imports_of(path: Path) -> list[tuple[str, str]]:
-    """(module, name taken from it or '') of every import in a file, those within functions too."""
+    """(module, name taken from it or '') of every import in a file, those within functions too.
+
+    `from core import data` imports core.data as a whole.
+    """
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
         if isinstance(node, ast.Import):
             found += [(alias.name, '') for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found += [(node.module, alias.name) for alias in node.names]
+            for alias in node.names:
+                whole = f'{node.module}.{alias.name}'
+                found.append((whole, '') if whole in MODULES else (node.module, alias.name))
     return found
 
 
@@ -48,26 +58,27 @@ def test_a_file_imports_only_from_the_floors_below_its_own():
         for room, names in enumerate(rooms):
             for name in names:
                 places[name] = (floor, room)
-    assert sorted(places) == MODULES  # whoever adds a file says where it belongs
-    for name in MODULES:
-        for module, _ in imports_of(ROOT / f'{name}.py'):
+    assert sorted(places) == sorted(MODULES)  # whoever adds a file says where it belongs
+    for name, path in MODULES.items():
+        for module, _ in imports_of(path):
             if module in places:
-                assert places[module] < places[name], f'{name}.py imports {module}'
+                assert places[module] < places[name], f'{name} imports {module}'
 
 
 def test_nothing_imports_train():
-    for path in (*ROOT.glob('*.py'), *ROOT.glob('configs/*.py'), *ROOT.glob('studies/*.py')):
+    for path in (*FILES, *ROOT.glob('configs/*.py'), *ROOT.glob('studies/*.py')):
         assert 'train' not in [module for module, _ in imports_of(path)], path.name
 
 
 def test_nobody_takes_another_modules_private_names():
-    for path in (*ROOT.glob('*.py'), *ROOT.glob('dev/*.py'), *ROOT.glob('tests/*.py')):
+    for path in (*FILES, *ROOT.glob('dev/*.py'), *ROOT.glob('tests/*.py')):
         tree = ast.parse(path.read_text(encoding='utf-8'))
         ours = set()  # what our modules are called in this file
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 ours |= {alias.asname or alias.name for alias in node.names if alias.name in MODULES}
-            elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            elif isinstance(node, ast.ImportFrom) and node.module.split('.')[0] in (*FOLDERS, *MODULES):
+                ours |= {alias.asname or alias.name for alias in node.names if node.module in FOLDERS}
                 private = [alias.name for alias in node.names if is_private(alias.name)]
                 assert not private, f'{path.name} imports {private} from {node.module}'
         for node in ast.walk(tree):
@@ -86,7 +97,7 @@ def test_no_test_imports_another_test():
 
 
 def test_matplotlib_is_in_figure_alone():
-    for path in (*ROOT.glob('*.py'), *ROOT.glob('dev/*.py')):
+    for path in (*FILES, *ROOT.glob('dev/*.py')):
         uses = [module for module, _ in imports_of(path) if module.split('.')[0] == 'matplotlib']
         assert not uses or path.name == 'figure.py', path.name
 
@@ -96,11 +107,12 @@ def test_train_loads_nothing_that_it_does_not_need():
                           capture_output=True, text=True)
     loaded = set()
     for line in done.stderr.splitlines():
-        loaded.add(line.rpartition('|')[2].strip().split('.')[0])
+        name = line.rpartition('|')[2].strip()
+        loaded |= {name, name.split('.')[0]}
     assert done.returncode == 0
     assert 'torch' in loaded and 'schedule' in loaded
     assert not loaded & set(HEAVY)
-    for name in ('figure', 'stats', 'compare', 'study'):
+    for name in ('verdict.figure', 'verdict.stats', 'compare', 'study'):
         assert name not in loaded
 
 
@@ -110,7 +122,7 @@ import socket, sys
 sys.path.insert(0, {str(ROOT)!r})
 def refuse(*args, **kwargs): raise AssertionError('a network connection at import')
 socket.socket.connect = refuse
-for name in {MODULES!r}: __import__(name)
+for name in {list(MODULES)!r}: __import__(name)
 assert 'matplotlib' not in sys.modules
 """
     done = subprocess.run([sys.executable, '-B', '-c', code], capture_output=True, text=True, cwd=tmp_path)
@@ -132,7 +144,7 @@ def test_help_names_every_option_and_changes_nothing(name, tmp_path, monkeypatch
 
 def test_every_text_file_is_opened_in_utf_8():
     """Elsewhere than on Linux, or under LC_ALL=C, open() would take another encoding."""
-    for path in ROOT.glob('*.py'):
+    for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'open':
                 mode = node.args[1].value if len(node.args) > 1 and isinstance(node.args[1],
@@ -143,7 +155,7 @@ def test_every_text_file_is_opened_in_utf_8():
 
 def test_no_file_of_a_user_is_checked_by_an_assert():
     """python -O drops asserts: those that are left are about the code itself, and none of them is caught."""
-    for path in ROOT.glob('*.py'):
+    for path in FILES:
         if path.name == 'device.py':  # torch itself raises one where a device isn't there
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
@@ -153,7 +165,7 @@ def test_no_file_of_a_user_is_checked_by_an_assert():
 
 def test_the_readme_names_every_script_and_config():
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    missing = [name for name in MODULES if f'`{name}.py`' not in readme]
+    missing = [name for name in MODULES if f'`{name.replace(".", "/")}.py`' not in readme]
     assert not missing
     for path in (ROOT / 'configs').glob('*.py'):
         assert path.stem in readme or path.stem.replace('incremental', '') in readme, path.stem

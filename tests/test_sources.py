@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import sources
-from common import UserError
+from core.common import UserError
 
 TEXTS = ['', 'one', '\n', 'two\nlines', 'ünï 漢字 🙂', '\u2028', '"quoted", [in] {brackets}', 'x' * 3000,
          '\ufeffbom', 'last\\']

@@ -21,13 +21,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-import grid
-import launch
 import schedule
 import study
 import train
-from common import UserError
+from core.common import UserError
+from grid import launch, plan
+from run import checkpoint
 
 HERE = Path(__file__).parent.parent
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
@@ -293,7 +292,7 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
                                                                                capsys, overlay,
                                                                                tmp_path):
     monkeypatch.chdir(HERE)
-    monkeypatch.setattr(grid.Study, 'results', property(lambda self: str(tmp_path / 'results')))
+    monkeypatch.setattr(plan.Study, 'results', property(lambda self: str(tmp_path / 'results')))
     path = write_study(tmp_path / 'grid.py', **SHARING | {'budgets': (6, 12), 'seeds': (1, 2), 'tune': {
         'full': {'learning_rate': (0.01, 0.02)}},
         'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2'}},
@@ -340,14 +339,15 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
 @pytest.fixture
 def scripts(tmp_path, monkeypatch):
     """A copy of the scripts in which train.py is a stand-in, as the working directory."""
-    for path in (*HERE.glob('*.py'), HERE / 'configs'):
+    folders = [HERE / name for name in ('configs', 'core', 'grid', 'run', 'verdict')]
+    for path in (*HERE.glob('*.py'), *folders):
         if path.is_dir():
             shutil.copytree(path, tmp_path / path.name)
         else:
             shutil.copy(path, tmp_path / path.name)
     (tmp_path / 'train.py').write_text(STAND_IN)
-    launcher = (tmp_path / 'launch.py').read_text()
-    (tmp_path / 'launch.py').write_text(launcher.replace('POLL_SECONDS = 0.5', 'POLL_SECONDS = 0.02'))
+    launcher = tmp_path / 'grid' / 'launch.py'
+    launcher.write_text(launcher.read_text().replace('POLL_SECONDS = 0.5', 'POLL_SECONDS = 0.02'))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -356,7 +356,7 @@ def scripts(tmp_path, monkeypatch):
 # all others.
 STAND_IN = """
 import json, os, signal, sys, time
-from common import locked
+from core.common import locked
 from config import config_to_dict, load_config
 import schedule
 
@@ -469,8 +469,8 @@ def test_every_run_has_its_budgets_compute_and_growth_takes_the_same_share(scrip
         'Bu': 'bu_1to12_wsd', 'stages': 'incremental_4stage --stage_steps=10,20,30,40 --baseline_steps=400',
         'small': 'baseline --n_layer=6'}})
     sys.path.insert(0, str(scripts))
-    loaded = grid.load_study('mine.py')
-    _, runs = grid.plan_runs(loaded)
+    loaded = plan.load_study('mine.py')
+    _, runs = plan.plan_runs(loaded)
     step = schedule.step_cost(runs[0].config, 'flops')
     for run in runs:
         assert abs(run.flops() - run.budget * step) <= step / 2, run.folder
@@ -494,13 +494,13 @@ def test_a_budget_may_be_limited_to_some_arms_and_seeds(scripts):
 def test_an_arm_needs_no_plan_at_a_budget_from_which_it_is_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(HERE)
     names = TWO_ARMS | {'budgets': (3, 100), 'only': {3: {'arms': ('full',)}}}
-    loaded = grid.load_study(write_study(tmp_path / 'mine.py', **names))
-    _, runs = grid.plan_runs(loaded)
+    loaded = plan.load_study(write_study(tmp_path / 'mine.py', **names))
+    _, runs = plan.plan_runs(loaded)
     assert {(run.arm, run.budget) for run in runs} == {('full', 3), ('full', 100), ('Li', 100)}
     # Where it is tuned it is run all the same.
     write_study(tmp_path / 'mine.py', **names | {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}})
     with pytest.raises(UserError, match="arm 'Li': growth_steps 2 is less than one step"):
-        grid.load_study(str(tmp_path / 'mine.py'))
+        plan.load_study(str(tmp_path / 'mine.py'))
 
 
 def test_a_part_that_only_leaves_out_is_said(scripts):
@@ -558,20 +558,20 @@ def test_a_mistake_in_a_study_file_is_one_clear_line(tmp_path, monkeypatch, chan
     monkeypatch.chdir(HERE)
     path = write_study(tmp_path / 'mine.py', **TWO_ARMS | change)
     with pytest.raises(UserError, match=message):
-        grid.load_study(path)
+        plan.load_study(path)
 
 
 def test_a_study_that_is_not_there_is_said_with_the_nearest_one(monkeypatch):
     monkeypatch.chdir(HERE)
     with pytest.raises(UserError, match=r'studies/smok.py: no such study file; did you mean '
                                         r"'studies/smoke.py'\?"):
-        grid.load_study('studies/smok.py')
+        plan.load_study('studies/smok.py')
 
 
 def test_all_mistakes_are_said_at_once(tmp_path):
     path = write_study(tmp_path / 'mine.py', **TWO_ARMS | {'budget': 3, 'seeds': 'x', 'settings': 4})
     with pytest.raises(UserError) as error:
-        grid.load_study(path)
+        plan.load_study(path)
     assert str(error.value).count('\n  ') == 3
 
 
@@ -820,8 +820,8 @@ wc -l < sbatch.txt
 @pytest.mark.parametrize('path', sorted(HERE.glob('studies/*.py')), ids=lambda path: path.stem)
 def test_the_studies_that_come_with_it_can_be_planned_and_say_how_to_run_them(monkeypatch, path):
     monkeypatch.chdir(HERE)
-    loaded = grid.load_study(f'studies/{path.name}', out='nowhere')
-    _, runs = grid.plan_runs(loaded, guess=True)
+    loaded = plan.load_study(f'studies/{path.name}', out='nowhere')
+    _, runs = plan.plan_runs(loaded, guess=True)
     cells = [(arm, budget) for arm in loaded.arms for budget in loaded.budgets]
     assert len(runs) == sum(len(loaded.seeds_at(arm, budget)) for arm, budget in cells) > 0
     assert f'python study.py studies/{path.name}' in path.read_text()
@@ -832,5 +832,5 @@ def test_the_studies_own_commands_in_the_readme_make_a_study(tmp_path, monkeypat
                       re.DOTALL)
     (tmp_path / 'mine.py').write_text(block[1])
     monkeypatch.chdir(HERE)
-    loaded = grid.load_study(str(tmp_path / 'mine.py'), out='nowhere')
+    loaded = plan.load_study(str(tmp_path / 'mine.py'), out='nowhere')
     assert len(loaded.arms) == 2 and len(loaded.seeds) == 2

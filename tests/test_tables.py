@@ -1,6 +1,6 @@
 """Tables as text, Markdown and LaTeX. Run: python -m pytest tests/test_tables.py"""
 
-from tables import Table
+from verdict.tables import Table
 
 ROWS = [['base', 'a schedule in words', '3', '3.2810 ± 0.0013'], ['grown', 'another', '12', '3.2']]
 

@@ -18,17 +18,14 @@ from long_memory import growth_per_step
 from processes import run_python, start_python
 from same_run import assert_same_run, metrics
 
-import checkpoint
-import common
 import config as configuration
-import data
-import device
 import export_hf
-import runlog
 import schedule
 import train
-from common import UserError
 from config import TrainConfig
+from core import common, data, device
+from core.common import UserError
+from run import checkpoint, runlog
 
 
 def run(monkeypatch, tiny, out_dir, *flags):
@@ -365,7 +362,7 @@ def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypa
                                                                         tmp_path):
     """A file-size limit stands in for the full disk: half a line fits."""
     full = tmp_path / 'full'
-    code = ('import common, os, resource, schedule, train\nreal = schedule.get_lr\n'
+    code = ('from core import common; import os, resource, schedule, train\nreal = schedule.get_lr\n'
             'def get_lr(c, phases, step):\n'
             '    if step == 10:\n'
             "        size = os.path.getsize(c.out_dir + '/metrics.jsonl') + 100\n"
@@ -478,7 +475,8 @@ def test_mistakes_come_to_light_before_step_0(monkeypatch, tiny, tmp_path, flags
 
 
 def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_path):
-    code = ("import common, resource, train; size = 4096 * int(open('/proc/self/statm').read().split()[0]) + "
+    code = ("import resource, train; from core import common; "
+            "size = 4096 * int(open('/proc/self/statm').read().split()[0]) + "
             '2**29; resource.setrlimit(resource.RLIMIT_AS, (size, size)); common.run_main(train.main)')
     flags = ['--n_embd=512', '--n_layer=12', '--batch_size=16384', '--total_batch_size=524288',
              '--block_size=32',
@@ -493,14 +491,15 @@ def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_pat
     assert not (tmp_path / 'a').exists()
 
 
-@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'dry_run.estimate_loss'])
+@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'run.dry_run.estimate_loss'])
 def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatch, tiny, tmp_path, broken):
     def fail_when_deep(model, *args):
         if model.depth == 4:  # the first evaluation of the run itself is of 2 layers
             raise RuntimeError('too deep')
         return real(model, *args)
 
-    real = getattr(sys.modules[broken.split('.')[0]], broken.split('.')[1])
+    module, _, name = broken.rpartition('.')
+    real = getattr(sys.modules[module], name)
     monkeypatch.setattr(broken, fail_when_deep)
     with pytest.raises(RuntimeError, match='too deep'):
         run(monkeypatch, tiny, tmp_path / 'a')
@@ -693,7 +692,7 @@ def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, caps
 
 @pytest.mark.parametrize('again', [False, True])
 def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(tiny, tmp_path, again):
-    code = ('import os, signal, schedule, train, common\nreal = schedule.get_lr\n'
+    code = ('import os, signal, schedule, train\nfrom core import common\nreal = schedule.get_lr\n'
             'def get_lr(c, phases, step):\n'
             '    if step == 10:\n'
             '        os.kill(os.getpid(), signal.SIGINT)\n'
@@ -708,7 +707,7 @@ def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(
 
 
 def test_ctrl_c_before_step_0_ends_without_a_traceback(tiny, tmp_path):
-    code = ('import os, signal, train, common\n'
+    code = ('import os, signal, train\nfrom core import common\n'
             'train.dry_run = lambda *arguments: os.kill(os.getpid(), '
             'signal.SIGINT)\ncommon.run_main(train.main)')
     done = run_python('-c', code, *tiny, f'--out_dir={tmp_path}/a')

@@ -3,7 +3,7 @@ tests/test_values.py"""
 
 import pytest
 
-from values import convert, kinds_of, leaves, name_of_type, parse, text_of
+from config import convert, kinds_of, leaves, name_of_type, parse, text_of
 
 KINDS = {
     int: (4, 1_000), float: (0.5, 1e-3), bool: (True, False), str: ('2025_01_31', ''),

@@ -25,11 +25,10 @@ import zipfile
 
 import torch
 
-import common
-import data
-from common import UserError, atomic_write
-from hugging_face import HUB_NAMES, HUB_OWNER, download_gpt2, hugging_face_config, read_hugging_face
+from core import common, data
+from core.common import UserError, atomic_write
 from model import GPT, GPTConfig
+from run.hugging_face import HUB_NAMES, HUB_OWNER, download_gpt2, hugging_face_config, read_hugging_face
 
 FORMAT = 1
 KEYS = {'format', 'config', 'tokenizer', 'depth', 'step', 'model', 'optimizer', 'totals'}

@@ -18,7 +18,7 @@ import json
 import math
 from dataclasses import dataclass
 
-from common import UserError, atomic_write
+from core.common import UserError, atomic_write
 
 KEYS = {'style', 'ind', 'label', 'pred', 'pred_norm', 'losses', 'losses_norm', 'bits', 'margin'}
 
@@ -97,7 +97,7 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
 
     Raises UserError, beginning with `who`, if they aren't of the same examples.
     """
-    import stats  # here, since it loads scipy and train.py only writes lines
+    from verdict import stats  # here, since it loads scipy and train.py only writes lines
 
     # By place, not by number: a file whose examples have no numbers, or the same ones, is compared as well.
     differs = []

@@ -10,15 +10,15 @@ import time
 
 import torch
 
-import checkpoint
 import hellaswag
 import schedule
-from common import UserError
 from config import TrainConfig, config_to_dict
-from device import compile_blocks, compile_failure, is_out_of_memory, wrap_distributed
-from evaluate import estimate_loss
+from core.common import UserError
+from core.device import compile_blocks, compile_failure, is_out_of_memory, wrap_distributed
+from core.optim import make_optimizers, optimizer_state
 from model import GPT
-from optim import make_optimizers, optimizer_state
+from run import checkpoint
+from run.evaluate import estimate_loss
 
 
 def dry_run(config: TrainConfig, runtime, run_data, examples: list):

@@ -15,7 +15,7 @@ import sys
 
 import torch
 
-from common import UserError, read_json
+from core.common import UserError, read_json
 
 HUB_NAMES = ('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl')
 HUB_OWNER = 'openai-community/'

@@ -21,10 +21,10 @@ import os
 import shlex
 from dataclasses import dataclass, field
 
-from common import UserError
 from config import FIELDS, read_file
+from core.common import UserError
 
-HERE = os.path.relpath(os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.relpath(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 STUDY_NAMES = {
     'arms': 'a dict, name: configs joined by +, then flags',
     'baseline': 'the arm that the others are judged by, or a tuple: by the one that is most alike',
@@ -91,7 +91,7 @@ def read_study(path: str, out: str = '') -> Study:
     """Read a study file. `out`: the folder of its runs, by default out/NAME. Raises UserError with all
     problems.
 
-    Whether the arms' configs, flags and plans are right is grid.load_study's to say.
+    Whether the arms' configs, flags and plans are right is plan.load_study's to say.
     """
     if not os.path.isfile(path):
         paths = sorted(glob.glob(os.path.join(HERE, 'studies', '*.py')))

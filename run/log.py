@@ -23,7 +23,7 @@ import subprocess
 import sys
 import uuid
 
-from common import UserError, atomic_write, read_json
+from core.common import UserError, atomic_write, read_json
 
 COUNTERS = ('step', 'tokens', 'flops', 'flops_paper', 'seconds')
 

@@ -17,15 +17,14 @@ import time
 
 import numpy as np
 
-import paired
 import schedule
-import stats
 from config import FIELDS
-from judge import CatchUp, Judgment, Report, catch_up
-from ladder import FIT_FROM, Ladder
-from runs import AXES, Group, Run, is_budget
-from tables import Table
-from words import describe, duration, number, p_value, provenance, ratio, setting, signed, tests
+from verdict import paired, stats
+from verdict.judge import CatchUp, Judgment, Report, catch_up
+from verdict.ladder import FIT_FROM, Ladder
+from verdict.runs import AXES, Group, Run, is_budget
+from verdict.tables import Table
+from verdict.words import describe, duration, number, p_value, provenance, ratio, setting, signed, tests
 
 # Settings that say nothing about training: places, names, what is logged and kept.
 NOT_SHOWN = ('out_dir', 'run_name', 'seed', 'resume', 'match', 'branch_from', 'tracker', 'tracker_project',

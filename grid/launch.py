@@ -18,8 +18,8 @@ import sys
 import time
 from collections import Counter
 
-from common import UserError, atomic_write, locked
-from grid import (
+from core.common import UserError, atomic_write, locked
+from grid.plan import (
     Run,
     final_loss,
     finished_folder,
@@ -29,7 +29,7 @@ from grid import (
     saved_steps,
     spared_flops,
 )
-from study_file import HERE, Study, as_flag
+from grid.study_file import HERE, Study, as_flag
 
 POLL_SECONDS = 0.5
 LOG_SECONDS = 300  # between the lines of progress where there is no terminal

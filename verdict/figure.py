@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import UserError
+from core.common import UserError
 
 FORMATS = ('.png', '.pdf', '.svg')
 # What can be drawn. The first is the default, and stands alone: among others it is the same as flops.

@@ -14,10 +14,10 @@ import math
 import numpy as np
 
 import schedule
-import stats
 from config import TrainConfig
-from judge import Judgment, Ratio, Report, catch_up, gone_from
-from runs import SHAPE, TUNED, Group, Run, fingerprint
+from verdict import stats
+from verdict.judge import Judgment, Ratio, Report, catch_up, gone_from
+from verdict.runs import SHAPE, TUNED, Group, Run, fingerprint
 
 
 def number(value: float, form: str, missing: str = '-') -> str:

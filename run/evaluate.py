@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from device import to_device
+from core.device import to_device
 
 
 @torch.no_grad()

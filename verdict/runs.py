@@ -23,10 +23,10 @@ import sys
 import numpy as np
 
 import schedule
-import stats
-from common import UserError
 from config import FIELDS, TrainConfig
-from metrics import read_metrics, read_run_json
+from core.common import UserError
+from run.log import read_metrics, read_run_json
+from verdict import stats
 
 AXES = ('flops', 'flops_paper', 'seconds')
 COUNTERS = ('step', 'tokens', *AXES)

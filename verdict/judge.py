@@ -28,10 +28,10 @@ import os
 
 import numpy as np
 
-import stats
-from common import UserError
-from ladder import Ladder, Reference, grid_of, own_places
-from runs import AXES, MATCHED, TUNED, Group, Run, is_budget, make_groups
+from core.common import UserError
+from verdict import stats
+from verdict.ladder import Ladder, Reference, grid_of, own_places
+from verdict.runs import AXES, MATCHED, TUNED, Group, Run, is_budget, make_groups
 
 TINY = 1e-6  # nats: losses that differ by less are equal
 

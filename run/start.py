@@ -6,12 +6,12 @@ import time
 
 import torch.distributed as dist
 
-import checkpoint
-import data
 import schedule
-from common import UserError, atomic_write, numbered
 from config import FIELDS, TrainConfig, config_from_dict
-from metrics import read_run_json
+from core import data
+from core.common import UserError, atomic_write, numbered
+from run import checkpoint
+from run.log import read_run_json
 
 
 def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:

@@ -9,17 +9,15 @@ import itertools
 import os
 import shlex
 
-import figure
-import report
-import words
-from common import UserError, atomic_write
 from compare import as_csv, rows
-from grid import Run, all_tuning_runs, final_loss, finished_folder, plan_runs
-from judge import Report, judge_runs
-from launch import command_of
-from runs import read_runs
-from study_file import Study
-from tables import Table, escaped
+from core.common import UserError, atomic_write
+from grid.launch import command_of
+from grid.plan import Run, all_tuning_runs, final_loss, finished_folder, plan_runs
+from grid.study_file import Study
+from verdict import figure, report, words
+from verdict.judge import Report, judge_runs
+from verdict.runs import read_runs
+from verdict.tables import Table, escaped
 
 
 def write_report(study: Study):

@@ -13,10 +13,10 @@ import torch
 
 import growth
 import schedule
-from common import atomic_write
 from config import TrainConfig, config_to_dict
-from device import device_name, peak_flops
-from metrics import (
+from core.common import atomic_write
+from core.device import device_name, peak_flops
+from run.log import (
     MetricsWriter,
     Tracker,
     describe_start,

@@ -19,7 +19,7 @@ import shlex
 
 import numpy as np
 
-from common import UserError, atomic_write, read_json
+from core.common import UserError, atomic_write, read_json
 
 MAGIC = 20240520
 VERSION = 1

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from common import UserError
+from core.common import UserError
 
 LARGE = 2**20  # numbers in an activation, from which on glibc's fragmentation is worth a word
 GLIBC_TUNABLES = 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'

@@ -14,10 +14,10 @@ import re
 from dataclasses import dataclass, field
 
 import schedule
-from common import UserError, numbered, read_json
 from config import FIELDS, TrainConfig, load_config
-from metrics import has_last_eval, read_metrics
-from study_file import Study, arm_argv, as_flag, folder_of, read_study, refuse
+from core.common import UserError, numbered, read_json
+from grid.study_file import Study, arm_argv, as_flag, folder_of, read_study, refuse
+from run.log import has_last_eval, read_metrics
 
 # A run that differs here may train the same prefix, but would have logged it otherwise.
 LOGGING = ('eval_interval', 'eval_after_growth', 'val_tokens', 'log_interval', 'hellaswag_interval',
