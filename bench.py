@@ -34,7 +34,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import model as model_module
+import core.loss
 import schedule
 from config import TrainConfig, load_config
 from core.common import Parser, UserError, run_main
@@ -315,7 +315,7 @@ def prepare(model: GPT, config: TrainConfig):
 def prepare_plain(model: GPT, config: TrainConfig):
     """The loss as it is usually written: the logits of every position at once, and autograd keeps what it
     keeps."""
-    model_module.LARGE = math.inf  # no activation is so large that it is computed again
+    core.loss.LARGE = math.inf  # no activation is so large that it is computed again
 
     def loss_of(x, y):
         return F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())

@@ -14,7 +14,7 @@ or starts as a copy of (is_new True); source None for a layer that starts from a
 
 To add an operator, write a function (old, new) -> layout for any depths 1 <= old < new, whose docstring
 begins with what --help is to say, and put its name into OPERATORS. Every config, ledger and checkpoint then
-knows it. Whatever an operator returns is checked by problem_with() wherever it is used.
+knows it. Whatever an operator returns is checked by problem_with() when a run is planned.
 """
 
 

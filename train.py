@@ -306,7 +306,7 @@ def enter_phase(config, phase: schedule.Phase, runtime: Runtime, run_data: RunDa
         new_blocks = []
         for growth in phase.growths:
             generator = stage_generator(config, growth.stage)
-            new_blocks += model.grow(growth.depth, growth.fresh, generator, growth.layers)
+            new_blocks += model.grow(growth.layers, growth.fresh, generator)
         state.optimizers = grow_optimizers(model, config, state.optimizers, new_blocks)
         state.clock['seconds'] += time.perf_counter() - began
         values['val_loss_after'] = timed_loss(config, runtime, run_data, state)

@@ -33,14 +33,16 @@ from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
 import bench
+import core.loss
 import hellaswag
-import model as model_module
 import schedule
 import train
 from config import TrainConfig
 from core import data
 from core.device import autocast, compile_blocks, peak_flops, pick_device
-from model import GPT, FusedLinearCrossEntropy, GPTConfig
+from core.loss import FusedLinearCrossEntropy
+from growth import layout
+from model import GPT, GPTConfig
 from run import checkpoint
 
 TEXT = 'the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. '
@@ -121,7 +123,7 @@ def model_as_on_the_CPU(setup: Setup):
     found = []
     for device in (torch.device('cpu'), setup.device):
         model = GPT(shape, 2, torch.Generator().manual_seed(0)).to(device).train()
-        model.grow(4, 'random', torch.Generator().manual_seed(1))
+        model.grow(layout('random', 2, 4), 'random', torch.Generator().manual_seed(1))
         model.freeze(2, 'input_frozen')
         loss = model(x.to(device), x.to(device))
         loss.backward()
@@ -258,12 +260,12 @@ def head_kernel(setup: Setup):
     dtype = torch.float32 if setup.dtype == 'float32' else torch.bfloat16
     x = torch.zeros(setup.tokens, 1, dtype=dtype, device=setup.device)
     w = torch.zeros(setup.shape.vocab_size, 1, dtype=dtype, device=setup.device)
-    chunk = model_module.ChunkMemory.of(x, w, True)
-    logits = chunk.logits.zero_()
+    n_rows = core.loss.rows_of_a_chunk(len(x), len(w), x.device, True)
+    logits = core.loss.empty_logits(n_rows, len(w), x, True).zero_()
     columns = logits.stride(0)
-    y = torch.zeros(chunk.rows, 1, dtype=torch.int64, device=setup.device)
-    compiled = torch.compile(model_module.chunk_loss, fullgraph=True, dynamic=False)
-    _, codes = run_and_get_code(compiled, logits, y, 1 / chunk.rows)
+    y = torch.zeros(n_rows, 1, dtype=torch.int64, device=setup.device)
+    compiled = torch.compile(core.loss.chunk_loss, fullgraph=True, dynamic=False)
+    _, codes = run_and_get_code(compiled, logits, y, n_rows)
     code = codes[0]
     if setup.device.type == 'cuda':
         kernels = code.count('async_compile.triton(')
@@ -334,7 +336,8 @@ def gradients_as_eager_over_growth(setup: Setup):
         (n, 0, 'train'),
     ):
         if depth > model.depth:
-            model.grow(depth, 'random', torch.Generator().manual_seed(depth))
+            layers = layout('random', model.depth, depth)
+            model.grow(layers, 'random', torch.Generator().manual_seed(depth))
         model.freeze(frozen, embeddings)
         found = []
         for compiled in (False, True):

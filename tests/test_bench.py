@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import bench
+import core.loss
 import model
 import schedule
 from config import load_config
@@ -36,7 +37,7 @@ TINY = [
 def run_here(monkeypatch, capsys, *flags):
     """bench.py in this process, measurements too; returns what it prints."""
     monkeypatch.setattr(bench, 'in_own_process', bench.call)
-    monkeypatch.setattr(model, 'LARGE', model.LARGE)  # a plain measurement changes it
+    monkeypatch.setattr(core.loss, 'LARGE', core.loss.LARGE)  # a plain measurement changes it
     monkeypatch.setattr(bench, 'keep_freed_memory', lambda: None)
     monkeypatch.setattr(sys, 'argv', ['bench.py', *TINY, *flags])
     bench.main()
@@ -180,7 +181,7 @@ class Watch:
         monkeypatch.setattr(model.GPT, 'freeze', freeze)
         monkeypatch.setattr(model.GPT, 'hidden', hidden)
         monkeypatch.setattr(bench, 'keep_freed_memory', settings)
-        monkeypatch.setattr(model, 'LARGE', model.LARGE)  # a plain measurement changes it
+        monkeypatch.setattr(core.loss, 'LARGE', core.loss.LARGE)  # a plain measurement changes it
 
 
 def test_a_measurement_freezes_as_the_phase_does_in_its_dtype_and_leaves_the_warm_up_out(monkeypatch):
@@ -218,7 +219,7 @@ def test_the_plain_way_is_not_ours_and_has_the_same_memory_settings(monkeypatch)
             made.clear()
             bench.measure(config, job)
             assert (made[-1], watch.fused, watch.settings) == (fused, n_losses, settings)
-            assert math.isinf(model.LARGE) == job.is_plain  # nothing is computed again
+            assert math.isinf(core.loss.LARGE) == job.is_plain  # nothing is computed again
     assert bench.comparisons(full, config, torch.device('cpu'))[-1].has_memory_settings is False
 
 
@@ -249,11 +250,11 @@ def test_the_plain_loss_is_the_models():
     torch.manual_seed(0)
     gpt = model.GPT(bench.gpt_config(config), 2)
     x, y = torch.randint(320, (2, 2, 64))
-    limit = model.LARGE
+    limit = core.loss.LARGE
     try:
         assert bench.prepare_plain(gpt, config)(x, y).item() == pytest.approx(gpt(x, y).item(), abs=1e-5)
     finally:
-        model.LARGE = limit
+        core.loss.LARGE = limit
 
 
 # ------------------------------------------------------------------------------------------------------------

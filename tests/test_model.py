@@ -1,19 +1,25 @@
 """GPT-2, growing and freezing. Run: python -m pytest tests/test_model.py"""
 
 import math
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-import model as model_module
+import core.loss
 from core.device import autocast, compile_blocks
+from core.loss import FusedLinearCrossEntropy, recompute_linear
 from growth import OPERATORS, layout
-from model import GPT, FusedLinearCrossEntropy, GPTConfig, gelu, recompute_linear
+from model import GPT, GPTConfig, gelu
 
 SMALL = GPTConfig(block_size=32, vocab_size=300, n_layer=6, n_head=4, n_embd=32)
+ON_TOP = layout('random', 2, 4)
 
 
 def seeded(seed):
@@ -94,6 +100,29 @@ def test_loss_and_its_gradients_equal_cross_entropy_of_the_logits(embeddings, dt
         assert model.eval()(x, y).item() == pytest.approx(loss.item(), abs=1e-6)
 
 
+def test_the_model_copied_out_needs_growth_and_the_loss_alone(tmp_path):
+    root = Path(core.loss.__file__).parent.parent
+    (tmp_path / 'core').mkdir()
+    for name in ('model.py', 'growth.py', 'core/loss.py'):
+        shutil.copy(root / name, tmp_path / name)
+    script = (
+        'import torch, growth, model;'
+        'gpt = model.GPT(model.GPTConfig(8, 16, 2, 1, 4), 1);'
+        'gpt.grow(growth.layout("stack", 1, 2));'
+        'x = torch.arange(16).view(2, 8);'
+        'gpt(x, x).backward();'
+        'print(gpt.depth, all(p.grad is not None for p in gpt.parameters()))'
+    )
+    ran = subprocess.run(
+        [sys.executable, '-c', script],
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == '2 True\n', ran.stderr
+
+
 def test_logits_at_places_and_under_a_mask_equal_the_plain_ones():
     model = GPT(SMALL, generator=seeded(0)).eval()
     x = tokens(SMALL)
@@ -123,7 +152,7 @@ def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
     model = GPT(SMALL, 3, seeded(0)).eval()
     old = list(model.transformer.h)
     before = [{k: v.clone() for k, v in block.state_dict().items()} for block in old]
-    model.grow(5, init, seeded(1))
+    model.grow(layout(init, 3, 5), 'random', seeded(1))
     assert model.depth == 5
     for (source, is_new), block in zip(layout(init, 3, 5), model.transformer.h):
         assert (block in old) != is_new
@@ -146,7 +175,7 @@ def test_growing_on_top_leaves_existing_layers_outputs_bit_identical():
     with torch.no_grad():
         model.logits(x)
         handle.remove()
-        model.grow(4, 'random', seeded(1))
+        model.grow(ON_TOP, 'random', seeded(1))
         outputs = model.transformer.wte(x) + model.transformer.wpe(torch.arange(32))
         for block in model.transformer.h[:2]:
             outputs = block(outputs)
@@ -157,7 +186,7 @@ def test_zero_keeps_the_function():
     model = GPT(SMALL, 2, seeded(0)).eval()
     x = tokens(SMALL)
     before = model.logits(x)
-    model.grow(6, 'zero', seeded(1))
+    model.grow(layout('zero', 2, 6), 'zero', seeded(1))
     assert torch.equal(model.logits(x), before)
 
 
@@ -167,11 +196,11 @@ def test_the_same_seed_gives_the_same_new_layers_whatever_was_drawn_before():
         torch.manual_seed(noise)
         model = GPT(SMALL, 2, seeded(0))
         torch.randn(noise)
-        model.grow(4, 'random', seeded(5))
+        model.grow(ON_TOP, 'random', seeded(5))
         grown.append(model.state_dict())
     assert all(torch.equal(grown[0][k], grown[1][k]) for k in grown[0])
     other = GPT(SMALL, 2, seeded(0))
-    other.grow(4, 'random', seeded(6))
+    other.grow(ON_TOP, 'random', seeded(6))
     assert not torch.equal(
         other.state_dict()['transformer.h.3.mlp.c_fc.weight'], grown[0]['transformer.h.3.mlp.c_fc.weight']
     )
@@ -179,7 +208,7 @@ def test_the_same_seed_gives_the_same_new_layers_whatever_was_drawn_before():
 
 def test_new_layers_come_in_the_models_mode_and_on_its_device():
     model = GPT(SMALL, 2).eval()
-    model.grow(3, 'random')
+    model.grow(layout('random', 2, 3))
     assert not any(m.training for m in model.modules())
 
 
@@ -306,7 +335,7 @@ def test_a_run_that_grows_compiles_four_graphs_whose_gradients_are_plain_cross_e
         previous = 2
         for depth in (2, 3, 5, 8, 12):
             if depth > model.depth:
-                model.grow(depth, 'random', seeded(depth))
+                model.grow(layout('random', model.depth, depth), 'random', seeded(depth))
             for frozen in ([previous] if depth > previous else []) + [0]:
                 model.freeze(frozen, embeddings if frozen else 'train')
                 for block in model.transformer.h:
@@ -368,7 +397,7 @@ def test_the_compiled_head_reads_and_writes_the_logits_in_place(graphs):
 
     logits = torch.randn(40, 640, dtype=torch.bfloat16)[:, :577]
     _, (code,) = run_and_get_code(
-        model_module.compiled_chunk_loss(), logits, torch.randint(577, (40, 1)), 1 / 40
+        core.loss.compiled_chunk_loss(), logits, torch.randint(577, (40, 1)), 40
     )
     assert code.count('async_compile.cpp_pybinding(') == 1
     made = re.findall(r'empty_strided_cpu\(\((.*?)\)', code)
@@ -420,7 +449,7 @@ def test_recompute_linear(monkeypatch, name, dtype):
     large."""
 
     def run(of, limit):
-        monkeypatch.setattr('model.LARGE', limit)
+        monkeypatch.setattr('core.loss.LARGE', limit)
         torch.manual_seed(0)
         linear, norm, x = (
             torch.nn.Linear(96, 32),
@@ -453,7 +482,7 @@ def test_recompute_linear(monkeypatch, name, dtype):
 def test_a_block_keeps_neither_gelu_nor_norms(monkeypatch):
     x, per_block = tokens(SMALL), []
     for limit in (2**60, 0):
-        monkeypatch.setattr('model.LARGE', limit)
+        monkeypatch.setattr('core.loss.LARGE', limit)
         four, five = (saved_bytes(GPT(SMALL, depth, seeded(0)), x)[0] for depth in (4, 5))
         per_block.append(five - four)
     stream = x.numel() * SMALL.n_embd * 4  # bytes of the residual stream

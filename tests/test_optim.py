@@ -67,7 +67,7 @@ def test_weights_and_moments_of_old_and_new_layers_are_exactly_those_of_the_layo
     model, optimizers = trained(config, 3)
     weights = {key: value.clone() for key, value in model.state_dict().items()}
     moments = copied(optimizer_state(model, optimizers))
-    new_blocks = model.grow(6, name, torch.Generator().manual_seed(2), LAYOUTS[name])
+    new_blocks = model.grow(LAYOUTS[name], 'random', torch.Generator().manual_seed(2))
     optimizers = grow_optimizers(model, config, optimizers, new_blocks)
 
     grown_weights = model.state_dict()
@@ -91,7 +91,7 @@ def test_weights_and_moments_of_old_and_new_layers_are_exactly_those_of_the_layo
 def test_copied_moments_are_the_new_layers_own():
     config = dataclasses.replace(CONFIG, grow_optimizer='copy')
     model, optimizers = trained(config, 3)
-    optimizers = grow_optimizers(model, config, optimizers, model.grow(6, 'stack'))
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(layout('stack', model.depth, 6)))
     before = copied(optimizer_state(model, optimizers))
     model.freeze((0, 1, 2), 'input_frozen')
     update(model, optimizers)
@@ -106,7 +106,7 @@ def test_two_growths_at_one_step_copy_moments_through_both():
     config = dataclasses.replace(CONFIG, grow_optimizer='copy')
     model, optimizers = trained(config, 1)
     moments = copied(optimizer_state(model, optimizers))
-    new_blocks = model.grow(2, 'stack') + model.grow(4, 'stack')
+    new_blocks = model.grow(layout('stack', 1, 2)) + model.grow(layout('stack', 2, 4))
     state = optimizer_state(model, grow_optimizers(model, config, optimizers, new_blocks))
     for i in range(4):
         for name in ('attn.c_attn.weight', 'ln_1.bias'):
@@ -120,7 +120,7 @@ def test_growing_from_no_layer_begins_with_the_moments_of_the_rest(optimizer):
     model, optimizers = trained(config, 0)
     assert len(optimizers) == 1  # nothing for Muon yet
     moments = copied(optimizer_state(model, optimizers))
-    optimizers = grow_optimizers(model, config, optimizers, model.grow(2, 'random'))
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(layout('random', model.depth, 2)))
     assert len(optimizers) == (2 if optimizer == 'muon' else 1)
     assert_same_state(optimizer_state(model, optimizers), moments)
     covered = [p for o in optimizers for group in o.param_groups for p in group['params']]
@@ -146,7 +146,8 @@ def test_only_with_rewarm_new_do_new_layers_have_a_rate_of_their_own(rewarm, opt
         CONFIG, rewarm=rewarm, optimizer=optimizer, learning_rate=1e-3, muon_learning_rate=2e-2
     )
     model, optimizers = trained(config, 2)
-    optimizers = grow_optimizers(model, config, optimizers, model.grow(4, 'interleave'))  # new: 1 and 3
+    new_blocks = model.grow(layout('interleave', 2, 4))  # 1 and 3
+    optimizers = grow_optimizers(model, config, optimizers, new_blocks)
     set_learning_rate(optimizers, 5e-4, 0.25)
     found = rates(model, optimizers)
     assert found.keys() == {name for name, _ in model.named_parameters()}
@@ -164,7 +165,7 @@ def test_groups_by_newness_do_not_change_an_update(optimizer):
     for rewarm in ('all', 'new', 'new, saved'):
         config = dataclasses.replace(CONFIG, rewarm=rewarm[:3], optimizer=optimizer)
         model, optimizers = trained(config, 2)
-        new_blocks = model.grow(4, 'stack', torch.Generator().manual_seed(3))
+        new_blocks = model.grow(layout('stack', model.depth, 4), 'random', torch.Generator().manual_seed(3))
         optimizers = grow_optimizers(model, config, optimizers, new_blocks)
         update(model, optimizers)
         if rewarm == 'new, saved':
@@ -182,8 +183,8 @@ def test_groups_by_newness_do_not_change_an_update(optimizer):
 def test_the_newest_layers_alone_are_new_after_a_second_growth():
     config = dataclasses.replace(CONFIG, rewarm='new')
     model, optimizers = trained(config, 1)
-    optimizers = grow_optimizers(model, config, optimizers, model.grow(2, 'random'))
-    optimizers = grow_optimizers(model, config, optimizers, model.grow(3, 'random'))
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(layout('random', model.depth, 2)))
+    optimizers = grow_optimizers(model, config, optimizers, model.grow(layout('random', model.depth, 3)))
     set_learning_rate(optimizers, 1e-3, 0.5)
     found = rates(model, optimizers)
     halved = {name for name, (lr, _) in found.items() if lr == pytest.approx(5e-4)}

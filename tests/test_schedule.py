@@ -203,7 +203,7 @@ def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, 
     assert schedule.token_flops(c, phases[1]) == (6 * (layer + attention) + head, backward)
 
     model = GPT(GPTConfig(32, 512, 6, 4, 64), 3)
-    model.grow(growth.depth, growth.fresh, None, growth.layers)
+    model.grow(growth.layers, growth.fresh)
     model.freeze(phases[1].frozen, embeddings)
     assert count_flops(model) == pytest.approx(64 * sum(schedule.token_flops(c, phases[1])), rel=0.01)
     for i, block in enumerate(model.transformer.h):

@@ -158,7 +158,7 @@ def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
     before = {n: {k: v.clone() for k, v in m.items()}
               for n, m in train.optimizer_state(model, optimizers).items()}
     assert len(before) == len(list(model.parameters()))
-    new_blocks = model.grow(phases[1].depth, config.grow_init)
+    new_blocks = model.grow(phases[1].growths[0].layers)
     grown = train.grow_optimizers(model, config, optimizers, new_blocks)
     after = train.optimizer_state(model, grown)
     old_of = {0: 0, 2: 1} if policy == 'keep' else {0: 0, 1: 0, 2: 1, 3: 1} if policy == 'copy' else {}
@@ -669,7 +669,7 @@ def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, ti
     amp = train.autocast(torch.device('cpu'), 'float32')
     assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_before'],
                                                                               rel=1e-6)
-    model.grow(3, 'random', None, ((0, False), (1, False), (0, True)))
+    model.grow(((0, False), (1, False), (0, True)))
     assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_after'],
                                                                               rel=1e-6)
 
