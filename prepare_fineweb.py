@@ -34,7 +34,7 @@ import numpy as np
 
 import documents
 import sources
-from core.common import Parser, UserError, locked, run_main
+from core.common import Parser, UserError, locked, run_main, usable_cores
 from core.data import get_tokenizer, read_meta, shard_layout, split_of, write_meta, write_shard
 
 FINEWEB = 'HuggingFaceFW/fineweb-edu'
@@ -79,7 +79,7 @@ def parse_arguments():
         help='stop after N tokens in all, validation included (with --pretokenized: whole shards, at least '
              'two); '
         'default 0: the whole source')
-    add('--workers', type=int, default=count_cores(), metavar='N',
+    add('--workers', type=int, default=usable_cores(), metavar='N',
         help='threads that tokenize; default: all cores')
     add('--keep', action='store_true',
         help="keep the Hub's parquet files in DIR/hub; default: each is deleted once done")
@@ -89,14 +89,6 @@ def parse_arguments():
     args.out = os.path.expanduser(args.out or f'data/edu_fineweb{args.sample[:-1]}')
     args.source = [os.path.expanduser(pattern) for pattern in args.source]
     return args
-
-
-def count_cores() -> int:
-    """The cores that this process may use, where the system says which."""
-    # Linux alone; a container or Slurm may give this process fewer than the machine has
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def check_arguments(args):

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import pathlib
 import re
 import select
 import shutil
@@ -193,3 +194,45 @@ def acquire(lock: filelock.FileLock, folder: str, owner: str):
         if timeout < patience:
             say(f'{folder} is still in use by {who}: waiting for it to end')
     raise UserError(f'{folder} is in use by {who}: wait for it to end, or stop it first')
+
+
+# ----------------------------------------------------------------------------------------------------------
+# cores
+
+
+def usable_cores(root: str = '/') -> int:
+    """The cores that this process may use: those that the system gives it, and no more than its container's
+    share of CPU time, rounded down, but one at least. `root`: where the kernel's files are.
+
+    More threads than that share would wait for each other whenever it is used up.
+    """
+    if hasattr(os, 'sched_getaffinity'):  # not on a Mac
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return max(1, int(min([cores, *cpu_quotas(root)])))
+
+
+def cpu_quotas(root: str) -> list[float]:
+    """The CPU time, in cores, that each control group above this process limits it to (cgroup v2 and v1)."""
+    memberships = pathlib.Path(root, 'proc/self/cgroup')
+    if not memberships.exists():  # Linux alone has them
+        return []
+    quotas = []
+    for line in memberships.read_text().splitlines():
+        _, controllers, path = line.split(':', 2)
+        if controllers and 'cpu' not in controllers.split(','):
+            continue
+        top = pathlib.Path(root, 'sys/fs/cgroup', 'cpu' if controllers else '')
+        names = ('cpu.cfs_quota_us', 'cpu.cfs_period_us') if controllers else ('cpu.max',)
+        # A group's limit holds for all below it. In a container the path may be the host's, of which only
+        # the top is there.
+        group = top / path.lstrip('/')
+        for folder in (group, *group.parents):
+            files = [folder / name for name in names]
+            if not all(file.exists() for file in files):
+                continue
+            quota, period = ' '.join(file.read_text() for file in files).split()  # microseconds
+            if quota not in ('max', '-1'):
+                quotas.append(int(quota) / int(period))
+    return quotas

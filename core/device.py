@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from core.common import UserError
+from core.common import UserError, usable_cores
 
 LARGE = 2**20  # numbers in an activation, from which on glibc's fragmentation is worth a word
 GLIBC_TUNABLES = 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'
@@ -55,6 +55,9 @@ def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.de
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f'device {name!r} is not there ({first_line(error)})') from None
+    if device.type == 'cpu' and 'OMP_NUM_THREADS' not in os.environ:
+        # torch counts the cores, and doesn't see that a container has only a share of their time.
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return device
 
 

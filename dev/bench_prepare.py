@@ -79,7 +79,7 @@ def main():
     import prepare_fineweb
 
     conftest.pytest_configure()  # GPT-2's vocabulary, without a download
-    cores = prepare_fineweb.count_cores()
+    cores = prepare_fineweb.usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, 'source.parquet')
         script = Path(folder, 'imap.py')

@@ -18,7 +18,7 @@ import sys
 import time
 from collections import Counter
 
-from core.common import UserError, atomic_write, locked
+from core.common import UserError, atomic_write, locked, usable_cores
 from grid.plan import (
     Run,
     final_loss,
@@ -87,11 +87,7 @@ def slots_of_machine() -> list[str]:
 
     # Numbers count within CUDA_VISIBLE_DEVICES, as in slot_environment.
     gpus = [str(number) for number in range(torch.cuda.device_count())]
-    if gpus:
-        return gpus
-    if hasattr(os, 'sched_getaffinity'):  # not on a Mac
-        return ['cpu'] * len(os.sched_getaffinity(0))
-    return ['cpu'] * os.cpu_count()
+    return gpus or ['cpu'] * usable_cores()
 
 
 def slot_environment(slot: str) -> dict:

@@ -292,3 +292,47 @@ def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path):
     with common.locked(str(tmp_path / 'old')):
         pass
     assert (tmp_path / 'old').is_dir()
+
+
+# ----------------------------------------------------------------------------------------------------------
+# cores
+
+
+def kernel_files(root, files: dict) -> str:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return str(root)
+
+
+V1 = {'proc/self/cgroup': '5:devices:/\n2:cpu,cpuacct:/docker/abc\n1:cpuset:/\n0::/\n',
+      'sys/fs/cgroup/cpu/cpu.cfs_period_us': '100000\n'}
+
+
+@pytest.mark.parametrize('files, cores', [
+    ({}, 8),  # not Linux
+    ({'proc/self/cgroup': '0::/\n'}, 8),
+    ({'proc/self/cgroup': '0::/\n', 'sys/fs/cgroup/cpu.max': 'max 100000\n'}, 8),
+    ({'proc/self/cgroup': '0::/\n', 'sys/fs/cgroup/cpu.max': '350000 100000\n'}, 3),
+    ({'proc/self/cgroup': '0::/\n', 'sys/fs/cgroup/cpu.max': '50000 100000\n'}, 1),
+    ({'proc/self/cgroup': '0::/\n', 'sys/fs/cgroup/cpu.max': '6400000 100000\n'}, 8),
+    # the strictest of the groups that it is in
+    ({'proc/self/cgroup': '0::/a/b\n', 'sys/fs/cgroup/a/b/cpu.max': '400000 100000\n',
+      'sys/fs/cgroup/a/cpu.max': '200000 100000\n', 'sys/fs/cgroup/c/cpu.max': '100000 100000\n'}, 2),
+    # the path is the host's
+    (V1 | {'sys/fs/cgroup/cpu/cpu.cfs_quota_us': '250000\n'}, 2),
+    (V1 | {'sys/fs/cgroup/cpu/cpu.cfs_quota_us': '-1\n'}, 8),
+    (V1 | {'sys/fs/cgroup/cpu/docker/abc/cpu.cfs_quota_us': '500000\n',
+           'sys/fs/cgroup/cpu/docker/abc/cpu.cfs_period_us': '100000\n'}, 5)])
+def test_a_container_has_no_more_cores_than_its_share_of_their_time(monkeypatch, tmp_path, files, cores):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(8)), raising=False)
+    assert common.usable_cores(kernel_files(tmp_path, files)) == cores
+
+
+def test_without_a_share_the_cores_are_those_that_the_system_gives(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, 'cpu_count', lambda: 6)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {1, 5}, raising=False)
+    assert common.usable_cores(str(tmp_path)) == 2
+    monkeypatch.delattr(os, 'sched_getaffinity')
+    assert common.usable_cores(str(tmp_path)) == 6

@@ -58,6 +58,20 @@ def test_a_device_that_is_not_there_is_the_users_mistake():
             device.pick_device(name)
 
 
+def test_on_the_cpu_torch_takes_no_more_threads_than_there_are_cores_to_use(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0}, raising=False)
+    for omp, threads in (('2', 2), (None, 1)):
+        torch.set_num_threads(2)
+        if omp:
+            monkeypatch.setenv('OMP_NUM_THREADS', omp)  # what the user says
+        else:
+            monkeypatch.delenv('OMP_NUM_THREADS')
+        device.pick_device('cpu')
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_cuda_without_a_gpu_is_the_users_mistake():
     with pytest.raises(UserError, match="device 'cuda' is not there"):

@@ -760,6 +760,12 @@ def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
     assert len({line['MASTER_PORT'] for line in logged()}) == 2
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='its GPUs are the slots')
+def test_without_a_gpu_there_is_a_slot_for_each_core_to_use(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0}, raising=False)
+    assert launch.parse_slots('') == ['cpu']
+
+
 def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
     run_launcher('--slots=cpu')
