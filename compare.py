@@ -42,8 +42,10 @@ import sys
 
 from config import FIELDS
 from core.common import Parser, UserError, atomic_write, run_main
-from verdict import figure, paired, stats
-from verdict.judge import Comparison, Ratio, Report, catch_up, judge_runs
+from verdict import figure, paired
+from verdict import old_stats as stats
+from verdict.old_judge import Comparison, Ratio, Report, catch_up, judge_runs
+from verdict.old_runs import AXES, TUNED, read_runs
 from verdict.report import (
     detail_tables,
     final,
@@ -53,7 +55,6 @@ from verdict.report import (
     tables,
     verdict_tables,
 )
-from verdict.runs import AXES, TUNED, read_runs
 from verdict.tables import escaped
 from verdict.words import caveats, describe, verdicts
 

@@ -15,8 +15,8 @@ from grid.launch import command_of
 from grid.plan import Run, all_tuning_runs, final_loss, finished_folder, plan_runs
 from grid.study_file import Study
 from verdict import figure, report, words
-from verdict.judge import Report, judge_runs
-from verdict.runs import read_runs
+from verdict.old_judge import Report, judge_runs
+from verdict.old_runs import read_runs
 from verdict.tables import Table, escaped
 
 

@@ -16,7 +16,7 @@ import compare
 import train
 from config import TrainConfig, config_to_dict
 from core.common import UserError
-from verdict.runs import AXES
+from verdict.old_runs import AXES
 
 
 @pytest.fixture

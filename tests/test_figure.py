@@ -15,8 +15,8 @@ import schedule
 from config import TrainConfig
 from core.common import UserError
 from verdict import figure
-from verdict.judge import judge_runs
-from verdict.runs import read_runs
+from verdict.old_judge import judge_runs
+from verdict.old_runs import read_runs
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from fake_runs import power_law, shifted, write_run, write_seeds
 import schedule
 from config import TrainConfig
 from core.common import UserError
-from verdict import judge, stats
-from verdict.judge import Judgment, Report, catch_up, compare, judge_runs
+from verdict import old_judge as judge
+from verdict import old_stats as stats
 from verdict.ladder import Ladder
-from verdict.runs import AXES, Curve, Group, Run, read_runs
+from verdict.old_judge import Judgment, Report, catch_up, compare, judge_runs
+from verdict.old_runs import AXES, Curve, Group, Run, read_runs
 
 STEPS = np.array([50, 100, 200, 400, 600, 800, 1000.0])
 FLOPS = 3e10  # per step at full depth

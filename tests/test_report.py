@@ -20,8 +20,8 @@ from same_report import assert_same_report
 import compare
 from verdict import report as reports
 from verdict import words
-from verdict.judge import Ratio, judge_runs
-from verdict.runs import read_runs
+from verdict.old_judge import Ratio, judge_runs
+from verdict.old_runs import read_runs
 
 GOLDEN = Path(__file__).parent
 

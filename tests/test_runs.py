@@ -7,7 +7,7 @@ import pytest
 from fake_runs import RATES, power_law, shifted, write_run, write_seeds
 
 from core.common import UserError
-from verdict.runs import arm_name, make_groups, mean_curve, read_run, read_runs
+from verdict.old_runs import arm_name, make_groups, mean_curve, read_run, read_runs
 
 
 def groups_in(folder, **options):

@@ -21,13 +21,15 @@ SCRIPTS = [name for name, path in MODULES.items() if "__name__ == '__main__'" in
 # A file imports only from the floors below its own. The tools have rooms, and a room may open into those
 # before it.
 FLOORS = [
-    [['core.common', 'growth', 'core.optim', 'verdict.stats', 'verdict.tables']],
+    [['core.common', 'growth', 'core.optim', 'verdict.stats', 'verdict.old_stats',
+      'verdict.tables']],
     [['config', 'core.data', 'model', 'core.device', 'run.log', 'verdict.figure', 'run.hugging_face',
       'verdict.paired', 'sources']],
     [['schedule', 'run.checkpoint', 'questions', 'documents', 'prepare_demo', 'run.evaluate']],
     [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'run.start', 'run.runlog',
-      'verdict.runs', 'grid.study_file'],
-     ['verdict.ladder', 'grid.plan', 'run.dry_run'], ['verdict.judge', 'grid.launch'], ['verdict.words'],
+      'verdict.runs', 'verdict.old_runs', 'grid.study_file'],
+     ['verdict.ladder', 'grid.plan', 'run.dry_run'], ['verdict.judge', 'verdict.old_judge', 'grid.launch'],
+     ['verdict.words'],
      ['verdict.report'], ['compare'], ['grid.page'], ['study']],
     [['train']],
 ]
@@ -165,7 +167,8 @@ def test_no_file_of_a_user_is_checked_by_an_assert():
 
 def test_the_readme_names_every_script_and_config():
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    missing = [name for name in MODULES if f'`{name.replace(".", "/")}.py`' not in readme]
+    files = [name.replace('.', '/') for name in MODULES if '.old_' not in name]
+    missing = [name for name in files if f'`{name}.py`' not in readme]
     assert not missing
     for path in (ROOT / 'configs').glob('*.py'):
         assert path.stem in readme or path.stem.replace('incremental', '') in readme, path.stem

@@ -1,548 +1,641 @@
 """
-Verdicts: each run against the baseline of its own budget, with intervals that hold.
+Verdicts: each run against the best that doesn't grow, at equal compute, with intervals that hold.
 
-    report = judge_runs(read_runs(paths))          the baseline: one stage, from scratch
-    report = judge_runs(runs, baselines=[path])    or what is named; of several, the one trained alike
-    report = judge_runs(runs, ['full depth'], arms={path: 'full depth', other: 'Li, 8 stages'})    a study
-    report = judge_runs(runs, sigma=0.0013)        the deviation between seeds is known: z instead of t
+    report = judge_runs(read_runs(paths))                  baselines: what has one stage, from scratch
+    report = judge_runs(runs, baselines=[path, other])     or what is named
+    report = judge_runs(runs, ['full depth', '6 layers'], {path: Place('Gong', '', 4_000), ...},
+                        [Question('Gong', 4_000, looks=((1, 2, 3), (1, 2, 3, 4, 5)))])         a study
 
-No text is made here but notes; compare.py prints a Report, figure.py draws it. Report.groups are the
-experiments, Report.judgments the comparisons, Report.ladders the baselines, Report.notes what to know before
-believing any of it.
+Report.comparisons are the findings, Report.groups what they rest on, Report.notes what to know before.
 
-  difference   loss of the run minus the baseline's at equal compute: Welch's t over the seeds
-  cost         compute of the run over the compute at which the baseline has its loss; its inverse is the
-               compute multiplier
-  ladder       the baseline at several budgets, each with its own decay: what full depth reaches (ladder.py)
-  clear        the difference's p, corrected by Holm over all runs judged in this call, is below .05
+  opponent     of the baselines trained alike, on the same data and of the same width the one with the least
+               loss at that budget
+  difference   loss of the run minus the opponent's, both at the end of their own decay: Welch's t over the
+               seeds; in pairs by seed where the runs of a seed start from one checkpoint
+  cost         compute of the run over the compute at which the opponent has its loss: the curve through
+               the ends of its runs at three budgets, read at the ends of the difference's interval. It
+               leaves out the noise of the other budgets. None with one budget
+  word         of a declared question: saves or costs (p below .05, corrected by Holm over the declared
+               questions, times the planned looks), same (the cost's interval lies within the margin of 1),
+               open. '' and why where it can't be answered. All else is exploration and has no word
 
-Every axis (FLOPs, FLOPs by the paper's ledger, seconds of training) is judged alike. Beyond what was measured
-nothing is guessed: there are bounds. A single baseline is read in its middle, which flatters the run if its
-learning rate had yet to decay there; the Comparison says so.
+No loss is read in the middle of a decay, and a seed that diverged or stopped leaves no mean of the others.
 """
 
-import dataclasses
-import itertools
 import math
 import os
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from core.common import UserError
 from verdict import stats
-from verdict.ladder import Ladder, Reference, grid_of, own_places
-from verdict.runs import AXES, MATCHED, TUNED, Group, Run, is_budget, make_groups
+from verdict.runs import (
+    AXES,
+    COUNTERS,
+    MATCHED,
+    TUNED,
+    Group,
+    Run,
+    facts,
+    fingerprint,
+    make_groups,
+    scored_on,
+)
+from verdict.stats import Estimate, Interval
 
-TINY = 1e-6  # nats: losses that differ by less are equal
-
-
-@dataclasses.dataclass
-class Ratio:
-    """A cost. `bound` '' for a value, 'at least' or 'at most' for a bound; nan for none.
-
-    low and high are the 95% interval over the seeds, nan without one. Open: the interval goes on beyond that
-    number, which is where the data ends.
-    """
-
-    value: float = math.nan
-    bound: str = ''
-    low: float = math.nan
-    high: float = math.nan
-    low_open: bool = False
-    high_open: bool = False
-
-    def inverse(self) -> 'Ratio':
-        """The compute multiplier of a cost, or the other way round."""
-        bound = {'': '', 'at least': 'at most', 'at most': 'at least'}[self.bound]
-        return Ratio(1 / self.value, bound, 1 / self.high, 1 / self.low, self.high_open, self.low_open)
+MARGIN = 0.1  # of the cost around 1, within which it is the same
+EXPONENTS = (0.0, 0.5, 1.0)  # how a ladder of two rungs may bend; not measured, so the interval holds all
+FLAT = 1e-9  # an exponent below this is 0
+UNSAFE = 2.0  # seeds of one side over the other's, from which on Welch's t isn't to be trusted
+WIDTH = ('n_embd', 'n_head')
+# Scores, and whether a better model has more.
+SCORES = {'hellaswag_bits': False, 'hellaswag_acc_norm': True, 'hellaswag_margin': True}
 
 
-@dataclasses.dataclass
+@dataclass(frozen=True)
+class Question:
+    """What a study was made to answer: does this arm save compute at this budget?"""
+
+    arm: str
+    budget: float
+    scale: str = ''
+    looks: tuple = ()  # the seeds of each planned look, each with those before; (): one look at all there are
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """A group against its baseline on one axis. nan: there is no such number."""
+    """An arm against its opponent at one budget."""
 
-    end: float  # compute of the run
-    baseline_end: float  # compute of the baseline, of its highest rung if there are several
-    at: float  # compute at which both losses are read
-    loss: float
-    baseline_loss: float
-    difference: stats.Estimate  # loss - baseline_loss
-    baseline_needs: float  # compute at which the baseline first has the run's final loss
-    needs: float  # compute at which the run first has the final loss of the baseline (of its highest rung)
-    cost: Ratio
-    reads_baseline_middle: bool  # where the baseline's learning rate had yet to decay
-    reads_run_middle: bool
-    slope: float  # d loss / d log compute of the baseline there: what a difference is worth in compute
-
-
-@dataclasses.dataclass
-class Judgment:
-    """A group and all that is said about it."""
-
-    group: Group
-    ladder: Ladder
-    rung: Group  # the ladder's group of the same budget, else the nearest
-    by_axis: dict[str, Comparison]
-    p: float = math.nan  # of the difference in FLOPs, corrected by Holm
-    sees: float = math.nan  # the smallest difference that would have been clear
-
-    @property
-    def verdict(self) -> str:
-        """'clear', 'not clear', or '' where the seeds can't tell."""
-        if math.isnan(self.p):
-            return ''
-        return 'clear' if self.p < stats.SIGNIFICANT else 'not clear'
+    arm: str
+    scale: str
+    budget: float  # what the study calls it; elsewhere FLOPs
+    group: Group | None  # None: no run of it is there
+    opponent: str = ''  # name of the arm, '' for none
+    against: Group | None = None
+    seeds: tuple = ()  # of the arm, as far as they are compared
+    opponent_seeds: tuple = ()
+    at: float = math.nan  # FLOPs at which the two are compared
+    difference: Estimate | None = None  # nats; None where there is none to speak of
+    how: str = ''  # 'pairs' | 'Welch'
+    p: float = math.nan  # uncorrected
+    corrected: float | None = None  # None: exploration
+    cost: Interval | None = None  # in FLOPs
+    costs: dict = field(default_factory=dict)  # the same by every ledger and the clock, as far as known
+    declared: bool = False
+    looks: int = 0  # looks taken so far
+    planned: int = 1  # looks planned
+    word: str = ''  # 'saves' | 'costs' | 'same' | 'open' | ''
+    why: str = ''  # why there is no word for a declared question
+    needs: tuple = ()  # seeds that the next look waits for, on both sides; () when it's settled
+    caution: str = ''
+    disagree: tuple = ()  # scores that are better where the loss is worse
+    to_full_depth: 'Comparison | None' = None  # where the opponent is another baseline than full depth
 
     @property
-    def has_cost(self) -> bool:
-        """Whether there is a loss that both sides reach."""
-        return 'flops' in self.by_axis and not math.isnan(self.by_axis['flops'].cost.value)
-
-    def catch_up(self, sigma: float | None = None) -> list['CatchUp']:
-        """The gap to the baseline at every evaluation since the last growth; see catch_up()."""
-        return catch_up(self, sigma)
+    def settled(self) -> bool:
+        return self.word in ('saves', 'costs', 'same')
 
 
-@dataclasses.dataclass
+@dataclass
 class Report:
     """What was found about some runs."""
 
     groups: list[Group]  # as they came
-    ladders: list[Ladder]
-    judgments: list[Judgment]
-    notes: list[str]
+    baselines: list[Group]
+    comparisons: list[Comparison]
+    notes: list[str]  # what to know before believing any of it
+    margin: float
     sigma: float | None
-    study: bool  # arms were named by whoever made the runs
+
+    @property
+    def declared(self) -> list[Comparison]:
+        return [one for one in self.comparisons if one.declared]
+
+    @property
+    def looks(self) -> int:
+        """Looks planned at most."""
+        return max((one.planned for one in self.declared), default=0)
 
     def is_baseline(self, group: Group) -> bool:
-        rungs = itertools.chain(*(ladder.rungs for ladder in self.ladders))
-        return any(group is rung for rung in rungs)
-
-    def arm_ladders(self) -> list[Ladder]:
-        """Every arm that counts as a ladder of its budgets, the baselines first."""
-        ladders = {ladder.arm: ladder for ladder in self.ladders}
-        for judgment in self.judgments:
-            ladder = ladders.setdefault(judgment.group.arm, Ladder(judgment.group.arm, []))
-            ladder.rungs.append(judgment.group)
-        for ladder in ladders.values():
-            ladder.rungs.sort(key=lambda rung: rung.budget)
-        return list(ladders.values())
-
-
-# ------------------------------------------------------------------------------------------------------------
-# one group against its baseline
-
-
-def compare(group: Group, ladder: Ladder, axis: str, sigma: float | None = None) -> Comparison | None:
-    """A group against a ladder on one axis; None where an axis doesn't count for one of them (no clock is
-    known)."""
-    ends = [group.end(axis)] + [rung.end(axis) for rung in ladder.rungs]
-    if not all(math.isfinite(end) and end > 0 for end in ends):
-        return None
-    reference = ladder.reference(axis)
-    equal = equal_compute(group, ladder, reference, sigma)
-    found = find_cost(group, reference, sigma)
-    in_baseline, in_run = middles(group, reference, found, equal)
-    return Comparison(
-        end=group.end(axis),
-        baseline_end=reference.high,
-        at=equal.at,
-        loss=equal.loss,
-        baseline_loss=equal.baseline_loss,
-        difference=equal.difference,
-        baseline_needs=found.baseline_needs,
-        needs=found.needs,
-        cost=found.cost,
-        reads_baseline_middle=ladder.decays and in_baseline,
-        reads_run_middle=in_run,
-        slope=reference.slope(equal.at),
-    )
-
-
-@dataclasses.dataclass
-class EqualCompute:
-    """Two losses at one compute; see Comparison."""
-
-    at: float
-    loss: float
-    baseline_loss: float
-    difference: stats.Estimate
-    is_own_rung: bool  # both are read at their ends
-
-
-def equal_compute(
-    group: Group, ladder: Ladder, reference: Reference, sigma: float | None = None
-) -> EqualCompute:
-    """Both losses where the group ends, by the baseline of the same budget if there is one; or, where the
-    baseline ends earlier, there."""
-    axis = reference.axis
-    rung = own_rung(group, ladder, axis)
-    if rung:
-        # The fair case: both have decayed to their ends. Whole steps may leave the budgets some permille
-        # apart.
-        at = group.end(axis)
-        run_losses = group.finals
-        baseline_loss = float(rung.finals.mean())
-        parts = [stats.part(1.0, rung.finals)]
-    else:
-        at = min(group.end(axis), reference.high)
-        run_losses = np.array([math.nan])
-        if at >= group.start(axis):
-            run_losses = group.losses_at(axis, at)
-        baseline_loss, parts = read_baseline(ladder, reference, axis, at)
-    against = [stats.Part(-part.weight, part.variance, part.n) for part in parts]
-    loss = float(run_losses.mean())
-    difference = stats.contrast(loss - baseline_loss, [stats.part(1.0, run_losses), *against], sigma)
-    return EqualCompute(at, loss, baseline_loss, difference, bool(rung))
-
-
-def own_rung(group: Group, ladder: Ladder, axis: str) -> Group | None:
-    """The rung that ends where the group ends on an axis."""
-    rung = ladder.nearest(group)
-    if axis == 'flops':
-        return rung if is_budget(group, rung) else None
-    # Runs of equal FLOPs differ on the other axes: there they are equal only where they happen to be.
-    return rung if abs(group.end(axis) / rung.end(axis) - 1) <= MATCHED else None
-
-
-def read_baseline(
-    ladder: Ladder, reference: Reference, axis: str, at: float
-) -> tuple[float, list[stats.Part]]:
-    """(the baseline's loss at a compute, the samples behind it); nan before its first evaluation."""
-    if at < reference.low and len(reference.rungs) > 1:
-        # No decayed rung is that cheap: the middle of the first one is what there is.
-        reference = Reference([ladder.rungs[0]], axis)
-    if at < reference.low:
-        return math.nan, []
-    value, parts = reference.at(at)
-    return float(value), parts
-
-
-def middles(group: Group, reference: Reference, found: 'Found', equal: EqualCompute) -> tuple[bool, bool]:
-    """Whether the numbers rest on the middle of the baseline, and on the middle of a run whose rate
-    decays."""
-    from_baseline = [] if equal.is_own_rung else [equal.at]
-    from_run = [] if equal.is_own_rung else [equal.at]
-    # A bound outside of a ladder says no more than what holds in any case: there is nothing to own up to.
-    is_ladder_bound = found.cost.bound and len(reference.rungs) > 1
-    if not math.isnan(found.baseline_needs) and not is_ladder_bound:
-        from_baseline.append(found.baseline_needs)
-    elif found.cost.bound == '' and not math.isnan(found.needs):
-        from_run.append(found.needs)
-    # Between two rungs nothing is read in the middle of a run, below the lowest one it is.
-    first_end = reference.high if len(reference.rungs) == 1 else reference.low
-    in_baseline = any(x < (1 - MATCHED) * first_end for x in from_baseline)
-    in_run = any(x < (1 - MATCHED) * group.end(reference.axis) for x in from_run)
-    return in_baseline, in_run and group.config.lr_schedule != 'constant'
-
-
-@dataclasses.dataclass
-class Found:
-    """What the search for equal losses found; see Comparison."""
-
-    cost: Ratio
-    baseline_needs: float = math.nan
-    needs: float = math.nan
-
-
-def find_cost(group: Group, reference: Reference, sigma: float | None) -> Found:
-    """What a group costs against a baseline for the same loss.
-
-    Costs are laid out on one scale, from dear to cheap. First the baseline is read at less and less of a
-    saving: at which compute x does it have the run's final loss? The cost is end / x. Behind the baseline's
-    own end the run is read instead: at which compute y does it have the baseline's final loss? The cost is y
-    / high. Along the scale the gap (baseline minus run) falls, the cost is where it crosses 0, and its
-    interval is where the gap's own interval holds 0.
-    """
-    axis = reference.axis
-    end = group.end(axis)
-    # The dear side: the baseline's loss at x, less the run's final one.
-    x = reference.places()
-    losses, parts = reference.at(x)
-    parts = [*parts, stats.part(-1.0, group.finals)]
-    dear = stats.contrast(losses - group.finals.mean(), parts, sigma)
-    # The cheap side: the baseline's final loss, less the run's own at y.
-    y = grid_of(group.start(axis), end, own_places(group, axis))
-    own = group.losses_at(axis, y)
-    top, parts = reference.at(reference.high)
-    parts = [*parts, stats.part(-1.0, own)]
-    cheap = stats.contrast(top - own.mean(axis=-1), parts, sigma)
-
-    first, is_first = crossing(np.log(x), -dear.value)
-    if is_first and len(reference.rungs) > 1:
-        first = below_the_ladder(group, reference)
-    baseline_needs = math.exp(first)
-    first_own, is_first_own = crossing(np.log(y), cheap.value)
-    needs = math.exp(first_own)
-    found = Found(Ratio(), baseline_needs, needs)
-    if starts_below(group, reference):
-        return found  # no cost: a ratio to nothing
-    if not math.isnan(baseline_needs):
-        found.cost = Ratio(end / baseline_needs, 'at least' if is_first else '')
-    else:
-        # Beyond decayed rungs, the run's own middle says what it can't cost more than.
-        is_bound = is_first_own or is_only_bound(group, reference)
-        found.cost = Ratio(needs / reference.high, 'at most' if is_bound else '')
-
-    # One scale of both sides, for the interval: it may reach over from the one to the other.
-    costs = np.concatenate([end / x, y[::-1] / reference.high])
-    low = np.concatenate([dear.low, cheap.low[::-1]])
-    high = np.concatenate([dear.high, cheap.high[::-1]])
-    if not np.isnan(low).any():
-        add_interval(found.cost, costs, low, high)
-        if found.cost.low < end / reference.high and is_only_bound(group, reference):
-            found.cost.low_open = True
-    return found
-
-
-def below_the_ladder(group: Group, reference: Reference) -> float:
-    """Log compute at which the lowest rung has a run's final loss. It had yet to decay there, so that a
-    baseline that decays to that loss needs no more: a bound, and a better one than where the rung ends."""
-    lowest = Reference([reference.rungs[0]], reference.axis)
-    x = lowest.places()
-    losses, _ = lowest.at(x)
-    place, _ = crossing(np.log(x), group.finals.mean() - losses)
-    return place
-
-
-def is_only_bound(group: Group, reference: Reference) -> bool:
-    """Whether the middle of a run says only what it can't cost more than: its rate had yet to decay there,
-    and the baseline it's held against is a ladder of decayed runs."""
-    return len(reference.rungs) > 1 and group.config.lr_schedule != 'constant'
-
-
-def starts_below(group: Group, reference: Reference) -> bool:
-    """Whether there is no cost to speak of: one side has the other's final loss before it takes a step."""
-    # A checkpoint whose compute is counted doesn't start for nothing.
-    run_starts = group.start_loss is not None and not group.sunk and group.start_loss <= reference.means[-1]
-    baseline_start = reference.rungs[0].start_loss
-    return run_starts or (baseline_start is not None and baseline_start <= group.finals.mean())
-
-
-def crossing(positions: np.ndarray, rising: np.ndarray) -> tuple[float, bool]:
-    """(where a rising series first is at 0 or above, linear in between, nan if never; whether it begins
-    there, so that the place is only a bound)."""
-    above = np.flatnonzero(rising >= -TINY)
-    if len(above) == 0:
-        return math.nan, False
-    i = int(above[0])
-    if i == 0:
-        return float(positions[0]), True  # it may have crossed anywhere before
-    before, after = rising[i - 1], rising[i]
-    share = min(1.0, before / (before - after))
-    step = positions[i] - positions[i - 1]
-    return float(positions[i - 1] + share * step), False
-
-
-def add_interval(cost: Ratio, costs: np.ndarray, low: np.ndarray, high: np.ndarray):
-    """The costs at which the gap's interval [low, high] holds 0; `costs` fall, and so does the gap."""
-    # First crossings from either end: where noise makes a curve cross twice, the interval holds both.
-    logs = np.log(costs)
-    dearest, cost.high_open = crossing(logs, -low)
-    cheapest, cost.low_open = crossing(logs[::-1], high[::-1])
-    if math.isnan(dearest):  # even the cheapest end isn't excluded
-        dearest, cost.high_open = logs[-1], True
-    if math.isnan(cheapest):
-        cheapest, cost.low_open = logs[0], True
-    cost.low = math.exp(cheapest)
-    cost.high = math.exp(dearest)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# all runs of one call
+        return any(group is baseline for baseline in self.baselines)
 
 
 def judge_runs(
     runs: list[Run],
     baselines: list[str] | None = None,
-    arms: dict | None = None,
-    tuned: tuple = TUNED,
+    places: dict | None = None,
+    questions: list[Question] | None = None,
+    margin: float = MARGIN,
     sigma: float | None = None,
+    tuned: tuple = (),
 ) -> Report:
-    """Judge every finished run that isn't a baseline.
+    """Judge every run that isn't a baseline.
 
-    `baselines`: paths of runs, or with `arms` ({path: name of its arm}) names of arms; None: what has one
-    stage and starts from scratch. `tuned`: settings whose best value is looked for. `sigma`: the deviation
-    between seeds, if it's known. Raises UserError where the baseline is none of the runs, or where several
-    different ones could be meant.
+    `baselines`: paths of runs, or with `places` ({path: Place}) names of arms; None: what has one stage and
+    starts from scratch. `questions`: the declared ones; None: every arm at the largest budget. `margin`: what
+    counts as the same cost. `sigma`: the deviation between seeds, if it's known. `tuned`: settings of which
+    each arm has its own best, besides the learning rates. Raises UserError where a baseline is none of the
+    runs.
     """
-    groups, notes = make_groups(runs, arms, tuned)
-    ladders = find_ladders(groups, baselines, bool(arms), notes)
-    flag_other_data(groups, ladders)  # before anything is compared: losses on other data don't compare
-    groups = with_sunk_cost(groups)
-    report = Report(groups, ladders, [], notes, sigma, bool(arms))
-    baseline_arms = {ladder.arm for ladder in ladders}
-    for group in groups:
-        # The baseline's own rungs, and what was tried beside them, are what others are judged by.
-        if not ladders or group.flags or not group.is_best or group.arm in baseline_arms:
-            continue
-        ladder = most_alike(group, ladders)
-        by_axis = {}
-        for axis in AXES:
-            comparison = compare(group, ladder, axis, sigma)
-            if comparison:
-                by_axis[axis] = comparison
-        report.judgments.append(Judgment(group, ladder, ladder.nearest(group), by_axis))
-    correct(report)
+    groups, notes = make_groups(runs, places)
+    chosen = find_baselines(groups, baselines, bool(places))
+    if not chosen:
+        notes.append('nothing is judged: none of these is a run of one stage from scratch; name one with '
+                     '--baseline=RUN')
+    report = judge_groups(groups, chosen, questions, margin, sigma, tuned)
+    report.notes = notes + caveats(report, tuned)
     return report
 
 
-def correct(report: Report):
-    """Holm's correction over all judgments, and the smallest difference that each could have called clear."""
-    differences = [judgment.by_axis['flops'].difference for judgment in report.judgments]
-    if not differences:
-        return
-    corrected = stats.holm([difference.p for difference in differences])
-    # A single seed is no test, and costs the others nothing.
-    tests = max(1, int(np.sum(~np.isnan(corrected))))
-    for judgment, difference, p in zip(report.judgments, differences, corrected):
-        judgment.p = float(p)
-        judgment.sees = stats.critical(difference.df, tests) * difference.se
+def judge_groups(groups, baselines, questions=None, margin=MARGIN, sigma=None, tuned=()) -> Report:
+    """Judge groups as judge_runs() does, which says what the arguments are."""
+    report = Report(groups, baselines, [], [], margin, sigma)
+    if not baselines:
+        return report
+    if questions is None:
+        questions = at_largest_budget(report)
+    asked = {(question.arm, question.scale, question.budget): question for question in questions}
+    for group in groups:
+        question = asked.get((group.arm, group.scale, group.budget))
+        if question or not is_reference(group, baselines):
+            report.comparisons.append(compare(group, question, baselines, sigma, tuned))
+    there = {(group.arm, group.scale, group.budget) for group in groups}
+    for place, question in asked.items():
+        if place not in there:
+            needs = question.looks[0] if question.looks else ()
+            report.comparisons.append(Comparison(question.arm, question.scale, question.budget, None,
+                                                 declared=True, why='no run of it is there', needs=needs))
+    report.comparisons = with_words(report, len(asked))
+    return report
 
 
-def find_ladders(
-    groups: list[Group], baselines: list[str] | None, by_arm: bool, notes: list[str]
-) -> list[Ladder]:
-    """The baselines to judge by, one ladder per arm; none, and a note, if there is none that is finished."""
-    if baselines:
-        chosen = [named_baseline(groups, name, by_arm) for name in baselines]
-    else:
-        chosen = [group for group in groups if is_full_depth(group)]
-    arms = list(dict.fromkeys(group.arm for group in chosen))
-    if len(arms) > 1 and not baselines:
-        firsts = {}
-        for group in chosen:
-            firsts.setdefault(group.arm, group.runs[0].path)
-        raise UserError(
-            'several different runs could be the baseline; name one with --baseline=RUN: '
-            + ', '.join(firsts.values())
-        )
-    ladders = []
-    for arm in arms:
-        rungs = [group for group in groups if group.arm == arm and not group.flags and group.is_best]
-        if rungs:
-            ladders.append(Ladder(arm, sorted(rungs, key=lambda rung: rung.budget)))
-        else:
-            notes.append(f'nothing is judged: the baseline {arm} is not finished')
+def at_largest_budget(report: Report) -> list[Question]:
+    """Every arm that isn't a baseline, where most compute was spent."""
+    arms = [group for group in report.groups if not report.is_baseline(group)]
     if not arms:
-        notes.append(
-            'nothing is judged: none of these is a run of one stage from scratch; '
-            'name one with --baseline=RUN'
-        )
-    return ladders
-
-
-def is_full_depth(group: Group) -> bool:
-    """Whether nothing grows: one stage, from scratch."""
-    return group.config.n_stages == 1 and group.config.init_from == 'scratch'
-
-
-def named_baseline(groups: list[Group], name: str, by_arm: bool) -> Group:
-    """The group that a user calls the baseline. Named by its run, it is also the one that counts of its
-    budget."""
-    if by_arm:
-        named = [group for group in groups if group.arm == name]
-        if not named:
-            raise UserError(f'baseline {name!r}: there is no run of that arm')
-        return named[0]
-    wanted = os.path.realpath(name)
-    for group in groups:
-        if wanted in [os.path.realpath(run.path) for run in group.runs]:
-            # Who names a run means this one, not a better one that was tried beside it.
-            for rival in groups:
-                if rival.arm == group.arm and not rival.flags and is_budget(rival, group):
-                    rival.is_best = rival is group
-            group.biased = False
-            group.left_out = ()
-            return group
-    raise UserError(f'--baseline={name}: not a run directory, or a run that is left out as a repetition')
-
-
-def most_alike(group: Group, ladders: list[Ladder]) -> Ladder:
-    """Of several baselines the one that starts as the group does, from scratch or from a checkpoint, and is
-    trained like it: its optimizer, its learning rate schedule."""
-
-    def unlike(ladder):
-        first = ladder.rungs[0]
-        return starts_for_nothing(group) != starts_for_nothing(first), len(group.trained_otherwise(first))
-
-    return min(ladders, key=unlike)
-
-
-def starts_for_nothing(group: Group) -> bool:
-    """Whether it starts from a checkpoint, and what that has cost isn't counted."""
-    return group.config.init_from != 'scratch' and not group.sunk
-
-
-def flag_other_data(groups: list[Group], ladders: list[Ladder]):
-    """Flag what can't be judged by its baseline (without one: by the first run), since the losses don't
-    compare."""
-    for group in groups:
-        first = most_alike(group, ladders).nearest(group) if ladders else groups[0]
-        other = []
-        for key, value in group.data.items():
-            if value != first.data[key]:
-                # Two contents under one name: hashes tell nobody anything.
-                told = 'other content' if str(value).startswith('{') else f'{value}, not {first.data[key]}'
-                other.append(f'{key} {told}')
-        if other:
-            group.flags.append('other data: ' + ', '.join(other))
-
-
-def with_sunk_cost(groups: list[Group]) -> list[Group]:
-    """The groups, and behind each that grows a checkpoint whose cost is known a twin that counts this
-    cost."""
-    both = []
-    for group in groups:
-        both.append(group)
-        sunk = group.known_sunk()
-        if sunk:
-            name = f'{group.name} + first training'
-            arm = f'{group.arm} + first training'
-            both.append(dataclasses.replace(group, name=name, arm=arm, sunk=sunk))
-    return both
+        return []
+    largest = max(arms, key=lambda group: group.runs[0].flops())
+    place = (largest.scale, largest.budget)
+    return [Question(arm.arm, arm.budget, arm.scale) for arm in arms if (arm.scale, arm.budget) == place]
 
 
 # ------------------------------------------------------------------------------------------------------------
-# catching up: when has a growth mixed, and when is its head start gone?
+# the opponent
 
 
-@dataclasses.dataclass
+def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -> list[Group]:
+    """The groups to judge by, in the order in which they are named; by default those that don't grow, the
+    deepest first."""
+    if not names:
+        still = [group for group in groups if not group.grows and group.config.init_from == 'scratch']
+        return sorted(still, key=lambda group: -group.config.n_layer)
+    found = []
+    for name in names:
+        if by_arm:
+            named = [group for group in groups if group.arm == name]
+        else:
+            named = [group for group in groups
+                     if any(os.path.realpath(name) == os.path.realpath(run.path) for run in group.runs)]
+        if not named:
+            what = 'no run of that arm is there' if by_arm else 'none of the runs, or a repetition'
+            raise UserError(f'--baseline={name}: {what}')
+        found += [group for group in named if group not in found]
+    if not by_arm:
+        # A baseline that is named by its run is a ladder, with its like at other budgets.
+        budgets = {group.budget for group in found}
+        found += [group for group in groups
+                  if group.budget not in budgets and any(is_rung(group, one) for one in found)]
+    return found
+
+
+def is_rung(group: Group, other: Group) -> bool:
+    """Whether two groups that don't grow are the same but for their budget and what is tuned."""
+    is_alike = not any(unlike(group, other, ())) and group.scale == other.scale
+    return is_alike and not group.grows and group.config.n_layer == other.config.n_layer
+
+
+def unlike(group: Group, other: Group, tuned: tuple) -> tuple:
+    """How far a baseline is from being a fair opponent; the least is the most alike."""
+    return (
+        sum(value != other.data[key] for key, value in group.data.items()),
+        (group.config.init_from == 'scratch') != (other.config.init_from == 'scratch'),
+        sum(getattr(group.config, name) != getattr(other.config, name) for name in WIDTH),
+        len(group.trained_otherwise(other, tuned)),
+    )
+
+
+def alike(group: Group, baselines: list[Group], tuned: tuple = ()) -> list[Group]:
+    """The baselines that are as fair opponents as there are, at all budgets; not the group's own arm."""
+    others = [baseline for baseline in baselines
+              if baseline.arm != group.arm and baseline.scale == group.scale]
+    how_far = [unlike(group, baseline, tuned) for baseline in others]
+    return [baseline for baseline, far in zip(others, how_far) if far == min(how_far)]
+
+
+def is_reference(group: Group, baselines: list[Group]) -> bool:
+    """Whether a group is what others are seen beside: of baselines that are trained alike the one named
+    first. The others are judged, too."""
+    if not any(group is baseline for baseline in baselines):
+        return False
+    names = [baseline.arm for baseline in baselines]
+    rivals = alike(group, baselines)
+    if not rivals or any(unlike(group, rivals[0], ())):
+        return True
+    return all(names.index(group.arm) < names.index(rival.arm) for rival in rivals)
+
+
+def at_budget(group: Group, fair: list[Group]) -> list[Group]:
+    """Of fair opponents those that can be read at the group's budget."""
+    same = [baseline for baseline in fair if baseline.budget == group.budget]
+    # At a constant rate each point of a run is the end of a shorter one: there is no decay to be in.
+    if not same and group.config.lr_schedule == 'constant':
+        same = [baseline for baseline in fair if baseline.config.lr_schedule == 'constant']
+    return same
+
+
+def best_of(groups: list[Group], seeds: tuple | None) -> Group:
+    """The least mean loss, over the seeds of the first look where there are several."""
+
+    def loss(group):
+        finals = group.finals(seeds)
+        return finals.mean() if len(finals) else math.inf
+
+    return min(groups, key=loss)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# one comparison
+
+
+def compare(group: Group, question: Question | None, baselines: list[Group], sigma, tuned) -> Comparison:
+    """A group against its opponent, before anything is corrected."""
+    looks = question.looks if question else ()
+    found = Comparison(group.arm, group.scale, group.budget, group, declared=bool(question),
+                       planned=max(1, len(looks)), needs=looks[0] if looks else ())
+    fair = alike(group, baselines, tuned)
+    there = at_budget(group, fair)
+    if not there:
+        return replace(found, why='no baseline ends at this budget')
+    whole = [baseline for baseline in there if baseline.done]
+    against = best_of(whole or there, looks[0] if looks else None)
+    found = measure(replace(found, opponent=against.arm, against=against), looks, baselines, sigma)
+    if found.difference and found.difference.value > 0 and len(there) > 1:
+        # To be worse than the best of several is easier than to be worse than one of them.
+        found = replace(found, p=min(1.0, found.p * len(there)))
+    full = [baseline for baseline in there if baseline.config.n_layer == group.config.n_layer] or there
+    if full[0] is not against and full[0] is not group and full[0].done:
+        beside = replace(found, opponent=full[0].arm, against=full[0], declared=False)
+        found = replace(found, to_full_depth=measure(beside, looks, baselines, sigma))
+    return found
+
+
+def measure(found: Comparison, looks: tuple, baselines: list[Group], sigma) -> Comparison:
+    """Difference, p and costs of an arm against its opponent; why, where there is no verdict."""
+    group, against = found.group, found.against
+    wrong = not_comparable(group, against)
+    if wrong:
+        return replace(found, why=wrong, needs=())
+    taken = 0  # looks
+    while taken < len(looks) and set(looks[taken]) <= set(group.seeds) & set(against.seeds):
+        taken += 1
+    seeds = looks[taken - 1] if taken else None
+    why = missing_seeds(group, against, looks, taken)
+    found = replace(found, looks=taken if looks else int(not why), why=why,
+                    needs=looks[taken] if taken < len(looks) else (),
+                    **difference_of(found, seeds, sigma))
+    if found.difference is None:
+        return found
+    if not found.why and math.isnan(found.p):
+        found = replace(found, why='one seed a side has no spread: it takes two (or a known --sigma)')
+    rungs = ladder_of(against, baselines)
+    costs = {}
+    for axis in AXES:
+        costs[axis] = cost_for_same_loss(found, rungs, axis)
+    costs = {axis: cost for axis, cost in costs.items() if cost}
+    return replace(found, cost=costs.get('flops'), costs=costs, disagree=disagreeing(found))
+
+
+def not_comparable(group: Group, against: Group) -> str:
+    """Why two groups can't be compared at all; '' if they can."""
+    for one in (group, against):
+        if one.mixed:
+            return f'seeds of {one.name} differ in {one.mixed}: they are not pooled'
+    differ = [key for key, value in group.data.items() if value != against.data[key]]
+    if not differ:
+        return ''
+    told = [key if key == 'data' else f'{key} {group.data[key]}, not {against.data[key]}' for key in differ]
+    return f'not measured like {against.name}: {", ".join(told)}'
+
+
+def missing_seeds(group: Group, against: Group, looks: tuple, taken: int) -> str:
+    """Why a question has no verdict yet, or can't have one: which seeds aren't there; '' if all are."""
+    if taken and taken == len(looks):
+        return ''
+    asked = looks[taken] if looks else None
+    told = []
+    for one in (group, against):
+        for run in one.lost:
+            if asked is None or run.seed in asked:
+                how = 'diverged' if run.ended == 'diverged' else f'is {run.ended}'
+                told.append(f'{one.name}: seed {run.seed} {how} (step {run.step:,} of {run.total_steps:,})')
+        if asked and not taken and not one.lost:
+            absent = sorted(set(asked) - set(one.seeds))
+            if absent:
+                told.append(f'{one.name}: seed {", ".join(map(str, absent))} is not there')
+    # At a look that was taken the verdict stands, whatever becomes of the next one's seeds.
+    has_diverged = any('diverged' in one for one in told)
+    return '; '.join(told) if not taken or has_diverged else ''
+
+
+def difference_of(found: Comparison, seeds: tuple | None, sigma: float | None) -> dict:
+    """The difference at equal compute and what it rests on, as fields of a Comparison."""
+    group, against = found.group, found.against
+    # Whole steps may leave two ends of one budget some permille apart.
+    at = group.end('flops')
+    if group.budget != against.budget:
+        at = min(at, against.end('flops'))
+    mine, theirs = final_losses(group, at, seeds), final_losses(against, at, seeds)
+    if not mine or not theirs:
+        return {'at': at}
+    pairs = [seed for seed in mine if seed in theirs]
+    if len(pairs) > 1 and sigma is None and all(same_start(group, against, seed) for seed in pairs):
+        mine, theirs = {seed: mine[seed] for seed in pairs}, {seed: theirs[seed] for seed in pairs}
+        difference, how = stats.paired(list(mine.values()), list(theirs.values())), 'pairs'
+    else:
+        difference, how = stats.welch(list(mine.values()), list(theirs.values()), sigma), 'Welch'
+    sizes = sorted((len(mine), len(theirs)))
+    caution = ''
+    if how == 'Welch' and sigma is None and 1 < sizes[0] <= sizes[1] / UNSAFE:
+        caution = f'{sizes[0]} seeds against {sizes[1]}: unsafe where one side scatters more'
+    return {'at': at, 'seeds': tuple(mine), 'opponent_seeds': tuple(theirs), 'difference': difference,
+            'how': how, 'p': float(difference.p), 'caution': caution}
+
+
+def final_losses(group: Group, at: float, seeds: tuple | None) -> dict:
+    """{seed: loss at the end}; of a run that goes on beyond `at`, at a constant rate, its loss there."""
+    losses = group.finals(seeds)
+    if at < group.end('flops') * (1 - MATCHED):
+        losses = group.losses_at('flops', at, seeds)
+    kept = [group.seeds[i] for i in group.of(seeds)]
+    return {seed: float(loss) for seed, loss in zip(kept, losses) if not math.isnan(loss)}
+
+
+def same_start(group: Group, against: Group, seed: int) -> bool:
+    """Whether the two runs of a seed start from the same checkpoint."""
+    starts = []
+    for one in (group, against):
+        run = one.runs[[run.seed for run in one.runs].index(seed)]
+        made = run.info.get('init_from') or {}
+        known = [made[key] for key in ('sha256', 'path') if made.get(key)]
+        starts.append(known[0] if known else run.config.init_from)
+    return starts[0] == starts[1] != 'scratch'
+
+
+def disagreeing(found: Comparison) -> tuple:
+    """The scores by which the side with the lower loss is the worse one, where it is known which that is."""
+    if found.p >= stats.SIGNIFICANT:
+        return ()
+    names = []
+    for name, more_is_better in SCORES.items():
+        mine, theirs = found.group.score(name), found.against.score(name)
+        if mine is None or theirs is None or mine == theirs:
+            continue
+        is_better = (mine > theirs) == more_is_better
+        if is_better != (found.difference.value < 0):
+            names.append(name)
+    return tuple(names)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# what it costs
+
+
+def cost_for_same_loss(found: Comparison, rungs: list[Group], axis: str) -> Interval | None:
+    """Compute of the run over the compute at which its opponent, decayed, has its loss, by one ledger or the
+    clock. `rungs`: the opponent at each budget. None with one, or where their loss doesn't fall."""
+    if len(rungs) < 2 or found.group.budget != found.against.budget:
+        return None
+    end = found.group.end(axis)
+    compute = np.array([rung.end(axis) for rung in rungs])
+    if not (np.all(np.isfinite(compute)) and np.all(compute > 0) and end > 0):
+        return None
+    level = found.against.finals(found.opponent_seeds).mean()
+    losses = [level if rung is found.against else rung.finals().mean() for rung in rungs]
+    # The budget's own rung and its neighbors: three are a curve.
+    own = [rung is found.against for rung in rungs].index(True)
+    first = max(0, min(own - 1, len(rungs) - 3))
+    near = slice(first, first + 3)
+    if np.any(np.diff(losses[near]) >= 0):
+        return None
+    difference = found.difference
+    ends = level + np.array([difference.value, difference.low, difference.high])
+    needs = compute_at(ends, compute[near], np.array(losses[near]))  # (exponents, 3)
+    with np.errstate(divide='ignore'):
+        costs = end / needs
+    middle = costs[len(costs) // 2]
+    return Interval(float(middle[0]), float(costs[:, 1].min()), float(costs[:, 2].max()))
+
+
+def ladder_of(against: Group, baselines: list[Group]) -> list[Group]:
+    """The opponent at each budget at which it is finished, ascending, with the best of what is tuned. At its
+    own budget it's the opponent itself."""
+    by_budget = {}
+    for baseline in baselines:
+        if baseline.done and not baseline.lost and is_rung(baseline, against):
+            by_budget.setdefault(baseline.budget, []).append(baseline)
+    rungs = {budget: best_of(rivals, None) for budget, rivals in by_budget.items()}
+    rungs[against.budget] = against
+    return [rungs[budget] for budget in sorted(rungs)]
+
+
+def compute_at(loss: np.ndarray, compute: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Compute at which a baseline has some losses, by the curve L = E + A C^-k through two or three rungs.
+
+    loss (n,), compute and falling losses (2,) or (3,) -> (1, n), or with two rungs (3, n): one row for each
+    of EXPONENTS. inf for a loss below E. Written as L = L1 - B (1 - c^-k)/k with c = C/C1, it holds for a
+    straight line in log C (k = 0) and for one that bends the other way (k < 0).
+    """
+    logs = np.log(compute / compute[0])
+    exponents = EXPONENTS
+    if len(compute) == 3:
+        from scipy.optimize import brentq  # here: a quarter of a second that most calls don't need
+
+        share = (losses[0] - losses[1]) / (losses[0] - losses[2])
+        bounds = (-10.0, 10.0)
+        off = [bend(logs[1], k) / bend(logs[2], k) - share for k in bounds]
+        if off[0] * off[1] < 0:
+            exponents = (brentq(lambda k: bend(logs[1], k) / bend(logs[2], k) - share, *bounds),)
+        else:
+            exponents = (bounds[int(abs(off[1]) < abs(off[0]))],)
+    found = []
+    for k in exponents:
+        slope = (losses[0] - losses[-1]) / bend(logs[-1], k)
+        bent = (losses[0] - loss) / slope
+        with np.errstate(divide='ignore'):
+            # What is left of c^-k: at 0 the loss is E, which no compute reaches.
+            log_c = bent if abs(k) < FLAT else -np.log1p(np.maximum(-1.0, -k * bent)) / k
+        found.append(compute[0] * np.exp(log_c))
+    return np.array(found)
+
+
+def bend(log_c: float, k: float) -> float:
+    """(1 - c^-k) / k, which is log c for k = 0."""
+    return log_c if abs(k) < FLAT else -math.expm1(-k * log_c) / k
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the words, and what to know before
+
+
+def with_words(report: Report, tests: int) -> list[Comparison]:
+    """The comparisons, those of declared questions with their corrected p and their word.
+
+    `tests`: questions that were declared. One that can't be answered counts, as one of p = 1.
+    """
+    p = [one.p * one.planned if one.declared and one.looks else math.nan for one in report.comparisons]
+    corrected = stats.holm(np.minimum(1, p), tests) if p else []
+    found = []
+    for one, level in zip(report.comparisons, corrected):
+        if one.declared:
+            one = with_word(one, float(level), report.margin)
+        found.append(one)
+    return found
+
+
+def with_word(found: Comparison, corrected: float, margin: float) -> Comparison:
+    """A declared comparison with its word, or with why it has none, and the seeds that it still asks for."""
+    if math.isnan(corrected):
+        has_diverged = 'diverged' in found.why
+        return replace(found, needs=() if has_diverged else found.needs)
+    word = 'open'
+    if corrected < stats.SIGNIFICANT:
+        word = 'saves' if found.difference.value < 0 else 'costs'
+    elif found.cost and found.cost.low >= 1 - margin and found.cost.high <= 1 + margin:
+        word = 'same'
+    if word != 'open':
+        return replace(found, corrected=corrected, word=word, why='', needs=())
+    if found.why:  # the next look can't be taken
+        return replace(found, corrected=corrected, needs=())
+    return replace(found, corrected=corrected, word=word)
+
+
+def caveats(report: Report, tuned: tuple) -> list[str]:
+    """What limits the verdicts, one line each: training, starts, seeds, machines."""
+    notes = []
+    for one in report.comparisons:
+        if not one.against or one.difference is None:
+            continue
+        names = one.group.trained_otherwise(one.against, tuned)
+        mine, theirs = one.group.config, one.against.config
+        names += [name for name in WIDTH if getattr(mine, name) != getattr(theirs, name)]
+        told = [f'{name} {getattr(mine, name)}, not {getattr(theirs, name)}' for name in names]
+        if told:
+            notes.append(f'{one.group.name} differs from {one.against.name} in more than growth: '
+                         + ', '.join(told))
+    for group in report.groups:
+        notes += about_group(group)
+    notes += best_of_many(report)
+    return notes + other_machines(report.groups)
+
+
+def about_group(group: Group) -> list[str]:
+    notes = []
+    if group.start_cost:
+        cost = 'an unknown number of' if math.isnan(group.start_cost) else f'{group.start_cost:.3g}'
+        notes.append(f'{group.name}: starts from a checkpoint; the {cost} FLOPs behind it are not counted')
+    if group.lost and group.done:
+        how = ', '.join(f'seed {run.seed} {run.ended}' for run in group.lost)
+        notes.append(f'{group.name}: {how}; its mean is of the other {len(group.done)} of {len(group.runs)}')
+    finals = group.finals()
+    if len(finals) > 1 and len(set(finals)) == 1:
+        notes.append(f'{group.name}: all seeds end at exactly {finals[0]:.4f}; are these copies of one run?')
+    return notes
+
+
+def best_of_many(report: Report) -> list[str]:
+    """Groups that differ in a tuned setting alone: the best of them was chosen on the seeds that judge it."""
+    by_rest = {}
+    for group in report.groups:
+        run = group.runs[0]
+        rest = tuple((name, value) for name, value in facts(run).items() if name not in TUNED)
+        by_rest.setdefault((group.scale, rest), []).append(group)
+    return [f'{"; ".join(group.name for group in many)}: differ in a tuned setting alone, and the best of '
+            f'{len(many)} is exploration' for many in by_rest.values() if len(many) > 1]
+
+
+def other_machines(groups: list[Group]) -> list[str]:
+    """In what machine, code and questions the runs differ, with the names of those that do."""
+    by_fact = {}
+    for group in groups:
+        for run in group.runs:
+            for fact, value in provenance(run).items():
+                names = by_fact.setdefault(fact, {}).setdefault(value, [])
+                if group.name not in names:
+                    names.append(group.name)
+    notes = []
+    for fact, values in by_fact.items():
+        if len(values) > 1:
+            told = [f'{value} ({shortened(names)})' for value, names in values.items()]
+            notes.append(f'the runs differ in {fact}: {"; ".join(told)}')
+    return notes
+
+
+def provenance(run: Run) -> dict[str, str]:
+    """Code, versions, machine and questions of a run, as far as run.json says them."""
+    found = {}
+    commit = run.info.get('git_commit')
+    if commit:
+        found['code'] = str(commit)[:10] + (' + changes' if run.info.get('git_dirty') else '')
+    versions = run.info.get('versions')
+    if type(versions) is dict:
+        found |= {name: str(version) for name, version in versions.items() if version is not None}
+    for name in ('device', 'capability', 'device_count', 'world_size'):
+        if run.info.get(name) is not None:
+            found[name] = str(run.info[name])
+    scores, _ = run.scores()
+    if scores:
+        found['HellaSwag questions'] = fingerprint(run, 'hellaswag_data') or str(scored_on(scores[-1])[0])
+    return found
+
+
+def shortened(names: list[str]) -> str:
+    """The first three names, and how many there are besides."""
+    rest = f' and {len(names) - 3} more' if len(names) > 3 else ''
+    return '; '.join(names[:3]) + rest
+
+
+# ------------------------------------------------------------------------------------------------------------
+# catching up: when has a growth mixed, and what is left of its lead?
+
+
+@dataclass(frozen=True)
 class CatchUp:
-    """A grown run beside its baseline, some time after its last growth. Estimates are run minus baseline;
-    None where the baseline wasn't trained that long."""
+    """A grown run beside its opponent, some time after its last growth. Estimates are run minus opponent;
+    None where the opponent wasn't trained that long."""
 
     step: int  # of the run
     tokens: int  # since the last growth
     updates: int  # at full depth with nothing frozen
-    at_tokens: stats.Estimate | None  # both after the same number of tokens in all
-    at_updates: stats.Estimate | None  # the baseline after as many updates as the run has had at full depth
+    at_tokens: Estimate | None  # both after the same number of tokens in all
+    at_updates: Estimate | None  # the opponent after as many updates as the run has had at full depth
 
 
-def catch_up(judgment: Judgment, sigma: float | None = None) -> list[CatchUp]:
-    """The gap to the baseline at every evaluation since the last growth; empty for a run that doesn't grow.
-
-    The baseline is the cheapest rung with at least the run's tokens, else the longest. Seeds that were
-    evaluated at other steps are interpolated.
-    """
-    group = judgment.group
-    first = group.runs[0]
-    growths = first.growth_steps
-    if not growths or group.sunk:  # a twin that counts the first training has the same losses
+def catch_up(found: Comparison, sigma: float | None = None) -> list[CatchUp]:
+    """The gap to the opponent at every evaluation since the last growth; [] for a run that doesn't grow."""
+    if not found.against or found.difference is None or not found.group.done[0].growth_steps:
         return []
-    began = float(first.where('tokens', growths[-1]))
-    # A baseline of equal compute has fewer tokens than a run that was shallow for a while: a longer rung
-    # goes on.
-    rungs = judgment.ladder.rungs
-    enough = [rung for rung in rungs if rung.end('tokens') >= group.end('tokens')]
-    rung = enough[0] if enough else rungs[-1]
+    group = found.group
+    first = group.done[0]
+    growth = first.growth_steps[-1]
+    began = float(first.where('tokens', growth))
     points = []
-    for step, losses in evaluations_after(group, growths[-1]):
+    for step, losses in evaluations_after(group, growth):
         tokens = float(first.where('tokens', step))
         updates = full_depth_updates(first.phases, step)
-        by_tokens = gap(losses, rung, 'tokens', tokens, sigma)
-        by_updates = gap(losses, rung, 'step', updates, sigma)
-        points.append(CatchUp(step, round(tokens - began), updates, by_tokens, by_updates))
+        points.append(CatchUp(step, round(tokens - began), updates,
+                              gap(losses, found.against, 'tokens', tokens, sigma),
+                              gap(losses, found.against, 'step', updates, sigma)))
     return points
 
 
@@ -550,15 +643,12 @@ def evaluations_after(group: Group, growth: int) -> list[tuple[int, np.ndarray]]
     """(step, loss of each seed) of the evaluations after a growth; of the grown model itself too where all
     seeds have it."""
     found = []
-    grown = [run.loss_after_growth(growth) for run in group.judged_runs]
+    grown = [run.loss_after_growth(growth) for run in group.done]
     if None not in grown:
         found.append((growth, np.array(grown)))
-    curves = group.judged
-    last = min(curve.step[-1] for curve in curves)
-    steps = np.unique(np.concatenate([curve.step for curve in curves]))
-    for step in steps[(steps > growth) & (steps <= last)]:
-        losses = np.array([float(curve.at('step', step)) for curve in curves])
-        found.append((int(step), losses))
+    for step in group.mean.step:
+        if step > growth:
+            found.append((int(step), group.losses_at('step', step)))
     return found
 
 
@@ -571,22 +661,69 @@ def full_depth_updates(phases: list, step: int) -> int:
     return updates
 
 
-def gap(losses: np.ndarray, rung: Group, axis: str, at: float, sigma: float | None) -> stats.Estimate | None:
-    """Losses of a run's seeds minus a baseline's at some place on its curve."""
-    if not rung.start(axis) <= at <= rung.end(axis):
+def gap(losses: np.ndarray, against: Group, axis: str, at: float, sigma: float | None) -> Estimate | None:
+    """Losses of a run's seeds minus an opponent's at some place on its curve; None beyond its curve."""
+    if at <= 0:
         return None
-    return stats.welch(losses, rung.losses_at(axis, at), sigma)
+    theirs = against.losses_at(axis, at)
+    return None if np.isnan(theirs).any() else stats.welch(losses, theirs, sigma)
 
 
-def gone_from(estimates: list[stats.Estimate | None], sign: int) -> int | None:
-    """The first of some gaps from which on none is clearly of the given sign (1: the run is behind, -1: it's
-    ahead). None if there is none, or where no noise is known."""
-    known = [i for i, estimate in enumerate(estimates) if estimate is not None]
-    found = None
-    for i in reversed(known):
-        estimate = estimates[i]
-        is_clear = estimate.p < stats.SIGNIFICANT and sign * estimate.value > 0
-        if is_clear or math.isnan(estimate.p):
-            break
-        found = i
+# ------------------------------------------------------------------------------------------------------------
+# for other programs
+
+
+def rows(report: Report) -> list[dict]:
+    """All numbers, unrounded, one row a comparison and one for each group that has none; None where there is
+    none."""
+    found = [row_of(one.group, one, report) for one in report.comparisons]
+    compared = [one.group for one in report.comparisons]
+    found += [row_of(group, None, report) for group in report.groups
+              if not any(group is one for one in compared)]
+    return found
+
+
+def row_of(group: Group | None, one: Comparison | None, report: Report) -> dict:
+    place = one or group
+    row = {'run': group.name if group else place.arm, 'arm': place.arm, 'scale': place.scale,
+           'budget': place.budget}
+    if group:
+        row |= {'directories': ' '.join(run.path for run in group.runs),
+                'baseline': int(report.is_baseline(group)),
+                'ended': ' '.join(run.ended for run in group.runs), **group.last()}
+    if one:
+        row |= {'judged_by': one.opponent, 'declared': int(one.declared), 'looks': one.looks,
+                'verdict': one.word, 'why': one.why, 'how': one.how, 'at': one.at, 'p': one.p,
+                'corrected': one.corrected, 'caution': one.caution, 'disagree': ' '.join(one.disagree),
+                **numbers('difference', one.difference)}
+        for axis in AXES:
+            row |= numbers(f'{axis}:cost', one.costs.get(axis))
+        beside = one.to_full_depth
+        row |= numbers('to_full_depth', beside.difference if beside else None)
+    return {key: without_nan(value) for key, value in row.items()}
+
+
+def numbers(name: str, interval: Interval | None) -> dict:
+    interval = interval or Interval(math.nan, math.nan, math.nan)
+    return {name: interval.value, f'{name}_low': interval.low, f'{name}_high': interval.high}
+
+
+def without_nan(value):
+    """None for what is no number, since JSON has none; numpy's numbers as Python's."""
+    if isinstance(value, float):  # numpy's float64 is one, too
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def curve_rows(report: Report) -> list[dict]:
+    """Every evaluation of every run, one row each, with the run's place beside it."""
+    found = []
+    for group in report.groups:
+        for run in group.runs:
+            where = {'run': run.path, 'arm': group.arm, 'scale': group.scale, 'budget': group.budget,
+                     'seed': run.seed}
+            for record in run.evals()[0]:
+                scores = {key: value for key, value in record.items() if key.startswith('hellaswag_')}
+                found.append({**where, **{key: record[key] for key in COUNTERS},
+                              'val_loss': record['val_loss'], **scores})
     return found

@@ -16,8 +16,8 @@ import math
 
 import numpy as np
 
-from verdict import stats
-from verdict.runs import TUNED, Group
+from verdict import old_stats as stats
+from verdict.old_runs import TUNED, Group
 
 GRID = 60  # places on the compute axis that are searched for a loss, besides the evaluations
 FIT_FROM = 4  # rungs; three have a curve that meets them exactly

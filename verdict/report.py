@@ -19,10 +19,11 @@ import numpy as np
 
 import schedule
 from config import FIELDS
-from verdict import paired, stats
-from verdict.judge import CatchUp, Judgment, Report, catch_up
+from verdict import old_stats as stats
+from verdict import paired
 from verdict.ladder import FIT_FROM, Ladder
-from verdict.runs import AXES, Group, Run, is_budget
+from verdict.old_judge import CatchUp, Judgment, Report, catch_up
+from verdict.old_runs import AXES, Group, Run, is_budget
 from verdict.tables import Table
 from verdict.words import describe, duration, number, p_value, provenance, ratio, setting, signed, tests
 

@@ -1,32 +1,34 @@
 """
-Run directories as data: what each run was, how its loss fell, and which runs are the same experiment.
+Runs as data: what each was, how its loss fell, and which runs are the same experiment.
 
-    runs = read_runs(['out/baseline_seed1', 'out/grown'])             one Run a directory; out/* works
-    groups, notes = make_groups(runs)                                 seeds gathered
-    groups, notes = make_groups(runs, arms={path: 'Li, 8 stages'})    arms named by who made the runs
+    runs = read_runs(['out/baseline_seed1', 'out/grown'])       run directories; out/* works
+    runs = read_runs(['out/cpu_growth', 'results/cpu_growth'])  folders of runs, and records.jsonl in them
+    groups, notes = make_groups(runs)                           runs that differ in the seed alone
+    groups, notes = make_groups(runs, {path: Place('Gong', '', 4_000)})     a study names its arms
 
-Everything is read from config.json, metrics.jsonl and, where a run has one, run.json. A group is the
-finished runs that differ in nothing but the seed, or one unfinished run. An arm is the groups that differ in
-their budget only, or in a setting that one tunes (TUNED). Whether two runs are the same experiment is seen
-from their plans, not from how these were written down: 1,000 growth and 1,000 continual steps of one depth
-are 2,000 steps.
+A run directory holds config.json, metrics.jsonl and run.json. A line of records.jsonl holds the same of one
+run: {"run": its directory, seen from the file, "config": ..., "info": ..., "metrics": [...]}. Whether two
+runs are the same experiment is seen from their plans, not from how these were written down: 1,000 growth and
+1,000 continual steps of one depth are 2,000 steps.
 """
 
-import dataclasses
 import glob
+import itertools
 import json
 import math
 import os
 import re
 import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 import schedule
-from config import FIELDS, TrainConfig
+from config import FIELDS, TrainConfig, config_from_dict
 from core.common import UserError
 from run.log import read_metrics, read_run_json
-from verdict import stats
 
 AXES = ('flops', 'flops_paper', 'seconds')
 COUNTERS = ('step', 'tokens', *AXES)
@@ -41,13 +43,21 @@ GROWTH = ('phase1_embeddings', 'grow_init', 'grow_map', 'grow_optimizer', 'rewar
           'stage_lr_scale', 'lr_depth_power', 'init_from', 'init_depth')
 # What doesn't tell experiments apart. Of the data the content counts, not the place.
 NOT_IDENTITY = ('seed', 'branch_from', 'checkpoint_steps', 'data_dir')
-# What isn't of training: see trained_otherwise.
-OF_NO_TRAINING = (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA)
+# How a loss is measured: runs that differ here are not pooled, and it is said.
+MEASURED = ('dtype', 'data', 'val_tokens')
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
 
 
+class Place(NamedTuple):
+    """Where a run stands in its study. The budget is what the study calls it, in full-depth steps."""
+
+    arm: str
+    scale: str
+    budget: int
+
+
 # eq=False: arrays compared with == give no single answer.
-@dataclasses.dataclass(eq=False)
+@dataclass(eq=False)
 class Curve:
     """Evaluations of one run, or their mean over runs, as arrays of one length; step 0 is not among them."""
 
@@ -68,25 +78,31 @@ class Curve:
         return x[x > 0], self.loss[x > 0]
 
     def at(self, axis: str, x):
-        """Loss where `axis` stands at x, linear in log x; the first or last value outside. nan without a
-        point."""
+        """Loss where `axis` stands at x, linear in log x; nan before the first evaluation and after the
+        last."""
         xs, losses = self.points(axis)
         if len(xs) == 0:
             return np.full(np.shape(x), np.nan)
-        return np.interp(np.log(x), np.log(xs), losses)
+        # A budget is met up to whole steps: the end is the end a little beyond, too.
+        x = np.where((x > xs[-1]) & (x <= xs[-1] * (1 + MATCHED)), xs[-1], x)
+        return np.interp(np.log(x), np.log(xs), losses, left=np.nan, right=np.nan)
 
 
-@dataclasses.dataclass(eq=False)
+@dataclass(eq=False)
 class Run:
-    """What one run directory holds."""
+    """What is known of one run."""
 
     path: str
     config: TrainConfig  # resolved: without `match`
     phases: list  # its plan
     records: list[dict]  # all of metrics.jsonl
     truncated: bool  # the last line is incomplete: somebody is writing it, or was
-    info: dict  # run.json; {} for a run from before there was one
-    written: float  # when metrics.jsonl was last written to, seconds since 1970; 0 without one
+    info: dict  # run.json; {} for a run without one
+    written: float  # when metrics.jsonl was last written to, seconds since 1970; 0 if that isn't known
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
 
     @property
     def total_steps(self) -> int:
@@ -98,13 +114,26 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether its last step is evaluated."""
         evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
         return bool(evals) and evals[-1]['step'] == self.total_steps
+
+    @property
+    def ended(self) -> str:
+        """'done', or how it ended before: 'diverged', 'stopped', or 'unfinished' where nobody has said."""
+        if self.finished:
+            return 'done'
+        said = self.info.get('ended')
+        return said if said in ('diverged', 'stopped') else 'unfinished'
 
     @property
     def growth_steps(self) -> list[int]:
         """The steps before which layers are added; the first layers of all are not."""
         return [phase.start for phase in self.phases if phase.growths]
+
+    def flops(self, step: int | None = None) -> float:
+        """FLOPs of the first steps, by default of all, by its plan."""
+        return schedule.compute(self.config, self.phases, 'flops', step)
 
     def loss_after_growth(self, step: int) -> float | None:
         """Validation loss of the model that has just grown before an update, where train.py measured it."""
@@ -115,15 +144,13 @@ class Run:
 
     def where(self, axis: str, steps) -> np.ndarray:
         """Where some steps lie on an axis, by all lines of the log."""
-        # Not by the ends alone: a step of a later phase costs more, and the log has a line at each phase's
-        # start.
+        # Not by the ends alone: a step of a later phase costs more.
         known = [0.0] + [record['step'] for record in self.records]
         values = [0.0] + [record[axis] for record in self.records]
         return np.interp(steps, known, values)
 
     def val_tokens_of(self, record: dict) -> int:
-        """Tokens that a validation loss was measured on: whole sequences. Older lines don't say; config.json
-        does."""
+        """Tokens that a validation loss was measured on: whole sequences."""
         asked = record.get('val_tokens', self.config.val_tokens)
         # Less than one sequence would round to 0.
         return asked // self.config.block_size * self.config.block_size or asked
@@ -132,20 +159,29 @@ class Run:
         """(its validation losses, in order, as far as they are measured like the last one; how many are
         not)."""
         evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
-        if not evals:
-            return [], 0
-        last = self.val_tokens_of(evals[-1])
-        alike = [r for r in evals if self.val_tokens_of(r) == last]
+        alike = [r for r in evals if self.val_tokens_of(r) == self.val_tokens_of(evals[-1])]
         return alike, len(evals) - len(alike)
 
     def scores(self) -> tuple[list[dict], int]:
         """(its HellaSwag scores as far as they are scored like the last one; how many are not)."""
         scores = [r for r in self.records if r['kind'] == 'eval' and 'hellaswag_acc_norm' in r]
-        if not scores:
-            return [], 0
         # Other questions, or another style, give the same model another score.
         alike = [r for r in scores if scored_on(r) == scored_on(scores[-1])]
         return alike, len(scores) - len(alike)
+
+    @property
+    def last_score(self) -> dict:
+        """The evaluation with its HellaSwag score at the last step; {} without one."""
+        scores, _ = self.scores()
+        return scores[-1] if scores and scores[-1]['step'] == self.step else {}
+
+    def curve(self) -> Curve:
+        """Its validation losses after step 0."""
+        # At step 0 no compute is spent: such a point is no part of what compute buys.
+        evals, _ = self.evals()
+        kept = [record for record in evals if record['step'] > 0]
+        columns = [np.array([record[name] for record in kept], float) for name in (*COUNTERS, 'val_loss')]
+        return Curve(*columns)
 
 
 def scored_on(record: dict) -> tuple:
@@ -153,131 +189,34 @@ def scored_on(record: dict) -> tuple:
     return record['hellaswag_n'], record.get('hellaswag_data'), record.get('hellaswag_style')
 
 
-@dataclasses.dataclass(eq=False)
-class Group:
-    """Finished runs that differ in nothing but the seed, or one unfinished run."""
-
-    name: str
-    arm: str
-    runs: list[Run]
-    curves: list[Curve]  # one per run
-    flags: list[str]  # why it isn't judged; empty if it can be
-    start_loss: float | None  # at step 0, of an untrained model or a checkpoint, where that was measured
-    data: dict  # what must agree for losses to compare; see data_identity
-    sunk: dict  # axis: compute that made the checkpoint it starts from, if that is counted here; else {}
-    rivals: list['Group'] = dataclasses.field(default_factory=list, repr=False)  # tried of its arm and budget
-    is_best: bool = True  # of the rivals
-    biased: bool = False  # chosen among several by the same seeds that it's judged with
-    left_out: tuple = ()  # seeds that chose this group, and are therefore not judged
-
-    @property
-    def config(self) -> TrainConfig:
-        return self.runs[0].config
-
-    @property
-    def tried(self) -> int:
-        return max(1, len(self.rivals))
-
-    @property
-    def budget(self) -> float:
-        """FLOPs of the whole run, sunk ones included; of an unfinished one by its plan."""
-        if self.runs[0].finished:
-            return self.end('flops')
-        run = self.runs[0]
-        return schedule.compute(run.config, run.phases, 'flops') + self.sunk.get('flops', 0)
-
-    @property
-    def seeds(self) -> list[int]:
-        return [run.config.seed for run in self.runs]
-
-    @property
-    def judged_runs(self) -> list[Run]:
-        """The runs that count: not those of the seeds that chose this group."""
-        return [run for run in self.runs if run.config.seed not in self.left_out]
-
-    @property
-    def judged(self) -> list[Curve]:
-        """The curves of the runs that count."""
-        return [curve for run, curve in zip(self.runs, self.curves) if run.config.seed not in self.left_out]
-
-    @property
-    def mean(self) -> Curve:
-        """The mean over the seeds that count."""
-        return mean_curve(self.judged)
-
-    @property
-    def finals(self) -> np.ndarray:
-        """Final loss of each seed that counts."""
-        return np.array([curve.loss[-1] for curve in self.judged])
-
-    def final_estimate(self, sigma: float | None = None) -> stats.Estimate:
-        """The mean final loss with its 95% interval over the seeds."""
-        return stats.contrast(self.finals.mean(), [stats.part(1.0, self.finals)], sigma)
-
-    def end(self, axis: str) -> float:
-        """Compute of the whole run, the mean over the seeds: on the clock they differ."""
-        ends = [float(getattr(curve, axis)[-1]) for curve in self.judged]
-        return sum(ends) / len(ends) + self.sunk.get(axis, 0)
-
-    def start(self, axis: str) -> float:
-        """Where the last seed has its first evaluation."""
-        firsts = [curve.points(axis)[0][0] for curve in self.judged]
-        return float(max(firsts)) + self.sunk.get(axis, 0)
-
-    def trained_otherwise(self, other: 'Group') -> list[str]:
-        """Settings that differ from another group's and aren't what growing is about."""
-        names = []
-        for name, field in FIELDS.items():
-            if field.metadata['free'] or name in OF_NO_TRAINING:
-                continue
-            if getattr(self.config, name) != getattr(other.config, name):
-                names.append(name)
-        return names
-
-    def known_sunk(self) -> dict:
-        """What the checkpoint that this group starts from has cost, by axis, the mean over the seeds, where
-        each run.json knows it; else {}."""
-        made = [run.info.get('init_from') for run in self.runs]
-        is_known = all(type(one) is dict and one.get('flops') for one in made)
-        if self.config.init_from == 'scratch' or not is_known:
-            return {}
-        known = {}
-        for axis in AXES:
-            costs = [one.get(axis) for one in made]
-            # A cost that nobody knows must not count as 0.
-            known[axis] = math.nan if None in costs else sum(costs) / len(costs)
-        return known
-
-    def losses_at(self, axis: str, x) -> np.ndarray:
-        """Loss of each seed that counts at compute x: (n,), or (X, n) for X places."""
-        # The curves begin at the checkpoint, without the compute that made it.
-        x = np.asarray(x, float) - self.sunk.get(axis, 0)
-        return np.stack([curve.at(axis, x) for curve in self.judged], axis=-1)
-
-
 # ------------------------------------------------------------------------------------------------------------
 # reading
 
 
 def read_runs(paths: list[str]) -> list[Run]:
-    """The runs in some directories, each once. What is there but holds no run is passed over with a warning.
+    """The runs in some directories, each once, and those in folders of runs and in records.jsonl.
 
-    A pattern (out/*) that the shell left as it is, is expanded here. Raises UserError where nothing is found.
+    A pattern (out/*) that the shell left as it is, is expanded here. What holds no run is passed over with a
+    warning, and so is a run whose files can't be read. Raises UserError where nothing is found.
     """
     runs = {}
     for path in expand(paths):
         if not os.path.exists(path):
             raise UserError(f'{path}: no such run directory')
-        if not os.path.isfile(os.path.join(path, 'config.json')):
+        found = list(runs_in(path))
+        if not found:
             # compare.py out/* meets figures and notes, too.
-            reason = 'not a run directory (it has no config.json)'
-            print(f'warning: {path} is passed over: {reason}', file=sys.stderr)
-            continue
-        # One directory may be given twice, or through a link.
-        runs.setdefault(os.path.realpath(path), path)
+            passed_over(path, 'no run in it (it has no config.json)')
+        for run in found:
+            # One run may be given twice, through a link, or as a directory and as a record.
+            runs.setdefault(os.path.realpath(run.path), run)
     if not runs:
         raise UserError('none of these is a run directory: ' + ' '.join(paths))
-    return [read_run(path) for path in runs.values()]
+    return list(runs.values())
+
+
+def passed_over(path: str, why: str):
+    print(f'warning: {path} is passed over: {why}', file=sys.stderr)
 
 
 def expand(paths: list[str]) -> list[str]:
@@ -296,6 +235,29 @@ def expand(paths: list[str]) -> list[str]:
     return expanded
 
 
+def runs_in(path: str):
+    """The runs of a run directory, of a records.jsonl, or of a folder that holds either."""
+    if os.path.isfile(os.path.join(path, 'config.json')):
+        yield from readable(path, lambda: read_run(path))
+    elif os.path.basename(path) == 'records.jsonl':
+        with open(path, encoding='utf-8', errors='replace') as f:
+            for number, line in enumerate(f, 1):
+                yield from readable(f'{path}, line {number}', lambda line=line: read_record(path, line))
+    elif os.path.isdir(path):
+        for name in sorted(os.listdir(path)):
+            inside = os.path.join(path, name)
+            if os.path.isdir(inside) or name == 'records.jsonl':
+                yield from runs_in(inside)
+
+
+def readable(where: str, read):
+    """The run that `read` makes; none, and a warning, if its files are damaged: the others go on."""
+    try:
+        yield read()
+    except UserError as error:
+        passed_over(where, str(error))
+
+
 def read_run(path: str) -> Run:
     """Raises UserError for a config.json, run.json or line of metrics.jsonl that isn't one; a truncated last
     line is let pass."""
@@ -307,15 +269,125 @@ def read_run(path: str) -> Run:
     return Run(path, config, schedule.plan(config), records, truncated, info, written)
 
 
-def make_curve(run: Run) -> Curve:
-    """The validation losses of a run after step 0."""
-    # At step 0 nothing has been trained, and no compute spent: such a point is no part of what compute buys.
-    evals, _ = run.evals()
-    kept = [record for record in evals if record['step'] > 0]
-    columns = []
-    for name in (*COUNTERS, 'val_loss'):
-        columns.append(np.array([record[name] for record in kept], float))
-    return Curve(*columns)
+def read_record(path: str, line: str) -> Run:
+    """The run in a line of a records.jsonl. Raises UserError for a line that holds none."""
+    try:
+        record = json.loads(line)
+        folder, config, info, records = (record[key] for key in ('run', 'config', 'info', 'metrics'))
+        shown = all(name in r for r in records for name in ('kind', *COUNTERS))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        shown = False
+    if not shown:
+        raise UserError('not a record of a run (an object with run, config, info and metrics)')
+    config = schedule.resolve(config_from_dict(config, f'{path}, {folder}'))
+    folder = os.path.normpath(os.path.join(os.path.dirname(path), folder))
+    return Run(folder, config, schedule.plan(config), records, False, info or {}, 0.0)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# groups
+
+
+@dataclass(eq=False)
+class Group:
+    """Runs that differ in nothing but the seed: those that are done, and those that aren't."""
+
+    name: str
+    arm: str
+    scale: str
+    budget: float  # what a study calls it; elsewhere the FLOPs of a run
+    runs: list[Run]  # by seed
+    data: dict  # what must agree for losses to compare: see data_identity
+    mixed: str = ''  # in what other runs of its place differ, which are therefore not pooled
+
+    def __post_init__(self):
+        self.done = [run for run in self.runs if run.ended == 'done']
+        self.curves = [run.curve() for run in self.done]
+
+    @property
+    def config(self) -> TrainConfig:
+        return self.runs[0].config
+
+    @property
+    def seeds(self) -> tuple:
+        """The seeds that are done."""
+        return tuple(run.seed for run in self.done)
+
+    @property
+    def lost(self) -> list[Run]:
+        """The runs that aren't done: a mean of the others would leave them out."""
+        return [run for run in self.runs if run.ended != 'done']
+
+    @property
+    def grows(self) -> bool:
+        return len({phase.depth for phase in self.runs[0].phases} | ({self.config.init_depth} - {0})) > 1
+
+    def of(self, seeds) -> list[int]:
+        """Places of some seeds among the runs that are done; None: of all."""
+        return [i for i, seed in enumerate(self.seeds) if seeds is None or seed in seeds]
+
+    def finals(self, seeds=None) -> np.ndarray:
+        """Final loss of each seed that is done, or of some."""
+        return np.array([self.curves[i].loss[-1] for i in self.of(seeds)])
+
+    def losses_at(self, axis: str, x: float, seeds=None) -> np.ndarray:
+        """Loss of each seed at compute x: the final one at its end."""
+        return np.array([float(self.curves[i].at(axis, x)) for i in self.of(seeds)])
+
+    def end(self, axis: str) -> float:
+        """Compute of the whole run, the mean over the seeds: on the clock they differ. Of runs that aren't
+        done by their plan."""
+        if not self.done:
+            return float(self.runs[0].flops()) if axis == 'flops' else math.nan
+        return float(np.mean([getattr(curve, axis)[-1] for curve in self.curves]))
+
+    def score(self, name: str) -> float | None:
+        """Mean of a score at the end, over the seeds that are done; None unless all have it."""
+        values = [run.last_score.get(name) for run in self.done]
+        return float(np.mean(values)) if values and None not in values else None
+
+    def last(self) -> dict:
+        """The last numbers: means and sd over the seeds that are done, and the standard error of one scoring;
+        None where there is none."""
+        found = {'seeds': len(self.done)}
+        for name in ('tokens', *AXES):
+            found[name], _ = mean_and_sd([getattr(curve, name)[-1] for curve in self.curves])
+        found['val_loss'], found['val_loss_sd'] = mean_and_sd(self.finals())
+        found['hellaswag_n'] = self.score('hellaswag_n')
+        for name in ('bits', 'acc_norm', 'margin'):
+            values = [run.last_score.get(f'hellaswag_{name}') for run in self.done]
+            found[name], found[f'{name}_sd'] = mean_and_sd([] if None in values else values)
+            # Of one scoring, not of the mean: all seeds have the same questions.
+            found[f'{name}_se'] = self.score(f'hellaswag_{name}_stderr')
+        if found['acc_norm'] is not None and found['acc_norm_se'] is None:
+            p = found['acc_norm']
+            found['acc_norm_se'] = math.sqrt(p * (1 - p) / found['hellaswag_n'])
+        return found
+
+    @property
+    def mean(self) -> Curve:
+        """The mean over the seeds that are done."""
+        return mean_curve(self.curves)
+
+    @property
+    def start_cost(self) -> float:
+        """FLOPs that made the checkpoint that it starts from; 0 from scratch, nan if nobody knows."""
+        if self.config.init_from == 'scratch':
+            return 0.0
+        made = [(run.info.get('init_from') or {}).get('flops') for run in self.runs]
+        return math.nan if None in made else sum(made) / len(made)
+
+    def trained_otherwise(self, other: 'Group', tuned: tuple = ()) -> list[str]:
+        """Settings that differ from another group's and are neither tuned nor what growing is about."""
+        allowed = (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA, *TUNED, *tuned)
+        names = [name for name, field in FIELDS.items() if not field.metadata['free'] and name not in allowed]
+        return [name for name in names if getattr(self.config, name) != getattr(other.config, name)]
+
+
+def mean_and_sd(values) -> tuple[float | None, float | None]:
+    """Mean and sample deviation; None where there are too few values."""
+    mean = float(np.mean(values)) if len(values) else None
+    return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
@@ -328,7 +400,6 @@ def mean_curve(curves: list[Curve]) -> Curve:
     first = max(curve.step[0] for curve in curves)
     last = min(curve.step[-1] for curve in curves)
     steps = np.unique(np.concatenate([curve.step for curve in curves]))
-    # Beyond what all seeds cover, np.interp would repeat a seed's first or last value.
     steps = steps[(steps >= first) & (steps <= last)]
     columns = [steps]
     for name in ('tokens', *AXES):
@@ -338,80 +409,120 @@ def mean_curve(curves: list[Curve]) -> Curve:
     return Curve(*columns, np.mean(losses, axis=0))
 
 
+def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group], list[str]]:
+    """(the runs gathered by experiment, in the order they came; notes).
+
+    `places`: {path: Place} of the runs of a study. Without it each group is an arm of its own, and its
+    budget is the FLOPs of its runs.
+    """
+    notes = []
+    gathered = {}
+    for run in runs:
+        place = places[run.path] if places else None
+        # In a study each seed of an arm may start from a checkpoint of its own seed.
+        gathered.setdefault((place, identity(run, bool(places))), []).append(run)
+    groups = []
+    for (place, _), same in gathered.items():
+        kept = one_per_seed(same, notes)
+        if place:
+            where = [place.scale] if place.scale else []
+            name = f'{", ".join([place.arm, *where])} at {place.budget:,}'
+            groups.append(Group(name, *place, kept, data_identity(kept[0])))
+        else:
+            name = name_of(kept)
+            budget = float(kept[0].flops())
+            groups.append(Group(name, name, '', budget, kept, data_identity(kept[0])))
+    if not places:
+        align_budgets(groups)
+    tell_apart(groups, notes, bool(places))
+    for group in groups:
+        for run in group.runs:
+            for what, others in (('val_tokens', run.evals()[1]), ('HellaSwag questions', run.scores()[1])):
+                if others:
+                    notes.append(f'{run.path}: {others} evaluations with other {what} than the last one are '
+                                 'left out')
+    return groups, notes
+
+
+def one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
+    """One run per seed, the finished one if there is one: a repetition tells nothing about the spread."""
+    by_seed = {}
+    for run in sorted(runs, key=lambda run: run.ended != 'done'):
+        first = by_seed.setdefault(run.seed, run)
+        if first is not run:
+            notes.append(f'{run.path} repeats seed {run.seed} of {first.path} and is left out: a repetition '
+                         'tells nothing about the spread')
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def name_of(runs: list[Run]) -> str:
+    """What a group is called outside of a study: as its first run, without the seed if there are several."""
+    name = runs[0].config.run_name or os.path.basename(os.path.normpath(runs[0].path))
+    return re.sub(r'_seed\d+$', '', name) if len(runs) > 1 else name
+
+
+def align_budgets(groups: list[Group]):
+    """Make budgets equal that are so up to the whole steps that they are rounded to."""
+    ascending = sorted(groups, key=lambda group: group.budget)
+    for before, group in itertools.pairwise(ascending):
+        step = group.budget / group.runs[0].total_steps
+        if group.budget - before.budget <= max(MATCHED * before.budget, step):
+            group.budget = before.budget
+
+
+def tell_apart(groups: list[Group], notes: list[str], in_study: bool):
+    """Say what keeps groups from being one: those of one place in a study, and elsewhere those that are
+    equal but for how they were measured."""
+    alike = {}
+    for group in groups:
+        key = (group.arm, group.scale, group.budget)
+        if not in_study:
+            key = tuple(item for item in identity(group.runs[0], False) if item[0] not in MEASURED)
+        alike.setdefault(key, []).append(group)
+    for first, *others in alike.values():
+        for group in others:
+            names = differing(group.runs[0], first.runs[0])
+            notes.append(f'{first.name} (seed {listed(first.runs)}) and {group.name} (seed '
+                         f'{listed(group.runs)}) differ in {", ".join(names)}: they are not pooled')
+            if in_study:
+                group.mixed = first.mixed = ', '.join(names)
+    counts = Counter(group.name for group in groups)
+    for group in groups:
+        if counts[group.name] > 1 and not in_study:
+            group.name = group.arm = group.runs[0].path
+
+
+def listed(runs: list[Run]) -> str:
+    return ', '.join(str(run.seed) for run in runs)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # which runs are the same experiment
 
 
-class Contents:
-    """The data of some runs, by content as far as it's known.
-
-    Runs from before run.json say only what the folder was called: such a name stands for the content that
-    other runs have under it, if that is only one.
-    """
-
-    def __init__(self, runs: list[Run]):
-        self.known = {}
-        for run in runs:
-            for what in ('data', 'hellaswag_data'):
-                content = fingerprint(run, what)
-                if content:
-                    self.known.setdefault(place(run, what), set()).add(content)
-
-    def of(self, run: Run, what: str) -> str:
-        """Content of a run's 'data' or 'hellaswag_data', or its place where nothing better is known."""
-        content = fingerprint(run, what)
-        if content:
-            return content
-        known = self.known.get(place(run, what), set())
-        # With two contents under one name, nobody knows which of them this run had.
-        return next(iter(known)) if len(known) == 1 else place(run, what)
-
-
-def place(run: Run, what: str) -> str:
-    """Where some data is said to lie."""
-    # Of the folder the name alone: it lies elsewhere on each machine.
-    if what == 'data':
-        return os.path.basename(os.path.normpath(run.config.data_dir))
-    return run.config.hellaswag_data
-
-
 def fingerprint(run: Run, what: str) -> str:
-    """What run.json says of the content of some data, as text; '' if nothing."""
+    """What run.json says of the content of its 'data' or 'hellaswag_data', as text; else its name."""
     said = run.info.get(what)
-    if type(said) is not dict:
-        return ''
-    # Not the folder's path, nor the time: hashes and counts, whatever the depth.
-    facts = {}
-    for key, value in sorted(flatten(said).items()):
-        if 'sha256' in key or key.endswith('tokens') or key.endswith('examples'):
-            facts[key] = value
-    return json.dumps(facts) if facts else ''
+    if type(said) is dict:
+        # Not the folder's path, nor the time: hashes and counts.
+        return json.dumps(said, sort_keys=True)
+    # Of the folder the name alone: it lies elsewhere on each machine.
+    return os.path.basename(os.path.normpath(run.config.data_dir)) if what == 'data' else ''
 
 
-def flatten(values: dict, prefix: str = '') -> dict:
-    """{'a': {'b': 1}} as {'a.b': 1}."""
-    flat = {}
-    for key, value in values.items():
-        if type(value) is dict:
-            flat |= flatten(value, f'{prefix}{key}.')
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def data_identity(run: Run, contents: Contents) -> dict:
+def data_identity(run: Run) -> dict:
     """What must agree for two validation losses to be comparable."""
     # The count stands in each line, since a resumed run may have been told another one.
     evals, _ = run.evals()
     return {
-        'data_dir': contents.of(run, 'data'),
+        'data': fingerprint(run, 'data'),
         'vocab_size': run.config.vocab_size,
         'block_size': run.config.block_size,
         'val_tokens': run.val_tokens_of(evals[-1] if evals else {}),
     }
 
 
-def merged_plan(run: Run) -> list[tuple]:
+def merged_plan(run: Run) -> tuple:
     """(depth, frozen, what of the embeddings trains, start, stop) of each stretch of a run. Phases that
     follow each other and differ in name only are one."""
     merged = []
@@ -421,233 +532,33 @@ def merged_plan(run: Run) -> list[tuple]:
             merged[-1] = (*kind, merged[-1][3], phase.stop)
         else:
             merged.append((*kind, phase.start, phase.stop))
-    return merged
+    return tuple(merged)
 
 
-def same_settings(run: Run, contents: Contents) -> dict:
-    """All that the seeds of one experiment share, but for the plan."""
+def facts(run: Run) -> dict:
+    """All that the seeds of one experiment share."""
     # All but what is known not to matter: a setting that is new tells runs apart until somebody lists it.
     settings = {}
     for name, field in FIELDS.items():
         if not field.metadata['free'] and name not in (*NOT_IDENTITY, *LENGTH):
             settings[name] = getattr(run.config, name)
-    settings |= data_identity(run, contents)
-    settings['hellaswag_data'] = contents.of(run, 'hellaswag_data')
-    settings['hellaswag_limit'] = run.config.hellaswag_limit
-    # These may change on resume, but not between seeds. dtype: what 'auto' was, where run.json says it.
-    settings['dtype'] = run.info.get('dtype', run.config.dtype)
-    return settings
+    # dtype may change on resume, but not between seeds: what 'auto' was, where run.json says it.
+    measured = {'dtype': run.info.get('dtype', run.config.dtype), 'plan': merged_plan(run)}
+    return settings | data_identity(run) | measured
 
 
-def identity(run: Run, contents: Contents, overlooked: set) -> tuple:
-    """Equal for two runs of the same experiment, whatever their seeds and the settings `overlooked`."""
-    settings = same_settings(run, contents)
-    kept = [(name, value) for name, value in settings.items() if name not in overlooked]
-    return (*kept, *merged_plan(run))
+def identity(run: Run, any_start: bool) -> tuple:
+    """Equal for two runs of the same experiment, whatever their seeds; with `any_start` wherever they
+    start."""
+    return tuple((name, value) for name, value in facts(run).items() if name != 'init_from' or not any_start)
 
 
-def arm_identity(run: Run, contents: Contents, tuned: tuple) -> tuple:
-    """What two runs share that differ in the budget, or in what was tuned; of the plan which layers train,
-    not how long."""
-    settings = same_settings(run, contents)
-    kept = [(name, value) for name, value in settings.items() if name not in tuned]
-    return (*kept, *(stretch[:3] for stretch in merged_plan(run)))
-
-
-def same_shares(run: Run, other: Run) -> bool:
-    """Whether each stretch of two plans takes the same share of its run, up to whole steps."""
-    # Two budgets split by the same fractions round to other whole steps.
-    tolerance = max(MATCHED, 1 / run.total_steps + 1 / other.total_steps)
-    for mine, theirs in zip(merged_plan(run), merged_plan(other)):
-        if abs(mine[4] / run.total_steps - theirs[4] / other.total_steps) > tolerance:
-            return False
-    return True
-
-
-# ------------------------------------------------------------------------------------------------------------
-# groups
-
-
-def make_groups(
-    runs: list[Run], arms: dict | None = None, tuned: tuple = TUNED
-) -> tuple[list[Group], list[str]]:
-    """(runs gathered by experiment, in the order they came; notes). An unfinished run is a group of its own.
-
-    `arms` names the arm of each run's path; without it runs are of one arm if only their budget, or a
-    setting among `tuned`, differs.
-    """
-    notes = []
-    contents = Contents(runs)
-    gathered = {}
-    # In a study each seed of an arm may start from a checkpoint of its own seed. Elsewhere other checkpoints
-    # are other experiments.
-    overlooked = {'init_from'} if arms else set()
-    for run in runs:
-        arm = arms[run.path] if arms else ''
-        alone = '' if run.finished else run.path  # the mean of half a run and a whole one is nobody's loss
-        gathered.setdefault((arm, identity(run, contents, overlooked), alone), []).append(run)
-    groups = []
-    for (arm, _, _), same in gathered.items():
-        groups.append(make_group(without_repeats(same, notes), arm, contents))
-    if arms:
-        name_by_budget(groups)
-    else:
-        make_names_unique(groups)
-        find_arms(groups, contents, tuned)
-    for group in groups:
-        notes += mixed_measures(group)
-    choose_best(groups)
-    return groups, notes
-
-
-def find_arms(groups: list[Group], contents: Contents, tuned: tuple):
-    """Gather the groups that are one arm, and name each arm after what its groups' names begin with."""
-    # Shares are compared, not hashed: they are equal up to rounding only.
-    by_identity = {}
-    for group in groups:
-        run = group.runs[0]
-        arms = by_identity.setdefault(arm_identity(run, contents, tuned), [])
-        for arm in arms:
-            if same_shares(run, arm[0].runs[0]):
-                arm.append(group)
-                break
-        else:
-            arms.append([group])
-    # No two arms may be called alike; the names of groups are unique already.
-    taken = {group.name for group in groups}
-    for arms in by_identity.values():
-        for arm in arms:
-            name = arm_name([group.name for group in arm])
-            if name in taken:
-                name = arm[0].name
-            taken.add(name)
-            for group in arm:
-                group.arm = name
-
-
-def arm_name(names: list[str]) -> str:
-    """What some names begin with ('grown' of grown_500 and grown_1000), the first of them if that is too
-    little."""
-    if len(names) == 1:
-        return names[0]
-    # grown_500 and grown_550 share 'grown_5': the digit belongs to the budgets.
-    start = os.path.commonprefix(names).rstrip('0123456789_-. ')
-    # A shared folder is no name, and one or two letters are too few for one.
-    is_path = os.sep in start
-    return names[0] if is_path or len(start) < 3 else start
-
-
-def without_repeats(runs: list[Run], notes: list[str]) -> list[Run]:
-    """One run per seed: a repetition tells nothing about the spread."""
-    by_seed = {}
-    for run in runs:
-        first = by_seed.setdefault(run.config.seed, run)
-        if first is not run:
-            notes.append(
-                f'{run.path} repeats seed {run.config.seed} of {first.path} and is left out: a repetition '
-                'tells nothing about the spread'
-            )
-    return list(by_seed.values())
-
-
-def make_group(runs: list[Run], name: str, contents: Contents) -> Group:
-    """A group of runs of one experiment, called as its arm or, for `name` '', as its first run."""
-    first = runs[0]
-    if not name:
-        name = first.config.run_name or os.path.basename(os.path.normpath(first.path))
-        if len(runs) > 1:
-            # The first run's seed is wrong for the others.
-            name = re.sub(r'_seed\d+$', '', name)
-    flags = []
-    if not first.finished:
-        torn = ', last line truncated' if first.truncated else ''
-        flags.append(f'unfinished: step {first.step} of {first.total_steps}{torn}')
-    # What a checkpoint began with tells whether there was anything to save.
-    starts = []
-    for run in runs:
-        starts += [record['val_loss'] for record in run.evals()[0] if record['step'] == 0]
-    start_loss = float(np.mean(starts)) if starts else None
-    curves = [make_curve(run) for run in runs]
-    return Group(name, name, runs, curves, flags, start_loss, data_identity(first, contents), {})
-
-
-def name_by_budget(groups: list[Group]):
-    """Add the budget to the name of each group whose arm has several."""
-    for group in groups:
-        if any(other.arm == group.arm and not is_budget(other, group) for other in groups):
-            group.name = f'{group.arm} at {group.budget:.2g}'
-
-
-def make_names_unique(groups: list[Group]):
-    names = [group.name for group in groups]
-    for group in groups:
-        if names.count(group.name) > 1:
-            group.name = group.runs[0].path
-
-
-def mixed_measures(group: Group) -> list[str]:
-    """Notes on runs whose evaluations were not all measured alike: those measured otherwise than the last
-    are left out."""
-    notes = []
-    for run in group.runs:
-        for what, (_, others) in (('val_tokens', run.evals()), ('HellaSwag data', run.scores())):
-            if others:
-                notes.append(
-                    f'{run.path}: {others} evaluations with other {what} than the last one are left out'
-                )
-    return notes
-
-
-def choose_best(groups: list[Group]):
-    """Among the finished groups of one arm and budget the one with the least final loss is judged.
-
-    The choice is made on the seeds that all of them have. If the best has two seeds or more besides, only
-    those are judged, and the choice can't flatter it; else it's the best of many on the seeds that chose it,
-    and biased.
-    """
-    for rivals in find_rivals(groups):
-        if len(rivals) == 1:
-            continue
-        # A seed that only one of them has may be a lucky one.
-        shared = set(rivals[0].seeds)
-        for rival in rivals[1:]:
-            shared &= set(rival.seeds)
-
-        def mean_final(group, seeds=shared):
-            finals = [
-                c.loss[-1]
-                for run, c in zip(group.runs, group.curves)
-                if not seeds or run.config.seed in seeds
-            ]
-            return np.mean(finals)
-
-        best = min(rivals, key=mean_final)
-        fresh = set(best.seeds) - shared
-        for rival in rivals:
-            rival.rivals = rivals
-            rival.is_best = rival is best
-        # One fresh seed alone would show no spread to judge by.
-        best.biased = not shared or len(fresh) < 2
-        best.left_out = () if best.biased else tuple(sorted(shared))
-
-
-def find_rivals(groups: list[Group]) -> list[list[Group]]:
-    """The finished groups that share arm and budget, together."""
-    found = []
-    for group in groups:
-        if group.flags:
-            continue
-        # Budgets are equal up to rounding only, so they can't be the keys of a dict.
-        for rivals in found:
-            if rivals[0].arm == group.arm and is_budget(group, rivals[0]):
-                rivals.append(group)
-                break
-        else:
-            found.append([group])
-    return found
-
-
-def is_budget(group: Group, other: Group) -> bool:
-    """Whether two groups cost the same, up to the whole steps that a budget is rounded to."""
-    step = other.budget / other.runs[0].total_steps
-    return abs(group.budget - other.budget) <= max(MATCHED * other.budget, step)
+def differing(run: Run, other: Run) -> list[str]:
+    """In what two runs differ besides the seed, with the values where they tell a reader something."""
+    theirs = facts(other)
+    told = []
+    for name, value in facts(run).items():
+        if value != theirs[name]:
+            # Hashes and plans tell nobody anything.
+            told.append(name if name in ('data', 'plan') else f'{name} ({theirs[name]}, {value})')
+    return told

@@ -15,9 +15,9 @@ import numpy as np
 
 import schedule
 from config import TrainConfig
-from verdict import stats
-from verdict.judge import Judgment, Ratio, Report, catch_up, gone_from
-from verdict.runs import SHAPE, TUNED, Group, Run, fingerprint
+from verdict import old_stats as stats
+from verdict.old_judge import Judgment, Ratio, Report, catch_up, gone_from
+from verdict.old_runs import SHAPE, TUNED, Group, Run, fingerprint
 
 
 def number(value: float, form: str, missing: str = '-') -> str:
