@@ -102,7 +102,7 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
         adamw_groups.append({'params': matrices, 'weight_decay': config.weight_decay, 'is_new': is_new})
         adamw_groups.append({'params': vectors, 'weight_decay': 0.0, 'is_new': is_new})
         muon_groups.append({'params': single, 'is_new': is_new})
-        # Queries, keys and values: measured to be better orthogonalized apart (dev/BENCH.md).
+        # Queries, keys and values: measured to be better orthogonalized apart (docs/BENCH.md).
         muon_groups.append({'params': three, 'rows': [config.n_embd] * 3, 'is_new': is_new})
     # torch takes no group without parameters: mostly nothing is new, and at depth 0 Muon has nothing at all.
     adamw_groups = [group for group in adamw_groups if group['params']]

@@ -391,7 +391,7 @@ def test_the_compiled_head_is_as_near_to_float64_as_plain_cross_entropy(graphs, 
 @NEEDS_COMPILER
 def test_the_compiled_head_reads_and_writes_the_logits_in_place(graphs):
     """One kernel; of the logits' size it has but the logits, which come in and whose gradient goes out, in
-    rows as far apart as the matmul left them. (On a GPU it reads them twice: dev/BENCH.md has the code that
+    rows as far apart as the matmul left them. (On a GPU it reads them twice: docs/BENCH.md has the code that
     inductor makes.)"""
     from torch._inductor.utils import run_and_get_code
 
