@@ -26,7 +26,7 @@ import sys
 from collections import Counter
 
 import schedule
-from core.common import Parser, UserError, atomic_write, locked, run_main
+from core.common import Parser, UserError, locked, run_main
 from grid.launch import Launcher, command_of, parse_slots, slot_environment
 from grid.plan import (
     Run,
@@ -41,6 +41,7 @@ from grid.plan import (
     saved_prefix,
     spared_flops,
 )
+from grid.records import make_record, read_records, write_records
 from grid.study_file import STUDY_NAMES, Study, did_you_mean
 
 PART = ('only', 'budgets', 'seeds')  # the flags that name a part of the grid
@@ -391,25 +392,18 @@ def levels_of(runs: list[Run], separate: bool) -> dict:
 
 
 def collect(study: Study):
-    """Copy what the report needs of the finished runs into results/, without weights."""
+    """Put the records of the finished runs into results/, without weights, beside those that are there."""
     tunings, grid = plan_runs(study)
+    records = dict(read_records(study.records_path))
     count = 0
-    for run in grid + all_tuning_runs(tunings):
+    for run in all_tuning_runs(tunings) + grid:
         folder = finished_folder(study, run, elsewhere=False)
-        if folder is None:
-            continue
-        # In small files that a repository can hold; the weights come back from the command and the seed.
-        target = os.path.join(study.results, run.folder)
-        os.makedirs(target, exist_ok=True)
-        for name in ('config.json', 'run.json', 'metrics.jsonl'):
-            path = os.path.join(folder, name)
-            if os.path.exists(path):
-                with open(path, encoding='utf-8') as f:
-                    text = f.read().replace(study.out + os.sep, f'out/{study.name}/')  # no machine's paths
-                with atomic_write(os.path.join(target, name)) as copy:
-                    copy.write(text)
-        count += 1
-    print(f'{count} finished runs are in {study.results}')
+        if folder:
+            records[run.folder] = make_record(study, run.folder, folder)
+            count += 1
+    os.makedirs(study.results, exist_ok=True)
+    write_records(study.records_path, records)
+    print(f'{count} finished runs are in {study.records_path}')
 
 
 if __name__ == '__main__':

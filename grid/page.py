@@ -12,11 +12,12 @@ import shlex
 from compare import as_csv, rows
 from core.common import UserError, atomic_write
 from grid.launch import command_of
-from grid.plan import Run, all_tuning_runs, final_loss, finished_folder, plan_runs
+from grid.plan import Run, all_tuning_runs, final_loss, finished_folder, out_folder, plan_runs
+from grid.records import make_record, read_records
 from grid.study_file import Study
 from verdict import figure, report, words
 from verdict.old_judge import Report, judge_runs
-from verdict.old_runs import read_runs
+from verdict.old_runs import run_of_record
 from verdict.tables import Table, escaped
 
 
@@ -59,7 +60,15 @@ def judge(study: Study, finished: dict) -> Report:
     arms = {folder: run.arm for folder, run in finished.items()}
     # A baseline that has no run yet judges nobody; the others go on.
     baselines = [arm for arm in study.baseline if arm in arms.values()]
-    judged = judge_runs(read_runs(list(finished)), baselines or None, arms)
+    records = read_records(study.records_path)
+    runs = []
+    for folder, run in finished.items():
+        record = records.get(run.folder)
+        if folder == out_folder(study, run):
+            # What --collect would make of it, so that the page is the same from either.
+            record = make_record(study, run.folder, folder)
+        runs.append(run_of_record(record, folder))
+    judged = judge_runs(runs, baselines or None, arms)
     # An arm is a group at each budget: the name says which.
     for group in judged.groups:
         budget = finished[group.runs[0].path].budget

@@ -14,8 +14,9 @@ import re
 from dataclasses import dataclass, field
 
 import schedule
-from config import FIELDS, TrainConfig, load_config
+from config import FIELDS, TrainConfig, config_from_dict, load_config
 from core.common import UserError, numbered, read_json
+from grid.records import read_records
 from grid.study_file import Study, arm_argv, as_flag, folder_of, read_study, refuse
 from run.log import has_last_eval, read_metrics
 
@@ -227,9 +228,11 @@ def final_loss(study: Study, run: Run) -> float | None:
     """The last validation loss of a finished run, infinity for one that diverged, None for one that isn't
     finished."""
     folder = finished_folder(study, run)
-    if folder:
+    if folder == out_folder(study, run):
         records, _ = read_metrics(os.path.join(folder, 'metrics.jsonl'))
         return records[-1]['val_loss']
+    if folder:
+        return read_records(study.records_path)[run.folder]['metrics'][-1]['val_loss']
     why = study.failed.get(run.folder, '')
     return math.inf if DIVERGED in why else None
 
@@ -335,26 +338,28 @@ def out_folder(study: Study, run: Run) -> str:
 
 
 def finished_folder(study: Study, run: Run, elsewhere: bool = True) -> str | None:
-    """Where a finished run's records are: its directory, else the results of other machines; None if nowhere.
+    """Where a finished run is: its directory, else its place in the results of other machines; None if
+    nowhere.
 
     Raises UserError if what is there was made with other settings.
     """
-    roots = [study.out]
-    if elsewhere:
-        roots.append(study.results)
-    for root in roots:
-        folder = os.path.join(root, run.folder)
-        if not os.path.isfile(os.path.join(folder, 'config.json')):
-            continue
-        check_same_settings(run, folder)  # also of an unfinished run, before anything is started
+    folder = out_folder(study, run)
+    if os.path.isfile(os.path.join(folder, 'config.json')):
+        # Also of an unfinished run, before anything is started.
+        check_same_settings(run, folder, schedule.load_run_config(folder))
         if has_last_eval(folder, run.total):
             return folder
-    return None
+    record = read_records(study.records_path).get(run.folder) if elsewhere else None
+    if record is None:
+        return None
+    folder = os.path.join(study.results, run.folder)
+    check_same_settings(run, folder, config_from_dict(record['config'], folder))
+    last = record['metrics'][-1]
+    return folder if last['kind'] == 'eval' and last['step'] == run.total else None
 
 
-def check_same_settings(run: Run, folder: str):
+def check_same_settings(run: Run, folder: str, there: TrainConfig):
     """Raise UserError if the run in `folder` was made with settings that lead elsewhere than `run`."""
-    there = schedule.load_run_config(folder)
     for name, setting in FIELDS.items():
         # Where the source lies differs between machines.
         if setting.metadata['free'] or (name == 'init_from' and run.source):

@@ -68,6 +68,11 @@ class Study:
         return os.path.normpath(os.path.join(HERE, 'results', self.name))
 
     @property
+    def records_path(self) -> str:
+        """The file with those records."""
+        return os.path.join(self.results, 'records.jsonl')
+
+    @property
     def tune_seed(self) -> int:
         """A seed of its own: the seeds that are judged haven't chosen anything."""
         return 0 if 0 not in self.seeds else max(self.seeds) + 1

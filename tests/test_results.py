@@ -2,7 +2,6 @@
 tests/test_results.py"""
 
 import csv
-import json
 import re
 import shutil
 from pathlib import Path
@@ -11,7 +10,9 @@ import pytest
 from same_report import assert_same_report
 
 import schedule
+from config import config_from_dict
 from grid import page, plan, study_file
+from grid.records import read_records
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted(path.parent.name for path in ROOT.glob('results/*/report.md'))
@@ -55,10 +56,11 @@ def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_fo
     finished = [run for run in runs if plan.finished_folder(study, run)]
     assert finished
     for run in finished:
-        folder = plan.finished_folder(study, run)
-        last = json.loads(Path(folder, 'metrics.jsonl').read_text().splitlines()[-1])
+        record = read_records(study.records_path)[run.folder]
+        last = record['metrics'][-1]
+        folder = run.folder
         assert abs(last['flops'] - run.budget * full_step) <= full_step / 2, folder
-        trained = schedule.load_run_config(folder)
+        trained = config_from_dict(record['config'], folder)
         baseline = baselines[trained.optimizer, run.budget, run.seed].config
         assert differing(trained, baseline) <= GROWTH | TUNED, (folder, differing(trained, baseline))
 

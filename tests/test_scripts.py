@@ -28,8 +28,8 @@ FLOORS = [
     [['schedule', 'run.checkpoint', 'questions', 'documents', 'prepare_demo', 'run.evaluate']],
     [['prepare_fineweb', 'hellaswag', 'bench', 'sample', 'export_hf', 'run.start', 'run.runlog',
       'verdict.runs', 'verdict.old_runs', 'grid.study_file'],
-     ['verdict.ladder', 'grid.plan', 'run.dry_run'], ['verdict.judge', 'verdict.old_judge', 'grid.launch'],
-     ['verdict.words'],
+     ['verdict.ladder', 'grid.records', 'run.dry_run'],
+     ['verdict.judge', 'verdict.old_judge', 'grid.plan'], ['grid.launch'], ['verdict.words'],
      ['verdict.report'], ['compare'], ['grid.page'], ['study']],
     [['train']],
 ]

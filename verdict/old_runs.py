@@ -23,7 +23,7 @@ import sys
 import numpy as np
 
 import schedule
-from config import FIELDS, TrainConfig
+from config import FIELDS, TrainConfig, config_from_dict
 from core.common import UserError
 from run.log import read_metrics, read_run_json
 from verdict import old_stats as stats
@@ -305,6 +305,12 @@ def read_run(path: str) -> Run:
     info = read_run_json(path)
     written = os.path.getmtime(metrics) if records else 0.0
     return Run(path, config, schedule.plan(config), records, truncated, info, written)
+
+
+def run_of_record(record: dict, path: str) -> Run:
+    """The run that a line of a study's records.jsonl holds (grid/records.py), as one in the folder `path`."""
+    config = schedule.resolve(config_from_dict(record['config'], path))
+    return Run(path, config, schedule.plan(config), record['metrics'], False, record['info'], 0.0)
 
 
 def make_curve(run: Run) -> Curve:
