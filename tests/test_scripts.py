@@ -21,7 +21,7 @@ SCRIPTS = [name for name, path in MODULES.items() if "__name__ == '__main__'" in
 # A file imports only from the floors below its own. The tools have rooms, and a room may open into those
 # before it.
 FLOORS = [
-    [['core.common', 'growth', 'core.optim', 'verdict.stats', 'verdict.old_stats',
+    [['core.common', 'growth', 'core.optim', 'core.loss', 'verdict.stats', 'verdict.old_stats',
       'verdict.tables']],
     [['config', 'core.data', 'model', 'core.device', 'run.log', 'verdict.figure', 'run.hugging_face',
       'verdict.paired', 'sources']],
