@@ -103,7 +103,8 @@ class TrainConfig:
     baseline_steps: int = setting(10_000, "full-depth steps whose compute 'equal_compute' aims at",
                                   at_least=0)
     ledger: str = setting(
-        'flops', "the ledger that counts for 'equal_compute' and match", choices=('flops', 'paper'))
+        'flops', "the ledger that counts for 'equal_compute' and match; neither counts the optimizer",
+        choices=('flops', 'paper'))
     match: str = setting(
         '', "run directory, or configs joined by + (this run's overlays are added where they have none), "
             "whose total compute this run's steps are set to", path=True)

@@ -13,10 +13,12 @@ Two ledgers count the compute, both in FLOPs:
   paper   a layer costs c per token forward and the same backward, only layers that train go backward,
           embeddings and head cost nothing (Li, Fung, Huang 2024). c is a layer's forward pass as the other
           ledger counts it.
-  flops   every matrix product that is done, from the shapes: forward; backward, the product for the weight's
-          gradient where the weight trains, and the one for the input's gradient where something below still
-          trains. Attention counts as full T x T products (the convention of PaLM and nanoGPT). The head is
-          included.
+  flops   every matrix product of the passes that are really done, from the shapes: forward; backward, the
+          product for the weight's gradient where the weight trains, and the one for the input's gradient
+          where something below still trains. Attention counts as full T x T products (the convention of PaLM
+          and nanoGPT). The head is included.
+Neither counts the optimizer, as is usual. Muon has matmuls of its own: 9.5% of the FLOPs of the demo's
+full-depth step of 2,048 tokens, .4% of GPT-2 124M's of 524,288. Its plan says how many.
 """
 
 import dataclasses
@@ -32,6 +34,7 @@ from core.common import Parser, UserError, read_json, run_main, say
 from growth import describe, layout, layout_of, problem_with
 
 LEDGERS = ('flops', 'paper')
+NEWTON_SCHULZ_STEPS = 5  # core/optim.py's, which would bring torch
 
 
 @dataclass(frozen=True)
@@ -359,13 +362,24 @@ def rewarming(config: TrainConfig, phases: list[Phase], step: int) -> float:
 # the ledgers
 
 
-def layer_flops(config: TrainConfig) -> tuple[int, int]:
-    """FLOPs per token of a layer's forward pass: (products with weights, 12 C^2 of them; attention's two
-    products).
+def layer_matrices(config: TrainConfig) -> list[tuple[int, int]]:
+    """(rows, columns) of each weight matrix of a layer; queries, keys and values apart, as Muon takes them.
     """
+    C = config.n_embd
+    # Queries, keys, values and their projection; the two of the MLP: 12 C^2 weights.
+    return 4 * [(C, C)] + [(4 * C, C), (C, 4 * C)]
+
+
+def layer_weights(config: TrainConfig) -> int:
+    """The weights in a layer's matrices."""
+    return sum(rows * columns for rows, columns in layer_matrices(config))
+
+
+def layer_flops(config: TrainConfig) -> tuple[int, int]:
+    """FLOPs per token of a layer's forward pass: (products with weights; attention's two products)."""
     C, T = config.n_embd, config.block_size
-    # Queries, keys and values 3 C^2 weights, projection C^2, MLP 8 C^2; one multiply and one add each.
-    weights = 2 * 12 * C * C
+    # One multiply and one add for each.
+    weights = 2 * layer_weights(config)
     # Each query with T keys, and T weights with the values.
     attention = 2 * 2 * T * C
     return weights, attention
@@ -413,6 +427,22 @@ def compute(config: TrainConfig, phases: list[Phase], ledger: str, step: int | N
     return total
 
 
+def optimizer_flops(config: TrainConfig, phases: list[Phase]) -> int:
+    """FLOPs of Muon's own matmuls in some phases, which are in neither ledger; each rank does them all. 0
+    under AdamW, which has none.
+
+    A Newton-Schulz iteration of a matrix n x m, n <= m, multiplies it by its transpose (n x n), that square
+    by itself, and the sum of both by the matrix (core/optim.py).
+    """
+    if config.optimizer != 'muon':
+        return 0
+    per_layer = 0
+    for shape in layer_matrices(config):
+        n, m = sorted(shape)
+        per_layer += NEWTON_SCHULZ_STEPS * (4 * n * n * m + 2 * n**3)
+    return sum(phase.steps * (phase.depth - phase.n_frozen) * per_layer for phase in phases)
+
+
 def full_depth(config: TrainConfig, steps: int) -> Phase:
     return Phase(1, 'continual', 0, steps, config.n_layer, (), 'train')
 
@@ -427,8 +457,9 @@ def trained_parameters(config: TrainConfig, phase: Phase) -> int:
     trains.
     """
     C = config.n_embd
-    # A layer has 12 C^2 in matrices, and 13 C in biases and two norms.
-    parameters = 2 * C + (phase.depth - phase.n_frozen) * (12 * C * C + 13 * C)  # final norm, layers
+    # A layer has 13 C in biases and two norms.
+    layer = layer_weights(config) + 13 * C
+    parameters = 2 * C + (phase.depth - phase.n_frozen) * layer  # final norm, layers
     if phase.embeddings != 'frozen':
         parameters += config.vocab_size * C
     if phase.embeddings == 'train':
@@ -671,10 +702,11 @@ def as_json(config: TrainConfig, phases: list[Phase]) -> dict:
     weights = 4 * trained_parameters(config, full_depth(config, 1))  # bytes, in float32
     state = 2 * weights  # AdamW's two moments
     if config.optimizer == 'muon':
-        state -= 4 * config.n_layer * 12 * config.n_embd**2  # for the blocks' matrices Muon has one
+        state -= 4 * config.n_layer * layer_weights(config)  # for the blocks' matrices Muon has one
     memory = {'weights': weights, 'gradients': weights, 'optimizer': state}
     totals = {'steps': total_steps(phases), **costs(config, phases)}
-    totals |= {'equal_compute_steps': equal, 'bytes': memory}
+    totals |= {'flops_optimizer': optimizer_flops(config, phases), 'equal_compute_steps': equal}
+    totals['bytes'] = memory
     return {'phases': rows, 'growths': growths, 'totals': totals}
 
 
@@ -689,6 +721,10 @@ def print_plan(config: TrainConfig, phases: list[Phase], tflops: float):
     print(f"\nbaseline: {config.baseline_steps} steps at full depth, {baseline['flops']:.4g} FLOPs "
           f"({baseline['paper']:.4g} by the paper's ledger)")
     print(f"this plan: {total['flops']:.4g} FLOPs ({total['paper']:.4g} by the paper's ledger)")
+    by_optimizer = optimizer_flops(config, phases)
+    if by_optimizer:
+        print(f"Muon's own matmuls, in neither ledger: {by_optimizer:.4g} FLOPs a rank, "
+              f"{by_optimizer / total['flops']:.1%} of this plan's")
     print(f"equal compute: {equal['flops']:.1f} steps at full depth "
           f"({equal['paper']:.1f} by the paper's ledger)")
     print(f"to reach the baseline's compute the stages leave {left['flops']:.1f} continual steps "

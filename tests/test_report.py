@@ -244,6 +244,15 @@ def test_a_run_that_is_trained_otherwise_than_its_baseline_is_told_so(tmp_path, 
     assert f'grown is trained otherwise, whatever it grows: {told}' in caveats_on(tmp_path)
 
 
+def test_what_equal_flops_leave_out_is_said_where_optimizers_differ(tmp_path):
+    for name, n_stages in (('base', 1), ('one', 2)):
+        write_run(tmp_path / name, n_stages=n_stages, optimizer='muon')
+    told = "the ledgers leave out Muon's own matmuls"
+    assert told not in caveats_on(tmp_path)
+    write_run(tmp_path / 'two', n_stages=2)
+    assert caveats_on(tmp_path).count(told) == 1
+
+
 def test_growing_itself_is_not_trained_otherwise(tmp_path):
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'grown', n_stages=4, grow_init='stack', rewarm_steps=10, phase1_fraction=0.2)

@@ -210,6 +210,33 @@ def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, 
         assert {p.requires_grad for p in block.parameters()} == {i not in old_places}
 
 
+@pytest.mark.parametrize('optimizer, frozen', [('muon', ()), ('muon', (0, 2)), ('adamw', ())])
+def test_the_optimizers_flops_are_those_that_torch_counts_in_its_steps(optimizer, frozen):
+    c = TrainConfig(n_layer=3, n_head=2, n_embd=16, block_size=32, vocab_size=512, optimizer=optimizer)
+    phase = schedule.Phase(1, 'phase2', 10, 12, 3, frozen, 'train')
+    model = GPT(GPTConfig(32, 512, 3, 2, 16))
+    model.freeze(frozen, 'train')
+    x = torch.randint(512, (2, 32))
+    model(x, x).backward()
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(2):
+            for each in make_optimizers(model, c):
+                each.step()
+    assert schedule.optimizer_flops(c, [phase]) == counter.get_total_flops()
+    assert (counter.get_total_flops() > 0) == (optimizer == 'muon')
+
+
+def test_the_plan_says_the_optimizers_share_under_muon_alone(capsys):
+    c = load_config(['configs/baseline.py', 'configs/cpu.py', '--optimizer=muon'], '', say=None)
+    schedule.print_plan(c, plan(c), 0.0)
+    flops = 2000 * 12 * 300 * 64**3
+    assert f'in neither ledger: {flops:.4g} FLOPs a rank, 9.5% of this plan' in capsys.readouterr().out
+    assert schedule.as_json(c, plan(c))['totals']['flops_optimizer'] == flops
+    c = load_config(['configs/baseline.py', 'configs/cpu.py'], '', say=None)
+    schedule.print_plan(c, plan(c), 0.0)
+    assert 'in neither ledger' not in capsys.readouterr().out
+
+
 def test_no_layer_costs_the_head_alone_and_nothing_by_the_papers_ledger():
     c = TrainConfig(
         n_layer=4,

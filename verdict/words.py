@@ -283,6 +283,7 @@ def caveats(report: Report, tuned: tuple = ()) -> list[str]:
         notes += unlike(judgment, tuned)
     for group in report.groups:
         notes += unlike_itself(group)
+    notes += other_optimizers(report)
     notes += other_machines(report)
     notes += early_readings(report)
     return notes
@@ -338,6 +339,14 @@ def unlike_itself(group: Group) -> list[str]:
     if len(finals) > 1 and len(set(finals)) == 1 and not group.sunk:
         notes.append(f'{group.name}: all seeds end at exactly {finals[0]:.4f}; are these copies of one run?')
     return notes
+
+
+def other_optimizers(report: Report) -> list[str]:
+    """What equal FLOPs leave out where the runs have different optimizers."""
+    if len({group.config.optimizer for group in report.groups}) == 1:
+        return []
+    return ["the ledgers leave out Muon's own matmuls: at equal FLOPs a run under Muon has done more than "
+            'one under AdamW, by the share that python schedule.py CONFIG prints']
 
 
 def other_machines(report: Report) -> list[str]:
