@@ -7,9 +7,9 @@ Two corpora that anyone with Debian's package manager can make again: English do
         --out=data/docs_bytes
 
 It downloads the packages (apt-get download, in the versions of docs/corpus.md, checked by SHA-256), installs
-nothing, and reads them where they lie. A paragraph that stands several times in the documentation counts once.
-Documents are pages, long ones cut at paragraphs; they are ordered by the hash of their names. The first ones
-hold exactly VAL_TOKENS byte tokens, so that the first shard, which is for validation, is whole documents.
+nothing. A paragraph that stands several times in the documentation counts once. Documents are
+pages, long ones cut at paragraphs; they are ordered by the hash of their names. The first ones hold exactly
+VAL_TOKENS byte tokens, so that the first shard, which is for validation, is whole documents.
 """
 
 import fnmatch
@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import Parser, UserError, atomic_write, run_main
+from core.common import Parser, UserError, atomic_write, run_main
 
 TABLE = ROOT / 'docs' / 'corpus.md'  # the packages: version and SHA-256
 # package: which of its files, as patterns in which * crosses folders
@@ -60,16 +60,19 @@ def main():
     parser = Parser(description=__doc__)
     parser.add_argument('corpus', choices=('docs', 'code'))
     parser.add_argument('out', metavar='FILE.jsonl')
-    parser.add_argument('--debs', default=str(ROOT / 'data' / 'debs'), help='folder of the downloaded packages')
+    parser.add_argument('--debs', default=str(ROOT / 'data' / 'debs'), metavar='DIR',
+                        help='folder of the downloaded packages; default: data/debs')
     args = parser.parse_args()
     is_docs = args.corpus == 'docs'
     packages = DOCS if is_docs else CODE
     os.makedirs(args.debs, exist_ok=True)
+    os.makedirs(os.path.dirname(args.out) or '.', exist_ok=True)  # not only after minutes of work
     pages = {}
     for package, patterns in packages.items():
         with open_package(download(package, args.debs)) as tar:
             found = dict(read_pages(tar, patterns, 1 if is_docs else CODE_SHARE))
-        print(f'{package}: {len(found)} files, {sum(map(len, found.values())) / 1e6:.1f}M characters', flush=True)
+        size = sum(map(len, found.values())) / 1e6
+        print(f'{package}: {len(found)} files, {size:.1f}M characters', flush=True)
         for name, text in found.items():
             pages[f'{package}/{name}'] = text
     texts = arrange(pages, once=is_docs)
@@ -141,12 +144,13 @@ def page_text(name: str, data: bytes) -> str:
     return text
 
 
+BLOCKS = re.compile('address|article|blockquote|body|caption|dd|div|dl|dt|figure|footer|h[1-6]|header|hr|'
+                    'li|main|nav|ol|p|pre|section|table|tr|ul')
+HIDDEN = {'script', 'style', 'title'}
+
+
 class HTMLText(html.parser.HTMLParser):
     """Collects a page's text: a paragraph for each block, line breaks kept in preformatted text."""
-
-    BLOCKS = set('address article blockquote body caption dd div dl dt figure footer h1 h2 h3 h4 h5 h6 header hr '
-                 'li main nav ol p pre section table tr ul'.split())
-    HIDDEN = {'script', 'style', 'title'}
 
     def __init__(self):
         super().__init__()
@@ -155,9 +159,9 @@ class HTMLText(html.parser.HTMLParser):
         self.preformatted = 0
 
     def handle_starttag(self, tag, attrs):
-        self.hidden += tag in self.HIDDEN
+        self.hidden += tag in HIDDEN
         self.preformatted += tag == 'pre'
-        if tag in self.BLOCKS:
+        if BLOCKS.fullmatch(tag):
             self.parts.append('\n\n')
         elif tag == 'br':
             self.parts.append('\n')
@@ -165,9 +169,9 @@ class HTMLText(html.parser.HTMLParser):
             self.parts.append(' ')
 
     def handle_endtag(self, tag):
-        self.hidden -= tag in self.HIDDEN
+        self.hidden -= tag in HIDDEN
         self.preformatted -= tag == 'pre'
-        if tag in self.BLOCKS:
+        if BLOCKS.fullmatch(tag):
             self.parts.append('\n\n')
 
     def handle_data(self, data):
@@ -185,12 +189,13 @@ def html_text(page: str) -> str:
     return re.sub(r' *\n *\n\s*\n|(?<=\n\n) +', '\n\n', text)
 
 
-MAN_SIGNS = {'-': '-', 'e': '\\', '&': '', '|': '', '^': '', '%': '', ' ': ' ', '(aq': "'", '(dq': '"', '(co': '(c)',
-             '(lq': '"', '(rq': '"', '(bu': '*', '(em': '--', '(en': '-', '(ha': '^', '(ti': '~', '(rs': '\\'}
+# what isn't here is left out
+MAN_SIGNS = {'-': '-', 'e': '\\', ' ': ' ', '(aq': "'", '(dq': '"', '(co': '(c)', '(lq': '"', '(rq': '"',
+             '(bu': '*', '(em': '--', '(en': '-', '(ha': '^', '(ti': '~', '(rs': '\\'}
 
 
 def man_text(page: str) -> str:
-    """The text of a manual page in roff: its macros' words, without fonts and the definitions at its start."""
+    """The text of a manual page in roff: its macros' words, without fonts and definitions."""
     page = re.sub(r'^\.(de|ig) .*?^\.\.$', '', page, flags=re.M | re.S)
     lines = []
     for line in page.splitlines():

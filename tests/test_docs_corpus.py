@@ -8,16 +8,11 @@ import gzip
 import io
 import lzma
 import re
-import sys
 import tarfile
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / 'dev'))
-
-import make_docs_corpus as corpus
+from dev import make_docs_corpus as corpus
 
 
 def make_tar(files: dict[str, bytes]) -> bytes:
@@ -73,7 +68,11 @@ def test_share_takes_about_that_part_of_the_files_whatever_else_is_there():
 
 def make_pages(n: int) -> dict[str, str]:
     """n pages of 300 words of their own, with one paragraph that stands in all of them."""
-    return {f'{i:03}.html': f'Shared, in all.\n\n{" ".join(f"w{i}x{j}" for j in range(300))}' for i in range(n)}
+    pages = {}
+    for i in range(n):
+        words = ' '.join(f'w{i}x{j}' for j in range(300))
+        pages[f'{i:03}.html'] = f'Shared, in all.\n\n{words}'
+    return pages
 
 
 def test_paragraph_counts_once_whatever_its_case_and_markup():
@@ -112,3 +111,8 @@ def test_long_file_is_cut_at_paragraphs():
     found = corpus.cut(paragraphs, longest=100)
     assert ''.join(found).split() == ' '.join(paragraphs).split()
     assert len(found) == 5 and all(len(text) <= 102 for text in found)
+
+
+def test_every_package_stands_in_the_table_with_version_and_checksum():
+    rows = re.findall(r'^\| (\S+) \| \S+ \| [0-9a-f]{64} \|$', corpus.TABLE.read_text(), re.M)
+    assert sorted(rows) == sorted({**corpus.DOCS, **corpus.CODE})
