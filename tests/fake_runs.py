@@ -6,6 +6,7 @@ import random
 
 import schedule
 from config import TrainConfig, config_to_dict
+from verdict.runs import Run
 
 RATES = {'tokens': 2048, 'flops': 3e10, 'flops_paper': 2e10, 'seconds': 0.25}  # per step
 
@@ -60,3 +61,20 @@ def write_seeds(folder, name, seeds, loss=power_law, sd=0.003, **settings):
     for seed in seeds:
         offset = random.Random(f'{name} {seed}').gauss(0, sd)
         write_run(folder / f'{name}_seed{seed}', shifted(loss, offset), seed=seed, **settings)
+
+
+def make_run(name, loss=3.0, seed=1, steps=1000, until=None, info=None, **settings):
+    """A run in memory that decays (WSD) to a loss, evaluated in the middle, .4 above it, and at its end, or
+    until some step."""
+    settings = {'lr_schedule': 'wsd', 'decay_fraction': 0.2, 'continual_steps': 0, **settings}
+    config = TrainConfig(run_name=name, seed=seed, growth_steps=steps, **settings)
+    records = []
+    for step, height in ((steps // 2, loss + 0.4), (steps, loss)):
+        if until is None or step <= until:
+            records.append({'kind': 'eval', **counters(step, RATES), 'val_loss': height})
+    return Run(f'out/{name}_s{seed}', config, schedule.plan(config), records, False, info or {}, 0.0)
+
+
+def make_seeds(name, losses, **settings):
+    """Runs in memory of seeds 1, 2, ..., one for each loss."""
+    return [make_run(name, loss, seed, **settings) for seed, loss in enumerate(losses, 1)]

@@ -38,9 +38,8 @@ from verdict.runs import (
     Group,
     Run,
     facts,
-    fingerprint,
     make_groups,
-    scored_on,
+    questions_of,
 )
 from verdict.stats import Estimate, Interval
 
@@ -175,7 +174,7 @@ def at_largest_budget(report: Report) -> list[Question]:
     arms = [group for group in report.groups if not report.is_baseline(group)]
     if not arms:
         return []
-    largest = max(arms, key=lambda group: group.runs[0].flops())
+    largest = max(arms, key=lambda group: group.end('flops'))
     place = (largest.scale, largest.budget)
     return [Question(arm.arm, arm.budget, arm.scale) for arm in arms if (arm.scale, arm.budget) == place]
 
@@ -248,10 +247,14 @@ def is_reference(group: Group, baselines: list[Group]) -> bool:
 def at_budget(group: Group, fair: list[Group]) -> list[Group]:
     """Of fair opponents those that can be read at the group's budget."""
     same = [baseline for baseline in fair if baseline.budget == group.budget]
+    if same or group.config.lr_schedule != 'constant':
+        return same
     # At a constant rate each point of a run is the end of a shorter one: there is no decay to be in.
-    if not same and group.config.lr_schedule == 'constant':
-        same = [baseline for baseline in fair if baseline.config.lr_schedule == 'constant']
-    return same
+    constant = [baseline for baseline in fair if baseline.config.lr_schedule == 'constant']
+    longer = [baseline for baseline in constant if baseline.budget > group.budget]
+    if longer:
+        return [min(longer, key=lambda baseline: baseline.budget)]
+    return [max(constant, key=lambda baseline: baseline.budget)] if constant else []
 
 
 def best_of(groups: list[Group], seeds: tuple | None) -> Group:
@@ -273,45 +276,40 @@ def compare(group: Group, question: Question | None, baselines: list[Group], sig
     looks = question.looks if question else ()
     found = Comparison(group.arm, group.scale, group.budget, group, declared=bool(question),
                        planned=max(1, len(looks)), needs=looks[0] if looks else ())
-    fair = alike(group, baselines, tuned)
-    there = at_budget(group, fair)
-    if not there:
+    rivals = at_budget(group, alike(group, baselines, tuned))
+    if not rivals:
         return replace(found, why='no baseline ends at this budget')
-    whole = [baseline for baseline in there if baseline.done]
-    against = best_of(whole or there, looks[0] if looks else None)
-    found = measure(replace(found, opponent=against.arm, against=against), looks, baselines, sigma)
-    if found.difference and found.difference.value > 0 and len(there) > 1:
+    against = best_of(rivals, looks[0] if looks else None)
+    found = measure(replace(found, opponent=against.arm, against=against), looks, rivals, baselines, sigma)
+    if found.difference and found.difference.value > 0:
         # To be worse than the best of several is easier than to be worse than one of them.
-        found = replace(found, p=min(1.0, found.p * len(there)))
-    full = [baseline for baseline in there if baseline.config.n_layer == group.config.n_layer] or there
-    if full[0] is not against and full[0] is not group and full[0].done:
+        found = replace(found, p=min(1.0, found.p * len(rivals)))
+    full = [rival for rival in rivals if rival.config.n_layer == group.config.n_layer] or rivals
+    if full[0] is not against:
         beside = replace(found, opponent=full[0].arm, against=full[0], declared=False)
-        found = replace(found, to_full_depth=measure(beside, looks, baselines, sigma))
+        found = replace(found, to_full_depth=measure(beside, looks, full[:1], baselines, sigma))
     return found
 
 
-def measure(found: Comparison, looks: tuple, baselines: list[Group], sigma) -> Comparison:
-    """Difference, p and costs of an arm against its opponent; why, where there is no verdict."""
+def measure(found: Comparison, looks: tuple, rivals: list, baselines: list, sigma) -> Comparison:
+    """Difference, p and costs of an arm against its opponent; why, where there can be no verdict."""
     group, against = found.group, found.against
     wrong = not_comparable(group, against)
     if wrong:
-        return replace(found, why=wrong, needs=())
+        return replace(found, why=wrong, looks=0, needs=())
     taken = 0  # looks
     while taken < len(looks) and set(looks[taken]) <= set(group.seeds) & set(against.seeds):
         taken += 1
-    seeds = looks[taken - 1] if taken else None
-    why = missing_seeds(group, against, looks, taken)
-    found = replace(found, looks=taken if looks else int(not why), why=why,
-                    needs=looks[taken] if taken < len(looks) else (),
-                    **difference_of(found, seeds, sigma))
+    coming = looks[taken] if taken < len(looks) else ()
+    why = missing_seeds(found, rivals, coming, bool(looks), taken)
+    measured = difference_of(found, looks[taken - 1] if taken else None, sigma)
+    found = replace(found, looks=taken if looks else int(not why), why=why, needs=coming, **measured)
     if found.difference is None:
-        return found
-    if not found.why and math.isnan(found.p):
-        found = replace(found, why='one seed a side has no spread: it takes two (or a known --sigma)')
+        return replace(found, looks=0, why=why or 'one of the two has no evaluation at that compute')
+    if math.isnan(found.p):
+        found = replace(found, looks=0, why=why or 'one seed a side has no spread: it takes two, or --sigma')
     rungs = ladder_of(against, baselines)
-    costs = {}
-    for axis in AXES:
-        costs[axis] = cost_for_same_loss(found, rungs, axis)
+    costs = {axis: cost_for_same_loss(found, rungs, axis) for axis in AXES}
     costs = {axis: cost for axis, cost in costs.items() if cost}
     return replace(found, cost=costs.get('flops'), costs=costs, disagree=disagreeing(found))
 
@@ -320,32 +318,33 @@ def not_comparable(group: Group, against: Group) -> str:
     """Why two groups can't be compared at all; '' if they can."""
     for one in (group, against):
         if one.mixed:
-            return f'seeds of {one.name} differ in {one.mixed}: they are not pooled'
+            return f'{one.name}: its seeds differ in {one.mixed} and are not pooled'
     differ = [key for key, value in group.data.items() if value != against.data[key]]
-    if not differ:
-        return ''
     told = [key if key == 'data' else f'{key} {group.data[key]}, not {against.data[key]}' for key in differ]
-    return f'not measured like {against.name}: {", ".join(told)}'
+    return f'not measured on what {against.name} is: {", ".join(told)}' if told else ''
 
 
-def missing_seeds(group: Group, against: Group, looks: tuple, taken: int) -> str:
-    """Why a question has no verdict yet, or can't have one: which seeds aren't there; '' if all are."""
-    if taken and taken == len(looks):
-        return ''
-    asked = looks[taken] if looks else None
+def missing_seeds(found: Comparison, rivals: list[Group], coming: tuple, looks: bool, taken: int) -> str:
+    """Why there is no verdict yet, or can't be one: which seeds aren't done; '' if all are.
+
+    `coming`: the seeds of the next look; without looks all seeds that there are count.
+    """
     told = []
-    for one in (group, against):
+    for one in (found.group, found.against, *(rival for rival in rivals if rival is not found.against)):
+        is_side = one is found.group or one is found.against
         for run in one.lost:
-            if asked is None or run.seed in asked:
-                how = 'diverged' if run.ended == 'diverged' else f'is {run.ended}'
-                told.append(f'{one.name}: seed {run.seed} {how} (step {run.step:,} of {run.total_steps:,})')
-        if asked and not taken and not one.lost:
-            absent = sorted(set(asked) - set(one.seeds))
-            if absent:
-                told.append(f'{one.name}: seed {", ".join(map(str, absent))} is not there')
-    # At a look that was taken the verdict stands, whatever becomes of the next one's seeds.
-    has_diverged = any('diverged' in one for one in told)
-    return '; '.join(told) if not taken or has_diverged else ''
+            # A rival that diverged is no opponent, one that is under way may become it.
+            counts = not looks or run.seed in coming
+            if counts and (is_side or (run.ended != 'diverged' and not taken)):
+                told.append((run.ended, f'{one.name}: seed {run.seed} {run.ended} at step {run.step:,} of '
+                                        f'{run.total_steps:,}'))
+        absent = sorted(set(coming) - {run.seed for run in one.runs})
+        if absent and is_side and not taken:
+            told.append(('absent', f'{one.name}: seed {", ".join(map(str, absent))} is not there'))
+    # Once a look is taken its verdict stands, until a further one can't be taken at all.
+    if taken:
+        told = [(ended, text) for ended, text in told if ended == 'diverged']
+    return '; '.join(text for _, text in told)
 
 
 def difference_of(found: Comparison, seeds: tuple | None, sigma: float | None) -> dict:
@@ -593,9 +592,8 @@ def provenance(run: Run) -> dict[str, str]:
     for name in ('device', 'capability', 'device_count', 'world_size'):
         if run.info.get(name) is not None:
             found[name] = str(run.info[name])
-    scores, _ = run.scores()
-    if scores:
-        found['HellaSwag questions'] = fingerprint(run, 'hellaswag_data') or str(scored_on(scores[-1])[0])
+    if run.last_score:
+        found['HellaSwag questions'] = questions_of(run)
     return found
 
 

@@ -189,6 +189,15 @@ def scored_on(record: dict) -> tuple:
     return record['hellaswag_n'], record.get('hellaswag_data'), record.get('hellaswag_style')
 
 
+def questions_of(run: Run) -> str:
+    """On which questions a run was scored at its end, as text; '' if it wasn't."""
+    if not run.last_score:
+        return ''
+    said = run.info.get('hellaswag_data')
+    content = said.get('sha256') if type(said) is dict else None
+    return f'{content or run.config.hellaswag_data}, {run.last_score["hellaswag_n"]} of them'
+
+
 # ------------------------------------------------------------------------------------------------------------
 # reading
 
@@ -302,16 +311,12 @@ class Group:
 
     def __post_init__(self):
         self.done = [run for run in self.runs if run.ended == 'done']
+        self.seeds = tuple(run.seed for run in self.done)  # those that are done
         self.curves = [run.curve() for run in self.done]
 
     @property
     def config(self) -> TrainConfig:
         return self.runs[0].config
-
-    @property
-    def seeds(self) -> tuple:
-        """The seeds that are done."""
-        return tuple(run.seed for run in self.done)
 
     @property
     def lost(self) -> list[Run]:
@@ -342,9 +347,15 @@ class Group:
         return float(np.mean([getattr(curve, axis)[-1] for curve in self.curves]))
 
     def score(self, name: str) -> float | None:
-        """Mean of a score at the end, over the seeds that are done; None unless all have it."""
+        """Mean of a score at the end, over the seeds that are done; None unless all have it, on the same
+        questions."""
+        return mean_and_sd(self.scores(name))[0]
+
+    def scores(self, name: str) -> list[float]:
+        """A score at the end of each seed that is done; [] unless all have it, on the same questions."""
         values = [run.last_score.get(name) for run in self.done]
-        return float(np.mean(values)) if values and None not in values else None
+        is_alike = len({questions_of(run) for run in self.done}) == 1
+        return values if is_alike and None not in values else []
 
     def last(self) -> dict:
         """The last numbers: means and sd over the seeds that are done, and the standard error of one scoring;
@@ -355,8 +366,7 @@ class Group:
         found['val_loss'], found['val_loss_sd'] = mean_and_sd(self.finals())
         found['hellaswag_n'] = self.score('hellaswag_n')
         for name in ('bits', 'acc_norm', 'margin'):
-            values = [run.last_score.get(f'hellaswag_{name}') for run in self.done]
-            found[name], found[f'{name}_sd'] = mean_and_sd([] if None in values else values)
+            found[name], found[f'{name}_sd'] = mean_and_sd(self.scores(f'hellaswag_{name}'))
             # Of one scoring, not of the mean: all seeds have the same questions.
             found[f'{name}_se'] = self.score(f'hellaswag_{name}_stderr')
         if found['acc_norm'] is not None and found['acc_norm_se'] is None:
@@ -430,8 +440,9 @@ def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group
             groups.append(Group(name, *place, kept, data_identity(kept[0])))
         else:
             name = name_of(kept)
-            budget = float(kept[0].flops())
-            groups.append(Group(name, name, '', budget, kept, data_identity(kept[0])))
+            group = Group(name, name, '', 0.0, kept, data_identity(kept[0]))
+            group.budget = group.end('flops')
+            groups.append(group)
     if not places:
         align_budgets(groups)
     tell_apart(groups, notes, bool(places))
@@ -500,14 +511,15 @@ def listed(runs: list[Run]) -> str:
 # which runs are the same experiment
 
 
-def fingerprint(run: Run, what: str) -> str:
-    """What run.json says of the content of its 'data' or 'hellaswag_data', as text; else its name."""
-    said = run.info.get(what)
-    if type(said) is dict:
-        # Not the folder's path, nor the time: hashes and counts.
-        return json.dumps(said, sort_keys=True)
-    # Of the folder the name alone: it lies elsewhere on each machine.
-    return os.path.basename(os.path.normpath(run.config.data_dir)) if what == 'data' else ''
+def data_content(run: Run) -> str:
+    """What run.json says of the content of its data, as text; else the folder's name."""
+    said = run.info.get('data')
+    if type(said) is not dict:
+        # The name alone: the folder lies elsewhere on each machine.
+        return os.path.basename(os.path.normpath(run.config.data_dir))
+    # However it is cut into shards.
+    splits = [(name, said[name]) for name in sorted(said) if type(said[name]) is dict]
+    return str([(name, split.get('tokens'), split.get('sha256')) for name, split in splits])
 
 
 def data_identity(run: Run) -> dict:
@@ -515,7 +527,7 @@ def data_identity(run: Run) -> dict:
     # The count stands in each line, since a resumed run may have been told another one.
     evals, _ = run.evals()
     return {
-        'data': fingerprint(run, 'data'),
+        'data': data_content(run),
         'vocab_size': run.config.vocab_size,
         'block_size': run.config.block_size,
         'val_tokens': run.val_tokens_of(evals[-1] if evals else {}),

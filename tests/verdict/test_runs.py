@@ -1,4 +1,5 @@
-"""Run directories as data, and which of them are one experiment. Run: python -m pytest tests/test_runs.py"""
+"""Run directories as data, and which of them are one experiment. Run: python -m
+pytest tests/verdict/test_runs.py"""
 
 import json
 
@@ -7,7 +8,7 @@ import pytest
 from fake_runs import RATES, power_law, shifted, write_run, write_seeds
 
 from core.common import UserError
-from verdict.old_runs import arm_name, make_groups, mean_curve, read_run, read_runs
+from verdict.runs import Place, make_groups, mean_curve, read_run, read_runs
 
 
 def groups_in(folder, **options):
@@ -55,12 +56,82 @@ def test_patterns_are_expanded_where_no_shell_did(tmp_path, capsys):
     assert len(read_runs([str(tmp_path / 'run[1]')])) == 1
 
 
-def test_a_damaged_run_json_is_named(tmp_path):
-    path = write_run(tmp_path / 'base')
-    for text in ('{"git_commit": ', '[1]'):
-        (path / 'run.json').write_text(text)
-        with pytest.raises(UserError, match=r'base/run.json: not a readable run.json'):
-            read_run(str(path))
+@pytest.mark.parametrize('name, text, said', [
+    ('run.json', '{"git_commit": ', 'base/run.json: not a readable run.json'),
+    ('run.json', '[1]', 'base/run.json: not a readable run.json'),
+    ('config.json', '', 'base/config.json: not a readable config'),
+    ('metrics.jsonl', '{"kind": 1}\n{}\n', 'base/metrics.jsonl, line 1: not a line of metrics')])
+def test_a_damaged_run_is_named_and_the_others_go_on(tmp_path, capsys, name, text, said):
+    write_run(tmp_path / 'grown', n_stages=4)
+    (write_run(tmp_path / 'base') / name).write_text(text)
+    [run] = read_runs([str(tmp_path / 'base'), str(tmp_path / 'grown')])
+    assert run.config.run_name == 'grown'
+    assert said in capsys.readouterr().err
+    with pytest.raises(UserError, match='none of these is a run directory'):
+        read_runs([str(tmp_path / 'base')])
+
+
+def test_a_growth_that_this_checkout_lacks_is_named_and_the_others_go_on(tmp_path, capsys):
+    path = write_run(tmp_path / 'mine', n_stages=4)
+    text = (path / 'config.json').read_text()
+    (path / 'config.json').write_text(text.replace('"grow_init": "random"', '"grow_init": "of_my_own"'))
+    write_run(tmp_path / 'base')
+    assert len(read_runs([str(tmp_path)])) == 1
+    assert 'of_my_own' in capsys.readouterr().err
+
+
+def as_record(path, folder):
+    """A run directory as a line of records.jsonl."""
+    metrics = [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
+    info = json.loads((path / 'run.json').read_text())
+    config = json.loads((path / 'config.json').read_text())
+    return json.dumps({'run': folder, 'config': config, 'info': info, 'metrics': metrics}) + '\n'
+
+
+def test_records_are_read_as_run_directories_are(tmp_path, capsys):
+    lines = []
+    for seed, folder in enumerate(('a/s1', 'b/s1')):
+        path = write_run(tmp_path / 'out' / folder, shifted(power_law, seed / 100), seed=seed, info={'x': 1})
+        lines.append(as_record(path, folder))
+    (tmp_path / 'results').mkdir()
+    # A torn line is named, and the others go on.
+    (tmp_path / 'results' / 'records.jsonl').write_text(lines[0] + '{"run": "c/s1", "conf\n' + lines[1])
+    there = read_runs([str(tmp_path / 'out')])
+    for given in ('results', 'results/records.jsonl'):
+        here = read_runs([str(tmp_path / given)])
+        assert 'records.jsonl, line 2 is passed over: not a record of a run' in capsys.readouterr().err
+        assert [run.path for run in here] == [f'{tmp_path}/results/a/s1', f'{tmp_path}/results/b/s1']
+        for mine, theirs in zip(here, there):
+            assert (mine.config, mine.records, mine.info) == (theirs.config, theirs.records, theirs.info)
+            assert mine.ended == 'done'
+
+
+def test_a_folder_of_runs_is_all_of_them_and_each_counts_once(tmp_path):
+    for name in ('a/s1', 'a/s2', 'b/s1'):
+        write_run(tmp_path / name)
+    paths = [str(tmp_path), str(tmp_path / 'a'), str(tmp_path / 'b' / 's1')]
+    assert len(read_runs(paths)) == 3
+
+
+# ---- how a run ended
+
+
+@pytest.mark.parametrize('until, info, ended', [
+    (None, {}, 'done'), (None, {'ended': 'done'}, 'done'), (500, {'ended': 'diverged'}, 'diverged'),
+    (500, {'ended': 'stopped'}, 'stopped'), (500, {}, 'unfinished'), (500, {'ended': 'done'}, 'unfinished')])
+def test_how_a_run_ended_is_its_own_record_and_its_last_evaluation(tmp_path, until, info, ended):
+    assert read_run(str(write_run(tmp_path / 'base', until=until, info=info))).ended == ended
+
+
+def test_seeds_that_are_not_done_belong_to_the_group_and_not_to_its_mean(tmp_path):
+    write_run(tmp_path / 'a', seed=1)
+    write_run(tmp_path / 'b', seed=2, until=500, info={'ended': 'diverged'})
+    write_run(tmp_path / 'c', seed=3, until=900, tail=b'{"kind": "train", "step": 920, "tok')
+    [group] = groups_in(tmp_path)
+    assert group.seeds == (1,)
+    assert [(run.seed, run.ended) for run in group.lost] == [(2, 'diverged'), (3, 'unfinished')]
+    assert len(group.finals()) == 1
+    assert group.mean.step[-1] == 1000
 
 
 # ---- curves
@@ -92,8 +163,6 @@ def test_an_evaluation_at_step_0_changes_nothing_but_the_start(tmp_path):
     [first], [second] = [make_groups(read_runs([str(tmp_path / name)]))[0] for name in ('with', 'without')]
     np.testing.assert_array_equal(first.mean.loss, second.mean.loss)
     assert first.mean.step[0] == 50
-    assert first.start_loss == power_law(0)
-    assert second.start_loss is None
 
 
 def test_losses_are_interpolated_in_the_logarithm_of_the_compute(tmp_path):
@@ -101,7 +170,8 @@ def test_losses_are_interpolated_in_the_logarithm_of_the_compute(tmp_path):
                                                    every=500))]))[0]
     between = np.sqrt(500 * 1000) * RATES['flops']
     assert group.losses_at('flops', between) == pytest.approx([750])
-    assert group.losses_at('flops', np.array([1.0, 1e20])).tolist() == [[500], [1000]]
+    # Nothing is made up before the first evaluation and after the last.
+    assert np.isnan(group.losses_at('flops', 1.0)) and np.isnan(group.losses_at('flops', 1e20))
 
 
 def test_a_mean_over_the_clock_is_the_mean_of_the_clocks(tmp_path):
@@ -140,7 +210,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):
     write_seeds(tmp_path, 'base', (1, 2, 7))
     [group] = groups_in(tmp_path)
     assert group.name == 'base'
-    assert group.seeds == [1, 2, 7]
+    assert group.seeds == (1, 2, 7)
 
 
 @pytest.mark.parametrize('setting', [
@@ -150,7 +220,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):
     {'grow_init': 'stack'},
     {'phase1_fraction': 0.25}, {'n_head': 6}, {'vocab_size': 50257}, {'val_tokens': 2097152},
     {'learning_rate': 1e-3},
-    {'hellaswag_limit': 100}, {'growth_steps': 1001}, {'rewarm_steps': 10}])
+    {'growth_steps': 1001}, {'rewarm_steps': 10}])
 def test_a_run_that_differs_in_one_setting_is_no_further_seed(tmp_path, setting):
     common = {'n_stages': 4, 'dtype': 'float32'}
     write_run(tmp_path / 'a', seed=1, **common)
@@ -160,7 +230,7 @@ def test_a_run_that_differs_in_one_setting_is_no_further_seed(tmp_path, setting)
 
 @pytest.mark.parametrize('setting', [
     {'eval_interval': 10}, {'batch_size': 16}, {'run_name': 'x'}, {'out_dir': 'y'}, {'log_interval': 7},
-    {'device': 'cpu'},
+    {'device': 'cpu'}, {'hellaswag_limit': 100},
     {'data_dir': '/elsewhere/edu_fineweb10B/'}, {'growth_steps': 400, 'continual_steps': 600}])
 def test_what_does_not_change_the_training_does_not_tell_runs_apart(tmp_path, setting):
     write_run(tmp_path / 'a', seed=1)
@@ -170,37 +240,35 @@ def test_what_does_not_change_the_training_does_not_tell_runs_apart(tmp_path, se
 
 def test_data_counts_by_content_not_by_place(tmp_path):
     def info(content):
-        return {'data': {'dir': f'/somewhere/{content}', 'train': {'tokens': 10, 'sha256_1mb': content}}}
+        return {'data': {'dir': f'/somewhere/{content}', 'train': {'tokens': 10, 'sha256': content}}}
 
     write_run(tmp_path / 'a', seed=1, data_dir='data/one', info=info('x'))
     write_run(tmp_path / 'b', seed=2, data_dir='moved/two', info=info('x') | {'host': 'another'})
     assert len(groups_in(tmp_path)) == 1
     write_run(tmp_path / 'c', seed=3, data_dir='data/one', info=info('y'))
-    assert [group.seeds for group in groups_in(tmp_path)] == [[1, 2], [3]]
+    assert [group.seeds for group in groups_in(tmp_path)] == [(1, 2), (3,)]
 
 
-def test_questions_count_by_content_not_by_place(tmp_path):
+def test_scores_on_other_questions_have_no_mean_losses_do(tmp_path):
     def info(content):
         return {'hellaswag_data': {'n': 1000, 'sha256': content}}
 
-    write_run(tmp_path / 'a', seed=1, hellaswag_data='data/demo/hellaswag.jsonl', info=info('x'))
-    write_run(tmp_path / 'b', seed=2, hellaswag_data='/moved/questions.jsonl', info=info('x'))
-    assert len(groups_in(tmp_path)) == 1
-    write_run(tmp_path / 'c', seed=3, hellaswag_data='data/demo/hellaswag.jsonl', info=info('y'))
-    assert [group.seeds for group in groups_in(tmp_path)] == [[1, 2], [3]]
+    write_run(tmp_path / 'a', seed=1, acc_norm=0.3, info=info('x'))
+    write_run(tmp_path / 'b', seed=2, acc_norm=0.4, hellaswag_data='/moved/questions.jsonl', info=info('x'))
+    [group] = groups_in(tmp_path)
+    assert group.score('hellaswag_acc_norm') == pytest.approx(0.35)
+    assert group.last()['acc_norm_sd'] == pytest.approx(0.1 / np.sqrt(2))
+    write_run(tmp_path / 'c', seed=3, acc_norm=0.5, info=info('y'))
+    [group] = groups_in(tmp_path)
+    assert len(group.finals()) == 3
+    assert group.score('hellaswag_acc_norm') is None
 
 
 def test_what_auto_was_tells_number_formats_apart(tmp_path):
     write_run(tmp_path / 'a', seed=1, info={'dtype': 'float32'})
     write_run(tmp_path / 'b', seed=2, info={'dtype': 'bfloat16'})
     write_run(tmp_path / 'c', seed=3, dtype='bfloat16')
-    assert [group.seeds for group in groups_in(tmp_path)] == [[1], [2, 3]]
-
-
-def test_a_run_from_before_run_json_has_the_content_that_its_folder_s_name_has_elsewhere(tmp_path):
-    write_run(tmp_path / 'a', seed=1, data_dir='data/one', info={'data': {'train': {'sha256': 'x'}}})
-    write_run(tmp_path / 'b', seed=2, data_dir='/other/one')
-    assert len(groups_in(tmp_path)) == 1
+    assert [group.seeds for group in groups_in(tmp_path)] == [(1,), (2, 3)]
 
 
 def test_a_repeated_seed_is_left_out_and_that_is_said(tmp_path):
@@ -212,90 +280,44 @@ def test_a_repeated_seed_is_left_out_and_that_is_said(tmp_path):
                      'nothing about the spread']
 
 
-def test_an_unfinished_run_is_a_group_of_its_own(tmp_path):
-    write_run(tmp_path / 'a', seed=1)
-    write_run(tmp_path / 'b', seed=2, until=500)
-    write_run(tmp_path / 'c', seed=3, until=900, tail=b'{"kind": "train", "step": 920, "tok')
-    first, second, third = groups_in(tmp_path)
-    assert first.flags == []
-    assert second.flags == ['unfinished: step 500 of 1000']
-    assert third.flags == ['unfinished: step 900 of 1000, last line truncated']
+def test_of_a_repeated_seed_the_finished_run_counts(tmp_path):
+    write_run(tmp_path / 'a', until=500)
+    write_run(tmp_path / 'b')
+    [group] = groups_in(tmp_path)
+    assert [run.ended for run in group.runs] == ['done']
 
 
-# ---- arms, and the best of several
+def test_what_keeps_seeds_from_being_one_group_is_said(tmp_path):
+    for seed, dtype in ((1, 'float32'), (2, 'bfloat16'), (3, 'bfloat16')):
+        write_run(tmp_path / f'base_seed{seed}', seed=seed, info={'dtype': dtype})
+    _, notes = make_groups(read_runs([str(tmp_path / '*')]))
+    assert notes == ['base_seed1 (seed 1) and base (seed 2, 3) differ in dtype (float32, bfloat16): they '
+                     'are not pooled']
 
 
-def test_the_best_of_several_learning_rates_counts(tmp_path):
-    for rate, shift in ((1e-3, 0.02), (2e-3, 0.0), (4e-3, 0.05)):
-        write_run(tmp_path / f'lr{rate}', shifted(power_law, shift), learning_rate=rate)
-    groups = groups_in(tmp_path)
-    assert [group.is_best for group in groups] == [False, True, False]
-    assert groups[1].tried == 3
-    assert groups[1].biased  # it's judged with the seed that chose it
-    assert {group.arm for group in groups} == {'lr0.001'}
-    # Another setting is no matter of tuning, unless somebody says so.
-    write_run(tmp_path / 'wd', learning_rate=1e-3, weight_decay=0.3)
-    assert len({group.arm for group in groups_in(tmp_path)}) == 2
-    assert len({group.arm for group in groups_in(tmp_path, tuned=('learning_rate', 'weight_decay'))}) == 1
+# ---- arms and budgets
 
 
-def test_seeds_that_chose_are_not_judged_where_there_are_two_others(tmp_path):
-    write_run(tmp_path / 'low_seed9', shifted(power_law, 0.02), learning_rate=1e-3, seed=9)
-    for seed, shift in ((9, 0.0), (1, 0.01), (2, 0.03)):
-        write_run(tmp_path / f'high_seed{seed}', shifted(power_law, shift), learning_rate=2e-3, seed=seed)
-    best, other = groups_in(tmp_path)
-    assert best.is_best
-    assert not other.is_best
-    assert not best.biased
-    assert best.left_out == (9,)
-    # Group order is the order of files; the finals are those of seeds 1 and 2.
-    assert sorted(best.finals) == pytest.approx([power_law(1000) + 0.01, power_law(1000) + 0.03])
+def test_a_study_names_its_arms_and_budgets(tmp_path):
+    paths = {}
+    for arm, budget, seed in (('one', 500, 1), ('one', 500, 2), ('one', 1000, 1), ('two', 500, 1)):
+        # Another setting at another budget, and a checkpoint of its own for each seed, is still the arm.
+        path = write_run(tmp_path / f'{arm}{budget}_{seed}', seed=seed, growth_steps=budget,
+                         learning_rate=1 / budget, init_from=f'out/{seed}', init_depth=12)
+        paths[str(path)] = Place(arm, 'w64', budget)
+    groups, _ = make_groups(read_runs(list(paths)), paths)
+    assert [(group.name, group.arm, group.scale, group.budget, group.seeds) for group in groups] == [
+        ('one, w64 at 500', 'one', 'w64', 500, (1, 2)), ('one, w64 at 1,000', 'one', 'w64', 1000, (1,)),
+        ('two, w64 at 500', 'two', 'w64', 500, (1,))]
 
 
-def test_the_choice_is_made_on_the_seeds_that_all_have(tmp_path):
-    """The rate that is worse on seed 9 doesn't win by a lucky seed of its own."""
-    for seed, shift in ((9, 0.01), (8, -0.5)):
-        write_run(tmp_path / f'lucky_seed{seed}', shifted(power_law, shift), learning_rate=1e-3, seed=seed)
-    write_run(tmp_path / 'steady_seed9', power_law, learning_rate=2e-3, seed=9)
-    groups = {group.runs[0].config.learning_rate: group for group in groups_in(tmp_path)}
-    assert groups[2e-3].is_best
-    assert not groups[1e-3].is_best
+def test_elsewhere_runs_of_equal_compute_up_to_whole_steps_have_one_budget(tmp_path):
+    for steps in (500, 1000, 1004, 1100):
+        write_run(tmp_path / f'b{steps}', growth_steps=steps)
+    assert len({group.budget for group in groups_in(tmp_path)}) == 3
 
 
-def test_budgets_of_one_schedule_are_one_arm_and_not_rivals(tmp_path):
-    for steps in (500, 1000, 1004):
-        write_run(tmp_path / f'b{steps}', growth_steps=steps, lr_schedule='cosine')
-        write_run(tmp_path / f'g{steps}', growth_steps=steps, n_stages=4, lr_schedule='cosine')
-    groups = {group.name: group for group in groups_in(tmp_path)}
-    assert groups['b500'].arm == groups['b1000'].arm != groups['g500'].arm == groups['g1000'].arm
-    assert groups['b500'].tried == 1
-    assert groups['b1000'].tried == 2  # 0.4% more steps are the same budget
-
-
-@pytest.mark.parametrize('names, name', [
-    (['grown_500', 'grown_1000'], 'grown'), (['stack_0.001', 'stack_0.002'], 'stack'),
-    (['base_b2', 'base_b16'], 'base_b'),
-    (['one'], 'one'), (['lr1', 'lr2'], 'lr1'), (['a', 'b'], 'a'), (['out/a/run', 'out/b/run'], 'out/a/run')])
-def test_an_arm_is_called_by_what_its_groups_have_in_common(names, name):
-    assert arm_name(names) == name
-
-
-def test_two_arms_are_not_called_alike(tmp_path):
-    for steps in (500, 1000):
-        write_run(tmp_path / f'run_a{steps}', growth_steps=steps)
-        write_run(tmp_path / f'run_b{steps}', growth_steps=steps, n_stages=4)
-        write_run(tmp_path / f'run_{steps}', growth_steps=steps, n_stages=2)
-    write_run(tmp_path / 'run', n_stages=3)
-    groups = groups_in(tmp_path)
-    arms = {}
-    for group in groups:
-        arms.setdefault(group.arm, []).append(group.config.n_stages)
-    assert sorted(arms.values()) == [[1, 1], [2, 2], [3], [4, 4]]
-
-
-def test_arms_that_are_named_are_taken_as_named(tmp_path):
-    first = write_run(tmp_path / 'a', n_stages=4)
-    second = write_run(tmp_path / 'b', n_stages=4, weight_decay=0.3)
-    groups = groups_in(tmp_path, arms={str(first): 'one', str(second): 'two'})
-    assert [(group.name, group.arm, group.tried) for group in groups] == [('one', 'one', 1),
-                                                                          ('two', 'two', 1)]
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    write_run(tmp_path / 'a', run_name='same')
+    write_run(tmp_path / 'b', run_name='same', weight_decay=0.3)
+    assert [group.name for group in groups_in(tmp_path)] == [f'{tmp_path}/a', f'{tmp_path}/b']
