@@ -542,7 +542,7 @@ class Simulation:
         places_of_runs = [('full', 500), ('full', 1000), ('full', 2000)]
         for arm, budget in places_of_runs + [(arm, 1000) for arm in self.arms]:
             for run in make(arm, [3.0] * 8, steps=budget, n_stages=1 if arm == 'full' else 4):
-                run.path += f'_{budget}'
+                run.path = f'{arm}_{budget}_{run.seed}'
                 runs.append(run)
                 places[run.path] = Place(arm, '', budget)
         self.groups, _ = make_groups(runs, places)
@@ -582,9 +582,8 @@ class Simulation:
         return losses
 
 
-def unequal(n, rng):
-    """Deviations as cpu_growth's arms have them: from .002 to .2."""
-    return np.exp(rng.uniform(math.log(0.002), math.log(0.2), n))
+# Deviations of cpu_growth's arms under AdamW at 1,000, full depth first.
+MEASURED = (0.0262, 0.2124, 0.1195, 0.0346, 0.0185, 0.0175, 0.0068)
 
 
 @pytest.mark.slow
@@ -594,7 +593,7 @@ def test_equal_schedules_are_called_different_in_at_most_5_of_100_studies_with_l
     rng = np.random.default_rng(0)
     false = 0
     for _ in range(STUDIES):
-        sds = np.full(7, SD) if equal else unequal(7, rng)
+        sds = np.full(7, SD) if equal else np.array(MEASURED)
         false += any(one.word in ('saves', 'costs') for one in simulation.study(simulation.draw(rng, sds)))
     print(f'family-wise error {false / STUDIES:.3f}')
     assert false / STUDIES <= 0.05
