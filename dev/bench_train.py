@@ -1,7 +1,7 @@
 """
 What train.py takes beside the steps themselves. Run by hand, on an idle machine, after prepare_demo.py:
 
-    PYTHONPATH=.:tests python dev/bench_train.py first|ranks|compile|evaluation ... [--turns=3] [--big]
+    PYTHONPATH=.:tests python dev/bench_train.py first|ranks|compile|evaluation|memory ... [--turns=3] [--big]
 
 first       seconds from the command to the first step of the demo, imports included, beside a script with
             nothing but torch
@@ -11,6 +11,8 @@ compile     seconds of torch.compile in a run of 8 stages beside one at full dep
             graphs; recompiles
 evaluation  the share of evaluations and checkpoints in a run of GPT-2 124M at the default intervals, from
             measured parts
+memory      peak resident memory of a run of GPT-2 124M in float32, of 12 layers and of 2, 4 sequences
+            of 1,024 tokens a step, a checkpoint written, beside the step at full depth as nanoGPT has it
 
 What is compared takes turns.
 """
@@ -31,6 +33,7 @@ from hellaswag_examples import make_examples
 
 from config import TrainConfig
 from core import data
+from core.device import GLIBC_TUNABLES
 
 ROOT = Path(__file__).parent.parent
 PYTHON, TORCHRUN = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--standalone',
@@ -140,11 +143,15 @@ def compile(folder, turns, big):
     print(f'8 stages / full depth: {statistics.median(ratios):.2f} ({spread(ratios)})')
 
 
-def evaluation(folder, turns, big):
-    conftest.pytest_configure()  # GPT-2's BPE files
+def write_random_shards(folder):
     for name, n in (('train_000001', 20_000), ('val_000000', 20_000)):
         data.write_shard(f'{folder}/{name}.bin', np.random.default_rng(n).integers(0, 50257, n, np.uint16))
     Path(folder, 'meta.json').write_text(json.dumps({'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}))
+
+
+def evaluation(folder, turns, big):
+    conftest.pytest_configure()  # GPT-2's BPE files
+    write_random_shards(folder)
     examples, val_tokens = make_examples(60, 0), 8192
     Path(folder, 'hellaswag.jsonl').write_text(''.join(json.dumps(e) + '\n' for e in examples))
     default = TrainConfig()
@@ -169,6 +176,48 @@ def evaluation(folder, turns, big):
           f'{sum(shares.values()):.2%}')
 
 
+# The step as it is usually written: all logits at once, and autograd keeps what it keeps.
+PLAIN = '''
+import math
+import torch
+import torch.nn.functional as F
+import core.loss
+from model import GPT, GPTConfig
+
+core.loss.LARGE = math.inf
+model = GPT(GPTConfig(1024, 50304, 12, 12, 768))
+optimizer = torch.optim.AdamW(model.parameters())
+for p in model.parameters():
+    p.grad = torch.zeros_like(p)
+optimizer.step()  # so that the step below has moments from the beginning, as all but the first
+optimizer.zero_grad(set_to_none=True)
+tokens = torch.arange(4096).view(4, 1024)
+F.cross_entropy(model.logits(tokens).flatten(0, 1), tokens.flatten()).backward()
+torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+optimizer.step()
+'''
+
+
+def memory(folder, turns, big):
+    def peak(arguments, tunables) -> int:
+        process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL,
+                                   env=environment(PYTHON) | tunables)
+        _, status, usage = os.wait4(process.pid, 0)
+        assert status == 0, arguments
+        return 1024 * usage.ru_maxrss
+
+    write_random_shards(folder)
+    run = ['train.py', 'configs/baseline.py', f'--data_dir={folder}', *GPT2, *QUIET, '--batch_size=4',
+           '--total_batch_size=4096', '--dtype=float32', '--growth_steps=1', '--continual_steps=0',
+           '--val_tokens=4096']
+    plain = peak(['-c', PLAIN], {})
+    print(f'as nanoGPT has it: {plain / 1e9:.2f} GB', flush=True)
+    for depth in (2, 12):
+        found = peak([*run, f'--n_layer={depth}', f'--out_dir={folder}/memory_{depth}'],
+                     {'GLIBC_TUNABLES': GLIBC_TUNABLES})
+        print(f'{depth} layers: {found / 1e9:.2f} GB, {found / plain:.2f}x', flush=True)
+
+
 def spread(values) -> str:
     return ' '.join(f'{v:.2f}' if v < 100 else f'{v:.0f}' for v in values)
 
@@ -176,11 +225,11 @@ def spread(values) -> str:
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('what', nargs='+', choices=('first', 'ranks', 'compile', 'evaluation'))
+    parser.add_argument('what', nargs='+', choices=('first', 'ranks', 'compile', 'evaluation', 'memory'))
     parser.add_argument('--turns', type=int, default=3)
     parser.add_argument('--big', action='store_true')
     own = parser.parse_args()
-    if not (ROOT / 'data/demo').is_dir():
+    if not ((ROOT / 'data/demo').is_dir() or set(own.what) <= {'evaluation', 'memory'}):
         parser.error('data/demo is not there: python prepare_demo.py first')
     for what in own.what:
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ baseline = 'full depth'
 overlays = ('cpu',)
 settings = {
     'lr_schedule': 'wsd', 'decay_fraction': 0.2, 'warmup_steps': 10,
+    'batch_size': 16,  # a run has one core: one micro-step a step, not the two of two ranks
     'eval_interval': 20, 'val_tokens': 16_384, 'hellaswag_interval': 1_000_000, 'hellaswag_limit': 100,
 }
 budgets = (40, 80)
