@@ -1,8 +1,8 @@
 """
 Two corpora that anyone with Debian's package manager can make again: English documentation, and C code.
 
-    python dev/make_docs_corpus.py docs data/docs.jsonl     # a minute; docs/corpus.md has the packages
-    python dev/make_docs_corpus.py code data/code.jsonl     # about 5 minutes: C files of the kernel's source
+    python dev/make_docs_corpus.py docs data/docs.jsonl     # two minutes; docs/corpus.md has the packages
+    python dev/make_docs_corpus.py code data/code.jsonl     # a minute: C files of the kernel's source
     python prepare_fineweb.py --source data/docs.jsonl --tokenizer=bytes --shard_tokens=2_000_000 \\
         --out=data/docs_bytes
 
