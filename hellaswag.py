@@ -6,9 +6,9 @@ HellaSwag: four endings to a context, one of them true; the model picks the one 
     torchrun --standalone --nproc_per_node=8 hellaswag.py out/incremental_8stage --style=both --json
 
 MODEL is a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2, gpt2-medium, gpt2-large,
-gpt2-xl. Without --data the examples are the official validation set's, 10,042. A file of your own has one
-JSON object a line: 'ctx' (the context), 'endings' (four), 'label' (the true one's number, 0 to 3);
-questions.py says what else.
+gpt2-xl. Without --data the examples are the official validation set's, 10,042, from the Hugging Face Hub. A
+file of your own has one JSON object a line: 'ctx' (the context), 'endings' (four), 'label' (the true one's
+number, 0 to 3), and optionally 'ind', 'activity_label', 'ctx_a' and 'ctx_b'.
 
 Two conventions are in use, and their numbers differ. GPT-2 124M scores, on the official validation set:
 
@@ -25,14 +25,16 @@ scored, which is " " + ending:
     margin      the best wrong ending's loss less the true one's, mean over the examples; higher is better
 
 Speed: an example is one row, not four padded ones: the context once and its endings as branches after it
-(see pack). Rows are batched by tokens, sorted by length, and the 50,257 logits are computed only where a
-token of an ending is predicted. dev/bench_hellaswag.py measures the gain.
+(see pack), which is half the tokens. dev/bench_hellaswag.py measures the gain.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
+import re
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,15 +46,122 @@ from tqdm import tqdm
 from core import data
 from core.common import Parser, UserError, run_main
 from core.device import autocast, init_distributed, pick_device, read_ranks
-from questions import STYLES, fingerprint, load_examples, texts, warn_of_other_text  # noqa: F401
 from run import checkpoint
 from verdict import paired
 
+STYLES = ('nanogpt', 'lm_eval')
 MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
+EXAMPLE = ("a JSON object with the texts 'ctx' and 'endings' (four of them) and 'label', 0, 1, 2 or 3 (which "
+           'the test split lacks)')
 
 
-# ------------------------------------------------------------------------------------------------------------
+# examples
+
+
+def load_examples(source: str, limit: int = 0) -> list[dict]:
+    """The first `limit` (0: all) examples of a JSONL file, a URL, or, for '', of the official validation set.
+
+    Every rank calls this: `datasets` fetches what isn't a file once, into its cache. Raises UserError for
+    what can't be fetched, and for a line that is no example.
+    """
+    name = source or 'Rowan/hellaswag'
+    if source and not re.match('https?://', source, re.IGNORECASE):
+        # What isn't UTF-8 (UTF-16, a .gz) is no example in its first line.
+        with open(os.path.expanduser(source), encoding='utf-8', errors='replace') as f:
+            lines = f.readlines()
+    else:
+        import datasets  # here, since it takes a second
+
+        try:
+            if source:
+                lines = datasets.load_dataset('text', data_files=source, split='train')['text']
+            else:
+                lines = map(json.dumps, datasets.load_dataset(name, split='validation'))
+        except Exception as error:  # whatever datasets, the Hub's client, the network or the disk raise
+            raise UserError(f'{name} could not be fetched ({type(error).__name__}); without network, name a '
+                            'JSONL file: --data=FILE here, --hellaswag_data=FILE in training') from None
+    examples = []
+    for number, line in enumerate(lines, 1):
+        line = line.lstrip('\ufeff').strip()  # joined files have byte order marks in the middle, too
+        if line:
+            examples.append(parse_example(line, f'{name}, line {number}'))
+        if limit and len(examples) == limit:
+            break
+    if not examples:
+        raise UserError(f'{name}: holds no examples')
+    return examples
+
+
+def parse_example(line: str, where: str) -> dict:
+    """One line's example, its label as an int. Raises UserError, beginning with `where`, for others."""
+    try:
+        example = json.loads(line)
+    except (ValueError, RecursionError):  # the last: brackets nested ten thousand deep
+        example = None
+    example = example if type(example) is dict else {}
+    endings = example.get('endings')
+    needed = [example.get('ctx'), *(endings if type(endings) is list else [])]
+    optional = [example.get(name, '') for name in ('activity_label', 'ctx_a', 'ctx_b')]
+    is_valid = len(needed) == 5 and all(type(text) is str for text in needed + optional)
+    is_valid = is_valid and all(text.strip() for text in needed)
+    label = example.get('label')
+    # not by ==, for which True and 1.0 are 1
+    if not is_valid or type(label) not in (int, str) or str(label) not in ('0', '1', '2', '3'):
+        raise UserError(f'{where}: an example is {EXAMPLE}, not {line[:60]}')
+    return example | {'label': int(label)}
+
+
+def fingerprint(examples: list[dict]) -> str:
+    """sha256 of what is scored: the same questions have the same one, wherever they were read."""
+    digest = hashlib.sha256()
+    for example in examples:
+        # Labels are ints by now; fields that nothing reads, as the source's own numbers, don't count.
+        scored = [example['ctx'], example['endings'], example['label']]
+        scored += [example.get(name, '') for name in ('activity_label', 'ctx_a', 'ctx_b')]
+        digest.update(json.dumps(scored).encode() + b'\n')
+    return digest.hexdigest()
+
+
+def warn_of_other_text(source: str, data_dir: str):
+    """Say so, on the first rank, where a file's questions were made from another data set than data_dir's.
+
+    A file beside a meta.json was made with those shards (prepare_demo.py does so): its questions are about
+    that text, and tell little about a model that is trained on other text.
+    """
+    folder = os.path.dirname(os.path.expanduser(source)) or '.'
+    has_meta = os.path.exists(os.path.join(folder, 'meta.json'))
+    if not source or not has_meta or os.environ.get('RANK', '0') != '0':
+        return
+    try:
+        theirs = data.read_meta(folder)
+    except UserError:
+        return  # somebody else's meta.json, which says nothing about shards
+    if theirs != data.read_meta(data_dir):
+        print(f'warning: hellaswag_data {source} asks about the text in {folder}, not about data_dir '
+              f'{data_dir}: name other questions with --hellaswag_data=FILE, or score nothing with '
+              '--hellaswag_interval=0', file=sys.stderr)
+
+
 # text to tokens
+
+
+def clean(text: str) -> str:
+    """lm-evaluation-harness's clean-up of WikiHow's brackets, step by step: what it leaves is left here
+    too."""
+    text = text.strip().replace(' [title]', '. ')
+    return re.sub(r'\[.*?\]', '', text).replace('  ', ' ')
+
+
+def texts(example: dict, style: str) -> tuple[str, list[str]]:
+    """(context, endings) as the style reads them. Optional fields, missing or empty, leave the plain ctx."""
+    if style == 'nanogpt':
+        return example['ctx'], example['endings']
+    context = example['ctx']
+    if 'ctx_a' in example and 'ctx_b' in example:
+        context = example['ctx_a'] + ' ' + example['ctx_b'].capitalize()
+    if example.get('activity_label'):
+        context = example['activity_label'] + ': ' + context
+    return clean(context), [clean(ending) for ending in example['endings']]
 
 
 def tokenize(context: str, ending: str, style: str, enc) -> tuple[list[int], list[int]]:
@@ -157,7 +266,7 @@ def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
     for column in order:
         sequence, n_scored = branches[column]
         inputs = sequence[:-1]
-        n_shared = common_prefix(previous, inputs)
+        n_shared = len(os.path.commonprefix([previous, inputs]))  # of any two lists
         if n_shared == 0:
             rows.append(Row())
         row = rows[-1]
@@ -179,16 +288,6 @@ def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
     return rows
 
 
-def common_prefix(a: list, b: list) -> int:
-    """How many items two lists begin with alike."""
-    shorter = min(len(a), len(b))
-    for i in range(shorter):
-        if a[i] != b[i]:
-            return i
-    return shorter
-
-
-# ------------------------------------------------------------------------------------------------------------
 # losses
 
 
@@ -293,7 +392,6 @@ def batch_losses(model, rows: list[Row], device) -> np.ndarray:
     return losses.cpu().numpy()
 
 
-# ------------------------------------------------------------------------------------------------------------
 # scores
 
 
@@ -365,7 +463,6 @@ def evaluate(
     return scores
 
 
-# ------------------------------------------------------------------------------------------------------------
 # the command line
 
 

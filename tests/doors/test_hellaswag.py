@@ -1,12 +1,15 @@
 """HellaSwag in both styles, against one-by-one references and the harness. Run: python -m pytest
-tests/test_hellaswag.py"""
+tests/doors/test_hellaswag.py"""
 
+import http.server
 import json
 import math
 import re
 import sys
+import threading
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,25 +18,153 @@ from hellaswag_examples import GOLDEN, known_gpt, make_examples
 from processes import run_python, run_ranks
 
 import hellaswag
-import questions
 from core import data
 from core.common import UserError
 from model import GPT, GPTConfig
 from run import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GOOD = {'ctx': 'A man', 'endings': ['a', 'b', 'c', 'd'], 'label': 2}
 # as many characters, not as many bytes
 FOREIGN = {'ctx': 'Über', 'endings': ['naïve', 'ééééé', '日本語です', 'plain'], 'label': 1}
 
 
 def examples_of(n, seed):
-    return [questions.parse_example(json.dumps(e), 'here') for e in make_examples(n, seed)]
+    return [hellaswag.parse_example(json.dumps(e), 'here') for e in make_examples(n, seed)]
 
 
 def write(path, examples):
     path.write_text(''.join(json.dumps(e) + '\n' for e in examples), encoding='utf-8')
     return str(path)
+
+
+# ---- examples
+
+
+def test_labels_may_be_numbers_or_strings_and_limit_takes_the_first(tmp_path, monkeypatch):
+    path = write(tmp_path / 'x.jsonl', [GOOD, GOOD | {'label': '3', 'ind': 7}, GOOD])
+    assert [e['label'] for e in hellaswag.load_examples(path)] == [2, 3, 2]
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert [e.get('ind') for e in hellaswag.load_examples('~/x.jsonl', limit=2)] == [None, 7]
+
+
+@pytest.mark.parametrize('line', [
+    '{"ctx": "A man"', '[' * 100_000, '[1, 2]', json.dumps({'ctx': 'a', 'endings': GOOD['endings']}),
+    *[json.dumps(GOOD | wrong) for wrong in (
+        {'endings': ['a', 'b', 'c']}, {'endings': ['a', 'b', 'c', 'd', 'e']}, {'endings': ['a', 'b', 'c',
+                                                                                           ' ']},
+        {'endings': ['a', 'b', 'c', ['d']]}, {'endings': 'abcd'}, {'ctx': None}, {'ctx': ''}, {'ctx_b': 3},
+        {'label': 4}, {'label': -1}, {'label': True}, {'label': 1.0}, {'label': ''}, {'label': []})],
+    '<html>This page was taken down</html>'])
+def test_a_line_that_is_no_example_is_named_by_its_number(tmp_path, line):
+    (tmp_path / 'x.jsonl').write_text(json.dumps(GOOD) + '\n' + line + '\n')
+    with pytest.raises(UserError, match=r'x\.jsonl, line 2: an example is') as error:
+        hellaswag.load_examples(str(tmp_path / 'x.jsonl'))
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize('content', [
+    b'\xef\xbb\xbf%s\n%s', b'%s\r\n\xef\xbb\xbf%s\r\n', b'\xef\xbb\xbf\n%s\n\n%s\n'])
+def test_a_byte_order_mark_is_no_part_of_an_example(tmp_path, content):
+    line = json.dumps(GOOD).encode()
+    (tmp_path / 'x.jsonl').write_bytes(content % (line, line))
+    assert [e['label'] for e in hellaswag.load_examples(str(tmp_path / 'x.jsonl'))] == [2, 2]
+
+
+@pytest.mark.parametrize('content', [b'', b'\n\n', b'\xef\xbb\xbf', json.dumps(GOOD).encode('utf-16'),
+                                     b'\x1f\x8b\x08\x00'])
+def test_a_file_without_examples_is_named(tmp_path, content):
+    (tmp_path / 'x.jsonl').write_bytes(content)
+    with pytest.raises(UserError, match=r'x\.jsonl(: holds no examples|, line 1)'):
+        hellaswag.load_examples(str(tmp_path / 'x.jsonl'))
+
+
+def test_the_fingerprint_is_of_what_is_scored_wherever_it_lies(tmp_path):
+    examples = examples_of(3, seed=2)
+    first = hellaswag.fingerprint(examples)
+    unread = [example | {'split': 'val', 'ind': 99} for example in examples]  # nothing that scoring reads
+    again = hellaswag.load_examples(write(tmp_path / 'b.jsonl', unread))
+    assert hellaswag.fingerprint(again) == first and len(first) == 64
+    changes = [{name: 'other'} for name in ('ctx', 'activity_label', 'ctx_a', 'ctx_b')]
+    changes += [{'label': (examples[1]['label'] + 1) % 4}, {'endings': examples[1]['endings'][::-1]}]
+    for change in changes:
+        assert hellaswag.fingerprint([examples[0], examples[1] | change, examples[2]]) != first
+    assert hellaswag.fingerprint([examples[1], examples[0], examples[2]]) != first
+    assert hellaswag.fingerprint(examples[:2]) != first
+
+
+def test_questions_about_another_text_than_the_data_are_pointed_out(tmp_path, capsys, monkeypatch):
+    metas = {'demo': {'source': 'docstrings'}, 'copy': {'source': 'docstrings'}, 'mine': {'source': 'mine'}}
+    for name, meta in metas.items():
+        (tmp_path / name).mkdir()
+        data.write_meta(str(tmp_path / name), {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256} | meta)
+    demo = write(tmp_path / 'demo' / 'hellaswag.jsonl', [GOOD])
+    hellaswag.warn_of_other_text(demo, str(tmp_path / 'mine'))
+    said = capsys.readouterr().err
+    assert re.match(r'warning: .*demo/hellaswag.jsonl asks about .*demo, not about .*mine', said)
+    hellaswag.warn_of_other_text(demo, str(tmp_path / 'copy'))  # the same data, moved
+    (tmp_path / 'foreign').mkdir()
+    (tmp_path / 'foreign' / 'meta.json').write_text('{"made by": "others"}')
+    elsewhere = write(tmp_path / 'hellaswag.jsonl', [GOOD])
+    foreign = write(tmp_path / 'foreign' / 'hellaswag.jsonl', [GOOD])
+    for general in (elsewhere, foreign, '', 'https://example.org/set.jsonl'):
+        hellaswag.warn_of_other_text(general, str(tmp_path / 'mine'))
+    monkeypatch.setenv('RANK', '1')
+    hellaswag.warn_of_other_text(demo, str(tmp_path / 'mine'))
+    assert capsys.readouterr().err == ''
+
+
+def test_a_url_is_read_like_a_file(tmp_path, monkeypatch):
+    content = (json.dumps(GOOD) + '\n').encode() * 3
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if 'set' in self.path else 404)
+            self.send_header('Content-Length', str(len(content)))
+            self.end_headers()
+            if self.command == 'GET':
+                self.wfile.write(content)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path)
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{httpd.server_port}'
+        assert len(hellaswag.load_examples(f'{address}/set.jsonl', limit=2)) == 2
+        with pytest.raises(UserError, match=r'gone\.jsonl could not be fetched .*--data=FILE'):
+            hellaswag.load_examples(f'{address}/gone.jsonl')
+        httpd.shutdown()
+
+
+# ---- text
+
+
+@pytest.mark.parametrize('raw, cleaned', [
+    ('  blanks around\n', 'blanks around'),
+    ('[header] How to swim [title] Get wet. [step] Go in.', ' How to swim. Get wet. Go in.'),
+    ('[title] Get wet.', ' Get wet.'),
+    ('Dry off. [substeps] Use a  towel.   Slowly.', 'Dry off. Use a towel.  Slowly.'),
+    ('Use a towel. [substeps]', 'Use a towel. '),
+])
+def test_text_is_cleaned_up_as_the_harness_does(raw, cleaned):
+    assert hellaswag.clean(raw) == cleaned
+
+
+def test_lm_eval_context_has_the_activity_and_a_capitalized_ctx_b():
+    example = {'activity_label': 'Fencing', 'ctx_a': 'Two people meet.', 'ctx_b': 'the Man in RED',
+               'ctx': 'raw', 'label': 0, 'endings': ['waits .', ' bows', 'x', 'y']}
+    context = 'Fencing: Two people meet. The man in red'
+    assert hellaswag.texts(example, 'lm_eval') == (context, ['waits .', 'bows', 'x', 'y'])
+    assert hellaswag.texts(example, 'nanogpt') == ('raw', ['waits .', ' bows', 'x', 'y'])
+    bare = {k: example[k] for k in ('ctx', 'endings', 'label')}
+    assert hellaswag.texts(bare, 'lm_eval')[0] == 'raw'
+
+
+# ---- losses
 
 
 def text_of(example, style):
@@ -414,7 +545,7 @@ def test_two_ranks_write_what_one_writes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('args, message', [
-    (['ckpt_000005.pt'], r'could not be fetched from the Hub .*--data=FILE'),
+    (['ckpt_000005.pt'], r'Rowan/hellaswag could not be fetched .*--data=FILE'),
     (['gpt2', '--data=x.jsonl'], r'openai-community/gpt2 could not be fetched from the Hub'),
 ])
 def test_without_network_there_is_one_clear_line(tmp_path, args, message):
@@ -445,7 +576,6 @@ def test_mistakes_on_the_command_line_are_named(monkeypatch, tmp_path):
         (['nowhere.pt', '--data=x.jsonl'], r'nowhere\.pt: cannot be read'),
         (['empty', '--data=x.jsonl'], 'empty: holds no checkpoint'),
         (['x.jsonl', '--data=x.jsonl'], r'x\.jsonl: not a whole checkpoint'),
-        (['ckpt_000005.pt', '--data=nowhere.jsonl'], r'nowhere\.jsonl: cannot be read'),
         (['other.pt', '--data=x.jsonl'], "vocabulary of 320, the tokenizer 'gpt2' one of 50257"),
         (['ckpt_000005.pt', '--data=x.jsonl', '--limit=-1'], '--limit=-1'),
         (['ckpt_000005.pt', '--data=x.jsonl', '--per_example=there.jsonl'], r'there\.jsonl exists already'),
