@@ -16,4 +16,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 # Once more without asserts: no file and no setting of a user's is checked by one.
 [ $# -gt 0 ] || .venv/bin/python -O -m pytest -n 2 -W ignore::pytest.PytestConfigWarning \
-    -k 'not process_of_its_own and not memory_stays_flat' tests/test_mistakes.py tests/test_data.py
+    -k 'not process_of_its_own and not memory_stays_flat' tests/test_mistakes.py tests/core/test_data.py

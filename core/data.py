@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 
 import numpy as np
 
@@ -27,6 +26,8 @@ HEADER_INTS = 256
 HEADER_BYTES = 4 * HEADER_INTS
 MAX_SHARD_TOKENS = 2**31 - 1  # the header counts in int32
 SPLITS = ('train', 'val')
+# what tiktoken calls GPT-2's vocab.bpe and encoder.json: the SHA-1 of their addresses
+TIKTOKEN_FILES = ('6d1cbeee0f20b3d9449abfede4726ed8212e3aee', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')
 GPT2_META = {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
 
 
@@ -142,24 +143,13 @@ def read_meta(data_dir: str) -> dict:
         return dict(GPT2_META)
     what = 'a meta.json with tokenizer, vocab_size and eot; make the data again'
     meta = read_json(path, what)
-    if not is_meta(meta):
+    types = {'tokenizer': str, 'vocab_size': int, 'eot': int, 'shards': list, 'options': dict}
+    found = {'shards': [], 'options': {}, **meta} if type(meta) is dict else {}
+    # not isinstance: true is an int to Python
+    is_valid = all(type(found.get(name)) is kind for name, kind in types.items())
+    if not is_valid or not all(type(shard) is dict and 'file' in shard for shard in found['shards']):
         raise UserError(f'{path}: not {what}')
     return meta
-
-
-def is_meta(meta) -> bool:
-    """Whether a JSON value has what the other functions take from a meta.json."""
-    if type(meta) is not dict:
-        return False
-    types = {'tokenizer': str, 'vocab_size': int, 'eot': int}
-    for name, kind in types.items():
-        # not isinstance: true is an int to Python
-        if type(meta.get(name)) is not kind:
-            return False
-    shards = meta.get('shards', [])
-    if type(shards) is not list or type(meta.get('options', {})) is not dict:
-        return False
-    return all(type(shard) is dict and type(shard.get('file')) is str for shard in shards)
 
 
 def write_meta(data_dir: str, meta: dict):
@@ -169,31 +159,16 @@ def write_meta(data_dir: str, meta: dict):
 
 
 def check_complete(data_dir: str):
-    """Raises UserError, with the command to type, if meta.json says that there is more data to come than is
-    there."""
+    """Raises UserError if meta.json says that there is more data to come than is there."""
     meta = read_meta(data_dir)
-    # No 'complete' at all: others' data, or the demo's, whose meta.json is written last.
-    command = preparing_command(data_dir, meta)
-    if meta.get('complete', True) is not True:
-        raise UserError(f'{data_dir}: its meta.json says that it is not complete; finish it with: {command}')
+    missing = ''
     for shard in meta.get('shards', []):
         if not os.path.exists(os.path.join(data_dir, shard['file'])):
-            raise UserError(f'{data_dir}: {shard["file"]}, which its meta.json lists, is missing; copy it '
-                            f'here, or make it again with: {command}')
-
-
-def preparing_command(data_dir: str, meta: dict) -> str:
-    """The command line that made a folder, from the options in its meta.json."""
-    # Options that are empty or 0 say what the defaults do.
-    words = ['python', 'prepare_fineweb.py']
-    for name, value in meta.get('options', {}).items():
-        if type(value) is list:
-            if value:
-                words += [f'--{name}', *map(str, value)]
-        elif value:
-            words.append(f'--{name}={value}')
-    words.append(f'--out={data_dir}')
-    return shlex.join(words)
+            missing = f': {shard["file"]} is missing'
+    # No 'complete' at all: others' data, or the demo's, whose meta.json is written last.
+    if missing or meta.get('complete', True) is not True:
+        raise UserError(f'{data_dir} is not complete by its meta.json{missing}; give prepare_fineweb.py the '
+                        'options in meta.json again, and it continues')
 
 
 def fingerprint(data_dir: str) -> dict:
@@ -344,6 +319,6 @@ def get_tokenizer(name: str):
     try:
         return tiktoken.get_encoding('gpt2')
     except OSError as error:  # requests' errors are OSErrors
-        raise UserError("GPT-2's vocabulary could not be downloaded; on a machine without network, copy "
-                        "tiktoken's cache from one that has it and set TIKTOKEN_CACHE_DIR to it "
-                        f'({type(error).__name__})') from None
+        raise UserError(f"GPT-2's vocabulary could not be downloaded ({type(error).__name__}); on a machine "
+                        'without network, set TIKTOKEN_CACHE_DIR to a folder that holds the two files that '
+                        f'tiktoken makes elsewhere, {" and ".join(TIKTOKEN_FILES)}') from None
