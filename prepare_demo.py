@@ -46,6 +46,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from core.common import Parser, UserError, atomic_write, locked, run_main
 from core.data import read_meta, write_shard
@@ -131,12 +132,13 @@ def make(out: str, versions: dict[str, str]):
     documents = []
     for package in PACKAGES:
         found = []
-        for path in source_files(package):
+        for path in tqdm(source_files(package), desc=package, unit=' files', leave=False):
             for text in read_documents(path):
                 found.append((package, text))
         n_bytes = sum(len(text) for _, text in found)
-        print(f'{package} {versions[package]}: {len(found):,} documents, {n_bytes / 1e6:.1f} MB')
+        print(f'{package} {versions[package]}: {len(found):,} documents, {n_bytes / 1e6:.1f} MB', flush=True)
         documents += found
+    print('removing what is copied, then making the questions: about as long again', flush=True)
     # over all packages at once: they copy from each other, too
     documents = deduplicate(documents)
     # The hash of its text gives a document its place in the order, and the first ones are held out: no

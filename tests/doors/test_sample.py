@@ -1,4 +1,4 @@
-"""Text from a checkpoint. Run: python -m pytest tests/test_sample.py"""
+"""Text from a checkpoint. Run: python -m pytest tests/doors/test_sample.py"""
 
 import math
 import os

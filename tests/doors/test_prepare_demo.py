@@ -1,5 +1,4 @@
-"""python -m pytest tests/test_prepare_demo.py: the embedded corpus, built once for real (about 40 s in all on
-one core)."""
+"""The embedded corpus, built once for real. Run: python -m pytest tests/doors/test_prepare_demo.py"""
 
 import json
 import os
