@@ -7,33 +7,42 @@ FineWeb-Edu, or your own files, to token shards: on all cores, in bounded memory
     python prepare_fineweb.py --source book.txt --val_tokens=20_000 --out=data/book        # a small corpus
     python prepare_fineweb.py --pretokenized                  # ready shards from the Hub: no tokenizing
 
-sample-10BT is 14 parquet files of 2 GB, downloaded one ahead and deleted once their tokens are in shards; its
-10B tokens become 100 shards of 200 MB. Every document is the end-of-text token followed by
-encode_ordinary(text), and the shards in their order are the documents in theirs: a document goes on in the
-next shard where one is full. The bytes don't depend on the number of workers.
+| a file of --source | its documents |
+|---|---|
+| .parquet | the strings of the column 'text' |
+| .jsonl, .ndjson | the key 'text' of each line's object |
+| .json | the same, or the key 'text' of each object of one array, or of one object |
+| .txt, .md | the file is one document, read in pieces |
+
+All but .parquet also as .gz or .zst. sample-10BT is 27 GB of parquet, streamed from the Hub; its 10B tokens
+become 100 shards of 200 MB. Every document is the end-of-text token followed by encode_ordinary(text), and
+the shards in their order are the documents in theirs: a document continues in the next shard where one is
+full. The bytes don't depend on the number of workers.
 
 The first shard is for validation. A corpus that isn't much larger than a shard takes --val_tokens=N instead:
 documents that hold about N tokens, spread evenly over the source, become the validation shard, and the others
 train. Where the source is a few text files, pieces of them count as documents.
 
-Killed at any moment, the same command goes on after the last finished shard (meta.json says where in the
+Killed at any moment, the same command continues after the last finished shard (meta.json says where in the
 source that is) and ends in the same bytes. A folder made with other options is refused, and so is one that
-another process is in.
-
-sources.py reads the files, documents.py tokenizes them by threads. dev/bench_prepare.py measures it.
+another process is in. dev/bench_prepare.py measures the speed.
 """
 
-import collections
 import contextlib
+import glob
+import io
+import itertools
+import json
 import os
 import re
-import shutil
+import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
-import documents
-import sources
 from core.common import Parser, UserError, locked, run_main, usable_cores
 from core.data import get_tokenizer, read_meta, shard_layout, split_of, write_meta, write_shard
 
@@ -41,18 +50,29 @@ FINEWEB = 'HuggingFaceFW/fineweb-edu'
 PRETOKENIZED = 'kjj0/finewebedu10B-gpt2'
 # what decides the bytes
 OPTIONS = ('sample', 'source', 'pretokenized', 'tokenizer', 'shard_tokens', 'max_tokens', 'val_tokens')
-BYTES_PER_TOKEN = {'gpt2': 4.2, 'bytes': 1}  # of English, for estimates
+FORMATS = {'.parquet': 'parquet', '.jsonl': 'lines', '.ndjson': 'lines', '.json': 'json', '.txt': 'text',
+           '.md': 'text'}
+COMPRESSIONS = {'.gz': 'gzip', '.zst': 'zstd'}
+PIECE = 100_000  # characters of a text file that are read, and held out, together, at least
 FEW_FILES = 32  # text files up to here are held out in pieces, more of them whole
+BATCH = 200_000  # characters for each worker that are tokenized in one call: what bounds the memory
+PATIENCE = 10  # seconds that tiktoken may take over a batch before its longest word is named
 
 
 def main():
     args = parse_arguments()
-    try:
-        prepare(args)
-    except KeyboardInterrupt:
-        text = '\nstopped; the same command goes on after the last finished shard'
-        print(text, file=sys.stderr, flush=True)
-        raise  # run_main ends the process by the signal, at once: tiktoken's threads may have minutes to go
+    # Ctrl-C ends it at once, though tiktoken may have minutes to go: a kill anywhere loses nothing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with locked(args.out):
+        meta = read_folder(args) or new_meta(args)
+        done = ' is complete already' if meta['complete'] else ''
+        if not meta['complete']:
+            save(args, meta)  # a folder that is stopped says that it isn't complete
+            if args.pretokenized:
+                fetch_shards(args, meta)
+            else:
+                make_shards(args, meta)
+    print(f'{args.out}{done}: {summary(args, meta)}')
 
 
 def parse_arguments():
@@ -62,37 +82,19 @@ def parse_arguments():
     add('--sample', default='10BT', choices=('10BT', '100BT', '350BT'),
         help="which sample of the Hub's FineWeb-Edu; default: 10BT")
     add('--source', nargs='+', action='extend', default=[], metavar='PATH',
-        help='local files instead, folders of them, or patterns: .parquet (column text), .jsonl, .ndjson or '
-        '.json (key text), .txt or .md (a file is a document), all but .parquet also .gz or .zst')
+        help='local files instead, folders of them, or patterns')
     add('--pretokenized', nargs='?', const=PRETOKENIZED, default='', metavar='DATASET',
         help=f'ready shards of this dataset on the Hub instead; without a name: {PRETOKENIZED}')
-    add('--out', default='', metavar='DIR',
-        help='folder of the shards; default: data/edu_fineweb10B, by the sample')
-    add('--tokenizer', default='gpt2', choices=('gpt2', 'bytes'), help='default: gpt2')
-    add('--shard_tokens', type=int, default=100_000_000, metavar='N',
-        help='tokens per shard, 2 bytes each; default: 100M')
+    add('--out', default='', metavar='DIR', help='default: data/edu_fineweb10B, by the sample')
+    add('--tokenizer', default='gpt2', help='gpt2 or bytes; default: gpt2')
+    add('--shard_tokens', type=int, default=100_000_000, metavar='N', help='tokens per shard; default: 100M')
     add('--val_tokens', type=int, default=0, metavar='N',
-        help='hold out documents of about N tokens for validation, evenly over the source; default 0: the '
-             'first '
-        'shard')
+        help='hold out documents of about N tokens, evenly over the source; default 0: the first shard')
     add('--max_tokens', type=int, default=0, metavar='N',
         help='stop after N tokens in all, validation included (with --pretokenized: whole shards, at least '
-             'two); '
-        'default 0: the whole source')
-    add('--workers', type=int, default=usable_cores(), metavar='N',
-        help='threads that tokenize; default: all cores')
-    add('--keep', action='store_true',
-        help="keep the Hub's parquet files in DIR/hub; default: each is deleted once done")
+             'two); default 0: the whole source')
+    add('--workers', type=int, default=usable_cores(), metavar='N', help='threads; default: all cores')
     args = parser.parse_args()
-    check_arguments(args)
-    # a shell expands ~ only at the start of a word, not in --out=~/data
-    args.out = os.path.expanduser(args.out or f'data/edu_fineweb{args.sample[:-1]}')
-    args.source = [os.path.expanduser(pattern) for pattern in args.source]
-    return args
-
-
-def check_arguments(args):
-    """Raises UserError for options that don't go together."""
     if args.source and args.pretokenized:
         raise UserError('--source and --pretokenized exclude each other')
     if args.source and not args.out:
@@ -101,244 +103,112 @@ def check_arguments(args):
     if args.pretokenized and not as_it_is:
         raise UserError('--pretokenized takes the shards as they are: leave out --tokenizer, --shard_tokens '
                         'and --val_tokens')
-    # a header counts in int32, and a sequence needs two tokens
-    if not 2 <= args.shard_tokens < 2**31:
-        raise UserError(f'--shard_tokens must be from 2 to {2**31 - 1}, not {args.shard_tokens}')
-    if args.max_tokens < 0 or args.workers < 1:
-        raise UserError('--max_tokens must be at least 0 and --workers at least 1')
-    # what is held out becomes one shard, and lies in memory until then
-    if not 0 <= args.val_tokens <= args.shard_tokens:
-        raise UserError(f'--val_tokens must be from 0 to --shard_tokens={args.shard_tokens}, not '
-                        f'{args.val_tokens}')
-    if args.max_tokens and not args.pretokenized and args.max_tokens <= for_validation(args):
-        what = f'is all for validation (--val_tokens={args.val_tokens}): choose fewer'
-        if not args.val_tokens:
-            what = (f'fit in the first shard of {args.shard_tokens}, which is for validation: choose a '
-                    'smaller --shard_tokens, or --val_tokens=N')
-        raise UserError(f'--max_tokens={args.max_tokens} {what}, so that there is something to train on')
-
-
-def for_validation(args) -> int:
-    """Tokens that validation takes."""
-    return args.val_tokens or args.shard_tokens
-
-
-def prepare(args):
-    """Make the folder of args.out, or go on with it. Raises UserError for whatever stands in the way."""
-    meta, _ = read_folder(args)
-    if meta is None:
-        meta = new_meta(args)  # before there is a folder: most mistakes show here
-    elif meta['complete']:
-        print(f'{args.out} is complete already: {summary(args, meta)}')
-        return
-    with locked(args.out):
-        # Read it again: until the lock was ours, another process may have worked here.
-        found, damaged = read_folder(args)
-        if found and found['complete']:
-            # the other one was making just this
-            print(f'{args.out} is complete already: {summary(args, found)}')
-            return
-        if damaged:
-            print(f'{damaged} is missing or damaged: going on from there')
-        meta = go_on(args, found) if found else meta
-        # before the first shard, so that a folder that is stopped says what it is, and that it isn't complete
-        save(args, meta)
-        print(needs(args, meta), flush=True)
-        if args.pretokenized:
-            fetch_shards(args, meta)
-        else:
-            make_shards(args, meta)
-        if not args.keep:
-            shutil.rmtree(os.path.join(args.out, 'hub'), ignore_errors=True)
-    print(f'{args.out}: {summary(args, meta)}')
+    # A header counts in int32, a sequence needs two tokens, and what is held out becomes one shard.
+    limits = {'shard_tokens': (2, 2**31 - 1), 'val_tokens': (0, args.shard_tokens),
+              'max_tokens': (0, 10**15), 'workers': (1, 10_000)}
+    for name, (least, most) in limits.items():
+        value = getattr(args, name)
+        if not least <= value <= most:
+            raise UserError(f'--{name} must be from {least} to {most}, not {value}')
+    for_validation = args.val_tokens or args.shard_tokens
+    if 0 < args.max_tokens <= for_validation and not args.pretokenized:
+        raise UserError(f'--max_tokens={args.max_tokens}: {for_validation} tokens are for validation, which '
+                        'leaves none to train on: choose a smaller --shard_tokens, or --val_tokens=N')
+    # a shell expands ~ only at the start of a word, not in --out=~/data
+    args.out = os.path.expanduser(args.out or f'data/edu_fineweb{args.sample[:-1]}')
+    args.source = [os.path.expanduser(pattern) for pattern in args.source]
+    return args
 
 
 # what is done, what is to do
 
 
-def read_folder(args) -> tuple[dict | None, str]:
-    """(meta.json as found in the folder, cut back to its valid shards; the name of the first one that isn't,
-    or '').
+def read_folder(args) -> dict | None:
+    """meta.json as found in the folder, cut back to its valid shards; None if there are no shards yet.
 
-    (None, '') if there is nothing yet that other options couldn't replace. Raises UserError if the folder was
-    made with other options or from other files, or holds shards of someone else's.
+    Raises UserError if the folder was made with other options or from other files, or holds shards of someone
+    else's.
     """
-    there = []
-    if os.path.exists(args.out):
-        if not os.path.isdir(args.out):
-            raise UserError(f'{args.out} is a file: choose another --out')
-        for name in os.listdir(args.out):
-            if name.endswith(('.bin', '.npy')) and not name.startswith('.'):
-                there.append(name)
+    names = [name for name in os.listdir(args.out) if name[0] != '.']
+    has_shards = any(name.endswith(('.bin', '.npy')) for name in names)
+    if not has_shards and 'meta.json' not in names:
+        return None
     meta = read_meta(args.out)
-    has_meta = os.path.exists(os.path.join(args.out, 'meta.json'))
-    if not is_ours(meta) and (there or has_meta):
+    if not {'options', 'sources', 'shards', 'complete', 'revision'} <= meta.keys():
         raise UserError(f"{args.out} holds data that this script didn't make: choose another --out")
-    if not there:
-        return None, ''  # a meta.json alone holds no work: other options may replace it
+    if not has_shards:
+        return None  # a meta.json alone holds no work: other options may replace it
     for name in OPTIONS:
         old = meta['options'].get(name, 0)  # older folders don't know --val_tokens
         new = getattr(args, name)
         if old != new:
-            raise UserError(f'{args.out} was made with --{name}={old}, not {new}: go on with the same '
+            raise UserError(f'{args.out} was made with --{name}={old}, not {new}: continue with the same '
                             'options, or choose another --out')
-    damaged = cut_back(args, meta)
-    if args.source and meta['complete']:
-        check_unchanged(args, meta)
-    return meta, damaged
-
-
-def is_ours(meta: dict) -> bool:
-    """Whether a meta.json is one that this script wrote."""
-    types = {'options': dict, 'complete': bool, 'sources': list, 'shards': list, 'revision': str}
-    if not has_types(meta, types):
-        return False
-    for entry in meta['sources']:
-        if not has_types(entry, {'file': str, 'bytes': int}):
-            return False
-    # someone may have edited it, or a disk may have: better one clear line than a KeyError in an hour
-    of_shard = {'file': str, 'tokens': int, 'documents': int}
-    for number, shard in enumerate(meta['shards']):
-        if meta['options'].get('val_tokens') and number:
-            of_shard = {**of_shard, 'next': list, 'held_out': int, 'progress': float}
-        if not has_types(shard, of_shard):
-            return False
-    return True
-
-
-def has_types(entry, types: dict) -> bool:
-    """Whether a JSON value is an object with keys of these types."""
-    return type(entry) is dict and all(type(entry.get(name)) is kind for name, kind in types.items())
-
-
-def cut_back(args, meta: dict) -> str:
-    """Take the first shard that is missing or damaged, and those after it, out of meta.json; its name, or
-    ''."""
-    shards = meta['shards']
-    for i, shard in enumerate(shards):
-        n_tokens = shard['tokens']
-        # The held-out shard is written before meta.json: stopped in between, it holds more than is needed.
-        at_least = bool(args.val_tokens) and i == 0
-        if not is_shard(os.path.join(args.out, shard['file']), n_tokens, at_least and not meta['complete']):
-            del shards[i:]
-            if args.val_tokens and len(shards) == 1:
-                del shards[:]  # without a training shard nothing says what is held out until where
+    for i, shard in enumerate(meta['shards']):
+        if not is_whole(args, meta, i):
+            print(f'{shard["file"]} is missing or damaged: continuing from there')
+            # Without a training shard nothing says what is held out until where.
+            del meta['shards'][0 if args.val_tokens and i == 1 else i :]
             meta['complete'] = False
-            return shard['file']
-    return ''
+            break
+    if args.source:
+        check_sources(args, meta)
+    return meta
 
 
-def is_shard(path: str, n_tokens: int, or_more: bool = False) -> bool:
-    """Whether the file is a whole shard of n_tokens, or more."""
+def is_whole(args, meta: dict, number: int) -> bool:
+    """Whether a shard that meta.json lists is there, with all its tokens."""
+    shard = meta['shards'][number]
     try:
-        found = shard_layout(path)[1]
+        n_tokens = shard_layout(os.path.join(args.out, shard['file']))[1]
     except (UserError, FileNotFoundError):
         return False
-    return found == n_tokens or (or_more and found > n_tokens)
+    # The held-out shard is written before meta.json: stopped in between, it holds more than is needed.
+    may_be_longer = args.val_tokens > 0 and number == 0 and not meta['complete']
+    return n_tokens == shard['tokens'] or (may_be_longer and n_tokens > shard['tokens'])
 
 
-def check_unchanged(args, meta: dict):
-    """Raises UserError if a source of a complete folder has changed, or has come since; those that are gone
-    may be."""
-    known = {entry['file']: entry['bytes'] for entry in meta['sources']}
-    for path in sources.find(args.source, args.out):
-        if path not in known:
-            raise UserError(f'{args.out} is complete without {path}: choose another --out')
-        if os.path.getsize(path) != known[path]:
-            raise UserError(f'{path} has changed since {args.out} was begun: choose another --out')
-
-
-def go_on(args, meta: dict) -> dict:
-    """The meta.json of a folder that isn't complete, with the sources as they are now.
-
-    Raises UserError if one that is in the finished shards has changed; later ones may.
-    """
-    if not args.source:
-        return meta
-    files = local_files(args)
-    source, document, offset = next_position(meta)
-    # the files that are in shards already, the one in which the next shard begins among them
-    used = source + (document + offset > 0)
-    for i in range(used):
-        if files[i : i + 1] != meta['sources'][i : i + 1]:
-            name = meta['sources'][i]['file']
-            raise UserError(f'{name} has changed since {args.out} was begun, or is gone: choose another '
-                            '--out')
-    return {**meta, 'sources': files}
+def check_sources(args, meta: dict):
+    """Bring meta.json up to the sources as they are. Raises UserError if one that is in finished shards has
+    changed, or one has come to a complete folder."""
+    was = meta['sources']
+    if meta['complete']:
+        # those that are gone may be
+        others = [entry for entry in find_files(args, may_be_gone=True) if entry not in was]
+    else:
+        meta['sources'] = find_files(args)
+        file, document, token = next_position(meta)
+        n_used = file + (document + token > 0)  # the file in which the next shard begins among them
+        pairs = itertools.zip_longest(was[:n_used], meta['sources'][:n_used])
+        others = [old or new for old, new in pairs if old != new]
+    if others:
+        raise UserError(f'{others[0]["file"]} has changed since {args.out} was begun, or has come or gone: '
+                        'choose another --out')
 
 
 def next_position(meta: dict) -> list:
-    """Where in the sources the next shard begins: [file, document, token of the document's]."""
-    if not meta['shards']:
-        return [0, 0, 0]
-    return meta['shards'][-1]['next']
+    """Where in the sources the next shard begins: [file, document, token of the document's].
+
+    Not the state_dict() of a stream: folders that were begun before are continued, and after an upgrade of
+    `datasets` too."""
+    return meta['shards'][-1]['next'] if meta['shards'] else [0, 0, 0]
 
 
 def new_meta(args) -> dict:
-    """The meta.json of a folder to begin. Raises UserError if the source isn't there, or leaves nothing to
-    train on."""
+    """The meta.json of a folder to begin. Raises UserError if the tokenizer or the source isn't there."""
     enc = get_tokenizer(args.tokenizer)  # first: without network it is what fails
-    revision = ''
-    if args.source:
-        files = local_files(args)
-        check_size(args, files)
-    else:
-        files, revision = hub_files(args)
+    files, revision = (find_files(args), '') if args.source else hub_files(args)
+    print(f'{len(files)} files, {sum(entry["bytes"] for entry in files) / 1e9:.2f} GB', flush=True)
+    piece = PIECE
+    # Of a few text files, pieces of about a 16th of --val_tokens are held out. Many files are held out whole:
+    # a page of an article whose other pages train is no test.
+    if args.val_tokens and len(files) <= FEW_FILES:
+        bytes_per_token = 1 if args.tokenizer == 'bytes' else 4.2  # of English
+        wanted = int(args.val_tokens * bytes_per_token / 16)
+        piece = max(1, min(PIECE, wanted // 2))  # a piece has up to twice as many
     options = {name: getattr(args, name) for name in OPTIONS}
     return {'tokenizer': args.tokenizer, 'vocab_size': enc.n_vocab, 'eot': enc.eot_token, 'complete': False,
-            'options': options, 'sources': files, 'revision': revision, 'shards': [],
-            'piece': piece_size(args, files)}
-
-
-def local_files(args) -> list[dict]:
-    """Name and size of each file of --source. Raises UserError if there is none, or one is no source."""
-    files = []
-    for pattern in args.source:
-        if not sources.find([pattern], args.out):
-            raise UserError(f'--source: no file matches {pattern}, or none in it is a source')
-    for path in sources.find(args.source, args.out):
-        sources.text_bytes(path)  # raises for a parquet file that can't be read
-        files.append({'file': path, 'bytes': os.path.getsize(path)})
-    return files
-
-
-def check_size(args, files: list[dict]):
-    """Raises UserError if the source can't hold more tokens than validation takes: before hours of work, not
-    after."""
-    limit = for_validation(args)
-    # Reading is quick beside tokenizing, and stops once there are bytes enough for more tokens.
-    most = 0
-    for entry in files:
-        most += sources.most_tokens(entry['file'], limit - most)
-        if most > limit:
-            return
-    raise too_small(args, f'at most {most:,}' if most else '0')
-
-
-def too_small(args, n_tokens: str, n_held_out: int = 1) -> UserError:
-    """What to say, and to do, about a source of which nothing is left for training, or nothing for
-    validation."""
-    text = f'the source holds {n_tokens} tokens, '
-    if not n_held_out:
-        text += ('all in its first document, so that --val_tokens finds none to hold out: leave it out, and '
-                 'choose a smaller --shard_tokens; the first shard is for validation then')
-    elif args.val_tokens:
-        text += f'and --val_tokens={args.val_tokens} leaves nothing to train on: choose fewer'
-    else:
-        text += (f'and the first {args.shard_tokens:,} are for validation: choose a smaller '
-                 '--shard_tokens, so that there is something to train on, or hold out documents from all '
-                 'over the source with --val_tokens=N')
-    return UserError(text)
-
-
-def piece_size(args, files: list[dict]) -> int:
-    """Characters, at least, of a text file that are held out, or not, together: so that they are about a 16th
-    of --val_tokens where the files are few, else whole files or large parts of them."""
-    # Many files are held out whole: a page of an article whose other pages train is no test.
-    if not args.val_tokens or len(files) > FEW_FILES:
-        return sources.CHUNK
-    wanted = int(args.val_tokens * BYTES_PER_TOKEN[args.tokenizer] / 16)
-    return max(1, min(sources.CHUNK, wanted // 2))  # a piece has up to twice as many
+            'options': options, 'sources': files, 'revision': revision, 'shards': [], 'piece': piece}
 
 
 def save(args, meta: dict):
@@ -348,124 +218,278 @@ def save(args, meta: dict):
         meta[key] = {'train': 0, 'val': 0}
         for shard in meta['shards']:
             meta[key][split_of(shard['file'])] += shard[key]
-    with full_disk_named(meta):
-        write_meta(args.out, meta)
-
-
-@contextlib.contextmanager
-def full_disk_named(meta: dict):
-    """Adds to the error of a failed write what stays, and what to do."""
-    try:
-        yield
-    except UserError as error:
-        n_shards = len(meta['shards'])
-        raise UserError(f'{error}; {n_shards} finished shards are kept: make room, then run the same command '
-                        'again') from None
-
-
-def needs(args, meta: dict) -> str:
-    """The first line: what there is to do, what it needs on the disk (an estimate) and what the disk has."""
-    files = meta['sources']
-    size = sum(entry['bytes'] for entry in files)
-    passing = 0  # bytes on the disk that are deleted in the end
-    if args.source:
-        where = describe_files(files)
-        tokens = sum(sources.text_bytes(entry['file']) for entry in files) / BYTES_PER_TOKEN[args.tokenizer]
-    elif args.pretokenized:
-        where = f'{len(files)} shards of {args.pretokenized}'
-        tokens = size / 2  # uint16
-    else:
-        where = f'{len(files)} files of {FINEWEB} sample-{args.sample}'
-        gpt2_tokens = float(args.sample[:-2]) * 1e9
-        tokens = gpt2_tokens * (1 if args.tokenizer == 'gpt2' else 4.7)
-        if args.keep:
-            passing = size * min(1, (args.max_tokens or tokens) / tokens)
-        else:
-            passing = 3 * max(entry['bytes'] for entry in files)  # in hand, just done, one ahead
-    done = sum(shard['tokens'] for shard in meta['shards'])
-    # 2 bytes for each token that isn't in a shard yet
-    need = 2 * max(0, min(tokens, args.max_tokens or tokens) - done) + passing
-    free = shutil.disk_usage(args.out).free
-    text = f'{where}, {size / 1e9:.2f} GB'
-    if done:
-        text += f'; {len(meta["shards"])} shards are done'
-    text += f'; needs about {need / 1e9:.2f} GB of disk, {args.out} has {free / 1e9:.2f} GB free'
-    if need > free:
-        text += ': NOT ENOUGH, it will stop when the disk is full'
-    # An estimate, so no error: text that isn't English has more tokens a byte.
-    val_tokens = for_validation(args)
-    if args.source and tokens < val_tokens:
-        text += f'; PERHAPS TOO SMALL: about {tokens:,.0f} tokens, and {val_tokens:,} are for validation'
-    return text
-
-
-def describe_files(files: list[dict]) -> str:
-    """'5 files (3 .jsonl.gz, 2 .md; 1 is empty)': a folder may hold what nobody meant."""
-    # by the ending, .gz and .zst with the one before it
-    kinds = collections.Counter()
-    for entry in files:
-        stem, ending = os.path.splitext(entry['file'])
-        if ending.lower() in sources.COMPRESSIONS:
-            ending = os.path.splitext(stem)[1] + ending
-        kinds[ending] += 1
-    listed = ', '.join(f'{n} {ending}' for ending, n in kinds.items())
-    n_empty = sum(entry['bytes'] == 0 for entry in files)
-    if n_empty:
-        listed += f'; {n_empty} of them without a byte'
-    return f'{len(files)} files ({listed})'
+    write_meta(args.out, meta)
 
 
 def summary(args, meta: dict) -> str:
     """The last line: shards, documents, tokens, and which shard is not full."""
-    shards = meta['shards']
-    tokens = sum(meta['tokens'].values())
-    text = (f'{len(shards)} shards, {sum(meta["documents"].values()):,} documents, {tokens:,} tokens '
-            f'({meta["tokens"]["val"]:,} of them for validation)')
-    last = shards[-1]
-    if not args.pretokenized and last['tokens'] < args.shard_tokens:
+    last = meta['shards'][-1]
+    text = (f'{len(meta["shards"])} shards, {sum(meta["documents"].values()):,} documents, '
+            f'{sum(meta["tokens"].values()):,} tokens ({meta["tokens"]["val"]:,} of them for validation)')
+    if last['tokens'] < args.shard_tokens and not args.pretokenized:
         text += (f'; the last shard, {last["file"]}, is partial: {last["tokens"]:,} of {args.shard_tokens:,} '
                  'tokens')
     return text
 
 
-def progress_bar(done: int, expected: int | None):
-    """The progress bar, in tokens."""
-    from tqdm import tqdm
+# files to documents
 
-    # in a log file, a line every half minute is enough
-    return tqdm(total=expected, initial=done, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1,
-                mininterval=0.5 if sys.stderr.isatty() else 30)
+
+def file_format(path: str) -> tuple[str, str | None]:
+    """('parquet', 'lines', 'json' or 'text'; compression or None), by the name; ('', None) for any other."""
+    # DATA.TXT is from another system, and text all the same
+    stem, ending = os.path.splitext(path.lower())
+    compression = COMPRESSIONS.get(ending)
+    if compression:
+        ending = os.path.splitext(stem)[1]
+    kind = FORMATS.get(ending, '')
+    return ('', None) if compression and kind == 'parquet' else (kind, compression)
+
+
+def find_files(args, may_be_gone: bool = False) -> list[dict]:
+    """Name and size of each file of --source, pattern by pattern, each pattern's sorted, none twice, and none
+    in --out. In a folder, what is hidden or of another kind is left out. Raises UserError for a pattern
+    without files, and for a file that is no source."""
+    inside = os.path.join(os.path.abspath(args.out), '')
+    paths = []
+    for pattern in args.source:
+        # a name is meant as it is, though it may hold a * or [
+        matches = [pattern] if os.path.exists(pattern) else glob.glob(pattern, recursive=True)
+        found = [path for path in matches if os.path.isfile(path)]
+        if not found:  # a pattern that matches files and folders means the files
+            for folder in matches:
+                below = glob.glob(os.path.join(glob.escape(folder), '**', '*'), recursive=True)
+                found += [path for path in below if os.path.isfile(path) and file_format(path)[0]]
+        found = [path for path in found if not os.path.abspath(path).startswith(inside)]
+        if not found and not may_be_gone:
+            raise UserError(f'--source: no file matches {pattern}, or none in it is a source')
+        paths += sorted(found)
+    for path in paths:
+        if not file_format(path)[0]:
+            raise UserError(f'{path}: not a source: {", ".join(FORMATS)}, all but the first also with .gz or '
+                            '.zst')
+    return [{'file': path, 'bytes': os.path.getsize(path)} for path in dict.fromkeys(paths)]
+
+
+class Document(NamedTuple):
+    """A document, or one piece of a text file, which is one document."""
+
+    file: int  # number of the source
+    number: int  # in the file
+    name: str
+    begins: bool  # whether a document begins here
+    text: str
+    progress: float  # share of all sources that is read after it
+
+
+def read_documents(args, meta: dict, first: int, skip: int):
+    """Every Document from number `skip` of file `first` on, in order. Raises UserError, naming the document,
+    for what can't be read."""
+    sizes = [entry['bytes'] for entry in meta['sources']]
+    before = sum(sizes[:first])
+    folder = '' if args.source else f'hf://datasets/{FINEWEB}@{meta["revision"]}/'
+    for file in range(first, len(sizes)):
+        path = folder + meta['sources'][file]['file']
+        is_text = file_format(path)[0] == 'text'
+        number = 0
+        try:
+            # what is held out depends on the share that is read
+            for text, share in read_file(path, sizes[file], meta['piece'], args.val_tokens > 0):
+                if type(text) is not str:
+                    raise TypeError(f"its 'text' is {text!r:.60}, not a string")
+                # skipping is reading without tokenizing: there is no index, but it is quick
+                if number >= skip:
+                    progress = (before + share * sizes[file]) / max(1, sum(sizes))
+                    name = f'{path}, document {number}'
+                    yield Document(file, number, name, number == 0 or not is_text, text, progress)
+                number += 1
+        except Exception as error:  # of datasets, Arrow, json, a decompressor, the disk or the network
+            raise cannot_read(f'{path}, document {number},', error) from None
+        before += sizes[file]
+        skip = 0
+
+
+def cannot_read(what: str, error: Exception) -> UserError:
+    """The error that a library's becomes."""
+    reason = f'{type(error).__name__}: {error}'.split('\n')[0]
+    return UserError(f"{what} can't be read ({reason}). If it is the network's fault, run the same command "
+                     'again (with HF_TOKEN set if the Hub limits you), or fetch the files elsewhere and name '
+                     'them with --source')
+
+
+def read_file(path: str, size: int, piece: int, exact: bool):
+    """(text, share of the file that is read) of each document, or of each piece of a text file.
+
+    The share of a compressed file is 0 unless `exact`, since it takes a pass of its own: gzip knows its size
+    modulo 2**32, and of its last member alone.
+    """
+    import fsspec
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    # zstandard, which fsspec takes otherwise, ends a truncated file without an error
+    fsspec.compression.register_compression(
+        'zstd', lambda f, **_: io.BufferedReader(pa.CompressedInputStream(f, 'zstd')), 'zst', force=True)
+    kind, compression = file_format(path)
+    if size == 0:  # most libraries call it damaged; as text, it is an empty document
+        yield from [('', 1.0)] * (kind == 'text')
+        return
+    if kind == 'parquet':
+        with fsspec.open(path) as f:
+            size = pq.read_metadata(f).num_rows
+        found = ((text, 1) for text in stream('parquet', path, columns=['text'], batch_size=64))
+    else:
+        if compression:
+            with fsspec.open(path, compression=compression) as f:
+                size = sum(map(len, iter(lambda: f.read(2**20), b''))) if exact else 0
+        found = read_text(path, compression, piece) if kind == 'text' else read_json(path, kind)
+    consumed = 0
+    for text, n in found:
+        consumed += n
+        yield text, min(1.0, consumed / size) if size else 0.0
+
+
+def stream(builder: str, path: str, **options):
+    """The column 'text' of one file, one by one, as `datasets` streams it."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it raises too
+    if '://' not in path:
+        path = glob.escape(os.path.abspath(path))  # data_files are patterns
+    found = datasets.load_dataset(builder, data_files=path, split='train', streaming=True, **options)
+    for batch in found.iter(64):
+        yield from batch['text']
+
+
+def read_json(path: str, kind: str):
+    """(text, bytes) of each line's object, or of each object of a .json file that is one array or object."""
+    # Streamed as lines, not as JSON: Arrow's JSON reader makes dates of texts that look like dates.
+    lines = stream('text', path, encoding='utf-8-sig')
+    if kind == 'json':
+        first = next(lines, '')
+        lines = itertools.chain([first], lines)
+        if not re.fullmatch(r'\s*\{.*\}\s*', first):
+            whole = '\n'.join(lines)
+            records = json.loads(whole)
+            records = records if type(records) is list else [records]
+            yield from ((text_of(record), len(whole.encode()) / len(records)) for record in records)
+            return
+    n_bytes = 0
+    for line in lines:
+        n_bytes += len(line.encode()) + 1
+        if line.strip():
+            yield text_of(json.loads(line)), n_bytes
+            n_bytes = 0
+
+
+def text_of(record):
+    """What a JSON object has under the key 'text'; None if it has none, or is no object."""
+    return record.get('text') if type(record) is dict else None
+
+
+def read_text(path: str, compression: str | None, piece: int):
+    """(text, bytes) of a file's pieces of `piece` to 2 * piece characters, or more where there is no place.
+
+    They are cut where the tokens don't change: where white space begins. No token of GPT-2's crosses from
+    other characters to white space, and what is left of such a place doesn't depend on what is right of it.
+    """
+    import fsspec
+
+    text = ''
+    # newline='': the document's own line ends stay, which datasets would change
+    with fsspec.open(path, 'rt', encoding='utf-8', newline='', compression=compression) as f:
+        while block := f.read(2 * piece):
+            first = max(piece, len(text))  # of the places to cut at; there is none in what was read before
+            text += block
+            # the last such place; Python and tiktoken disagree about rarer white space than these four
+            cut = len(text) - 1
+            while cut >= first and not (text[cut] in ' \n\r\t' and not text[cut - 1].isspace()):
+                cut -= 1
+            if cut >= first:
+                yield text[:cut], len(text[:cut].encode())
+                text = text[cut:]
+    yield text, len(text.encode())
+
+
+# documents to tokens
 
 
 def make_shards(args, meta: dict):
     """Tokenize the sources after the last finished shard into further ones; meta.json is brought up with
     each."""
+    from tqdm import tqdm
+
     enc = get_tokenizer(args.tokenizer)
     writer = ShardWriter(args, meta)
-    source, document, offset = next_position(meta)
-    left = meta['sources'][source:]
-    if args.source:
-        paths = [entry['file'] for entry in left]
-    else:
-        # each path comes once its file is there
-        paths = sources.one_ahead(lambda entry: download(args, meta, entry), left)
-    sizes = [entry['bytes'] for entry in meta['sources']]
-    exact = bool(args.val_tokens)  # what is held out depends on how far the source is read
-    chunks = documents.read_chunks(paths, sizes, source, document, exact, meta.get('piece', 0))
-    with progress_bar(writer.total, None) as bar, \
-            contextlib.closing(documents.tokenize(chunks, enc, args.workers)) as found:
-        for document in found:
-            writer.add(document, offset)
-            offset = 0  # only the first document may have tokens in a finished shard
+    file, number, at = next_position(meta)
+    documents = read_documents(args, meta, file, number)
+    # in a log file, a line every half minute is enough
+    with tqdm(initial=writer.total, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+              mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+        for batch in one_ahead(batches(documents, BATCH * args.workers)):
+            for document, tokens in zip(batch, encode(enc, batch, args.workers)):
+                tokens = np.array([enc.eot_token] * document.begins + tokens, np.uint16)
+                writer.add(document, tokens, at)
+                at = 0  # only the first document may have tokens in a finished shard
             bar.update(writer.total - bar.n)
             # how many tokens there will be isn't known: as many as the share that is read lets expect
-            bar.total = int(min(writer.limit, max(bar.n, bar.n / max(document.progress, 1e-9))))
+            if writer.progress:
+                bar.total = int(min(writer.limit, writer.total / writer.progress))
             if writer.total >= writer.limit:
                 break
     writer.close()
 
 
-# shards
+def batches(documents, size: int):
+    """Lists of documents of `size` characters or somewhat more."""
+    batch = []
+    n = 0
+    for document in documents:
+        batch.append(document)
+        n += len(document.text)
+        if n >= size:
+            yield batch
+            batch = []
+            n = 0
+    if batch:
+        yield batch
+
+
+def one_ahead(items):
+    """The items of an iterator, each made by a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = pool.submit(next, items, None)
+            yield item
+
+
+def encode(enc, batch: list[Document], workers: int) -> list[list[int]]:
+    """Each document's tokens, without end-of-text. Raises UserError, naming the document, for what tiktoken
+    can't do."""
+    timer = threading.Timer(PATIENCE, name_longest_word, [batch])
+    timer.daemon = True
+    timer.start()
+    try:
+        return enc.encode_ordinary_batch([document.text for document in batch], num_threads=workers)
+    except BaseException:  # its panics are no Exception; a million line breaks are one cause
+        for document in batch:
+            try:
+                enc.encode_ordinary(document.text)
+            except BaseException as error:
+                raise UserError(f'{document.name}: tiktoken fails on it ({error})') from None
+        raise
+    finally:
+        timer.cancel()
+
+
+def name_longest_word(batch: list[Document]):
+    """Say which document may take so long: tiktoken's time grows with the square of a word's length."""
+    words = [(max(map(len, document.text.split()), default=0), document.name) for document in batch]
+    length, name = max(words)
+    print(f'\n{name}: tiktoken takes long over a word of {length:,} characters (minutes from 1,000,000 on); '
+          'Ctrl-C stops', file=sys.stderr, flush=True)
 
 
 class ShardWriter:
@@ -482,7 +506,7 @@ class ShardWriter:
         self.limit = args.max_tokens or float('inf')
         self.buffer = np.empty(args.shard_tokens, np.uint16)
         self.fill = 0  # tokens in the buffer
-        self.held_out = []  # arrays of tokens
+        self.held_out = [np.empty(0, np.uint16)]
         self.n_held_out = 0
         self.progress = 0.0  # share of the source that is taken
         shards = meta['shards']
@@ -501,14 +525,13 @@ class ShardWriter:
         """Tokens taken so far, those of finished shards included."""
         return self.n_finished + self.fill + self.n_held_out
 
-    def add(self, document: documents.Document, at: int):
+    def add(self, document: Document, tokens: np.ndarray, at: int):
         """Take a document from its token number `at` on, up to --max_tokens in all."""
-        tokens = document.tokens
         is_held_out = at == 0 and self.is_next_held_out()  # not if a part of it is in a training shard
         self.progress = document.progress
         if is_held_out:
             tokens = tokens[: min(len(tokens), self.limit - self.total)]
-            self.held_out.append(tokens.copy())  # a view would keep all tokens of its chunk
+            self.held_out.append(tokens)
             self.n_held_out += len(tokens)
             return
         # a long document can fill several shards
@@ -518,7 +541,8 @@ class ShardWriter:
             self.fill += n
             at += n
             if self.fill == len(self.buffer):
-                self.finish(document.position(at))
+                ends = at == len(tokens)
+                self.finish([document.file, document.number + ends, 0 if ends else at])
 
     def is_next_held_out(self) -> bool:
         """Whether the next document goes to validation: as soon as less is held out than the share of
@@ -529,70 +553,61 @@ class ShardWriter:
 
     def finish(self, position: list):
         """Write the buffer as the next shard; `position` is where in the sources the one after it begins."""
-        shards = self.meta['shards']
-        # Before the training shard and meta.json: stopped in between, more is held out than meta.json knows
-        # of.
-        if self.args.val_tokens:
-            self.write_held_out()
-        entry = self.write(len(shards), self.buffer[: self.fill])
+        # Before the training shard and meta.json: stopped in between, more is held out than meta.json knows.
+        self.write_held_out()
+        entry = self.write(len(self.meta['shards']), self.buffer[: self.fill])
         entry['next'] = position
         if self.args.val_tokens:
             entry['held_out'] = self.n_held_out
             entry['progress'] = self.progress
-        shards.append(entry)
+        self.meta['shards'].append(entry)
         self.n_finished += self.fill
         self.fill = 0
         save(self.args, self.meta)
-        if not self.args.source and not self.args.keep:
-            delete_used(self.args, self.meta, position)
 
     def write_held_out(self):
         """Write the validation shard of --val_tokens as far as it is known."""
-        # the empty array for when nothing is held out yet
-        tokens = np.concatenate([np.empty(0, np.uint16), *self.held_out])
-        self.held_out = [tokens]
-        self.meta['shards'][:1] = [self.write(0, tokens)]
+        if self.args.val_tokens:
+            self.held_out = [np.concatenate(self.held_out)]
+            self.meta['shards'][:1] = [self.write(0, self.held_out[0])]
 
     def write(self, number: int, tokens: np.ndarray) -> dict:
         """Write one shard; its entry in meta.json. Number 0 is for validation."""
         prefix = 'shard' if self.args.source else 'edufineweb'
-        split = 'train' if number else 'val'
-        name = f'{prefix}_{split}_{number:06d}.bin'
-        with full_disk_named(self.meta):
-            write_shard(os.path.join(self.args.out, name), tokens)
+        name = f'{prefix}_{"train" if number else "val"}_{number:06d}.bin'
+        write_shard(os.path.join(self.args.out, name), tokens)
         # those that begin in it
         n_documents = int(np.count_nonzero(tokens == self.meta['eot']))
         return {'file': name, 'tokens': len(tokens), 'documents': n_documents}
 
-    def remove_left_over(self):
-        """Delete what a run before, of a source that was longer then, has left: train.py would read it."""
-        names = {shard['file'] for shard in self.meta['shards']}
-        for name in os.listdir(self.args.out):
-            if re.fullmatch(r'(shard|edufineweb)_(train|val)_\d{6,}\.bin', name) and name not in names:
-                os.remove(os.path.join(self.args.out, name))
-
     def close(self):
         """Write what is left, and say in meta.json that all is there. Raises UserError if there's nothing to
-        train on."""
+        train on, or nothing for validation."""
         shards = self.meta['shards']
-        if self.args.val_tokens:
-            is_enough = self.n_finished + self.fill > 0 and self.n_held_out > 0
-        else:
-            is_enough = len(shards) + bool(self.fill) >= 2
-        if not is_enough:
-            error = too_small(self.args, f'{self.total:,}', self.n_held_out)
+        n_train = self.n_finished + self.fill
+        n_val = self.n_held_out
+        if not self.args.val_tokens:
+            n_val = min(n_train, self.args.shard_tokens)
+            n_train -= n_val
+        if not n_train or not n_val:
             # Take back the validation shard, so that the advice can be followed in this folder.
             for shard in shards:
                 os.remove(os.path.join(self.args.out, shard['file']))
             shards.clear()
             save(self.args, self.meta)
-            raise error
+            raise UserError(f'the source holds {self.total:,} tokens, {n_val:,} for validation, {n_train:,} '
+                            'to train on: choose a smaller --shard_tokens (the first shard is for '
+                            'validation), or hold out documents from all over the source with --val_tokens=N')
         # the last shard is as long as it is
         if self.fill:
             self.finish([len(self.meta['sources']), 0, 0])
-        elif self.args.val_tokens:
+        else:
             self.write_held_out()  # what came after the last full shard
-        self.remove_left_over()
+        # what a run before, of a source that was longer then, has left: train.py would read it
+        names = {shard['file'] for shard in shards}
+        for name in os.listdir(self.args.out):
+            if re.fullmatch(r'(shard|edufineweb)_(train|val)_\d{6,}\.bin', name) and name not in names:
+                os.remove(os.path.join(self.args.out, name))
         self.meta['complete'] = True
         save(self.args, self.meta)
 
@@ -600,87 +615,70 @@ class ShardWriter:
 # the Hub
 
 
-def repo_of(args) -> str:
-    """The data set on the Hub that the command line means."""
-    return args.pretokenized or FINEWEB
+@contextlib.contextmanager
+def hub_errors(what: str):
+    """Turns the errors of the Hub's client into a UserError."""
+    import httpx
+
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
+        raise cannot_read(f'{what} on the Hub', error) from None
 
 
 def hub_files(args) -> tuple[list[dict], str]:
-    """Name and size of each file to fetch, validation first, and the commit that they are of."""
-    if not args.pretokenized:
-        # in the order of their names, as for everybody who prepares this sample
-        return sources.list_hub(FINEWEB, f'sample/{args.sample}', ('.parquet',))
-    files, revision = sources.list_hub(args.pretokenized, None, ('.bin', '.npy'))
-    check_names(args.pretokenized, files)
-    # so that a few of them (--max_tokens) have both splits
-    files.sort(key=lambda entry: split_of(entry['file']) == 'train')
-    return files, revision
+    """Name and size of each file to read or fetch, validation first, and the commit that they are of."""
+    from huggingface_hub import HfApi
 
-
-def check_names(repo: str, files: list[dict]):
-    """Raises UserError unless ready shards have names of their own, some for training and some for
-    validation."""
-    paths = {}
-    splits = set()
-    for entry in files:
-        path = entry['file']
-        name = os.path.basename(path)
-        if name in paths:
-            raise UserError(f'{repo}: {paths[name]} and {path} would get the same name in one folder; fetch '
-                            'the files yourself and give each a name of its own')
-        paths[name] = path
-        splits.add(split_of(path))
-    if len(splits) < 2:
-        raise UserError(f'{repo} on the Hub holds only {splits.pop()} shards, and a run needs train and val')
-
-
-def download(args, meta: dict, entry: dict) -> str:
-    """Fetch one of the Hub's files to DIR/hub; its path."""
-    return sources.download(repo_of(args), meta['revision'], entry['file'], os.path.join(args.out, 'hub'))
-
-
-def delete_used(args, meta: dict, position: list):
-    """Delete the Hub's files whose documents are all in finished shards."""
-    # the file of the position itself is needed to go on
-    for entry in meta['sources'][: position[0]]:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(os.path.join(args.out, 'hub', entry['file']))
+    repo = args.pretokenized or FINEWEB
+    folder = '' if args.pretokenized else f'sample/{args.sample}/'
+    endings = ('.bin', '.npy') if args.pretokenized else '.parquet'
+    with hub_errors(repo):
+        info = HfApi().dataset_info(repo, files_metadata=True)
+    files = []
+    for entry in sorted(info.siblings, key=lambda entry: entry.rfilename):
+        if entry.rfilename.startswith(folder) and entry.rfilename.endswith(endings):
+            files.append({'file': entry.rfilename, 'bytes': entry.size})
+    if not files:
+        raise UserError(f'{repo} on the Hub holds no {" or ".join(endings)} files')
+    if args.pretokenized:
+        # so that a few of them (--max_tokens) have both splits
+        files.sort(key=lambda entry: split_of(entry['file']) == 'train')
+        names = {os.path.basename(entry['file']) for entry in files}
+        if len(names) < len(files) or len({split_of(name) for name in names}) < 2:
+            raise UserError(f'{repo} on the Hub: a run needs train and val shards, all of different names')
+    return files, info.sha
 
 
 def fetch_shards(args, meta: dict):
-    """Fetch ready shards, each checked before it gets its name in DIR."""
-    done = sum(shard['tokens'] for shard in meta['shards'])
-    expected = args.max_tokens or sum(entry['bytes'] for entry in meta['sources']) // 2
-    left = meta['sources'][len(meta['shards']) :]
-    with progress_bar(done, expected) as bar:
-        for entry in left:
-            # one shard alone would be validation without training
-            if args.max_tokens and done >= args.max_tokens and len(meta['shards']) > 1:
-                break
-            path = download(args, meta, entry)
-            name = os.path.basename(entry['file'])
-            try:
-                tokens = read_checked(path, meta['vocab_size'])
-            except UserError:
-                os.remove(path)  # or the next try would take it for fetched
-                raise
-            os.replace(path, os.path.join(args.out, name))
-            n_documents = int(np.count_nonzero(tokens == meta['eot']))
-            meta['shards'].append({'file': name, 'tokens': len(tokens), 'documents': n_documents})
-            save(args, meta)
-            done += len(tokens)
-            bar.update(len(tokens))
+    """Fetch ready shards and check them: as many as hold --max_tokens, but at least two."""
+    from huggingface_hub import snapshot_download
+
+    files = []
+    n_tokens = 0
+    for entry in meta['sources']:
+        # one shard alone would be validation without training
+        if len(files) < 2 or not args.max_tokens or n_tokens < args.max_tokens:
+            files.append(entry['file'])
+            n_tokens += (entry['bytes'] - 1024) // 2  # after the header
+    with hub_errors(args.pretokenized):
+        snapshot_download(args.pretokenized, repo_type='dataset', revision=meta['revision'],
+                          local_dir=args.out, allow_patterns=files)
+    for file in files:
+        path = os.path.join(args.out, os.path.basename(file))
+        os.replace(os.path.join(args.out, file), path)
+        try:
+            offset, n_tokens = shard_layout(path)
+            tokens = np.fromfile(path, np.uint16, offset=offset)
+            if tokens.max(initial=0) >= meta['vocab_size']:
+                raise UserError(f'{path}: token {tokens.max()} in a vocabulary of {meta["vocab_size"]}')
+        except UserError:
+            os.remove(path)  # or the next try would take it for fetched
+            raise
+        n_documents = int(np.count_nonzero(tokens == meta['eot']))
+        meta['shards'].append({'file': os.path.basename(file), 'tokens': n_tokens, 'documents': n_documents})
     meta['complete'] = True
     save(args, meta)
-
-
-def read_checked(path: str, vocab_size: int) -> np.ndarray:
-    """A shard's tokens, uint16. Raises UserError if it is no shard, or of a larger vocabulary."""
-    offset, _ = shard_layout(path)
-    tokens = np.fromfile(path, np.uint16, offset=offset)
-    if tokens.max(initial=0) >= vocab_size:
-        raise UserError(f'{path}: token {tokens.max()} in a vocabulary of {vocab_size}')
-    return tokens
 
 
 if __name__ == '__main__':

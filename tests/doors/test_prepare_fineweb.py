@@ -1,0 +1,719 @@
+"""Token shards from documents. Run: python -m pytest tests/doors/test_prepare_fineweb.py"""
+
+import functools
+import gzip
+import http.server
+import json
+import os
+import random
+import re
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import prepare_fineweb
+from core import common, data
+from core.common import UserError
+
+ROOT = Path(__file__).parents[2]
+EOT = '<|endoftext|>'
+HARD = ['', EOT, EOT[:-1], 'a' + EOT + EOT + 'b', '\0', 'nul\0in\0side', '🙂🏳️‍🌈 ünï 漢字', ' ', '\n\n\n',
+        'tail  \n ',
+        "I'll we've'd 12345 !!!", '\r\n\t\x1c\x85\u2028\u3000x', 'x' * 3000, '2021-01-01', '\ufeffbom', '']
+ZSTD = pa.Codec('zstd')
+
+
+@functools.cache
+def texts(n=400):
+    """Documents of 0 to 2000 characters, hard ones among them, one of them longer than several shards."""
+    draw = random.Random(0)
+    words = ['the', 'of', 'Growing', 'layers', ',', '.', '', '\n', '\n\n', '1e-4', "don't", "I'm", 'naïve',
+             '模型', '🙂',
+             '__init__', '"quoted"', '(x)']
+    found = [' '.join(draw.choices(words, k=draw.randrange(300))) for _ in range(n)]
+    found[7] = ' '.join(draw.choices(words, k=8000))
+    for i, text in enumerate(HARD):
+        found.insert(5 + 11 * i, text)
+    return found
+
+
+def reference(documents, name='gpt2'):
+    """End-of-text and encode_ordinary of each document, one by one."""
+    enc = data.get_tokenizer(name)
+    return [token for text in documents for token in (enc.eot_token, *enc.encode_ordinary(text))]
+
+
+def as_lines(documents):
+    """JSON lines with other keys of mixed types, half of them ASCII; no line end after the last."""
+    return '\n'.join(json.dumps({'id': [i, 'x'][i % 2], 'text': t}, ensure_ascii=i % 2 == 0)
+                     for i, t in enumerate(documents)).encode()
+
+
+def write_parquet(path, documents, rows=50, text=None):
+    n = len(documents)
+    columns = {'text': documents if text is None else text, 'id': list(range(n)), 'score': [3.5] * n}
+    pq.write_table(pa.table(columns), path, row_group_size=rows)
+
+
+KINDS = {
+    'a.parquet': lambda path, t: write_parquet(path, t),
+    'b.parquet': lambda path, t: write_parquet(path, t, 10**6, pa.array(t).dictionary_encode()),
+    'a.jsonl': lambda path, t: path.write_bytes(as_lines(t)),
+    'a.ndjson.gz': lambda path, t: path.write_bytes(gzip.compress(as_lines(t[:200]) + b'\n\n') +
+                                                    gzip.compress(as_lines(t[200:])) + bytes(99)),
+    'a.jsonl.zst': lambda path, t: path.write_bytes(bytes(ZSTD.compress(as_lines(t[:200]) + b'\r\n')) +
+                                                    bytes(ZSTD.compress(as_lines(t[200:])))),
+    'a.json': lambda path, t: path.write_text(json.dumps([{'text': x} for x in t], indent=1)),
+    'b.json': lambda path, t: path.write_bytes(b'\xef\xbb\xbf' + as_lines(t)),
+    'a[1]*.jsonl': lambda path, t: path.write_bytes(as_lines(t)),
+}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Three files that hold texts() in order; the pattern that finds them."""
+    (tmp_path / 'source').mkdir()
+    write_parquet(tmp_path / 'source' / 'a.parquet', texts()[:150])
+    (tmp_path / 'source' / 'b.parquet').touch()
+    (tmp_path / 'source' / 'c.jsonl').write_bytes(as_lines(texts()[150:]))
+    return f'{tmp_path}/source/[abc].*'
+
+
+def prepare(*flags):
+    """Run main() in this process, without its handler of Ctrl-C."""
+    argv, handler = sys.argv, signal.getsignal(signal.SIGINT)
+    sys.argv = ['prepare_fineweb.py', *map(str, flags)]
+    try:
+        prepare_fineweb.main()
+    finally:
+        sys.argv = argv
+        signal.signal(signal.SIGINT, handler)
+
+
+def script(*flags, **env):
+    """Run the script in a process of its own."""
+    return subprocess.run([sys.executable, ROOT / 'prepare_fineweb.py', *map(str, flags)],
+                          capture_output=True,
+                          text=True, env={**os.environ, **env})
+
+
+def shards_of(out):
+    """The tokens of each shard, read without data.py, in the order of their numbers."""
+    found = []
+    for path in sorted(Path(out).glob('*.bin'), key=lambda p: int(p.stem.rsplit('_', 1)[1])):
+        raw = path.read_bytes()
+        assert struct.unpack('<3i', raw[:12]) == (20240520, 1, len(raw) // 2 - 512)
+        found.append(np.frombuffer(raw[1024:], '<u2').tolist())
+    return found
+
+
+def tokens_of(out):
+    return [token for shard in shards_of(out) for token in shard]
+
+
+def files_of(out):
+    """What is in a folder, without the lock's hidden files."""
+    return {p.name: p.read_bytes() for p in Path(out).iterdir() if p.is_file() and p.name[0] != '.'}
+
+
+def one_line_error(process):
+    assert process.returncode == 2, process.stderr
+    lines = [line for line in process.stderr.splitlines() if line.startswith('error: ')]
+    assert len(lines) == 1 and 'Traceback' not in process.stderr
+    return lines[0]
+
+
+# exactness
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_the_shards_are_end_of_text_and_encode_ordinary_of_every_document_in_order(tmp_path, name):
+    KINDS[name](tmp_path / name, texts())
+    prepare(f'--source={tmp_path}/{name}', f'--out={tmp_path}/out', '--shard_tokens=5000')
+    shards, wanted = shards_of(tmp_path / 'out'), reference(texts())
+    assert tokens_of(tmp_path / 'out') == wanted
+    assert {len(shard) for shard in shards[:-1]} == {5000} and len(shards) == -(-len(wanted) // 5000)
+    names = sorted(p.name for p in (tmp_path / 'out').glob('*.bin'))
+    assert names == [f'shard_train_{i:06d}.bin' for i in range(1, len(shards))] + ['shard_val_000000.bin']
+
+
+def test_a_lone_surrogate_is_encoded_as_encode_ordinary_does(tmp_path):
+    (tmp_path / 'a.jsonl').write_bytes(as_lines(['a\ud800b', 'ordinary ' * 50]).replace(b'\xed\xa0\x80', b''))
+    lines = '\n'.join(json.dumps({'text': t}) for t in ('a\ud800b', 'ordinary ' * 50))
+    (tmp_path / 'a.jsonl').write_text(lines)
+    prepare(f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--shard_tokens=10')
+    assert tokens_of(tmp_path / 'out') == reference(['a\ud800b', 'ordinary ' * 50])
+
+
+@pytest.mark.parametrize('batch, workers', [(1, 1), (300, 7), (10**9, 2)])
+def test_the_bytes_do_not_depend_on_workers_or_batches(tmp_path, source, monkeypatch, batch, workers):
+    monkeypatch.setattr(prepare_fineweb, 'BATCH', batch)
+    prepare(f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=5000', f'--workers={workers}')
+    assert tokens_of(tmp_path / 'out') == reference(texts())
+
+
+def test_a_text_file_is_one_document_and_keeps_its_line_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_fineweb, 'PIECE', 500)
+    documents = ['\r\n'.join(texts()), '', '\n'.join(texts()), 'no_white_space' * 300]
+    for i, text in enumerate(documents):
+        (tmp_path / f'{i}.txt').write_text(text, encoding='utf-8', newline='')
+    (tmp_path / '2.txt').unlink()
+    (tmp_path / '2.md.zst').write_bytes(bytes(ZSTD.compress(documents[2].encode())))
+    prepare(f'--source={tmp_path}/?.*', f'--out={tmp_path}/out', '--shard_tokens=7000')
+    assert tokens_of(tmp_path / 'out') == reference(documents)
+
+
+def test_a_text_is_cut_only_where_its_tokens_stay_the_same(tmp_path):
+    enc, draw, cuts = data.get_tokenizer('gpt2'), random.Random(1), 0
+    alphabet = [' ', '\n', '\t', '\r\n', '\x1c', '\x85', '\u3000', '\u2028', '\xa0', "'s", "'", 'a', 'Word',
+                '7', '!',
+                '漢', '🙂', '\0', EOT, 'x' * 60]
+    for _ in range(200):
+        text = ''.join(draw.choices(alphabet, k=draw.randrange(400)))
+        (tmp_path / 'a.txt').write_text(text, encoding='utf-8', newline='')
+        pieces = [piece for piece, _ in prepare_fineweb.read_text(str(tmp_path / 'a.txt'), None, 20)]
+        assert ''.join(pieces) == text
+        assert [t for piece in pieces for t in enc.encode_ordinary(piece)] == enc.encode_ordinary(text)
+        cuts += len(pieces) - 1
+    assert cuts > 1000
+
+
+@pytest.mark.parametrize('limit', [3001, 6000, 7777])
+def test_max_tokens_is_exact_and_meta_json_says_what_is_there(tmp_path, source, limit, capsys):
+    prepare(f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=3000', f'--max_tokens={limit}')
+    shards = shards_of(tmp_path / 'out')
+    assert tokens_of(tmp_path / 'out') == reference(texts())[:limit]
+    meta = data.read_meta(str(tmp_path / 'out'))
+    assert (meta['tokenizer'], meta['vocab_size'], meta['eot']) == ('gpt2', 50257, 50256) and meta['complete']
+    assert [shard['tokens'] for shard in meta['shards']] == [len(shard) for shard in shards]
+    assert [shard['documents'] for shard in meta['shards']] == [shard.count(50256) for shard in shards]
+    assert meta['tokens'] == {'val': 3000, 'train': limit - 3000}
+    assert f'{len(shards)} shards' in capsys.readouterr().out
+    assert data.Split(str(tmp_path / 'out'), 'val', 100,
+                      50257).read(np.arange(1))[0].tolist() == shards[0][:101]
+
+
+def test_a_position_is_that_of_the_token_after_the_shard(tmp_path):
+    documents = ['x' * 9, 'y' * 9, 'z' * 19, '', 'w' * 8] * 4  # with end-of-text 10, 10, 20, 1 and 9 tokens
+    (tmp_path / 'a.jsonl').write_bytes(as_lines(documents[:10]))
+    (tmp_path / 'b.jsonl').write_bytes(as_lines(documents[10:]))
+    prepare(f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=10', '--tokenizer=bytes')
+    found = [shard['next'] for shard in data.read_meta(str(tmp_path / 'out'))['shards'][:-1]]
+    one_round = [[0, 1, 0], [0, 2, 0], [0, 2, 10], [0, 3, 0], [0, 5, 0]]  # at its first token: that document
+    again = [[0, n + 5, at] for _, n, at in one_round]
+    assert found == (one_round + again + [[1, n, at] for _, n, at in one_round + again])[:-1]
+
+
+# held out by documents
+
+
+def documents_in(out, split, eot=256):
+    """The documents of a split, each as a tuple of its tokens."""
+    found = []
+    for path in sorted(Path(out).glob(f'*_{split}_*.bin')):
+        for token in np.fromfile(path, np.uint16, offset=1024).tolist():
+            if token == eot:
+                found.append([])
+            found[-1].append(token)
+    return [tuple(document) for document in found]
+
+
+@pytest.fixture(scope='module')
+def articles():
+    """2000 documents of 0 to 399 bytes, each of them another one."""
+    draw = random.Random(4)
+    return [f'{i} ' + 'x' * draw.randrange(395) for i in range(2000)]
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'parquet', 'jsonl.zst', 'json'])
+def test_documents_are_held_out_whole_and_evenly_over_the_source(tmp_path, articles, kind):
+    for i, part in enumerate((articles[:300], articles[300:1900], articles[1900:])):
+        KINDS[f'a.{kind}'](tmp_path / f'{i}.{kind}', part)
+    prepare(f'--source={tmp_path}/?.*', f'--out={tmp_path}/out', '--val_tokens=20_000', '--tokenizer=bytes')
+    val, train = (documents_in(tmp_path / 'out', split) for split in ('val', 'train'))
+    wanted = [(256, *text.encode()) for text in articles]
+    place = {document: i for i, document in enumerate(wanted)}
+    assert sorted([*val, *train], key=place.get) == wanted  # every document, once
+    for split in (val, train):
+        assert split == sorted(split, key=place.get)  # in the order of the source
+    assert sum(map(len, val)) == pytest.approx(20_000, abs=400)
+    tenths = np.histogram([place[document] for document in val], bins=10, range=(0, 2000))[0]
+    assert min(tenths) >= 6 and max(tenths) <= 18, tenths
+    # neither the long ones nor the short ones
+    assert sum(map(len, val)) / len(val) == pytest.approx(200, rel=0.2)
+    meta = data.read_meta(str(tmp_path / 'out'))
+    assert meta['complete'] and meta['tokens'] == {'val': sum(map(len, val)), 'train': sum(map(len, train))}
+
+
+@pytest.mark.parametrize('n_files, n', [(1, 60_000), (60, 9000)])
+def test_of_few_text_files_pieces_are_held_out_and_of_many_whole_ones(tmp_path, n_files, n):
+    words = [str(i) for i in range(60_000)]  # every word says where it stands
+    for i in range(n_files):
+        (tmp_path / f'{i:02d}.txt').write_text(' '.join(words[i::n_files]))
+    prepare(f'--source={tmp_path}/*.txt', f'--out={tmp_path}/out', '--tokenizer=bytes', f'--val_tokens={n}')
+    val, train = (np.fromfile(path, np.uint16, offset=1024).tolist()
+                  for path in sorted((tmp_path / 'out').glob('*.bin'))[::-1])
+    found = bytes(32 if token == 256 else token for token in val).decode().split()
+    files = {int(word) % n_files for word in found}
+    if n_files > 1:
+        assert len(found) == 1000 * len(files) and 1 <= len(files) <= 3
+    else:
+        jumps = np.count_nonzero(np.diff(np.array(found, int)) != 1)
+        assert len(val) == pytest.approx(n, rel=0.1) and 6 <= jumps <= 40
+    whole = [token for i in range(n_files) for token in (256, *' '.join(words[i::n_files]).encode())]
+    assert sorted(val + train) == sorted(whole)
+
+
+@pytest.mark.parametrize('flags, n', [(['--shard_tokens=506'], 506), (['--val_tokens=600'], 0),
+                                      (['--shard_tokens=100_000_000'], 506)])
+def test_a_corpus_that_leaves_nothing_to_train_on_gets_advice_that_can_be_followed(tmp_path, flags, n):
+    (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'word ' * 101}))
+    flags = [f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--tokenizer=bytes', *flags]
+    with pytest.raises(UserError, match=f'506 tokens, {n} for validation.* choose a smaller --shard'):
+        prepare(*flags)
+    with pytest.raises(UserError, match='is not complete'):
+        data.Split(str(tmp_path / 'out'), 'val', 8, 50257)
+    prepare(*flags[:3], '--shard_tokens=505')
+    assert [len(shard) for shard in shards_of(tmp_path / 'out')] == [505, 1]
+
+
+# sources
+
+
+def test_a_folder_is_one_corpus_without_what_is_hidden_of_another_kind_or_made_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'sub').mkdir()
+    (tmp_path / '.git').mkdir()
+    for name, text in (('a.txt', 'some text'), ('sub/B.MD', '# more'), ('c.csv', 'x'), ('.git/d.txt',
+                                                                                        'hidden')):
+        (tmp_path / name).write_text(text)
+    flags = ['--source', '~', 'a.txt', '--out=~/sub/out', '--shard_tokens=5', '--tokenizer=bytes']
+    prepare(*flags)
+    found = tokens_of(tmp_path / 'sub/out')
+    assert found == reference(['some text', '# more', 'some text'], 'bytes')
+    (tmp_path / 'sub/out/shard_train_000002.bin').unlink()
+    prepare(*flags)
+    assert tokens_of(tmp_path / 'sub/out') == found
+
+
+def corrupt(path):
+    raw = bytearray(path.read_bytes())
+    raw[200:260] = bytes(60)
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize('name, make, message', [
+    ('a.parquet', lambda p: pq.write_table(pa.table({'body': ['x']}), p),
+     r"document 0, can't be read .*text"),
+    ('a.parquet', lambda p: write_parquet(p, ['x', 'y'], text=[3, 4]),
+     "document 0, .* 'text' is 3, not a string"),
+    ('a.parquet', lambda p: write_parquet(p, ['x', 'y'], text=['x', None]),
+     "document 1, .*'text' is None, not a"),
+    ('a.parquet', lambda p: p.write_bytes(b'PAR1 not really PAR1'), "can't be read"),
+    ('a.parquet', lambda p: (write_parquet(p, texts()), p.write_bytes(p.read_bytes()[:-100])),
+     "can't be read"),
+    ('a.parquet', lambda p: (write_parquet(p, texts()), corrupt(p)), "can't be read"),
+    ('a.parquet', lambda p: pq.write_table(pa.table({'text': pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(struct.pack('2i', 0, 2)), pa.py_buffer(b'\xff\xfe')])}), p),
+        'utf-8'),
+    ('a.jsonl', lambda p: p.write_text('{"text": "x"}\n\n{"text": '),
+     "document 1, can't be read .JSONDecodeError"),
+    ('a.jsonl', lambda p: p.write_text('{"body": "x"}'), "document 0, .*'text' is None, not a string"),
+    ('a.jsonl', lambda p: p.write_text('["x"]'), "'text' is None, not a string"),
+    ('a.jsonl', lambda p: p.write_text('{"text": "x"}\n{"text": {"a": 1}}'), "document 1, .* not a string"),
+    ('a.jsonl', lambda p: p.write_text('[' * 100_000), 'RecursionError'),
+    ('a.jsonl', lambda p: p.write_bytes(b'{"text": "\xff"}'), 'utf-8'),
+    ('a.json', lambda p: p.write_text('[{"text": "x"}'), 'JSONDecodeError'),
+    ('a.txt', lambda p: p.write_bytes(b'abc\xff'), 'utf-8'),
+    ('a.txt.gz', lambda p: p.write_bytes(b'plain'), 'BadGzipFile'),
+    ('a.jsonl.gz', lambda p: p.write_bytes(gzip.compress(as_lines(['x'] * 99))[:-9]), 'EOFError'),
+    ('a.jsonl.zst', lambda p: p.write_bytes(bytes(ZSTD.compress(as_lines(['x'] * 99)))[:-4]),
+     "can't be read"),
+    ('a.txt.zst', lambda p: p.write_bytes(bytes(ZSTD.compress(b'text ' * 99))[:-4]), "can't be read"),
+    ('a.csv', lambda p: p.write_text('text'), 'not a source: .parquet, .jsonl'),
+    ('a.parquet.gz', lambda p: p.write_text('text'), 'not a source'),
+])
+def test_a_bad_source_is_named(tmp_path, name, make, message):
+    make(tmp_path / name)
+    with pytest.raises(UserError, match=message) as error:
+        prepare(f'--source={tmp_path}/{name}', f'--out={tmp_path}/out', '--shard_tokens=100')
+    assert '\n' not in str(error.value) and name in str(error.value)
+    assert not list(tmp_path.glob('out/*.bin'))
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--source=none/*.parquet', '--out=x'], r'no file matches none/\*\.parquet'),
+    (['--source', 'a.txt', 'none.jsonl', '--out=x'], r'no file matches none\.jsonl'),
+    (['--source=a.parquet'], '--source needs --out'),
+    (['--source=a', '--pretokenized', '--out=x'], 'exclude each other'),
+    (['--pretokenized', '--tokenizer=bytes'], 'leave out --tokenizer'),
+    (['--pretokenized', '--val_tokens=9'], 'leave out .*--val_tokens'),
+    (['--source=a.txt', '--out=x', '--tokenizer=nope'], "no tokenizer is called 'nope'"),
+    *[([flag], f'{flag.split("=")[0]} must be from') for flag in (
+        '--shard_tokens=1', '--shard_tokens=2147483648', '--workers=0', '--max_tokens=-1',
+        '--val_tokens=-1')],
+    (['--val_tokens=9', '--shard_tokens=8'], '--val_tokens must be from 0 to 8'),
+    (['--max_tokens=100'], 'leaves none to train on'),
+    (['--max_tokens=100', '--val_tokens=100'], 'leaves none to train on'),
+])
+def test_options_that_cannot_be_are_refused_before_anything_is_made(tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'a.txt').write_text('text')
+    with pytest.raises(UserError, match=message):
+        prepare(*flags)
+    assert os.listdir(tmp_path) == ['a.txt']
+
+
+def test_mistakes_end_in_one_line_and_exit_code_2(tmp_path, source):
+    assert 'no file matches' in one_line_error(script('--source=none', f'--out={tmp_path}/out'))
+    for flags in ([], ['--pretokenized']):
+        found = script(f'--out={tmp_path}/out', *flags, HF_ENDPOINT='http://127.0.0.1:9')
+        assert "on the Hub can't be read" in (line := one_line_error(found)) and '--source' in line
+    found = script(f'--source={source}', f'--out={tmp_path}/out', TIKTOKEN_CACHE_DIR=str(tmp_path / 'empty'),
+                   HTTPS_PROXY='http://127.0.0.1:9')
+    # what the folder must hold, which is what the tests' own holds
+    files = os.listdir(os.environ['TIKTOKEN_CACHE_DIR'])
+    assert all(name in one_line_error(found) for name in ['TIKTOKEN_CACHE_DIR', *files]) and len(files) == 2
+    assert not (tmp_path / 'out').exists()
+
+
+# a folder that is begun already
+
+
+@pytest.mark.parametrize('flags', [['--shard_tokens=40961'], ['--shard_tokens=40961', '--val_tokens=20_000']])
+@pytest.mark.parametrize('kind', ['parquet', 'jsonl', 'txt'])
+def test_resumed_after_any_shard_it_ends_in_the_same_bytes(tmp_path, monkeypatch, kind, flags):
+    monkeypatch.setattr(prepare_fineweb, 'PIECE', 1000)
+    for i, documents in enumerate((texts(), texts()[::-1])):
+        path = tmp_path / f'{i}.{kind}'
+        path.write_text('\n'.join(documents)) if kind == 'txt' else KINDS[f'a.{kind}'](path, documents)
+    flags = [f'--source={tmp_path}/?.{kind}', '--tokenizer=bytes', *flags]
+    prepare(*flags, f'--out={tmp_path}/whole')
+    whole, meta = files_of(tmp_path / 'whole'), data.read_meta(str(tmp_path / 'whole'))
+    for n in range(0, len(meta['shards']), 3):
+        out = tmp_path / f'out{n}'
+        out.mkdir()
+        for shard in meta['shards'][: n + 1]:  # one more than meta.json knows of, and a truncated one
+            (out / shard['file']).write_bytes(whole[shard['file']])
+        (out / f'shard_train_{n + 1:06d}.bin.tmp').write_bytes(b'half')
+        data.write_meta(str(out), {**meta, 'complete': False, 'shards': meta['shards'][:n]})
+        prepare(*flags, f'--out={out}')
+        assert {k: v for k, v in files_of(out).items() if not k.endswith('.tmp')} == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('flags', [[], ['--val_tokens=50_000']])
+def test_killed_at_random_moments_it_ends_in_the_same_bytes_and_repeats_no_shard(tmp_path, flags):
+    for i in range(10, 22):
+        write_parquet(tmp_path / f'{i}.parquet', texts(), rows=37)
+    flags = [sys.executable, ROOT / 'prepare_fineweb.py', f'--source={tmp_path}/*.parquet',
+             '--tokenizer=bytes',
+             '--shard_tokens=200000', *flags]
+
+    def start(out):
+        return subprocess.Popen([*flags, f'--out={out}'], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+
+    with start(tmp_path / 'whole') as process:
+        assert process.wait() == 0
+    whole = files_of(tmp_path / 'whole')
+    draw, out, finished, code = random.Random(5), tmp_path / 'out', {}, None
+    kills = 0
+    while code != 0:
+        with start(out) as process:
+            # After so many more shards, not so many seconds: machines differ.
+            target = len(finished) + draw.randint(0, 3) if kills < 10 else len(whole) + 1
+            while process.poll() is None and len(list(out.glob('*.bin'))) < target:
+                time.sleep(0.001)
+            process.send_signal(signal.SIGKILL)
+            code = process.wait()
+            kills += 1
+        assert code in (0, -signal.SIGKILL)
+        for name, stamp in finished.items():
+            assert (out / name).stat().st_mtime_ns == stamp  # written once
+        shards = data.read_meta(str(out)).get('shards', [])
+        finished = {s['file']: (out / s['file']).stat().st_mtime_ns for s in shards if '_train_' in s['file']}
+        for name in finished:
+            assert (out / name).read_bytes() == whole[name]
+    assert files_of(out) == whole and kills > 3
+
+
+def test_a_missing_or_truncated_shard_is_made_again(tmp_path, source, capsys):
+    for flags in ([], ['--val_tokens=7000']):
+        out = tmp_path / f'out{len(flags)}'
+        flags = [f'--source={source}', f'--out={out}', '--shard_tokens=8000', *flags]
+        prepare(*flags)
+        whole = files_of(out)
+        for name in ('shard_val_000000.bin', 'shard_train_000001.bin', 'shard_train_000003.bin'):
+            for spoil in (lambda p: p.unlink(), lambda p: p.write_bytes(p.read_bytes()[:-10])):
+                spoil(out / name)
+                prepare(*flags)
+                assert f'{name} is missing or damaged' in capsys.readouterr().out and files_of(out) == whole
+
+
+def test_no_shard_of_a_source_that_was_longer_stays(tmp_path):
+    for i in range(4):
+        (tmp_path / f'{i}.jsonl').write_bytes(as_lines(['x' * 99]))
+    flags = [f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=50',
+             '--tokenizer=bytes']
+    prepare(*flags)
+    assert len(shards_of(tmp_path / 'out')) == 8
+    (tmp_path / 'out' / 'shard_train_000003.bin').unlink()
+    (tmp_path / '3.jsonl').write_bytes(as_lines(['y']))  # none of it is in the shards 0 to 2
+    prepare(*flags)
+    assert tokens_of(tmp_path / 'out') == reference(['x' * 99] * 3 + ['y'], 'bytes')
+
+
+def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mended(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_fineweb, 'BATCH', 1000)
+    (tmp_path / 'a.jsonl').write_bytes(as_lines(texts()))
+    (tmp_path / 'b.jsonl').write_bytes(b'abc\xff')
+    flags = [f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=5000', '--workers=1']
+    with pytest.raises(UserError, match=r'b\.jsonl'):
+        prepare(*flags)
+    assert len(shards_of(tmp_path / 'out')) > 5 and not data.read_meta(str(tmp_path / 'out'))['complete']
+    (tmp_path / 'b.jsonl').write_bytes(as_lines(['mended']))
+    prepare(*flags)
+    assert tokens_of(tmp_path / 'out') == reference([*texts(), 'mended'])
+
+
+def test_a_finished_folder_is_left_alone_and_other_options_or_sources_are_refused(tmp_path, source, capsys):
+    flags = {'source': source, 'out': tmp_path / 'out', 'shard_tokens': 8000}
+
+    def again(**changes):
+        prepare(*[f'--{name}={value}' for name, value in {**flags, **changes}.items()])
+
+    again()
+    before = files_of(tmp_path / 'out')
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').glob('*.*')}
+    again()
+    assert 'complete already' in capsys.readouterr().out
+    for name, value in {'shard_tokens': 5000, 'max_tokens': 9000, 'tokenizer': 'bytes',
+                        'source': 'other/*.parquet',
+                        'sample': '100BT', 'val_tokens': 7}.items():
+        with pytest.raises(UserError, match=f'was made with --{name}='):
+            again(**{name: value})
+    folder = tmp_path / 'source'
+    (folder / 'b.txt').write_text('came later')
+    with pytest.raises(UserError, match=r'b\.txt has changed since'):
+        again()
+    (folder / 'b.txt').unlink()
+    (folder / 'c.jsonl').unlink()  # the sources of a finished folder may go
+    again()
+    (folder / 'c.jsonl').write_bytes(as_lines(['changed']))
+    with pytest.raises(UserError, match=r'c\.jsonl has changed since'):
+        again()
+    assert files_of(tmp_path / 'out') == before
+    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').glob('*.*')}
+    (tmp_path / 'out' / 'shard_train_000002.bin').unlink()
+    (folder / 'a.parquet').unlink()  # now they are needed
+    with pytest.raises(UserError, match=r'a\.parquet has changed since .*, or has come or gone'):
+        again()
+
+
+@pytest.mark.parametrize('name, text', [
+    ('shard_val_000000.bin', 'x'), ('edufineweb_train_000001.npy', 'x'),
+    ('meta.json', '{"tokenizer": "bytes", "vocab_size": 257, "eot": 256}'), ('meta.json', '{"tokenizer"'),
+    ('meta.json', '{"tokenizer": "bytes", "vocab_size": 257, "eot": 256, "shards": 3}')])
+def test_data_of_someone_elses_is_never_overwritten(tmp_path, source, name, text):
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'out' / name).write_text(text)
+    before = files_of(tmp_path / 'out')
+    with pytest.raises(UserError, match=r"didn't make|not a meta\.json"):
+        prepare(f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000')
+    assert files_of(tmp_path / 'out') == before
+
+
+def test_a_second_process_in_the_folder_is_refused(tmp_path, source):
+    flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=8000', '--tokenizer=bytes']
+    with common.locked(str(tmp_path / 'out')), pytest.raises(UserError, match='is in use by'):
+        prepare(*flags)
+    assert not list(tmp_path.glob('out/*.bin'))
+
+
+def test_a_full_disk_is_said_and_the_run_continues_once_there_is_room(tmp_path):
+    write_parquet(tmp_path / 'a.parquet', texts() * 3)
+    flags = [f'--source={tmp_path}/a.parquet', '--tokenizer=bytes', '--shard_tokens=100000']
+    prepare(*flags, f'--out={tmp_path}/whole')
+    run = [sys.executable, ROOT / 'prepare_fineweb.py', *flags, f'--out={tmp_path}/out']
+    for limit in (150_000, 201_024):  # no shard fits; every shard fits to the byte
+        set_limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+        found = subprocess.run(run, capture_output=True, text=True, preexec_fn=set_limit)
+        if limit == 150_000:
+            assert 'val_000000.bin could not be saved ([Errno 27] File too large' in one_line_error(found)
+            assert sorted(files_of(tmp_path / 'out')) == ['meta.json']  # what was half written is gone
+    assert found.returncode == 0 and files_of(tmp_path / 'out') == files_of(tmp_path / 'whole')
+
+
+LONG = 'import prepare_fineweb as p; p.PATIENCE = 0.1; p.run_main(p.main)'
+
+
+def test_a_long_word_is_named_and_the_first_ctrl_c_is_heard(tmp_path):
+    (tmp_path / 'a.jsonl').write_bytes(as_lines(['fine', 'some words, then ' + 'ab' * 1_000_000]))
+    command = [sys.executable, '-c', LONG, f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out']
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                          cwd=ROOT) as process:
+        said = ''
+        while 'takes long' not in said and (line := process.stderr.readline()):
+            said += line
+        assert 'a.jsonl, document 1: tiktoken takes long over a word of 2,000,000 characters' in said
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == -signal.SIGINT  # of the signal itself: a loop in a shell ends, too
+
+
+def test_what_tiktoken_cannot_do_is_named_by_document(tmp_path, capfd):
+    (tmp_path / 'a.jsonl').write_bytes(as_lines(['fine', '\n' * 2_000_000 + 'x']))
+    with pytest.raises(UserError, match=r'a\.jsonl, document 1: tiktoken fails'):
+        prepare(f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--shard_tokens=1000')
+
+
+def test_importing_does_nothing_and_needs_nothing_heavy():
+    code = 'import sys, prepare_fineweb; '
+    code += "print([m for m in ('torch', 'datasets', 'pyarrow', 'tiktoken') if m in sys.modules])"
+    found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == '[]\n'
+
+
+# the Hub: its own client, against a server of ours
+
+COMMIT = 'a' * 40
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A server that answers as the Hub does for data sets, over tmp_path/hub/USER/NAME."""
+    root = tmp_path / 'hub'
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do_POST(self):
+            self.do_GET()
+
+        def do_HEAD(self):
+            self.do_GET()
+
+        def do_GET(self):
+            parts = self.path.split('?')[0].replace('%2F', '/').strip('/').split('/')
+            n = int(self.headers.get('Content-Length') or 0)
+            body = self.rfile.read(n)
+            base = root.joinpath(*parts[2:4] if parts[0] == 'api' else parts[1:3])
+            files = [{'type': 'file', 'oid': 'b' * 40, 'size': p.stat().st_size,
+                      'rfilename': str(p.relative_to(base)),
+                      'path': str(p.relative_to(base))} for p in sorted(base.rglob('*')) if p.is_file()]
+            if parts[:2] == ['api', 'datasets'] and parts[4:] in ([], ['revision', COMMIT]):
+                return self.answer(json.dumps({'id': '/'.join(parts[2:4]), 'sha': COMMIT,
+                                               'siblings': files}).encode())
+            if parts[0] == 'api' and 'tree' in parts[4:]:
+                return self.answer(json.dumps(files).encode())
+            if parts[0] == 'api' and 'paths-info' in parts[4:]:
+                wanted = json.loads(body)['paths'] if body.startswith(b'{') else re.findall('paths=([^&]*)',
+                                                                                            body.decode())
+                return self.answer(json.dumps([f for f in files if f['path'] in [w.replace('%2F', '/')
+                                                                                 for w in wanted]]).encode())
+            if parts[0] == 'datasets' and parts[3] == 'resolve' and parts[5:]:
+                raw = base.joinpath(*parts[5:]).read_bytes()
+                if server.gone == parts[-1]:
+                    return self.send_error(404)
+                headers = {'X-Repo-Commit': COMMIT, 'ETag': f'"{len(raw)}{parts[-1]}"'}
+                found = re.match(r'bytes=(\d+)-(\d+)', self.headers.get('Range', ''))
+                if found:
+                    first, last = int(found[1]), min(int(found[2]), len(raw) - 1)
+                    headers['Content-Range'] = f'bytes {first}-{last}/{len(raw)}'
+                    return self.answer(raw[first : last + 1], headers, 206)
+                return self.answer(raw, headers)
+            sys.stderr.write(f'UNKNOWN {self.command} {self.path} {body[:200]}\n')
+            self.send_error(404)
+
+        def answer(self, body, headers=(), status=200):
+            self.send_response(status)
+            for name, value in {'Content-Type': 'application/json', 'Content-Length': str(len(body)),
+                                **dict(headers)}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != 'HEAD':
+                self.wfile.write(body)
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.gone, server.root = None, root
+    server.env = {'HF_ENDPOINT': f'http://127.0.0.1:{server.server_address[1]}',
+                  'HF_HOME': str(tmp_path / 'home'), 'HF_HUB_DISABLE_TELEMETRY': '1', 'HF_HUB_OFFLINE': '0'}
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def test_the_sample_is_streamed_and_continued_after_a_broken_download(tmp_path, hub):
+    for name in ('sample/10BT', 'sample/100BT', 'data'):
+        (hub.root / 'HuggingFaceFW/fineweb-edu' / name).mkdir(parents=True)
+        for i in range(3):
+            path = hub.root / f'HuggingFaceFW/fineweb-edu/{name}/{i:03d}_00000.parquet'
+            write_parquet(path, texts()[i::3] if name == 'sample/10BT' else ['wrong'])
+    flags = [f'--out={tmp_path}/out', '--shard_tokens=8000', '--workers=1']
+    hub.gone = '002_00000.parquet'
+    line = one_line_error(script(*flags, **hub.env))
+    assert '002_00000.parquet, document 0, ' in line and '--source' in line
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').glob('*.bin')}
+    hub.gone = None
+    found = script(*flags, **hub.env)
+    assert found.returncode == 0, found.stderr
+    assert tokens_of(tmp_path / 'out') == reference([text for i in range(3) for text in texts()[i::3]])
+    assert finished == {path: path.stat().st_mtime_ns for path in finished} and len(finished) > 1
+    assert (tmp_path / 'out/edufineweb_train_000001.bin').exists()
+    # no copy of the source stays
+    assert not list(tmp_path.glob('home/**/*.parquet')) and not list(tmp_path.glob('home/**/*.arrow'))
+
+
+@pytest.fixture
+def ready(hub):
+    """Ready shards on the Hub; their tokens, validation first."""
+    folder = hub.root / 'kjj0/finewebedu10B-gpt2'
+    folder.mkdir(parents=True)
+    shards = []
+    for i, split in enumerate(['val', 'train', 'train', 'train']):
+        shards.append([50256, *range(i * 100, i * 100 + 999)])
+        data.write_shard(str(folder / f'finewebedu_{split}_{i:06d}.bin'), np.array(shards[-1],
+                                                                                   dtype=np.uint16))
+    (folder / 'README.md').write_text('not a shard')
+    return shards
+
+
+@pytest.mark.parametrize('limit, n', [(0, 4), (500, 2), (1001, 2), (2001, 3)])
+def test_ready_shards_are_fetched_as_they_are(tmp_path, hub, ready, limit, n):
+    found = script('--pretokenized', f'--out={tmp_path}/out', f'--max_tokens={limit}', **hub.env)
+    assert found.returncode == 0, found.stderr
+    assert shards_of(tmp_path / 'out') == ready[:n]
+    meta = data.read_meta(str(tmp_path / 'out'))
+    assert meta['complete'] and meta['tokens'] == {'val': 1000, 'train': 1000 * (n - 1)}
+    assert meta['tokenizer'] == 'gpt2' and f'{n} shards, {n} documents' in found.stdout
+
+
+@pytest.mark.parametrize('spoil, message', [
+    (lambda p: p.write_bytes(p.read_bytes()[:-2]), 'truncated or damaged'),
+    (lambda p: p.write_bytes(b'<html>'), 'not a token shard'),
+    (lambda p: data.write_shard(str(p), np.array([1, 50257], dtype=np.uint16)),
+     'token 50257 in a vocabulary of 50257'),
+])
+def test_a_bad_ready_shard_is_refused_and_fetched_anew(tmp_path, hub, ready, spoil, message):
+    path = hub.root / 'kjj0/finewebedu10B-gpt2/finewebedu_train_000002.bin'
+    good = path.read_bytes()
+    spoil(path)
+    line = one_line_error(script('--pretokenized', f'--out={tmp_path}/out', **hub.env))
+    assert message in line and path.name in line and not (tmp_path / 'out' / path.name).exists()
+    with pytest.raises(UserError, match='is not complete'):
+        data.Split(str(tmp_path / 'out'), 'train', 8, 50257)
+    path.write_bytes(good)
+    assert script('--pretokenized', f'--out={tmp_path}/out', **hub.env).returncode == 0
+    assert shards_of(tmp_path / 'out') == ready
