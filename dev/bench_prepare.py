@@ -76,10 +76,10 @@ def main():
     args = parser.parse_args()
     import conftest
 
-    import prepare_fineweb
+    from core.common import usable_cores
 
     conftest.pytest_configure()  # GPT-2's vocabulary, without a download
-    cores = prepare_fineweb.usable_cores()
+    cores = usable_cores()
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, 'source.parquet')
         script = Path(folder, 'imap.py')
