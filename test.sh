@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Everything that must hold, in under six minutes on two cores. What comes behind goes to pytest:
+# Everything that must hold, in under six minutes on two cores. Arguments go to pytest:
 #
 #     bash test.sh -m "not slow"             the quick round
 #     bash test.sh tests/test_config.py      one file
 set -euo pipefail
 cd "$(dirname "$0")"
-[ -x .venv/bin/python ] || python3 -m venv .venv
 if ! cat requirements.txt requirements-dev.txt | cmp -s - .venv/installed-dev.txt; then
+    echo "Installing torch, transformers and what else the tests need into .venv: up to 4 GB, a few minutes, once."
+    [ -x .venv/bin/python ] || python3 -m venv .venv
     .venv/bin/python -m pip install --quiet -r requirements-dev.txt
     cat requirements.txt requirements-dev.txt > .venv/installed-dev.txt
     cp requirements.txt .venv/installed.txt
