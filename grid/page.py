@@ -9,13 +9,13 @@ import itertools
 import os
 import shlex
 
-from compare import as_csv, rows
 from core.common import UserError, atomic_write
 from grid.launch import command_of
 from grid.plan import Run, all_tuning_runs, final_loss, finished_folder, out_folder, plan_runs
 from grid.records import make_record, read_records
 from grid.study_file import Study
 from verdict import figure, report, words
+from verdict.old_compare import as_csv, rows
 from verdict.old_judge import Report, judge_runs
 from verdict.old_runs import run_of_record
 from verdict.tables import Table, escaped

@@ -300,7 +300,7 @@ MISTAKES = [
     ('compare', 'run --figure=x.txt', r'--figure=x.txt: the name must end in'),
     ('compare', 'run --csv=nowhere/x.csv', r'nowhere/x.csv: there is no folder nowhere'),
     ('compare', 'run --baseline=nowhere', r'nowhere'),
-    ('compare', 'run run_baseline_1 run_baseline_2', r'several different runs could be the baseline'),
+    ('compare', 'run --sigma=0', r'--sigma=0.0: must be a positive number'),
     # study.py
     ('study', '', r'arguments are required: STUDY'),
     ('study', 'nowhere.py', r'nowhere.py: no such study file'),

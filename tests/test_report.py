@@ -17,7 +17,7 @@ import pytest
 from fake_runs import power_law, shifted, write_run, write_seeds
 from same_report import assert_same_report
 
-import compare
+from verdict import old_compare as compare
 from verdict import report as reports
 from verdict import words
 from verdict.old_judge import Ratio, judge_runs

@@ -417,7 +417,7 @@ def cost_for_same_loss(found: Comparison, rungs: list[Group], axis: str) -> Inte
         return None
     end = found.group.end(axis)
     compute = np.array([rung.end(axis) for rung in rungs])
-    if not (np.all(np.isfinite(compute)) and np.all(compute > 0) and end > 0):
+    if not (np.all(np.isfinite(compute)) and np.all(np.diff(compute, prepend=0) > 0) and end > 0):
         return None
     level = found.against.finals(found.opponent_seeds).mean()
     losses = [level if rung is found.against else rung.finals().mean() for rung in rungs]

@@ -1,4 +1,11 @@
 """
+A judge.Report as text: what compare.py prints, and the parts of a study's page.
+
+    text(report), markdown(report), latex(report)      all of it
+    sentences(report) -> list[str]                     one sentence a comparison
+
+What follows below the line is the report of the judge of before, until the page is made of the new one.
+
 A judge.Report as tables. Nothing is printed here: compare.py prints them, study.py puts them on a page.
 
     tables(report, full=True) -> list[Table]       all of them; each has .text(), .markdown() and .latex()
@@ -24,8 +31,92 @@ from verdict import paired
 from verdict.ladder import FIT_FROM, Ladder
 from verdict.old_judge import CatchUp, Judgment, Report, catch_up
 from verdict.old_runs import AXES, Group, Run, is_budget
-from verdict.tables import Table
+from verdict.tables import Table, escaped
 from verdict.words import describe, duration, number, p_value, provenance, ratio, setting, signed, tests
+
+# ----------------------------------------------------------------------------------------------------------
+# the report on a verdict.judge.Report
+
+
+def text(report, full: bool = False) -> str:
+    """For a terminal."""
+    parts = [table.text() for table in comparison_tables(report)]
+    parts += [f'note: {note}' for note in report.notes]
+    return '\n\n'.join([*parts, '\n'.join(sentences(report))])
+
+
+def markdown(report) -> str:
+    parts = [table.markdown() for table in comparison_tables(report)]
+    for lines in (report.notes, sentences(report)):
+        parts.append('\n'.join(f'- {escaped(line)}' for line in lines))
+    return '\n\n'.join(part for part in parts if part) + '\n'
+
+
+def latex(report) -> str:
+    tables = [table.latex() for table in comparison_tables(report)]
+    return '% needs \\usepackage{booktabs}\n' + '\n\n'.join(tables) + '\n'
+
+
+def comparison_tables(report) -> list[Table]:
+    """The runs, and the comparisons."""
+    runs = []
+    for group in report.groups:
+        last = group.last()
+        name = group.name + (' (baseline)' if report.is_baseline(group) else '')
+        done = f'{len(group.done)} of {len(group.runs)}' if group.lost else str(len(group.runs))
+        loss = number(last['val_loss'], '.4f')
+        if last['val_loss_sd'] is not None:
+            loss += f' ± {last["val_loss_sd"]:.4f}'
+        scores = [number(last[name], '.4f') for name in ('bits', 'acc_norm')]
+        costs = [number(last['flops'], '.3g'), duration(last['seconds'])]
+        runs.append([name, describe(group.config), done, *costs, loss, *scores])
+    header = ['run', 'schedule', 'seeds', 'FLOPs', 'time', 'val loss ± sd', 'bits', 'acc_norm']
+    found = [Table('Runs', header, runs, left=2, note='Losses in nats per token, ± sd over the seeds.')]
+    lines = []
+    for one in report.comparisons:
+        p = one.p if one.corrected is None else one.corrected
+        lines.append([where(one), one.opponent, one.word or '-', interval(one.cost, '.2f'),
+                      interval(one.difference, '+.4f'), p_value(p), one.how])
+    if lines:
+        note = f'p: corrected for {len(report.declared)} declared questions, of the others uncorrected.'
+        header = ['run', 'opponent', 'verdict', 'cost', 'difference', 'p', 'by']
+        found.append(Table('At equal compute', header, lines, left=3, note=note))
+    return found
+
+
+def where(one) -> str:
+    """An arm with its scale and budget."""
+    return one.group.name if one.group else f'{one.arm} at {one.budget:,}'
+
+
+def interval(one, form: str) -> str:
+    """1.18 [1.07, 1.28], '-' without one."""
+    if one is None:
+        return '-'
+    text = format(one.value, form)
+    return text if math.isnan(one.low) else f'{text} [{one.low:{form}}, {one.high:{form}}]'
+
+
+def sentences(report) -> list[str]:
+    """One sentence a comparison: the verdict, or why there is none, and what it rests on."""
+    found = []
+    for one in report.comparisons:
+        verdict = one.word or (f'no verdict ({one.why})' if one.why else 'exploration')
+        parts = [f'{where(one)}: {verdict}']
+        if one.cost:
+            parts.append(f"{interval(one.cost, '.2f')} of {one.opponent}'s compute for the same loss")
+        if one.difference:
+            parts.append(f'{interval(one.difference, "+.4f")} nats beside {one.opponent}')
+        if one.caution:
+            parts.append(one.caution)
+        if one.disagree:
+            parts.append(f'{", ".join(one.disagree)} says otherwise')
+        found.append('; '.join(parts))
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------
+# of before
 
 # Settings that say nothing about training: places, names, what is logged and kept.
 NOT_SHOWN = ('out_dir', 'run_name', 'seed', 'resume', 'match', 'branch_from', 'tracker', 'tracker_project',

@@ -208,24 +208,24 @@ def read_runs(paths: list[str]) -> list[Run]:
     A pattern (out/*) that the shell left as it is, is expanded here. What holds no run is passed over with a
     warning, and so is a run whose files can't be read. Raises UserError where nothing is found.
     """
-    runs = {}
+    runs, passed_over = {}, []
     for path in expand(paths):
         if not os.path.exists(path):
             raise UserError(f'{path}: no such run directory')
-        found = list(runs_in(path))
-        if not found:
+        damaged = len(passed_over)
+        found = list(runs_in(path, passed_over))
+        if not found and len(passed_over) == damaged:
             # compare.py out/* meets figures and notes, too.
-            passed_over(path, 'no run in it (it has no config.json)')
+            print(f'warning: {path} is passed over: no run in it (it has no config.json)', file=sys.stderr)
         for run in found:
             # One run may be given twice, through a link, or as a directory and as a record.
             runs.setdefault(os.path.realpath(run.path), run)
     if not runs:
-        raise UserError('none of these is a run directory: ' + ' '.join(paths))
+        nothing = 'none of these is a run directory: ' + ' '.join(paths)
+        raise UserError('; '.join(passed_over) or nothing)
+    for why in passed_over:
+        print(f'warning: passed over: {why}', file=sys.stderr)
     return list(runs.values())
-
-
-def passed_over(path: str, why: str):
-    print(f'warning: {path} is passed over: {why}', file=sys.stderr)
 
 
 def expand(paths: list[str]) -> list[str]:
@@ -244,27 +244,28 @@ def expand(paths: list[str]) -> list[str]:
     return expanded
 
 
-def runs_in(path: str):
-    """The runs of a run directory, of a records.jsonl, or of a folder that holds either."""
-    if os.path.isfile(os.path.join(path, 'config.json')):
-        yield from readable(path, lambda: read_run(path))
-    elif os.path.basename(path) == 'records.jsonl':
+def runs_in(path: str, passed_over: list[str]):
+    """The runs of a run directory, of a records.jsonl, or of a folder that holds either. What can't be read
+    is added to `passed_over`, and the others go on."""
+    try:
+        if os.path.isfile(os.path.join(path, 'config.json')):
+            yield read_run(path)
+            return
+    except UserError as error:
+        passed_over.append(str(error))
+        return
+    if os.path.basename(path) == 'records.jsonl':
         with open(path, encoding='utf-8', errors='replace') as f:
             for number, line in enumerate(f, 1):
-                yield from readable(f'{path}, line {number}', lambda line=line: read_record(path, line))
+                try:
+                    yield read_record(path, line)
+                except UserError as error:
+                    passed_over.append(f'{path}, line {number}: {error}')
     elif os.path.isdir(path):
         for name in sorted(os.listdir(path)):
             inside = os.path.join(path, name)
             if os.path.isdir(inside) or name == 'records.jsonl':
-                yield from runs_in(inside)
-
-
-def readable(where: str, read):
-    """The run that `read` makes; none, and a warning, if its files are damaged: the others go on."""
-    try:
-        yield read()
-    except UserError as error:
-        passed_over(where, str(error))
+                yield from runs_in(inside, passed_over)
 
 
 def read_run(path: str) -> Run:

@@ -138,7 +138,7 @@ def test_pairs_are_of_the_seeds_that_both_have():
 
 
 def test_a_question_is_looked_at_when_all_seeds_of_a_look_are_in():
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(2)
     theirs, mine = 3 + SD * rng.standard_normal(8), 3 + SD * rng.standard_normal(8)
     question = [Question('grown', 1000, looks=LOOKS)]
     for n, taken in ((2, 0), (3, 1), (4, 1), (5, 2), (7, 2), (8, 3)):
