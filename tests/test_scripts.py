@@ -30,7 +30,7 @@ FLOORS = [
       'verdict.runs', 'verdict.old_runs', 'grid.study_file'],
      ['verdict.ladder', 'grid.records', 'run.dry_run'],
      ['verdict.judge', 'verdict.old_judge', 'grid.plan'], ['grid.launch'], ['verdict.words'],
-     ['verdict.report'], ['compare'], ['grid.page'], ['study']],
+     ['verdict.report'], ['verdict.old_compare', 'compare'], ['grid.page'], ['study']],
     [['train']],
 ]
 HEAVY = ('matplotlib', 'pandas', 'scipy', 'datasets', 'requests', 'transformers', 'tiktoken',
