@@ -68,9 +68,7 @@ class CheckpointWriter:
         """Write the states in `files` (path -> state) in this order, copied if need be, and prune run_dir."""
         self.wait()
         if not self.in_host_memory:
-            # One for all files: a stage's weights are also in the checkpoint of the same step.
-            copies = {}
-            files = {path: copy_to_host(state, copies) for path, state in files.items()}
+            files = copy_to_host(files)
 
         def write():
             for path, state in files.items():
@@ -85,7 +83,7 @@ class CheckpointWriter:
         may take so long."""
         self.wait()
         if not self.in_host_memory:
-            state = copy_to_host(state, {})
+            state = copy_to_host(state)
             self.held = state
 
         def write():
@@ -135,18 +133,29 @@ class CheckpointWriter:
             self.thread.join()  # an error of its own would hide the first one
 
 
-def copy_to_host(state, copies: dict):
-    """A copy of nested dicts whose tensors are copied to host memory, each once: `copies` (data pointer, ...)
-    -> copy."""
-    if isinstance(state, dict):
-        return {name: copy_to_host(value, copies) for name, value in state.items()}
-    if not isinstance(state, torch.Tensor):
-        return state
-    key = (state.data_ptr(), state.shape, state.dtype)
-    if key not in copies:
-        # copy=True, since on the CPU .to() alone gives the tensor that the next step changes.
-        copies[key] = state.detach().to('cpu', copy=True)
-    return copies[key]
+def copy_to_host(state: dict) -> dict:
+    """A copy of nested dicts whose tensors are copied to host memory, from a GPU with one wait for all.
+
+    Each tensor is copied once: a stage's weights are also in the checkpoint of the same step.
+    """
+    copies = {}
+
+    def copy(value):
+        if isinstance(value, dict):
+            return {name: copy(inner) for name, inner in value.items()}
+        if not isinstance(value, torch.Tensor):
+            return value
+        key = (value.data_ptr(), value.shape, value.dtype)
+        if key not in copies:
+            # Into pinned memory, else each copy would wait for the GPU. The allocator keeps it for the next.
+            host = torch.empty_like(value, device='cpu', pin_memory=value.is_cuda)
+            copies[key] = host.copy_(value.detach(), non_blocking=value.is_cuda)
+        return copies[key]
+
+    copied = copy(state)
+    if torch.cuda.is_initialized():
+        torch.cuda.current_stream().synchronize()
+    return copied
 
 
 def read_checkpoint(path: str) -> dict:
