@@ -40,12 +40,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from core import data
 from core.common import Parser, UserError, run_main
-from core.device import autocast, init_distributed, pick_device, read_ranks
+from core.device import autocast, init_distributed, pick_device, read_ranks, to_device
 from run import checkpoint
 from verdict import paired
 
@@ -331,9 +330,14 @@ def summed_losses(
     sums = np.zeros((len(encoded), n_endings))
     was_training = model.training
     model.eval()
-    for batch in tqdm(batches[rank::world_size], unit='batch', disable=rank != 0 or not progress):
-        losses = batch_losses(model, [row for _, row in batch], device)
-        start = 0
+    batches = batches[rank::world_size]
+    losses = []
+    for batch in tqdm(batches, unit='batch', disable=rank != 0 or not progress):
+        losses.append(batch_losses(model, [row for _, row in batch], device))
+    if losses:
+        losses = torch.cat(losses).cpu().numpy()  # a GPU is waited for once, not after each batch
+    start = 0
+    for batch in batches:
         for number, row in batch:
             stop = start + len(row.at)
             # Not sums[number][row.columns] += ..., since a column occurs once for each of its tokens.
@@ -350,8 +354,8 @@ def summed_losses(
     return sums
 
 
-def batch_losses(model, rows: list[Row], device) -> np.ndarray:
-    """The loss in nats of every prediction of some rows, one after the other, float32."""
+def batch_losses(model, rows: list[Row], device) -> torch.Tensor:
+    """The loss in nats of every prediction of some rows, one after the other, float32, on the device."""
     longest = max(len(row.tokens) for row in rows)
     B = len(rows)
     T = math.ceil(longest / 8) * 8  # attention kernels like multiples of 8
@@ -363,33 +367,15 @@ def batch_losses(model, rows: list[Row], device) -> np.ndarray:
         tokens[b, :n] = row.tokens
         positions[b, :n] = row.positions
         ends[b, :n] = row.ends
-    # A node may predict for several endings. Its logits are computed once; prediction i takes those of
-    # nodes[which[i]].
-    at = np.concatenate([b * T + row.at for b, row in enumerate(rows)])
-    nodes, which = np.unique(at, return_inverse=True)
-    targets = np.concatenate([row.targets for row in rows])
-
-    def to_device(array):
-        return torch.from_numpy(array).to(device, torch.int64, non_blocking=True)
-
+    at = np.concatenate([b * T + row.at for b, row in enumerate(rows)]).astype(np.int64)
+    targets = np.concatenate([row.targets for row in rows]).astype(np.int64)
+    tokens, positions, ends, at, targets = to_device((tokens, positions, ends, at, targets), device)
     # Node i attends to node j if it is node j or below it: j <= i < ends[j].
     j = torch.arange(T, device=device)
     i = j[:, None]
-    mask = (j <= i) & (i < to_device(ends)[:, None, :])  # (B, T, T)
-    x = model.hidden(to_device(tokens), to_device(positions), mask[:, None])  # (B, T, C)
-    x = x.flatten(0, 1)[to_device(nodes)]  # (nodes, C)
-    which = to_device(which)
-    targets = to_device(targets)
-    losses = torch.empty(len(targets), device=device)
-    chunk = 2048  # the logits of so many nodes at a time: .4 GB at GPT-2's vocabulary
-    for first in range(0, len(nodes), chunk):
-        last = first + chunk
-        logits = F.linear(x[first:last], model.transformer.wte.weight)
-        log_p = logits.float().log_softmax(1)
-        is_here = (which >= first) & (which < last)
-        here = is_here.nonzero().squeeze(1)
-        losses[here] = -log_p[which[here] - first, targets[here]]
-    return losses.cpu().numpy()
+    mask = (j <= i) & (i < ends[:, None, :])  # (B, T, T)
+    x = model.hidden(tokens, positions, mask[:, None])  # (B, T, C)
+    return model.token_losses(x.flatten(0, 1)[at], targets)
 
 
 # scores

@@ -7,14 +7,16 @@ block that has not grown yet does not exist. At GPT-2's vocabulary of 50,257 and
 124,439,808 parameters.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from core.loss import FusedLinearCrossEntropy, recompute_linear
+from core.loss import FusedLinearCrossEntropy, compiled, loss_by_chunks, recompute_linear
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,31 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x, mask=None):
-        """x (B, T, C) -> (B, T, C). mask (B, 1, T, T): True where attention may look; None: causal."""
+    def forward(self, x, added=None, mask=None):
+        """x (B, T, C) and what the block below adds to it (B, T, C) -> the same two of this block.
+
+        So compiled code adds it in the kernel of the next norm. mask (B, 1, T, T): True where attention may
+        look; None: causal.
+        """
+        if added is not None:  # nothing is below the first block
+            x = x + added
         x = x + self.attn(x, self.ln_1, mask)
-        return x + self.mlp(x, self.ln_2)
+        return x, self.mlp(x, self.ln_2)
+
+
+def embed(idx, positions, wte, wpe):
+    """idx (B, T), positions (T,) or (B, T) -> (B, T, C), by the weights of both embeddings."""
+    return F.embedding(idx, wte) + F.embedding(positions, wpe)
+
+
+def final_norm(x, added, norm):
+    return norm(x + added)
+
+
+def cudnn_attention_first():
+    """A context in which attention is cuDNN's, the fastest on an H100, where torch has it for the dtype."""
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+    return sdpa_kernel([*order, SDPBackend.MATH], set_priority=True)
 
 
 class GPT(nn.Module):
@@ -89,7 +112,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, depth: int | None = None, generator: torch.Generator | None = None):
         super().__init__()
         self.config = config
-        self.compiled_loss = False  # device.compile_blocks sets it
+        self.is_compiled = False  # device.compile_blocks sets it
         self.transformer = nn.ModuleDict()
         self.transformer['wte'] = nn.Embedding(config.vocab_size, config.n_embd)
         self.transformer['wpe'] = nn.Embedding(config.block_size, config.n_embd)
@@ -171,21 +194,41 @@ class GPT(nn.Module):
         )
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
-        x = self.transformer.wte(idx) + self.transformer.wpe(positions)
-        if self.cut_input:
-            x = x.detach()  # from here up to the first layer that trains, autograd keeps nothing
+        wte = self.transformer.wte.weight
+        wpe = self.transformer.wpe.weight
+        if self.cut_input:  # from here up to the first layer that trains, autograd keeps nothing
+            wte = wte.detach()
+            wpe = wpe.detach()
+        first, last = embed, final_norm
+        if self.is_compiled and self.training:
+            first, last = compiled(embed), compiled(final_norm)
+        x = first(idx, positions, wte, wpe)
         x = F.dropout(x, self.config.dropout, self.training)
-        for block in self.transformer.h:
-            x = block(x) if self.training else block.forward(x, mask)  # block.forward: never the compiled one
-        return self.transformer.ln_f(x)
+        added = None
+        with cudnn_attention_first() if self.training else contextlib.nullcontext():
+            for block in self.transformer.h:
+                run = block if self.training else block.forward  # block.forward: never the compiled one
+                x, added = run(x, added, mask)
+        if added is None:  # no block has grown yet
+            return self.transformer.ln_f(x)
+        return last(x, added, self.transformer.ln_f)
 
     def forward(self, idx, targets):
         """idx, targets (B, T) int64 -> mean cross-entropy in nats, without the logits of all B * T rows."""
         x = self.hidden(idx).flatten(0, 1)
+        targets = targets.flatten()
+        if not torch.is_grad_enabled():
+            return self.token_losses(x, targets).mean()
         weight = self.transformer.wte.weight
-        train = torch.is_grad_enabled()
-        is_compiled = self.compiled_loss and self.training  # evaluation compiles nothing
-        return FusedLinearCrossEntropy.apply(x, weight, targets.flatten(), train, is_compiled)
+        is_compiled = self.is_compiled and self.training
+        return FusedLinearCrossEntropy.apply(x, weight, targets, is_compiled)
+
+    @torch.no_grad()
+    def token_losses(self, x, targets):
+        """x (N, C) of hidden(), targets (N,) int64 -> cross-entropy (N,) in nats, without a gradient."""
+        # Evaluation of the compiled model compiles just this, and only where it pays.
+        is_compiled = self.is_compiled and x.device.type == 'cuda'
+        return loss_by_chunks(x, self.transformer.wte.weight, targets, None, None, is_compiled)
 
     def logits(self, idx, at=None, positions=None, mask=None):
         """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,),

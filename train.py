@@ -150,6 +150,8 @@ def train(config, phases, runtime: Runtime, run_data: RunData, examples: list, s
     total = schedule.total_steps(phases)
     signals = catch_signals()
     model, device = state.model, runtime.device
+    if runtime.compiled:
+        compile_blocks(model)  # by the first evaluation, since all are to compute alike
     batches = micro_batches(config, runtime, run_data.train, state.step, total)
     batch = next(batches, None)  # one ahead of the step that trains on it
     phase = None

@@ -389,14 +389,16 @@ def leave_distributed(world_size: int):
 
 
 def compile_blocks(model):
-    """torch.compile for training: the blocks of a GPT that aren't compiled yet, and the loss of its head.
+    """torch.compile for training: the blocks of a GPT that aren't compiled yet, its embeddings, its final
+    norm and the loss of its head.
 
-    All blocks share the same few graphs, one for each combination of "its weights train" and "something below
-    trains" that occurs: three for the paper's schedule, four at most. So growth compiles nothing new, and
-    dynamo's recompile limit is never met; meeting it is an error, where dynamo by default would go on without
-    compiling.
+    All blocks but the first share the same few graphs, one for each combination of "its weights train" and
+    "something below trains" that occurs: three for the paper's schedule, four at most. The first, to which
+    nothing below adds, has two, or four. So growth compiles nothing new, and dynamo's recompile limit is
+    never met; meeting it is an error, where dynamo by default would go on without compiling.
     """
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._dynamo.config.recompile_limit = 16  # twice the blocks' eight
     # Else DDP splits what is compiled under it at its buckets of 25 MB, and a block of GPT-2 124M has 28 MB.
     torch._dynamo.config.optimize_ddp = False
     # Else a block that is frozen or thawed may go on with the graph from before: torch 2.11 takes a module
@@ -404,7 +406,7 @@ def compile_blocks(model):
     name = 'use_recursive_dict_tags_for_guards'
     if hasattr(torch._dynamo.config, name):
         setattr(torch._dynamo.config, name, False)
-    model.compiled_loss = True
+    model.is_compiled = True
     for block in model.transformer.h:
         if block._compiled_call_impl is None:
             # A graph break is an error, not a slower block. Sizes never change: they are constants.

@@ -24,6 +24,12 @@ def compute_dtype(x) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
+@functools.cache
+def compiled(function):
+    """`function`, compiled at its first call: one for all models. Sizes are constants."""
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
 # ------------------------------------------------------------------------------------------------------------
 # linear layers
 
@@ -73,19 +79,22 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
     F.linear_cross_entropy works alike, but stays in float32 under autocast, or sums in bfloat16.)
     """
 
-    # Logits at a time: in float32 128 MB, 667 rows of GPT-2's vocabulary. A GPU wants larger matmuls: 2^28
-    # bfloat16 logits are 512 MB.
+    # Logits at a time: in float32 128 MB, 667 rows of GPT-2's vocabulary. A GPU wants larger matmuls, which
+    # fill its multiprocessors: 32 x 1024 rows become 6 chunks of 5,462, and the gradient of one's x has
+    # 43 x 3 tiles of 128 x 256 for the 132 of an H100. With 2^28 logits it had 111.
     CHUNK = 2**25
-    CUDA_CHUNK = 2**28
+    CUDA_CHUNK = 288 * 2**20  # 576 MB in bfloat16
+    # Without gradients matmuls of a quarter of that are large enough, and less is padded.
+    CUDA_EVAL_CHUNK = 2**26
 
     @staticmethod
-    def forward(ctx, x, weight, targets, train: bool, is_compiled: bool):
-        """x (N, C), weight (V, C), targets (N,) int64 -> scalar. train: gradients will be asked for."""
+    def forward(ctx, x, weight, targets, is_compiled: bool):
+        """x (N, C), weight (V, C), targets (N,) int64 -> scalar."""
         ctx.dx = None
         ctx.dw = None
-        if train and ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0]:
             ctx.dx = torch.empty_like(x)
-        if train and ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1]:
             ctx.dw = torch.zeros_like(weight)
         return loss_by_chunks(x, weight, targets, ctx.dx, ctx.dw, is_compiled).mean()
 
@@ -98,7 +107,7 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
             dx.mul_(grad)
         if dw is not None:
             dw.mul_(grad)
-        return dx, dw, None, None, None
+        return dx, dw, None, None
 
 
 def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
@@ -112,14 +121,15 @@ def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
     dtype = compute_dtype(x)
     x = x.to(dtype)
     w = weight.to(dtype)
-    n_rows = rows_of_a_chunk(N, len(w), x.device, is_compiled)
+    has_gradient = dx is not None or dw is not None
+    n_rows = rows_of_a_chunk(N, len(w), x.device, is_compiled, has_gradient)
     if is_compiled:
         # All chunks of one size, or there would be a second graph. Rows of zeros add nothing to dw.
         missing = -N % n_rows
         x = F.pad(x, (0, 0, 0, missing))
         targets = F.pad(targets, (0, missing))
-    chunk_loss = compiled_chunk_loss() if is_compiled else eager_chunk_loss
-    n_to_mean = N if dx is not None or dw is not None else None
+    loss_of_chunk = compiled(chunk_loss) if is_compiled else eager_chunk_loss
+    n_to_mean = N if has_gradient else None
     memory = empty_logits(n_rows, len(w), x, is_compiled)
     losses = []
     for first in range(0, len(x), n_rows):
@@ -127,7 +137,7 @@ def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
         y = targets[first : first + n_rows, None]
         logits = memory[: len(y)]
         torch.mm(x_chunk, w.t(), out=logits)
-        losses.append(chunk_loss(logits, y, n_to_mean))
+        losses.append(loss_of_chunk(logits, y, n_to_mean))
         gradient = logits  # the same memory, by now
         if dx is not None:
             dx_chunk = dx[first : first + n_rows]
@@ -137,9 +147,12 @@ def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
     return torch.cat(losses).flatten()[:N]
 
 
-def rows_of_a_chunk(N: int, V: int, device: torch.device, is_compiled: bool) -> int:
-    """Rows of x in a chunk: N shared out evenly."""
+def rows_of_a_chunk(N: int, V: int, device: torch.device, is_compiled: bool, has_gradient: bool) -> int:
+    """Rows of x in a chunk: N shared out evenly, which in training never changes; in compiled evaluation,
+    whose batches differ, as many for every N."""
     largest = FusedLinearCrossEntropy.CHUNK
+    if is_compiled and not has_gradient:
+        return max(1, FusedLinearCrossEntropy.CUDA_EVAL_CHUNK // V)
     if is_compiled and device.type == 'cuda':
         largest = FusedLinearCrossEntropy.CUDA_CHUNK
     n_chunks = math.ceil(N * V / largest)
@@ -186,12 +199,6 @@ def chunk_loss(logits, y, n_to_mean: int | None):
         gradient = (softmax - is_target.float()) * (1 / n_to_mean)
         logits.copy_(gradient)
     return log_total + top - target
-
-
-@functools.cache
-def compiled_chunk_loss():
-    """chunk_loss, compiled at its first call."""
-    return torch.compile(chunk_loss, fullgraph=True, dynamic=False)
 
 
 def add_matmul(total, a, b):

@@ -102,8 +102,8 @@ def try_full_depth(config: TrainConfig, runtime, run_data, examples: list):
 def compile_graphs(model: GPT, tokens: torch.Tensor, runtime, phases: list):
     """Compile whatever the plan's phases need, each graph by a micro-step of the first phase that needs it.
 
-    A block has a graph for each combination of "it trains" and "something below it trains", whatever its
-    place.
+    A block has a graph for each combination of "it trains" and "something below it trains", the first block
+    of its own, the others whatever their place. The embeddings and the final norm need no phase beyond these.
     """
     compile_blocks(model)
     compiled = set()
@@ -112,7 +112,7 @@ def compile_graphs(model: GPT, tokens: torch.Tensor, runtime, phases: list):
         below_trains = phase.embeddings == 'train'
         for i in range(phase.depth):
             trains = i not in phase.frozen
-            needed.add((trains, below_trains))
+            needed.add((i == 0, trains, below_trains))
             below_trains = below_trains or trains
         if needed <= compiled:
             continue

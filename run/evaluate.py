@@ -1,4 +1,4 @@
-"""The validation loss: of the uncompiled model, on the same tokens every time, shared out over the ranks."""
+"""The validation loss: of the uncompiled blocks, on the same tokens every time, shared out over the ranks."""
 
 import numpy as np
 import torch

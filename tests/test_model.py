@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
 
 import core.loss
 from core.device import autocast, compile_blocks
-from core.loss import FusedLinearCrossEntropy, recompute_linear
+from core.loss import FusedLinearCrossEntropy, loss_by_chunks, recompute_linear
 from growth import OPERATORS, layout
 from model import GPT, GPTConfig, gelu
 
@@ -177,9 +178,10 @@ def test_growing_on_top_leaves_existing_layers_outputs_bit_identical():
         handle.remove()
         model.grow(ON_TOP, 'random', seeded(1))
         outputs = model.transformer.wte(x) + model.transformer.wpe(torch.arange(32))
+        added = None
         for block in model.transformer.h[:2]:
-            outputs = block(outputs)
-    assert torch.equal(seen[0], outputs)
+            outputs, added = block(outputs, added)
+    assert torch.equal(seen[0], outputs + added)
 
 
 def test_zero_keeps_the_function():
@@ -321,10 +323,10 @@ def loss_and_gradients(model, batches, loss_of):
 
 
 @NEEDS_COMPILER
-def test_a_run_that_grows_compiles_four_graphs_whose_gradients_are_plain_cross_entropys(graphs):
+def test_a_run_that_grows_compiles_nine_graphs_whose_gradients_are_plain_cross_entropys(graphs):
     """Also with accumulation. Each is made in the first step of the phase that first needs it: three for
-    blocks, by what trains in them and below, and the head's. Embeddings that train while layers are frozen
-    need a fifth."""
+    blocks, by what trains in them and below, two for the first block, two for the embeddings, the final
+    norm's and the head's. Embeddings that train while layers are frozen need two more."""
     torch.manual_seed(0)
     config = GPTConfig(block_size=32, vocab_size=321, n_layer=12, n_head=2, n_embd=16)
     batches = [(tokens(config, seed=i), tokens(config, seed=i + 2)) for i in range(2)]
@@ -338,6 +340,7 @@ def test_a_run_that_grows_compiles_four_graphs_whose_gradients_are_plain_cross_e
                 model.grow(layout('random', model.depth, depth), 'random', seeded(depth))
             for frozen in ([previous] if depth > previous else []) + [0]:
                 model.freeze(frozen, embeddings if frozen else 'train')
+                model.is_compiled = False
                 for block in model.transformer.h:
                     block._compiled_call_impl = None
                 plain = loss_and_gradients(
@@ -353,8 +356,8 @@ def test_a_run_that_grows_compiles_four_graphs_whose_gradients_are_plain_cross_e
                 for a, b in zip(ours, plain):
                     assert (a - b).norm() <= 5e-6 * b.norm()
             previous = depth
-    assert counted['input_frozen'] == [2, 2] + [0] * 7
-    assert counted['frozen'] == [0] * 9 and counted['train'] == [0, 1] + [0] * 7
+    assert counted['input_frozen'] == [5, 4] + [0] * 7
+    assert counted['frozen'] == [0] * 9 and counted['train'] == [0, 2] + [0] * 7
 
 
 @NEEDS_COMPILER
@@ -375,7 +378,7 @@ def test_the_compiled_head_is_as_near_to_float64_as_plain_cross_entropy(graphs, 
 
     def ours(x, w):
         with amp:
-            return FusedLinearCrossEntropy.apply(x, w, y, True, True)
+            return FusedLinearCrossEntropy.apply(x, w, y, True)
 
     def plain(x, w):
         with amp:
@@ -389,6 +392,39 @@ def test_the_compiled_head_is_as_near_to_float64_as_plain_cross_entropy(graphs, 
 
 
 @NEEDS_COMPILER
+@pytest.mark.parametrize('is_compiled', [False, True])
+def test_the_losses_of_tokens_are_cross_entropys_by_one_graph_for_any_number_of_them(
+    graphs, monkeypatch, is_compiled
+):
+    monkeypatch.setattr(FusedLinearCrossEntropy, 'CUDA_EVAL_CHUNK', 30 * 321)
+    torch.manual_seed(0)
+    weight = torch.randn(321, 48)
+    for n in (1, 30, 77, 90):
+        x, y = torch.randn(n, 48), torch.randint(321, (n,))
+        found = loss_by_chunks(x, weight, y, None, None, is_compiled)
+        torch.testing.assert_close(found, F.cross_entropy(x @ weight.t(), y, reduction='none'))
+    assert graphs() == is_compiled
+
+
+def test_on_cuda_the_chunks_of_gpt2s_head_fill_the_multiprocessors():
+    rows = core.loss.rows_of_a_chunk(32 * 1024, 50304, torch.device('cuda'), True, True)
+    assert 125 <= math.ceil(rows / 128) * math.ceil(768 / 256) <= 132
+
+
+def test_attention_asks_cudnn_first_in_training_alone():
+    model = GPT(SMALL, 1)
+    before = torch._C._get_sdp_priority_order()
+    asked = []
+    model.transformer.h[0].ln_1.register_forward_pre_hook(
+        lambda norm, inputs: asked.append(torch._C._get_sdp_priority_order())
+    )
+    for mode in (True, False):
+        model.train(mode).hidden(tokens(SMALL))
+    assert asked[0][0] == int(SDPBackend.CUDNN_ATTENTION) and asked[1] == before
+    assert torch._C._get_sdp_priority_order() == before
+
+
+@NEEDS_COMPILER
 def test_the_compiled_head_reads_and_writes_the_logits_in_place(graphs):
     """One kernel; of the logits' size it has but the logits, which come in and whose gradient goes out, in
     rows as far apart as the matmul left them. (On a GPU it reads them twice: docs/BENCH.md has the code that
@@ -397,7 +433,7 @@ def test_the_compiled_head_reads_and_writes_the_logits_in_place(graphs):
 
     logits = torch.randn(40, 640, dtype=torch.bfloat16)[:, :577]
     _, (code,) = run_and_get_code(
-        core.loss.compiled_chunk_loss(), logits, torch.randint(577, (40, 1)), 40
+        core.loss.compiled(core.loss.chunk_loss), logits, torch.randint(577, (40, 1)), 40
     )
     assert code.count('async_compile.cpp_pybinding(') == 1
     made = re.findall(r'empty_strided_cpu\(\((.*?)\)', code)
@@ -429,7 +465,8 @@ def test_a_block_frozen_and_thawed_under_one_that_trains_gets_the_graph_of_what_
             model(x, x).backward()
         assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
         counted.append(graphs())
-    assert counted == [2, 3, 3, 3, 3]  # the head's, a block that trains, one that doesn't
+    # The head's, the embeddings', the final norm's, the first block's, a block that trains, one that doesn't.
+    assert counted == [5, 6, 6, 6, 6]
 
 
 @NEEDS_COMPILER
