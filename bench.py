@@ -83,7 +83,7 @@ class Measured:
 def main():
     own, rest = parse_args()
     config = schedule.resolve(load_config(rest, __doc__))
-    phases = schedule.plan(config)
+    plan = schedule.plan(config)
     device = pick_device(config.device)
     if own.repeats < 1:
         raise UserError(f'--repeats={own.repeats}: at least 1')
@@ -93,12 +93,12 @@ def main():
         )
 
     # What can be wrong is wrong before the first measurement: a whole plan takes half an hour on a CPU.
-    rows = choose_rows(config, phases, own.phases)
+    rows = choose_rows(config, plan.phases, own.phases)
     jobs = [Job(name, phase, config.dtype) for name, phase in rows.items()]
     if own.plain:
         jobs += comparisons(rows['full'], config, device)
     measured, matmul_speeds = measure_in_turns(config, jobs, own.repeats)
-    found = summarize(config, phases, jobs, measured, max(matmul_speeds), device)
+    found = summarize(plan, jobs, measured, max(matmul_speeds), device)
     if own.phases:
         del found['plan']  # of rows that were left out nothing is known
     if own.json:
@@ -122,7 +122,7 @@ def parse_args():
 # what to measure
 
 
-def choose_rows(config: TrainConfig, phases: list, wanted: str) -> dict[str, schedule.Phase]:
+def choose_rows(config: TrainConfig, phases: tuple, wanted: str) -> dict[str, schedule.Phase]:
     """Name -> phase: 'full' for full depth, then the plan's distinct phases, '0', '1', ... in order of time.
 
     wanted: '' for all, 'none', or numbers of rows, '0,3'. Raises UserError if there are no such rows.
@@ -405,11 +405,10 @@ def relative_costs(costs: list[tuple[int, float]]) -> list[float]:
     return [statistics.median(ratios[i]) for i in sorted(ratios)]
 
 
-def summarize(
-    config: TrainConfig, phases: list, jobs: list[Job], measured: list, matmul: float, device
-) -> dict:
+def summarize(plan: schedule.Plan, jobs: list[Job], measured: list, matmul: float, device) -> dict:
     """Everything that was found, as plain types: 'phases' (one dict a row), 'plan', and with --plain
     'plain'."""
+    config = plan.config
     n = grad_accum_steps(config)
     relative = relative_costs([(i, one.step(n)) for i, one in measured])
     peak = peak_flops(device, config.dtype)
@@ -446,7 +445,7 @@ def summarize(
         }
         found['phases'].append({**place, **row})
         by_kind[kind_of(job.phase)] = relative[i]
-    found['plan'] = whole_plan(config, phases, by_kind, found['phases'][0]['tok_per_sec'])
+    found['plan'] = whole_plan(plan, by_kind, found['phases'][0]['tok_per_sec'])
     return found
 
 
@@ -458,15 +457,15 @@ def medians(many: list[Measured]) -> dict:
     return row
 
 
-def whole_plan(config: TrainConfig, phases: list, by_kind: dict, tok_per_sec: float) -> dict:
+def whole_plan(plan: schedule.Plan, by_kind: dict, tok_per_sec: float) -> dict:
     """Hours of the plan on this device and its cost relative to as many steps at full depth, measured and
     predicted."""
-    n_steps = schedule.total_steps(phases)
+    config, n_steps = plan.config, plan.total_steps
     # The plan's own mix of phases, each weighed by its steps, in units of a full-depth step.
     hours = n_steps * config.total_batch_size / tok_per_sec / 3600
-    predicted = schedule.compute(config, phases, 'flops') / schedule.step_cost(config, 'flops') / n_steps
+    predicted = plan.flops() / schedule.step_cost(config, 'flops') / n_steps
     # nan with a phase that --phases left out; main drops the plan then.
-    measured = sum(phase.steps * by_kind.get(kind_of(phase), math.nan) for phase in phases) / n_steps
+    measured = sum(phase.steps * by_kind.get(kind_of(phase), math.nan) for phase in plan.phases) / n_steps
     return {
         'steps': n_steps,
         'full_depth_hours': hours,

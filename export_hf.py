@@ -243,12 +243,11 @@ def model_card(model, info: dict) -> str:
 
 def schedule_lines(config, step: int) -> list[str]:
     """What grew when, up to `step`, and what it cost."""
-    phases = schedule.plan(config)
-    total = schedule.total_steps(phases)
+    plan = schedule.plan(config)
     lines = ['', '## Schedule', '']
-    lines += [f'Step {step:,} of {total:,}, {config.total_batch_size:,} tokens each.', '']
+    lines += [f'Step {step:,} of {plan.total_steps:,}, {config.total_batch_size:,} tokens each.', '']
     lines += ['| stage | phase | steps | layers | frozen |', '|---|---|---|---|---|']
-    for phase in phases:
+    for phase in plan.phases:
         if phase.start < step:  # the others are still to come
             last = min(phase.stop, step)
             lines.append(f'| {phase.stage} | {phase.phase} | {phase.start:,} to {last:,} | {phase.depth} | '
@@ -256,7 +255,7 @@ def schedule_lines(config, step: int) -> list[str]:
     lines += ['', '## Compute', '', f'{step * config.total_batch_size:,} tokens.', '']
     lines += ['| ledger | FLOPs | of full depth, same tokens |', '|---|---|---|']
     for ledger, what in (('flops', 'every matrix product'), ('paper', 'layers only (Li, Fung, Huang 2024)')):
-        spent = schedule.compute(config, phases, ledger, step)
+        spent = plan.flops(step, ledger)
         # At step 0 nothing was spent, and the share is 0.
         share = spent / max(1, step * schedule.step_cost(config, ledger))
         lines.append(f'| {ledger}: {what} | {spent:.4g} | {share:.3f} |')

@@ -2,12 +2,16 @@
 The paper's idea as pure arithmetic: which layers exist and train at which step, at what learning rate, at
 what cost. No torch is needed to print the plan of a run:
 
-    python schedule.py CONFIG [CONFIG ...] [--key=value ...] [--tflops=X] [--json] [--figure=plan.png]
+    python schedule.py CONFIG [CONFIG ...] [--key=value ...] [--json] [--figure=plan.png]
+    python schedule.py CONFIG --tflops=400 --gpus=8 --price=2.5      hours and money, at 400 TFLOP/s a GPU
+    python schedule.py CONFIG --gpu=H100 --mfu=0.4 --gpus=8          the same by the GPU's peak
 
---tflops=X (matrix products per second that your machine keeps up, in 1e12) adds the hours. --json prints one
-JSON object instead. --figure draws depth over the steps, frozen layers hatched, and what a step costs. At
-GPT-2 124M with the head's input path frozen, growing in 8 stages costs .585 of full depth for the same tokens
-by the `flops` ledger and .469 by the paper's.
+--json prints one JSON object instead. --figure draws depth over the steps, frozen layers hatched, and what a
+step costs. At GPT-2 124M with the head's input path frozen, growing in 8 stages costs .585 of full depth for
+the same tokens by the `flops` ledger and .469 by the paper's.
+
+plan(config) is made once: the phases of a run, and a row for each of its steps. Learning rates, FLOPs and the
+steps that two runs share are looked up there and computed nowhere else.
 
 Two ledgers count the compute, both in FLOPs:
   paper   a layer costs c per token forward and the same backward, only layers that train go backward,
@@ -21,19 +25,25 @@ Neither counts the optimizer, as is usual. Muon has matmuls of its own: 9.5% of 
 full-depth step of 2,048 tokens, .4% of GPT-2 124M's of 524,288. Its plan says how many.
 """
 
+import bisect
 import dataclasses
 import functools
 import itertools
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from config import FIELDS, TrainConfig, config_from_dict, load_config
-from core.common import Parser, UserError, read_json, run_main, say
+import numpy as np
+
+from config import FIELDS, TrainConfig, check, config_from_dict, load_config, load_run_config, raise_problems
+from core.common import Parser, UserError, numbered, read_json, run_main, say, table
 from growth import describe, layout, layout_of, problem_with
 
 LEDGERS = ('flops', 'paper')
+LONGEST = 10**9  # steps
 NEWTON_SCHULZ_STEPS = 5  # core/optim.py's, which would bring torch
 
 
@@ -73,26 +83,100 @@ class Phase:
         return len(self.frozen)
 
 
-@functools.lru_cache(maxsize=64)  # a study asks for the same plans again and again
-def plan(config: TrainConfig) -> list[Phase]:
-    """The phases of a run, in order; their steps follow each other without a gap.
+class Row(NamedTuple):
+    """What one step does, and what the steps before it have cost."""
+
+    phase: Phase
+    lr: float
+    new_scale: float  # the share of lr that the latest layers get: below 1 while they alone warm up
+    flops: int
+    flops_paper: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The phases of a run, and a row for each of its steps. The rows are kept as columns, made when one is
+    first looked up."""
+
+    config: TrainConfig
+    phases: tuple
+
+    @property
+    def total_steps(self) -> int:
+        return self.phases[-1].stop
+
+    def row(self, step: int) -> Row:
+        """The row of update number `step`, from 0."""
+        lr, new_scale = float(self.lr[step]), float(self.new_scale[step])
+        return Row(self.phase_at(step), lr, new_scale, self.flops(step), self.flops(step, 'paper'))
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that update number `step` belongs to; the last one for the step after the end."""
+        return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
+
+    def flops(self, step: int | None = None, ledger: str = 'flops') -> int:
+        """FLOPs of the first `step` steps (default: all), by the ledger 'flops' or 'paper'."""
+        total = 0
+        for phase, cost in zip(self.phases, self.step_costs[ledger]):
+            stop = phase.stop if step is None else min(step, phase.stop)
+            total += cost * max(0, stop - phase.start)
+        return total
+
+    @functools.cached_property
+    def step_costs(self) -> dict[str, list[int]]:
+        """FLOPs of a step of each phase, by ledger. Python's whole numbers: a run has more than 2^63."""
+        return {ledger: [step_flops(self.config, p, ledger) for p in self.phases] for ledger in LEDGERS}
+
+    @functools.cached_property
+    def lr(self) -> np.ndarray:
+        """The learning rate of each step, float64: the schedule over the whole run, times the factors of
+        growth.
+
+        constant; cosine from the end of the warm-up to min_lr; wsd: constant, then over the last
+        decay_fraction of all steps linear to min_lr. All of it times the stage's stage_lr_scale (1 in
+        continual training), times (depth / n_layer)^-lr_depth_power (No Train No Gain, arXiv 2307.06440;
+        depth 0 counts as 1) and, with rewarm 'all', times rewarming().
+        """
+        c = self.config
+        lr = lr_of_schedule(c, self.total_steps)
+        for phase in self.phases:
+            if phase.phase != 'continual':  # which comes after the last stage
+                lr[phase.start:phase.stop] *= of_stage(c.stage_lr_scale, phase.stage)
+            if c.lr_depth_power:
+                lr[phase.start:phase.stop] *= (max(1, phase.depth) / c.n_layer) ** -c.lr_depth_power
+        return lr * rewarming(c, self.phases) if c.rewarm == 'all' else lr
+
+    @functools.cached_property
+    def new_scale(self) -> np.ndarray:
+        """The share of lr that the latest layers get, float64: below 1 only where `rewarm` is 'new' and they
+        warm up."""
+        if self.config.rewarm == 'new':
+            return rewarming(self.config, self.phases)
+        return np.broadcast_to(1.0, self.total_steps)
+
+
+@functools.lru_cache(maxsize=512)  # a study asks for the same plans again and again
+def plan(config: TrainConfig) -> Plan:
+    """The plan of a run; the steps of its phases follow each other without a gap.
 
     Raises UserError for a plan that can't be: no steps at all or none left for 'equal_compute', a layout that
-    is no growth, stages in which nothing grows, an end below n_layer.
+    is no growth, stages in which nothing grows, an end below n_layer, a warm-up without an end.
     """
     assert not config.match, 'resolve() comes first'
     # 'equal_compute' aims at the compute of a baseline that is at full depth throughout.
-    budget = None
-    if config.continual_steps == 'equal_compute':
-        budget = config.baseline_steps * step_cost(config, config.ledger)
-    steps_of_stages, continual = stages_and_continual(config, budget)
-    phases = phases_of(config, steps_of_stages, continual)
-    check_plan(config, steps_of_stages, phases)
-    return phases
+    n = config.continual_steps
+    if n == 'equal_compute':
+        n = steps_for(config, config.baseline_steps * step_cost(config, config.ledger))
+    elif config.stage_fractions:
+        n += config.growth_steps
+    made = Plan(config, make_phases(config, n))
+    check_plan(made, split_steps(config, n)[0])
+    return made
 
 
-def check_plan(config: TrainConfig, steps_of_stages: tuple, phases: list[Phase]):
+def check_plan(made: Plan, steps_of_stages: tuple):
     """Raise UserError if the phases are not what the settings seem to mean."""
+    config, phases = made.config, made.phases
     if not phases:
         what = 'growth_steps and continual_steps are both 0'
         if config.continual_steps == 'equal_compute':
@@ -113,7 +197,13 @@ def check_plan(config: TrainConfig, steps_of_stages: tuple, phases: list[Phase])
             if type(values) is tuple and steps == 0 and value != neutral:
                 raise UserError(f'{name} of stage {stage} is {value}, but that stage has no steps: give it '
                                 f'its share of stage_fractions, or {name} {neutral}')
-    check_length(config, total_steps(phases))
+    # Else the rate jumps at its end, or never reaches its peak. Where all decays, the first tenth may.
+    warmup, total = config.warmup_steps, made.total_steps
+    decay = config.decay_fraction * total if config.lr_schedule == 'wsd' else 0
+    if warmup > total or total - warmup < 0.9 * decay:
+        raise UserError(f'warmup_steps {warmup} is too long for a run of {total} steps, of which the last '
+                        f'{decay:.0f} decay')
+    check_length(config, made.total_steps)
 
 
 def check_length(config: TrainConfig, total: int):
@@ -127,66 +217,20 @@ def check_length(config: TrainConfig, total: int):
                         'continual_steps to a number')
 
 
-def stages_and_continual(config: TrainConfig, budget: int | None) -> tuple[tuple, int]:
-    """(steps of each stage, continual steps); with a budget in FLOPs, as many as bring the whole run to it.
-
-    Raises UserError if the stages alone cost more than the budget.
-    """
-    # Shares scale with the run; stages with steps of their own leave the rest to continual training.
-    if config.stage_fractions:
-        if budget is None:
-            return shares(config, config.growth_steps + config.continual_steps)
-        return shares(config, total_for(config, budget))
-    steps = stage_steps(config)
-    if budget is None:
-        return steps, config.continual_steps
-    full = step_cost(config, config.ledger)
-    spent = compute(config, phases_of(config, steps, 0), config.ledger)
-    if spent > budget:
-        raise UserError(f'the stages alone cost as much as {spent / full:.0f} full-depth steps, more than '
-                        f'the {budget / full:.0f} that are to be matched (baseline_steps, or match): lower '
-                        'growth_steps')
-    return steps, round((budget - spent) / full)
-
-
-def total_for(config: TrainConfig, budget: int) -> int:
-    """The steps of a run split by stage_fractions whose compute is nearest to a budget in FLOPs.
-
-    Raises UserError if no number of steps has any cost: no layer throughout, by the paper's ledger.
-    """
-    def cost(total):
-        return compute(config, phases_of(config, *shares(config, total)), config.ledger)
-
-    # Long enough that rounding to whole steps hardly changes the cost of a step.
-    trial = 10_000
-    if cost(trial) == 0:
-        raise UserError(f'no number of steps costs anything by the {config.ledger} ledger: give stages with '
-                        'layers some steps')
-    total = round(budget / (cost(trial) / trial))
-    # That is off by what rounding the stages to whole steps did to the trial's.
-    while cost(total) < budget:
-        total += 1
-    while total > 1 and cost(total) > budget:
-        total -= 1
-    return min((total, total + 1), key=lambda steps: abs(cost(steps) - budget))
-
-
-def phases_of(config: TrainConfig, steps_of_stages: tuple, continual: int) -> list[Phase]:
-    """The phases of a run with so many steps in each stage and after the last one.
+def make_phases(config: TrainConfig, n: int) -> tuple:
+    """The phases of a run of n continual steps; with stage_fractions, of n steps in all.
 
     A stage without steps grows all the same, at the step at which the next one does; its layers, which never
     trained, count as new there. From scratch a run begins with the layers of its first stage that has steps.
     """
+    steps_of_stages, continual = split_steps(config, n)
     phases = []
     step = 0
-    can_grow = config.init_from != 'scratch'  # there is a model before the stage
-    has_trained = [True] * config.init_depth  # for each layer that exists
+    # For each layer that exists, whether it has trained; None before there is a model.
+    has_trained = None if config.init_from == 'scratch' else [True] * config.init_depth
     growths, new = (), ()  # growths since the last step; the layers that the latest ones added
-    for stage, depth in enumerate(stage_depths(config), 1):
-        steps = steps_of_stages[stage - 1]
-        if not can_grow:
-            has_trained = [False] * depth
-        elif depth > len(has_trained):
+    for stage, (depth, steps) in enumerate(zip(stage_depths(config), steps_of_stages), 1):
+        if has_trained is not None and depth > len(has_trained):
             growth = growth_of_stage(config, stage, len(has_trained), depth)
             growths += (growth,)
             has_trained = [not is_new and has_trained[source] for source, is_new in growth.layers]
@@ -194,57 +238,56 @@ def phases_of(config: TrainConfig, steps_of_stages: tuple, continual: int) -> li
         if steps == 0:
             continue
         # Phase 1 trains what has just grown, while what was there before stays as it is.
-        frozen = ()
-        if growths:
-            frozen = tuple(i for i in range(depth) if has_trained[i])
-        phase1 = 0
-        if frozen:
-            phase1 = int(steps * of_stage(config.phase1_fraction, stage))
-        middle, stop = step + phase1, step + steps
-        if phase1:
+        frozen = tuple(i for i in range(depth) if has_trained[i]) if growths else ()
+        share = of_stage(config.phase1_fraction, stage) if frozen else 0.0
+        middle, stop = step + int(steps * share + 1e-9), step + steps  # .29 of 100 steps is 28.999...
+        if step < middle:
             embeddings = config.phase1_embeddings
             phases.append(Phase(stage, 'phase1', step, middle, depth, frozen, embeddings, growths, new))
             growths = ()
         if middle < stop:
             phases.append(Phase(stage, 'phase2', middle, stop, depth, (), 'train', growths, new))
         step = stop
-        can_grow, has_trained, growths = True, [True] * depth, ()
+        has_trained, growths = [True] * depth, ()
     if continual:
         stage, depth, stop = config.n_stages, config.n_layer, step + continual
         phases.append(Phase(stage, 'continual', step, stop, depth, (), 'train', growths, new))
-    return phases
+    return tuple(phases)
 
 
 def growth_of_stage(config: TrainConfig, stage: int, old_depth: int, depth: int) -> Growth:
     """How a stage grows. Raises UserError, naming the operator or grow_map, if what it says is no growth to
-    `depth`.
-    """
+    `depth`."""
     init = of_stage(config.grow_init, stage)
     grow_map = map_of_stage(config, stage)
-    if grow_map:
-        name, where = 'grow_map', f'grow_map {grow_map} of stage {stage}'
-        layers = layout_of(grow_map)
-        if init not in ('random', 'zero'):
-            raise UserError(f"{where} says which layer comes from which: grow_init beside it is 'random' or "
-                            f"'zero' (how the layers -1 start), not {init!r}")
-    else:
-        name, where = init, f'grow_init {init!r} of stage {stage}'
-        layers = layout(init, old_depth, depth)
-    problem = problem_with(layers, old_depth, depth)
+    if grow_map and init not in ('random', 'zero'):
+        raise UserError(f'grow_map {grow_map} of stage {stage} says which layer comes from which: grow_init '
+                        f"beside it is 'random' or 'zero' (how the layers -1 start), not {init!r}; "
+                        '--grow_map=() leaves the growth to grow_init')
+    layers, problem = layers_of(init, grow_map, old_depth, depth)
     if problem:
-        raise UserError(f'{where} {problem}')
+        where = f'grow_map {grow_map}' if grow_map else f'grow_init {init!r}'
+        leave = '; --grow_map=() leaves the growth to grow_init' if grow_map else ''
+        raise UserError(f'{where} of stage {stage} {problem}{leave}')
     # What other names for the same growth have in common, so that shared prefixes can compare it.
     fresh = ''
     if any(source is None for source, _ in layers):
         fresh = 'zero' if init == 'zero' else 'random'
-    return Growth(stage, old_depth, depth, tuple(layers), fresh, name)
+    return Growth(stage, old_depth, depth, layers, fresh, 'grow_map' if grow_map else init)
+
+
+@functools.lru_cache(maxsize=512)
+def layers_of(init: str, grow_map: tuple, old_depth: int, depth: int) -> tuple[tuple, str]:
+    """(the layout of a growth, what is wrong with it or '')."""
+    layers = layout_of(grow_map) if grow_map else layout(init, old_depth, depth)
+    return tuple(layers), problem_with(layers, old_depth, depth)
 
 
 def map_of_stage(config: TrainConfig, stage: int) -> tuple:
     """The entry of grow_map for a stage that grows, () if it leaves the stage to grow_init.
 
-    grow_map has one entry for each growth, or one for each stage. Raises UserError if it has another number
-    of them.
+    grow_map has one entry for each growth, or one for each stage, () where nothing grows. Raises UserError if
+    it has another number of them.
     """
     if not config.grow_map:
         return ()
@@ -257,9 +300,11 @@ def map_of_stage(config: TrainConfig, stage: int) -> tuple:
             growing.append(k)
     if len(config.grow_map) == len(growing):
         return config.grow_map[growing.index(stage)]
-    if len(config.grow_map) != config.n_stages:
+    idle = [k for k, entry in enumerate(config.grow_map, 1) if entry and k not in growing]
+    if len(config.grow_map) != config.n_stages or idle:
         raise UserError(f'grow_map has {len(config.grow_map)} entries, and the run {len(growing)} growths in '
-                        f'{config.n_stages} stages: give it one entry for each growth')
+                        f'{config.n_stages} stages: give it one entry for each growth, or leave it: '
+                        '--grow_map=()')
     return config.grow_map[stage - 1]
 
 
@@ -279,83 +324,53 @@ def stage_depths(config: TrainConfig) -> tuple:
     return tuple(depths)
 
 
-def stage_steps(config: TrainConfig) -> tuple:
-    """Steps of each stage; without stage_steps an even split of growth_steps that adds up to it exactly."""
+def split_steps(config: TrainConfig, n: int) -> tuple[tuple, int]:
+    """(steps of each stage, continual steps) of a run of n continual steps; with stage_fractions, of n steps
+    in all."""
     if config.stage_steps:
-        return config.stage_steps
-    # Positions are rounded, not lengths, so that the lengths add up.
-    cuts = [config.growth_steps * k // config.n_stages for k in range(config.n_stages + 1)]
-    return tuple(b - a for a, b in itertools.pairwise(cuts))
-
-
-def shares(config: TrainConfig, total: int) -> tuple[tuple, int]:
-    """(steps of each stage, continual steps) of a run of `total` steps split by stage_fractions."""
-    # The sums are rounded, not the shares: so the stages end where they should, and all adds up.
-    cuts = [0]
-    for fraction in itertools.accumulate(config.stage_fractions):
-        cuts.append(round(total * fraction))
-    return tuple(b - a for a, b in itertools.pairwise(cuts)), total - cuts[-1]
-
-
-def total_steps(phases: list[Phase]) -> int:
-    return phases[-1].stop
-
-
-def phase_at(phases: list[Phase], step: int) -> Phase:
-    """The phase that update number `step` (from 0) belongs to; the last one for the step after the end."""
-    return next((p for p in phases if step < p.stop), phases[-1])
+        return config.stage_steps, n
+    if config.stage_fractions:  # shares of the whole run, what they leave is continual
+        ends = [round(n * share) for share in itertools.accumulate(config.stage_fractions)]
+    else:  # an even split of growth_steps
+        ends = [config.growth_steps * k // config.n_stages for k in range(1, config.n_stages + 1)]
+    # Ends are rounded, not lengths, so that the lengths add up.
+    steps = tuple(b - a for a, b in itertools.pairwise([0, *ends]))
+    return steps, n - ends[-1] if config.stage_fractions else n
 
 
 # ----------------------------------------------------------------------------------------------------------
-# learning rates
+# columns of the learning rate
 
 
-def get_lr(config: TrainConfig, phases: list[Phase], step: int) -> float:
-    """Learning rate of update number `step` (from 0): the schedule over the whole run, times the factors of
-    growth.
-
-    constant; cosine from the end of the warm-up to min_lr; wsd: constant, then over the last decay_fraction
-    of all steps linear to min_lr. All of it times the stage's stage_lr_scale (1 in continual training), times
-    (depth / n_layer)^-lr_depth_power (No Train No Gain, arXiv 2307.06440; depth 0 counts as 1) and, with
-    rewarm 'all', times rewarming().
-    """
-    total, low, high = total_steps(phases), config.min_lr, config.learning_rate
-    if step < config.warmup_steps:
-        # From 1 on: a rate of 0 would waste the first step.
-        lr = high * (step + 1) / config.warmup_steps
-    elif config.lr_schedule == 'cosine':
-        progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-        lr = low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+def lr_of_schedule(config: TrainConfig, total: int) -> np.ndarray:
+    """The learning rate of each of `total` steps by lr_schedule and warm-up alone."""
+    steps = np.arange(total)
+    low, high, warmup = config.min_lr, config.learning_rate, config.warmup_steps
+    lr = np.full(total, float(high))
+    if config.lr_schedule == 'cosine':
+        progress = (steps - warmup) / max(1, total - warmup)
+        # Python's cosine: numpy's has other last bits on other processors.
+        cosine = np.array([math.cos(x) for x in (math.pi * progress).tolist()])
+        lr = low + (high - low) * (1 + cosine) / 2
     elif config.lr_schedule == 'wsd':
-        lr = low + (high - low) * min(1.0, (total - step) / max(1, config.decay_fraction * total))
-    else:
-        lr = high
-    phase = phase_at(phases, step)
-    if phase.phase != 'continual':  # which comes after the last stage
-        lr *= of_stage(config.stage_lr_scale, phase.stage)
-    if config.lr_depth_power:
-        lr *= (max(1, phase.depth) / config.n_layer) ** -config.lr_depth_power
-    if config.rewarm == 'all':
-        lr *= rewarming(config, phases, step)
+        lr = low + (high - low) * np.minimum(1.0, (total - steps) / max(1, config.decay_fraction * total))
+    if warmup:
+        # From 1 on: a rate of 0 would waste the first step.
+        lr[:warmup] = high * (steps[:warmup] + 1) / warmup
     return lr
 
 
-def get_new_scale(config: TrainConfig, phases: list[Phase], step: int) -> float:
-    """The share of get_lr() that the latest layers get: below 1 only where `rewarm` is 'new' and they warm
-    up.
-    """
-    return rewarming(config, phases, step) if config.rewarm == 'new' else 1.0
-
-
-def rewarming(config: TrainConfig, phases: list[Phase], step: int) -> float:
-    """The linear warm-up of rewarm_steps that begins with each growth, at step 0 too, as a factor of 1 or
-    less.
-    """
+def rewarming(config: TrainConfig, phases: tuple) -> np.ndarray:
+    """For each step the linear warm-up of rewarm_steps that begins with each growth, at step 0 too, as a
+    factor of 1 or less."""
+    steps = np.arange(phases[-1].stop)
+    factor = np.ones(len(steps))
     # A run's first layers are no growth: the schedule's own warm-up is for them.
-    growths = [p.start for p in phases if p.growths and p.start <= step]
-    if not growths or not config.rewarm_steps:
-        return 1.0
-    return min(1.0, (step - growths[-1] + 1) / config.rewarm_steps)
+    for phase in phases:
+        if phase.growths and config.rewarm_steps:
+            since = steps[phase.start:] - phase.start
+            factor[phase.start:] = np.minimum(1.0, (since + 1) / config.rewarm_steps)
+    return factor
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -363,8 +378,8 @@ def rewarming(config: TrainConfig, phases: list[Phase], step: int) -> float:
 
 
 def layer_matrices(config: TrainConfig) -> list[tuple[int, int]]:
-    """(rows, columns) of each weight matrix of a layer; queries, keys and values apart, as Muon takes them.
-    """
+    """(rows, columns) of each weight matrix of a layer; queries, keys and values apart, as Muon takes
+    them."""
     C = config.n_embd
     # Queries, keys, values and their projection; the two of the MLP: 12 C^2 weights.
     return 4 * [(C, C)] + [(4 * C, C), (C, 4 * C)]
@@ -409,25 +424,18 @@ def token_flops(config: TrainConfig, phase: Phase) -> tuple[int, int]:
 
 def token_flops_paper(config: TrainConfig, phase: Phase) -> int:
     """FLOPs per token of a phase by the paper's ledger: forward through all layers, backward through those
-    that train.
-    """
+    that train."""
     passes = phase.depth + (phase.depth - phase.n_frozen)  # forward, backward
     return passes * sum(layer_flops(config))
 
 
-def compute(config: TrainConfig, phases: list[Phase], ledger: str, step: int | None = None) -> int:
-    """FLOPs of the first `step` steps (default: all), by the ledger 'flops' or 'paper'."""
-    total = 0
-    for phase in phases:
-        stop = phase.stop if step is None else min(step, phase.stop)
-        if stop <= phase.start:
-            continue
-        per_token = token_flops_paper(config, phase) if ledger == 'paper' else sum(token_flops(config, phase))
-        total += per_token * (stop - phase.start) * config.total_batch_size
-    return total
+def step_flops(config: TrainConfig, phase: Phase, ledger: str) -> int:
+    """FLOPs of one step of a phase."""
+    per_token = token_flops_paper(config, phase) if ledger == 'paper' else sum(token_flops(config, phase))
+    return per_token * config.total_batch_size
 
 
-def optimizer_flops(config: TrainConfig, phases: list[Phase]) -> int:
+def optimizer_flops(config: TrainConfig, phases) -> int:
     """FLOPs of Muon's own matmuls in some phases, which are in neither ledger; each rank does them all. 0
     under AdamW, which has none.
 
@@ -449,13 +457,12 @@ def full_depth(config: TrainConfig, steps: int) -> Phase:
 
 def step_cost(config: TrainConfig, ledger: str) -> int:
     """FLOPs of one step at full depth with everything training."""
-    return compute(config, [full_depth(config, 1)], ledger)
+    return step_flops(config, full_depth(config, 1), ledger)
 
 
 def trained_parameters(config: TrainConfig, phase: Phase) -> int:
     """Parameters that move in a phase. The tied head, the token embedding's matrix, counts wherever it
-    trains.
-    """
+    trains."""
     C = config.n_embd
     # A layer has 13 C in biases and two norms.
     layer = layer_weights(config) + 13 * C
@@ -468,107 +475,107 @@ def trained_parameters(config: TrainConfig, phase: Phase) -> int:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# match: the same compute as another run; and what a model to grow from has cost
+# budgets: as many steps as cost so much
 
 
-def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
-    """The config with `match` replaced by the steps that it means, so that the plan depends on the config
-    alone.
+def steps_for(config: TrainConfig, budget: int) -> int:
+    """The continual steps (with stage_fractions, the steps in all) that bring a run nearest to a budget in
+    FLOPs, by the config's ledger.
 
-    The run's own stages stay as they are and continual_steps fills up to the other's compute; a run of one
-    stage (a baseline) gets as many steps in all. `matched`: what was followed to get here. Raises UserError
-    if the other can't be read, costs less than the stages, matches this one in turn, or makes a plan that no
-    one can have meant.
+    Raises UserError if the stages alone cost more, or no number of steps costs as much.
     """
-    if not config.match:
-        return config
-    target = tuple(os.path.realpath(part) for part in config.match.split('+'))
-    if target in matched:  # configs may match each other in a circle
-        raise UserError(f'match={config.match}: it matches itself in the end, so that no compute is said')
-    path = os.path.join(config.match, 'config.json')
-    if os.path.isfile(path):
-        other = load_run_config(config.match)
-    else:
-        other = resolve(load_config(config.match.split('+'), __doc__, say=None), (*matched, target))
-    budget = compute(other, plan(other), config.ledger)
-    resolved = with_compute(dataclasses.replace(config, match=''), budget)
-    check_length(config, total_steps(plan(resolved)))
-    return resolved
+    def cost(n):
+        return Plan(config, make_phases(config, n)).flops(ledger=config.ledger)
+
+    full, stages = step_cost(config, config.ledger), cost(0)
+    if stages > budget:
+        raise UserError(f'the stages alone cost as much as {stages / full:.0f} full-depth steps, more than '
+                        f'the {budget / full:.0f} that are to be matched (baseline_steps, or match): lower '
+                        'growth_steps')
+    if not config.stage_fractions:
+        return round((budget - stages) / full)
+    n = bisect.bisect_left(range(LONGEST), budget, key=cost)
+    if n == LONGEST:
+        raise UserError(f'no number of steps costs as much by the {config.ledger} ledger: give stages with '
+                        'layers some steps')
+    return min((max(0, n - 1), n), key=lambda steps: abs(cost(steps) - budget))
 
 
-def with_compute(config: TrainConfig, budget: int) -> TrainConfig:
+def fit(config: TrainConfig, budget: int) -> TrainConfig:
     """The config with the continual_steps (without stages: the steps in all) that bring a run to a budget in
     FLOPs.
 
-    By the config's ledger, within half a step. Raises UserError if the stages alone cost more.
+    By the config's ledger, within half a step. Raises UserError as steps_for() does.
     """
     if config.n_stages == 1 and config.init_from == 'scratch':
         # A baseline: its one stage is only the first part of its steps.
         total = max(1, round(budget / step_cost(config, config.ledger)))
         first = min(config.growth_steps, total)
         return dataclasses.replace(config, growth_steps=first, stage_steps=(), continual_steps=total - first)
-    steps, continual = stages_and_continual(config, budget)
+    steps = steps_for(config, budget)
     if config.stage_fractions:  # they split the whole run
-        return dataclasses.replace(config, growth_steps=0, continual_steps=sum(steps) + continual)
-    return dataclasses.replace(config, continual_steps=continual)
+        return dataclasses.replace(config, growth_steps=0, continual_steps=steps)
+    return dataclasses.replace(config, continual_steps=steps)
 
 
-def load_run_config(run_dir: str) -> TrainConfig:
-    """The config that a run was made with. Raises UserError if its config.json is missing or damaged."""
-    path = os.path.join(run_dir, 'config.json')
-    return config_from_dict(read_json(path, 'a readable config'), path)
+def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
+    """The config with what other runs decide, so that the plan depends on the config alone: `match` replaced
+    by the steps that it means, init_depth by the layers that init_from has.
 
-
-def sunk_cost(info: dict) -> dict:
-    """What a model to grow from has cost until then, for run.json: path, step, flops, flops_paper, seconds.
-
-    `info`: what checkpoint.load_model() says of it. A checkpoint that was itself grown from another one
-    counts that one's cost too, which its run.json knows. Costs are None where they aren't known: weights from
-    Hugging Face, and what was grown from them.
+    The run's own stages stay as they are and continual_steps fills up to the other's compute; a run of one
+    stage (a baseline) gets as many steps in all. `matched`: what was followed to get here. Raises UserError
+    if the other can't be read, costs less than the stages, matches this one in turn, or makes a plan that no
+    one can have meant.
     """
-    cost = {'path': info['path'], 'step': info['step'], 'flops': None, 'flops_paper': None, 'seconds': None}
-    if 'totals' not in info:  # not a checkpoint of ours
-        return cost
-    config = resolve(config_from_dict(info['config'], info['path']))
-    # Of a run that branched from another one this counts the shared prefix too, as its clock does.
-    own = {'seconds': info['totals'].get('seconds', 0.0)}
-    for name, ledger in (('flops', 'flops'), ('flops_paper', 'paper')):
-        own[name] = compute(config, plan(config), ledger, info['step'])
-    if config.init_from == 'scratch':
-        return cost | own
-    run_json = os.path.join(os.path.dirname(info['path']), 'run.json')
-    earlier = None
-    if os.path.exists(run_json):
-        earlier = read_json(run_json, 'a readable run.json').get('init_from')
-    if type(earlier) is not dict or earlier.get('flops') is None:
-        return cost
-    return cost | {name: value + earlier[name] for name, value in own.items()}
+    if config.init_from != 'scratch' and config.init_depth == 0:
+        config = dataclasses.replace(config, init_depth=depth_of(config.init_from))
+        raise_problems('the settings are wrong:', check(config))
+    if not config.match:
+        return config
+    target = tuple(os.path.realpath(part) for part in config.match.split('+'))
+    if target in matched:  # configs may match each other in a circle
+        raise UserError(f'match={config.match}: it matches itself in the end, so that no compute is said')
+    if os.path.isfile(os.path.join(config.match, 'config.json')):
+        other = resolve(load_run_config(config.match))
+    else:
+        other = resolve(load_config(config.match.split('+'), __doc__, say=None), (*matched, target))
+    resolved = fit(dataclasses.replace(config, match=''), plan(other).flops(ledger=config.ledger))
+    check_length(config, plan(resolved).total_steps)
+    return resolved
 
 
-def question_epochs(config: TrainConfig, phases: list[Phase], n_tokens: int) -> str:
-    """A question to the user if a run sees its `n_tokens` of training data more than 1,000 times, else ''."""
-    steps = total_steps(phases)
-    epochs = steps * config.total_batch_size / n_tokens
-    if epochs <= 1000:
-        return ''
-    return (f'the plan of {steps:,} steps sees the {n_tokens:,} tokens of {config.data_dir} {epochs:,.0f} '
-            'times: is that meant?')
+HUB_DEPTHS = {'gpt2': 12, 'gpt2-medium': 24, 'gpt2-large': 36, 'gpt2-xl': 48}
+
+
+def depth_of(init_from: str) -> int:
+    """The layers of a model to grow from: of a checkpoint or run directory of ours by its plan, else as its
+    config.json says. Raises UserError if neither says it."""
+    if init_from in HUB_DEPTHS:
+        return HUB_DEPTHS[init_from]
+    folder, name = (init_from, '') if os.path.isdir(init_from) else os.path.split(init_from)
+    path = os.path.join(folder, 'config.json')
+    values = read_json(path, 'a readable config') if os.path.exists(path) else {}
+    for key in ('n_layer', 'num_hidden_layers'):
+        if type(values) is dict and 'model_type' in values and type(values.get(key)) is int:
+            return values[key]  # Hugging Face's
+    found = re.fullmatch(r'(ckpt|stage)_(\d+)\.pt', name)
+    if not name and numbered(folder, 'ckpt_', '.pt'):
+        found = re.fullmatch(r'.*(ckpt)_(\d+)\.pt', numbered(folder, 'ckpt_', '.pt')[-1][1])
+    if not found or not values:
+        raise UserError(f'init_from {init_from}: nothing there says how many layers it has: set init_depth')
+    config = resolve(config_from_dict(values, path))
+    if found[1] == 'stage':
+        return stage_depths(config)[int(found[2]) - 1]
+    return plan(config).phase_at(max(0, int(found[2]) - 1)).depth
 
 
 # ----------------------------------------------------------------------------------------------------------
 # shared prefixes: the first steps that two runs train alike
 
-# Settings that act through the learning rate alone: it is compared step by step.
-SHAPE_RATES = ('min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'rewarm', 'decay_fraction',
-               'lr_depth_power', 'stage_lr_scale')
-# Settings that act only through the plan, the learning rate or the growths, which are compared step by step.
-COMPARED_BY_STEP = {
-    'n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'phase1_fraction',
-    'phase1_embeddings', 'continual_steps', 'baseline_steps', 'ledger', 'match', 'grow_init', 'grow_map',
-    'grow_optimizer', *SHAPE_RATES,
-}
 # Settings that may change on resume and yet change the order of a sum, or the rounding of a product.
 CHANGE_BITS = {'batch_size', 'dtype', 'compile'}
+# Settings that act through the rows alone, which are compared.
+IN_ROWS = ('growth', 'schedule')
 
 
 def shared_prefix(a: TrainConfig, b: TrainConfig) -> int:
@@ -580,34 +587,41 @@ def shared_prefix(a: TrainConfig, b: TrainConfig) -> int:
 def prefix_difference(a: TrainConfig, b: TrainConfig) -> tuple[int, str]:
     """(shared_prefix(a, b), the first difference in words: what, a's and b's value; '' if there is none)."""
     for name, field in FIELDS.items():
-        matters = name in CHANGE_BITS or not (field.metadata['free'] or name in COMPARED_BY_STEP)
+        matters = name in CHANGE_BITS or not (field.metadata['free'] or field.metadata['group'] in IN_ROWS)
         # Without Muon it acts on nothing.
         if name == 'muon_learning_rate':
             matters = 'muon' in (a.optimizer, b.optimizer)
         if matters and getattr(a, name) != getattr(b, name):
             return 0, f'{name}: {getattr(a, name)!r} and {getattr(b, name)!r}'
-    phases_a, phases_b = plan(a), plan(b)
+    plans = plan(a), plan(b)
+    step = first_other_row(*plans)
+    if step == plans[0].total_steps == plans[1].total_steps:
+        return step, ''
+    return step, f'step {step}: {row_text(plans[0], step)} and {row_text(plans[1], step)}'
+
+
+def first_other_row(a: Plan, b: Plan) -> int:
+    """The first step that two plans train otherwise, or that only one of them has; their end if there is
+    none."""
+    stop = min(a.total_steps, b.total_steps)
     # Each pair of phases begins at the same step, since all before them are alike.
-    for p, q in zip(phases_a, phases_b):
-        if without_growths(p) != without_growths(q):
-            return p.start, f'step {p.start}: {phase_text(p)} and {phase_text(q)}'
-        if p.growths != q.growths or grown_state(a, p) != grown_state(b, q):
-            return p.start, f'growth at step {p.start}: {growth_text(a, p)} and {growth_text(b, q)}'
-        stop = min(p.stop, q.stop)
-        step = first_other_lr(a, b, p.start, stop)
-        if step < stop:
-            rates = [lr_text(c, plan(c), step) for c in (a, b)]
-            return step, f'learning rate of step {step}: {" and ".join(rates)}'
-        if p.stop != q.stop:
-            return stop, f'{phase_text(p)}: until step {p.stop} and until step {q.stop}'
-    if len(phases_a) != len(phases_b):
-        return stop, f'the end: step {total_steps(phases_a)} and step {total_steps(phases_b)}'
-    return stop, ''
+    for p, q in zip(a.phases, b.phases):
+        if what_trains(a.config, p) != what_trains(b.config, q):
+            stop = min(stop, p.start)
+        if stop <= p.start or p.stop != q.stop:
+            stop = min(stop, p.stop, q.stop)
+            break
+    for one, other in ((a.lr, b.lr), (a.new_scale, b.new_scale)):
+        differ = one[:stop] != other[:stop]
+        if differ.any():
+            stop = int(differ.argmax())
+    return stop
 
 
-def without_growths(phase: Phase) -> Phase:
-    """A phase apart from how it came about and how long it is."""
-    return dataclasses.replace(phase, stop=0, growths=(), new=())
+def what_trains(config: TrainConfig, phase: Phase) -> tuple:
+    """What a row says of a phase beside its learning rates, with the growth before its first step."""
+    growth = (phase.growths, grown_state(config, phase))
+    return phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings, growth
 
 
 def grown_state(config: TrainConfig, phase: Phase) -> str:
@@ -623,73 +637,49 @@ def grown_state(config: TrainConfig, phase: Phase) -> str:
     return 'keep'  # nothing is copied
 
 
-def phase_text(phase: Phase) -> str:
-    """A phase in words, without its steps."""
-    frozen = f', {phase.n_frozen} frozen' if phase.frozen else ''
-    embeddings = '' if phase.embeddings == 'train' else f', embeddings {phase.embeddings}'
-    return f'stage {phase.stage} {phase.phase} of {phase.depth} layers{frozen}{embeddings}'
-
-
-def growth_text(config: TrainConfig, phase: Phase) -> str:
-    """How a phase grows, in words."""
-    names = [growth.name for growth in phase.growths]
-    return f'{", ".join(names)}, optimizer state {config.grow_optimizer}'
-
-
-def lr_text(config: TrainConfig, phases: list[Phase], step: int) -> str:
-    """The learning rate of a step, exactly."""
-    scale = get_new_scale(config, phases, step)
-    new = '' if scale == 1 else f' ({scale:.3g} of it for new layers)'
-    return f'{get_lr(config, phases, step)!r}{new}'
-
-
-def first_other_lr(a: TrainConfig, b: TrainConfig, start: int, stop: int) -> int:
-    """The first step in [start, stop) whose learning rates differ, else stop. Earlier phases are alike."""
-    phases_a, phases_b = plan(a), plan(b)
-    # learning_rate itself is the same by now: prefix_difference() has compared it.
-    if all(getattr(a, name) == getattr(b, name) for name in SHAPE_RATES):
-        totals = total_steps(phases_a), total_steps(phases_b)
-        if totals[0] == totals[1]:
-            return stop
-        # Only the totals differ: before the shorter run's decay they can't show, so there is no need to look.
-        start = max(start, min(stop, decay_start(a, min(totals))))
-    for step in range(start, stop):
-        rates_a = get_lr(a, phases_a, step), get_new_scale(a, phases_a, step)
-        rates_b = get_lr(b, phases_b, step), get_new_scale(b, phases_b, step)
-        if rates_a != rates_b:
-            return step
-    return stop
-
-
-def decay_start(config: TrainConfig, total: int) -> int:
-    """A step before which the learning rate of a run of `total` steps doesn't depend on `total`."""
-    if config.lr_schedule == 'cosine':
-        return config.warmup_steps
-    if config.lr_schedule == 'wsd':
-        return int(total - config.decay_fraction * total)
-    return total
+def row_text(made: Plan, step: int) -> str:
+    """A row in words."""
+    if step >= made.total_steps:
+        return 'the end'
+    phase, lr, new_scale, _, _ = made.row(step)
+    words = [f'stage {phase.stage} {phase.phase} of {phase.depth} layers']
+    if phase.frozen:
+        words.append(f'{phase.n_frozen} frozen')
+    if phase.embeddings != 'train':
+        words.append(f'embeddings {phase.embeddings}')
+    if phase.growths and step == phase.start:
+        for growth in phase.growths:
+            words.append(f'grown by {growth.name} to {describe(growth.layers)}')
+        words.append(f'optimizer state {made.config.grow_optimizer}')
+    words.append(f'learning rate {lr!r}')
+    if new_scale != 1:
+        words.append(f'{new_scale:.3g} of it for new layers')
+    return ', '.join(words)
 
 
 # ----------------------------------------------------------------------------------------------------------
 # the printed plan
 
 
-def costs(config: TrainConfig, phases: list[Phase]) -> dict:
+def costs(config: TrainConfig, phases) -> dict:
     """What some phases take: tokens, and FLOPs by both ledgers."""
-    tokens = sum(phase.steps for phase in phases) * config.total_batch_size
-    flops, paper = (compute(config, phases, ledger) for ledger in LEDGERS)
-    return {'tokens': tokens, 'flops': flops, 'flops_paper': paper}
+    found = {'tokens': sum(phase.steps for phase in phases) * config.total_batch_size}
+    for name, ledger in (('flops', 'flops'), ('flops_paper', 'paper')):
+        found[name] = Plan(config, tuple(phases)).flops(ledger=ledger)
+    return found
 
 
-def full_depth_steps(config: TrainConfig, phases: list[Phase]) -> dict:
-    """Steps at full depth, all training, that cost as much as some phases do, by each ledger."""
-    return {ledger: compute(config, phases, ledger) / step_cost(config, ledger) for ledger in LEDGERS}
+def full_depth_steps(made: Plan, step: int | None = None) -> dict:
+    """Steps at full depth, all training, that cost as much as a plan's first `step` steps, by each ledger."""
+    config = made.config
+    return {ledger: made.flops(step, ledger) / step_cost(config, ledger) for ledger in LEDGERS}
 
 
-def as_json(config: TrainConfig, phases: list[Phase]) -> dict:
+def as_json(made: Plan) -> dict:
     """The plan as plain types: `phases` and `growths`, one dict each, and `totals`."""
+    config = made.config
     rows, growths = [], []
-    for phase in phases:
+    for phase in made.phases:
         names = ('stage', 'phase', 'start', 'stop', 'depth', 'n_frozen')
         row = {name: getattr(phase, name) for name in names}
         row['trained_parameters'] = trained_parameters(config, phase)
@@ -698,108 +688,122 @@ def as_json(config: TrainConfig, phases: list[Phase]) -> dict:
             row = {name: getattr(growth, name) for name in ('stage', 'old_depth', 'depth')}
             layers = describe(growth.layers)
             growths.append(row | {'step': phase.start, 'operator': growth.name, 'layers': layers})
-    equal = {ledger: round(steps, 1) for ledger, steps in full_depth_steps(config, phases).items()}
+    equal = {ledger: round(steps, 1) for ledger, steps in full_depth_steps(made).items()}
     weights = 4 * trained_parameters(config, full_depth(config, 1))  # bytes, in float32
     state = 2 * weights  # AdamW's two moments
     if config.optimizer == 'muon':
         state -= 4 * config.n_layer * layer_weights(config)  # for the blocks' matrices Muon has one
     memory = {'weights': weights, 'gradients': weights, 'optimizer': state}
-    totals = {'steps': total_steps(phases), **costs(config, phases)}
-    totals |= {'flops_optimizer': optimizer_flops(config, phases), 'equal_compute_steps': equal}
+    totals = {'steps': made.total_steps, **costs(config, made.phases)}
+    totals |= {'flops_optimizer': optimizer_flops(config, made.phases), 'equal_compute_steps': equal}
     totals['bytes'] = memory
     return {'phases': rows, 'growths': growths, 'totals': totals}
 
 
-def print_plan(config: TrainConfig, phases: list[Phase], tflops: float):
-    """The plan as a table, then the budgets of equal compute, memory, and where the layers come from."""
-    print_phases(config, phases, tflops)
+def print_plan(made: Plan, speed: float):
+    """The plan as a table, then the budgets of equal compute, memory, and where the layers come from.
+
+    `speed`: FLOP/s of all GPUs together, for the hours; 0 for none.
+    """
+    config, printed = made.config, as_json(made)
+    print_phases(made, speed)
     baseline = {ledger: config.baseline_steps * step_cost(config, ledger) for ledger in LEDGERS}
-    total = {ledger: compute(config, phases, ledger) for ledger in LEDGERS}
-    equal = full_depth_steps(config, phases)
-    stages = full_depth_steps(config, [p for p in phases if p.phase != 'continual'])
+    total, equal = printed['totals'], full_depth_steps(made)
+    stages = full_depth_steps(made, sum(p.steps for p in made.phases if p.phase != 'continual'))
     left = {ledger: config.baseline_steps - steps for ledger, steps in stages.items()}
     print(f"\nbaseline: {config.baseline_steps} steps at full depth, {baseline['flops']:.4g} FLOPs "
           f"({baseline['paper']:.4g} by the paper's ledger)")
-    print(f"this plan: {total['flops']:.4g} FLOPs ({total['paper']:.4g} by the paper's ledger)")
-    by_optimizer = optimizer_flops(config, phases)
-    if by_optimizer:
-        print(f"Muon's own matmuls, in neither ledger: {by_optimizer:.4g} FLOPs a rank, "
-              f"{by_optimizer / total['flops']:.1%} of this plan's")
+    print(f"this plan: {total['flops']:.4g} FLOPs ({total['flops_paper']:.4g} by the paper's ledger)")
+    if total['flops_optimizer']:
+        print(f"Muon's own matmuls, in neither ledger: {total['flops_optimizer']:.4g} FLOPs a rank, "
+              f"{total['flops_optimizer'] / total['flops']:.1%} of this plan's")
     print(f"equal compute: {equal['flops']:.1f} steps at full depth "
           f"({equal['paper']:.1f} by the paper's ledger)")
     print(f"to reach the baseline's compute the stages leave {left['flops']:.1f} continual steps "
           f"({left['paper']:.1f} by the paper's ledger)")
-    memory = as_json(config, phases)['totals']['bytes']
     sizes = []
-    for name, size in memory.items():
+    for name, size in total['bytes'].items():
         sizes.append(f'{name} {size / 1e9:.2f} GB' if size >= 1e7 else f'{name} {size / 1e6:.2f} MB')
     print(f'memory at full depth, before activations: {", ".join(sizes)}')
-    print_growths(config, phases)
-
-
-def print_phases(config: TrainConfig, phases: list[Phase], tflops: float):
-    """A row for each phase and one for all of them; hours where the machine's `tflops` are given."""
-    hours = f'{"hours":>8}' if tflops else ''
-    print(f'{"stage":>5} {"phase":<9} {"steps":>7} {"until":>7} {"depth":>5} {"frozen":>6} {"trained":>12} '
-          f'{"tokens":>9} {"FLOPs":>9} {"of baseline":>11}{hours}')
-    for phase in phases:
-        first = f'{phase.stage:>5} {phase.phase:<9} {phase.steps:>7} {phase.stop:>7} {phase.depth:>5}'
-        trained = f'{trained_parameters(config, phase):,}'
-        print(f'{first} {phase.n_frozen:>6} {trained:>12} {cost_columns(config, [phase], tflops)}')
-    steps = total_steps(phases)
-    print(f'{"":>5} {"total":<9} {steps:>7} {steps:>7} {"":>25} {cost_columns(config, phases, tflops)}')
-
-
-def cost_columns(config: TrainConfig, phases: list[Phase], tflops: float) -> str:
-    """Tokens, FLOPs, the share of the baseline's FLOPs, and hours at `tflops`."""
-    cost = costs(config, phases)
-    baseline = config.baseline_steps * step_cost(config, 'flops')
-    share = f'{cost["flops"] / baseline:.1%}' if baseline else '-'
-    columns = f'{cost["tokens"]:>9.3g} {cost["flops"]:>9.3g} {share:>11}'
-    # 3.6e15 is 1e12 FLOPs a second times the 3,600 seconds of an hour.
-    if tflops:
-        columns += f'{cost["flops"] / tflops / 3.6e15:>8.2f}'
-    return columns
-
-
-def print_growths(config: TrainConfig, phases: list[Phase]):
-    """Which layers each stage keeps, copies and adds. Nothing for a plan without growth."""
-    growths = as_json(config, phases)['growths']
-    if not growths:
+    if not printed['growths']:
         return
     print("\nlayers from the bottom up: 0 is the old layer 0, +0' a copy of it, +new a fresh one")
     if config.init_from == 'scratch':
-        print(f'stage 1, step 0: {phases[0].depth} fresh layers')
+        print(f'stage 1, step 0: {made.phases[0].depth} fresh layers')
     else:
         print(f'init_from, step 0: {config.init_depth} layers')
-    for growth in growths:
-        where = f'stage {growth["stage"]}, step {growth["step"]}'
-        depths = f'{growth["old_depth"]} -> {growth["depth"]}'
-        print(f'{where}: {depths} by {growth["operator"]}: {growth["layers"]}')
+    for growth in printed['growths']:
+        print('stage {stage}, step {step}: {old_depth} -> {depth} by {operator}: {layers}'.format(**growth))
+
+
+def print_phases(made: Plan, speed: float):
+    """A row for each phase and one for all of them."""
+    config = made.config
+    baseline = config.baseline_steps * step_cost(config, 'flops')
+    lines = []
+    for phases in [*([phase] for phase in made.phases), made.phases]:
+        cost, first = costs(config, phases), phases[0]
+        line = [first.stage, first.phase, first.steps, first.stop, first.depth, first.n_frozen,
+                f'{trained_parameters(config, first):,}']
+        if phases is made.phases:
+            line = ['', 'total', made.total_steps, made.total_steps, '', '', '']
+        share = f'{cost["flops"] / baseline:.1%}' if baseline else '-'
+        line += [f'{cost["tokens"]:.3g}', f'{cost["flops"]:.3g}', share]
+        if speed:
+            line.append(f'{cost["flops"] / speed / 3600:.2f}')
+        lines.append(line)
+    header = ['stage', 'phase', 'steps', 'until', 'depth', 'frozen', 'trained', 'tokens', 'FLOPs',
+              'of baseline', 'hours'][:len(lines[0])]
+    print(table(header, lines, 'rl' + 'r' * (len(header) - 2)))
+
+
+def speed_of(own) -> float:
+    """FLOP/s of all GPUs together by the flags, 0 if they don't say. Raises UserError for a GPU that isn't in
+    the table."""
+    if own.tflops:
+        return own.tflops * 1e12 * own.gpus
+    if not own.mfu:
+        return 0.0
+    from core.device import peak_of  # torch comes with it: for this one option only
+
+    peak = peak_of(own.gpu)
+    if peak is None:
+        raise UserError(f'--gpu={own.gpu}: its peak is not known; give --tflops, what one GPU keeps up')
+    return peak * own.mfu * own.gpus
 
 
 def main():
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
     parser.add_argument('--tflops', type=float, default=0.0)
+    parser.add_argument('--gpu', default='H100')
+    parser.add_argument('--gpus', type=int, default=1)
+    parser.add_argument('--mfu', type=float, default=0.0)
+    parser.add_argument('--price', type=float, default=0.0)
     parser.add_argument('--figure', default='', type=os.path.expanduser)
     # The rest, --help included, is for load_config(), which knows every setting.
     own, rest = parser.parse_known_args()
-    if not 0 <= own.tflops < math.inf:
-        raise UserError(f'--tflops={own.tflops}: must be a positive number')
-    config = resolve(load_config(rest, __doc__, say=None if own.json else say))
-    phases = plan(config)
+    for name, most in (('tflops', math.inf), ('mfu', 1), ('price', math.inf), ('gpus', math.inf)):
+        value = getattr(own, name)
+        if not 0 <= value <= most or value == math.inf:
+            raise UserError(f'--{name}={value}: must be a positive number{"" if most > 1 else ", at most 1"}')
+    made = plan(resolve(load_config(rest, __doc__, say=None if own.json else say)))
+    speed = speed_of(own)
+    if own.price and not speed:
+        raise UserError('--price needs --mfu or --tflops, from which the hours follow')
     if own.json:
-        print(json.dumps(as_json(config, phases)))
+        print(json.dumps(as_json(made)))
     else:
-        print_plan(config, phases, own.tflops)
+        print_plan(made, speed)
+    if speed and not own.json:
+        hours = made.flops() / speed / 3600
+        money = f', {hours * own.gpus * own.price:,.2f} at {own.price:g} an hour and GPU' if own.price else ''
+        print(f'\n{hours:.2f} hours of training on {own.gpus} GPUs at {speed / own.gpus / 1e12:.4g} TFLOP/s '
+              f'each{money}')
     if own.figure:
-        from verdict.figure import (
-            draw_plan,  # a floor above, and matplotlib with it: for this one option only
-        )
+        from core.plot import draw_plan  # matplotlib comes with it
 
-        flops = [compute(config, [phase], 'flops') for phase in phases]
-        draw_plan(own.figure, phases, flops, config.run_name)
+        draw_plan(own.figure, made, made.config.run_name)
         if not own.json:
             print(f'\n{own.figure} written')
 

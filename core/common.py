@@ -125,6 +125,15 @@ def say(text: str):
         print(text, flush=True)
 
 
+def table(header: list, lines: list, align: str = '', style: str = 'simple') -> str:
+    """A table as text. `align`: 'l' or 'r' for each column; `style`: a table format of tabulate's, such as
+    'github' or 'latex_booktabs'."""
+    from tabulate import tabulate  # here: most commands print none
+
+    sides = [{'l': 'left', 'r': 'right'}[letter] for letter in align or 'l' * len(header)]
+    return tabulate(lines, header, tablefmt=style, disable_numparse=True, colalign=sides)
+
+
 def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
     """(number, path) of the files in a folder that are called prefix, digits, suffix, in the order of their
     numbers.

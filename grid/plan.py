@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 import schedule
-from config import FIELDS, TrainConfig, config_from_dict, load_config
+from config import FIELDS, TrainConfig, config_from_dict, load_config, load_run_config
 from core.common import UserError, numbered, read_json
 from grid.records import read_records
 from grid.study_file import Study, arm_argv, as_flag, folder_of, read_study, refuse
@@ -44,11 +44,11 @@ class Run:
 
     @property
     def total(self) -> int:
-        return schedule.total_steps(schedule.plan(self.config))
+        return schedule.plan(self.config).total_steps
 
     def flops(self, steps: int | None = None) -> int:
         """FLOPs of the first `steps` steps, by default of all."""
-        return schedule.compute(self.config, schedule.plan(self.config), 'flops', steps)
+        return schedule.plan(self.config).flops(steps)
 
 
 @dataclass
@@ -129,7 +129,7 @@ def with_budget(config: TrainConfig, budget: int, flops: int) -> TrainConfig:
         stage_steps = [max(1, round(steps * share)) for steps in config.stage_steps]
         stage_steps = tuple(stage_steps)
         config = dataclasses.replace(config, growth_steps=growth_steps, stage_steps=stage_steps)
-    return schedule.with_compute(config, flops)
+    return schedule.fit(config, flops)
 
 
 def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
@@ -346,7 +346,7 @@ def finished_folder(study: Study, run: Run, elsewhere: bool = True) -> str | Non
     folder = out_folder(study, run)
     if os.path.isfile(os.path.join(folder, 'config.json')):
         # Also of an unfinished run, before anything is started.
-        check_same_settings(run, folder, schedule.load_run_config(folder))
+        check_same_settings(run, folder, load_run_config(folder))
         if has_last_eval(folder, run.total):
             return folder
     record = read_records(study.records_path).get(run.folder) if elsewhere else None

@@ -1,98 +1,229 @@
 """
-What a run says about itself: metrics.jsonl, run.json, trackers. The one place that writes and reads them.
+What a run says: metrics.jsonl, run.json, the console, trackers. The one place that writes and reads them.
 
 metrics.jsonl has one JSON object a line. All have kind ('train', 'eval', 'phase'), step, tokens, flops,
 flops_paper, seconds of training, eval_seconds, checkpoint_seconds, stage, phase and depth. 'train' adds loss,
-lr, grad_norm, tok_per_sec and, where the device's peak is known, mfu; 'eval' val_loss, val_tokens and
-hellaswag_*; 'phase' n_frozen and, at a growth, the validation loss before and after it.
+lr, grad_norm, tok_per_sec and, where the device's peak is known, mfu; 'eval' val_loss, val_loss_NAME of each
+of val_dirs, val_tokens, and hellaswag_* with hellaswag_data, which tells the questions from others; 'phase'
+n_frozen and, at a growth, the validation losses before and after it.
 
 run.json says where the numbers come from: run_id, the data's fingerprint, what init_from and branch_from
 were, and for each start of the run the command, code, versions and machine. The newest start's values stand
-at the top level too.
+at the top level too. git_diff is what differed from the commit: base64 of zlib of `git diff HEAD`. Once the
+run is over, `ended` says how, 'done', 'stopped' (by a signal) or 'diverged' (a loss that isn't finite), and
+`ended_step` at which step.
 """
 
+import base64
 import datetime
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import re
 import shlex
 import socket
 import subprocess
 import sys
 import uuid
+import zlib
 
-from core.common import UserError, atomic_write, read_json
+import torch
+
+import growth
+import schedule
+from config import config_to_dict
+from core.common import UserError, atomic_write, read_json, say, table
+from core.device import device_name, peak_flops
 
 COUNTERS = ('step', 'tokens', 'flops', 'flops_paper', 'seconds')
+LARGEST_DIFF = 2**20  # bytes in run.json
+MEASURED = ('loss', 'lr', 'grad_norm', 'tok_per_sec', 'mfu', 'depth')  # what a tracker gets, beside evals
 
 
-class MetricsWriter:
-    """Appends to a run's metrics.jsonl. Rank 0 has one."""
+class RunLog:
+    """metrics.jsonl, run.json, the console and, where asked for, a tracker. On all ranks but the first it
+    writes nothing.
 
-    def __init__(self, path: str, step: int, logs_step: bool = True, prefix: str = ''):
-        """Open the file of a run that goes on from `step`, less the lines that it will write again.
+    `job` and `state` are run/start.py's.
+    """
 
-        `logs_step`: whether its training loss at `step` is due. `prefix`: the metrics.jsonl of the run that
-        trained the steps so far, if it was another one.
-        """
-        source = prefix or path
-        kept = lines_before(source, step, logs_step) if os.path.exists(source) else []
+    def __init__(self, job, step: int, prefix_dir: str):
+        """Of a run that starts at `step`, perhaps on the steps of the run in `prefix_dir`. Writes nothing
+        yet. Raises UserError for a tracker that can't start."""
+        self.job, self.prefix_dir = job, prefix_dir
+        self.path = os.path.join(job.config.out_dir, 'metrics.jsonl')
+        self.last_losses = (None, {})  # the step of the last evaluation, its validation losses
+        self.file = self.tracker = None
+        # What all ranks' devices could do at best, where it is known: a GPU of the table.
+        self.peak_flops = (peak_flops(job.device, job.config.dtype) or 0.0) * job.world_size
+        if job.rank == 0:
+            self.info = identify_run(job, step, prefix_dir)
+            if job.config.tracker:
+                self.tracker = Tracker(job.config, self.info['run_id'])
+
+    def open(self, state):
+        """Open the files, of a run that goes on from `state`, less the lines that it will write again."""
+        self.window = (state.clock['seconds'], state.step)  # at the last line of training loss
+        if self.job.rank != 0:
+            return
+        config, total = self.job.config, self.job.plan.total_steps
+        records, _ = read_metrics(os.path.join(self.prefix_dir or config.out_dir, 'metrics.jsonl'))
+        # Its evals and growth at this step are still to come, its training line (if one is due) is not.
+        logs_step = state.step % config.log_interval == 0 or state.step == total
+        kept = []
+        for record in records:
+            is_logged = record['step'] == state.step and record['kind'] == 'train' and logs_step
+            if record['step'] < state.step or is_logged:
+                kept.append(record)
         # Replaced as a whole: a kill at this point loses no line.
-        with atomic_write(path) as f:
-            f.writelines(kept)
+        with atomic_write(self.path) as f:
+            f.writelines(json.dumps(record) + '\n' for record in kept)
         # Without a buffer, so that a killed run leaves every line it wrote.
-        self.file = open(path, 'ab', buffering=0)
+        self.file = open(self.path, 'ab', buffering=0)
+        # Only now: a start that fails in the dry run leaves no trace in run.json.
+        if state.step == 0:
+            self.info['init_from'] = state.init_from
+        write_run_json(config.out_dir, self.info)
+        with atomic_write(os.path.join(config.out_dir, 'config.json')) as f:
+            json.dump(config_to_dict(config), f, indent=1)
+        if self.tracker:  # what it lacks: a branched run's first steps, a kill's last ones
+            for record in kept:
+                self.tracker.send(record)
+        n_parameters = sum(p.numel() for p in state.model.parameters())
+        resumed = f', resumed at step {state.step}' if state.step else ''
+        say(f'{config.out_dir}: {n_parameters:,} parameters in {state.model.depth} layers, {total} steps of '
+            f'{config.total_batch_size:,} tokens = {self.job.world_size} ranks x {self.job.grad_accum_steps} '
+            f'micro-steps x {config.batch_size} sequences on {self.job.device}{resumed}')
 
-    def write(self, record: dict):
-        """Append one record, at once. Raises UserError if the disk is full."""
+    def record(self, kind: str, state, phase: schedule.Phase, **values):
+        """One line of metrics.jsonl about the state, at once. Raises UserError if the disk is full."""
+        # On all ranks: each must know whether the growth at this step needs an evaluation, which they share.
+        if 'val_loss' in values:
+            losses = {name: values[name] for name in self.job.val_sets}
+            self.last_losses = (state.step, losses)
+        if self.file is None:
+            return
+        record = {'kind': kind, 'step': state.step, 'tokens': state.step * self.job.config.total_batch_size}
+        record['flops'] = self.job.plan.flops(state.step)
+        record['flops_paper'] = self.job.plan.flops(state.step, 'paper')
+        for name, seconds in state.clock.items():
+            record[name] = round(seconds, 3)
+        record |= {'stage': phase.stage, 'phase': phase.phase, 'depth': state.model.depth, **values}
         text = (json.dumps(record) + '\n').encode()
         try:
             while text:  # a disk that gets full takes a part, then refuses
                 text = text[self.file.write(text):]
         except OSError as error:
-            raise UserError(f'{self.file.name} could not be written ({error.strerror}); the last checkpoint '
-                            'is untouched: make room, then go on with --resume') from None
+            raise UserError(f'{self.path} could not be written ({error.strerror}); the last checkpoint is '
+                            'untouched: make room, then go on with --resume') from None
+        if kind == 'eval':
+            shown = [*self.job.val_sets, 'hellaswag_acc', 'hellaswag_acc_norm']
+            scores = ' | '.join(f'{name} {values[name]:.4f}' for name in shown if name in values)
+            say(f'step {state.step:05d}/{self.job.plan.total_steps} eval | {scores}')
+        # After metrics.jsonl, which then has the record even if the tracker fails.
+        if self.tracker:
+            self.tracker.send(record)
 
-    def close(self):
+    def val_losses_at(self, step: int) -> dict:
+        """The validation losses that were just recorded at `step`, {} if the last ones are older."""
+        last_step, losses = self.last_losses
+        return losses if last_step == step else {}
+
+    def enter_phase(self, state, phase: schedule.Phase, old_depth: int, values: dict):
+        """A phase begins, or goes on after a resume."""
+        # The speed on the next line should not mix two depths.
+        self.window = (state.clock['seconds'], state.step)
+        # After a resume within the phase its line is in the file already.
+        if state.step != phase.start:
+            return
+        self.record('phase', state, phase, **values)
+        if old_depth < phase.depth:
+            layers = ', then '.join(growth.describe(grown.layers) for grown in phase.growths)
+            losses = f'{values["val_loss_before"]:.4f} -> {values["val_loss_after"]:.4f}'
+            say(f'step {state.step:05d}/{self.job.plan.total_steps} growth | depth {old_depth} -> '
+                f'{phase.depth}: {layers} | val_loss {losses}')
+
+    def progress(self, state, phase: schedule.Phase, loss: float, lr: float, norm: float):
+        """A line of training loss, here and on the console, with the speed since the last one."""
+        plan, config = self.job.plan, self.job.config
+        since, from_step = self.window
+        self.window = (state.clock['seconds'], state.step)
+        seconds = state.clock['seconds'] - since
+        rate = (state.step - from_step) * config.total_batch_size / seconds
+        # The steps to come may be deeper, and frozen layers cost less: speed and what is left are reckoned in
+        # FLOPs.
+        spent = plan.flops(state.step)
+        flops_per_second = (spent - plan.flops(from_step)) / seconds
+        speed = {'tok_per_sec': round(rate)}
+        mfu = ''
+        if self.peak_flops:
+            speed['mfu'] = round(flops_per_second / self.peak_flops, 4)
+            mfu = f'mfu {speed["mfu"]:.1%} | '
+        self.record('train', state, phase, loss=loss, lr=lr, grad_norm=norm, **speed)
+        # The time for training alone: evaluations and checkpoints come on top.
+        eta = (plan.flops() - spent) / flops_per_second
+        total, name = plan.total_steps, phase.phase.replace('phase', 'phase ')
+        say(f'step {state.step:05d}/{total} ({100 * state.step // total}%) | stage {phase.stage}/'
+            f'{config.n_stages} {name} depth {phase.depth} frozen {phase.n_frozen} | loss {loss:.4f} | '
+            f'lr {lr:.2e} | norm {norm:.2f} | {rate / 1000:.1f}k tok/s | {mfu}'
+            f'eta {int(eta // 3600)}h{int(eta % 3600 // 60):02d}m')
+
+    def close(self, state, ended: str):
+        """The run is over: 'done', 'stopped' or 'diverged'. Says how to go on, or what each stage did."""
+        if self.tracker:
+            self.tracker.close()
+        if self.file is None:
+            return
         self.file.close()
+        write_run_json(self.job.config.out_dir, self.info | {'ended': ended, 'ended_step': state.step})
+        if ended == 'stopped':
+            say(f'stopped by a signal; saved at step {state.step}, go on with --resume')
+        elif ended == 'done':
+            say(summary(self.path))
 
 
-def lines_before(path: str, step: int, logs_step: bool = True) -> list[str]:
-    """The lines of metrics.jsonl that a run resumed at `step` won't write again: its evals and growth at
-    `step` are still to come, its training line at `step` (if one is due there: `logs_step`) is not. Raises
-    UserError for a line, other than a truncated last one, that is no record."""
-    kept = []
-    with open(path, encoding='utf-8', errors='replace') as f:
-        lines = f.readlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            keep = record['step'] < step
-            if record['step'] == step and record['kind'] == 'train':
-                keep = logs_step
-        except (ValueError, KeyError, TypeError, RecursionError):
-            if number == len(lines):
-                break  # a kill in the middle of a write
-            raise UserError(f'{path}, line {number}: not a line of metrics; move the file away to go on '
-                            'without it') from None
-        # Appending to a line without its line break would make one line of two records.
-        if keep and line.endswith('\n'):
-            kept.append(line)
-    return kept
+def summary(path: str) -> str:
+    """What each stage took and did, from the run's metrics.jsonl, as a table."""
+    # From the file, which also knows the steps before a resume.
+    records, _ = read_metrics(path)
+    losses = []  # (step, loss) in order; at a growth the loss before it, then the one after it
+    starts = []  # the phase lines at which a row begins
+    for record in records:
+        for name in ('val_loss', 'val_loss_before', 'val_loss_after'):
+            if record.get(name) is not None:
+                losses.append((record['step'], record[name]))
+        if record['kind'] == 'phase' and (not starts or group_of(record) != group_of(starts[-1])):
+            starts.append(record)
+    lines = []
+    # A row ends where the next one begins, the last one at the run's last record.
+    for start, end in zip(starts, [*starts[1:], records[-1]]):
+        # Where a growth was evaluated its losses count, else the last one that is known by then.
+        first = start.get('val_loss_after', last_known(losses, start['step']))
+        last = end.get('val_loss_before', last_known(losses, end['step']))
+        name = 'continual' if start['phase'] == 'continual' else start['stage']
+        steps, tokens, flops = (end[key] - start[key] for key in ('step', 'tokens', 'flops'))
+        minutes = (end['seconds'] - start['seconds']) / 60
+        lines.append([name, start['depth'], steps, f'{tokens:.3g}', f'{minutes:.1f}', f'{flops:.3g}',
+                      f'{first:.4f}', f'{last:.4f}'])
+    header = ['stage', 'depth', 'steps', 'tokens', 'minutes', 'FLOPs', 'loss in', 'loss out']
+    return table(header, lines, 'r' * len(header))
 
 
-def has_last_eval(run_dir: str, total_steps: int) -> bool:
-    """Whether a run's metrics.jsonl ends with the evaluation of its last step."""
-    path = os.path.join(run_dir, 'metrics.jsonl')
-    if not os.path.exists(path):
-        return False
-    with open(path, 'rb') as f:
-        # What follows the last line break is not a whole line.
-        last_line = f.read().rpartition(b'\n')[0].rpartition(b'\n')[2]
-    record = parse_record(last_line)
-    return record is not None and record['kind'] == 'eval' and record['step'] == total_steps
+def last_known(losses: list[tuple], step: int) -> float:
+    """The last loss up to `step`, nan where there is none yet."""
+    known = [loss for at, loss in losses if at <= step]
+    return known[-1] if known else math.nan
+
+
+def group_of(record: dict) -> tuple:
+    """Phases 1 and 2 of a stage are one row of the summary, the continual phase is one of its own."""
+    return record['stage'], record['phase'] == 'continual'
+
+
+# ------------------------------------------------------------------------------------------------------------
+# metrics.jsonl
 
 
 def read_metrics(path: str) -> tuple[list[dict], bool]:
@@ -105,19 +236,12 @@ def read_metrics(path: str) -> tuple[list[dict], bool]:
     if not os.path.exists(path):
         return [], False
     with open(path, 'rb') as f:
-        lines = f.read().split(b'\n')
-    if not lines[-1]:
-        lines.pop()
-        whole = len(lines)
-    else:
-        whole = len(lines) - 1  # no line break after the last one: cut off in the middle of a write, perhaps
+        *lines, rest = f.read().split(b'\n')  # `rest`: cut off in the middle of a write, or still written
     records = []
     for number, line in enumerate(lines, 1):
         where = f'{path}, line {number}'
         record = parse_record(line)
         if record is None:
-            if number > whole:
-                return records, True  # the run may still be writing it
             raise UserError(f'{where}: not a line of metrics (an object with kind and finite '
                             f'{", ".join(COUNTERS)}); repair or remove the line, or leave the run out')
         for k in COUNTERS:
@@ -130,7 +254,24 @@ def read_metrics(path: str) -> tuple[list[dict], bool]:
         if record['kind'] == 'eval' and record['step'] in evaluated:
             raise UserError(f'{where}: step {record["step"]} is evaluated twice; two runs in one file?')
         records.append(record)
-    return records, False
+    return records, bool(rest)
+
+
+def last_record(run_dir: str) -> dict | None:
+    """The last whole line of a run's metrics.jsonl; None if there is none. Reads the file's end alone."""
+    path = os.path.join(run_dir, 'metrics.jsonl')
+    if not os.path.exists(path):
+        return None
+    with open(path, 'rb') as f:
+        f.seek(max(0, os.path.getsize(path) - 2**16))
+        whole = f.read().rpartition(b'\n')[0]
+    return parse_record(whole.rpartition(b'\n')[2])
+
+
+def has_last_eval(run_dir: str, total_steps: int) -> bool:
+    """Whether a run's metrics.jsonl ends with the evaluation of its last step."""
+    record = last_record(run_dir)
+    return record is not None and record['kind'] == 'eval' and record['step'] == total_steps
 
 
 def parse_record(line: bytes) -> dict | None:
@@ -139,14 +280,15 @@ def parse_record(line: bytes) -> dict | None:
         record = json.loads(line)
         is_record = record['kind'] in ('train', 'eval', 'phase') and type(record['step']) is int
         numbers = [record[k] for k in COUNTERS]
-        numbers += [record[k] for k in ('val_loss', 'hellaswag_acc_norm', 'hellaswag_n') if k in record]
+        numbers += [record[k] for k in record if k.startswith('val_loss')]
+        numbers += [record[k] for k in ('hellaswag_acc_norm', 'hellaswag_n') if k in record]
         # json.loads() accepts NaN and Infinity, and True counts as an int: none is a measurement.
         is_record &= all(type(v) in (int, float) and math.isfinite(v) and v >= 0 for v in numbers)
         if record['kind'] == 'phase':
             is_record &= type(record['phase']) is str and type(record['depth']) is int
         if 'hellaswag_acc_norm' in record:
             is_record &= record['hellaswag_acc_norm'] <= 1 and record['hellaswag_n'] >= 1
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return record if is_record else None
 
@@ -155,57 +297,67 @@ def parse_record(line: bytes) -> dict | None:
 # run.json
 
 
-def git_state(folder: str) -> tuple[str | None, bool | None]:
-    """(commit, whether files differ from it) of the checkout that `folder` is in; (None, None) outside of
-    one."""
-    answers = []
-    # Untracked files don't count: results and notes beside the code don't change it.
-    for arguments in (['rev-parse', 'HEAD'], ['status', '--porcelain', '--untracked-files=no']):
-        try:
-            command = ['git', '-C', folder, *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
-            return None, None
-        if done.returncode != 0:
-            return None, None
-        answers.append(done.stdout.strip())
-    commit, changes = answers
-    return commit, bool(changes)
+def identify_run(job, step: int, prefix_dir: str) -> dict:
+    """What run.json will say of a run that starts at `step`, perhaps on the steps of the run in
+    `prefix_dir`."""
+    before = read_run_json(job.config.out_dir) if step and not prefix_dir else {}
+    start = describe_start(job, step)
+    info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}  # a tracker continues the same curve
+    info |= {name: value for name, value in start.items() if name not in ('time', 'step')}
+    info['data'] = job.fingerprint
+    # What dtype 'auto' was on this machine: seeds in other number formats are no further seeds.
+    info['dtype'] = 'bfloat16' if isinstance(job.amp, torch.autocast) else 'float32'
+    info['hellaswag_data'] = job.questions or before.get('hellaswag_data')
+    info['init_from'], info['branch_from'] = before.get('init_from'), before.get('branch_from')
+    if prefix_dir:
+        there = read_run_json(prefix_dir)
+        # With the cost of the shared steps, which the other run has paid.
+        info['branch_from'] = {'path': prefix_dir, 'step': step, 'flops': job.plan.flops(step),
+                               'run_id': there.get('run_id')}
+        info['init_from'] = there.get('init_from')
+    return info | {'starts': [*before.get('starts', []), start]}
 
 
-def describe_start(step: int, device_name: str, device_count: int, world_size: int, cuda: str | None,
-                   cpu_capability: str | None) -> dict:
-    """Who starts this run here and now, at which step, with which code, on which machine. `cpu_capability`:
-    the vector instructions that torch adds with, which decide a run's last bits on the CPU; None on a GPU."""
-    commit, dirty = git_state(os.path.dirname(os.path.abspath(__file__)))
-    versions = {'python': platform.python_version(), 'cuda': cuda}
+def describe_start(job, step: int) -> dict:
+    """Who starts this run here and now, at which step, with which code, on which machine."""
+    commit, dirty, diff = git_state(os.path.dirname(os.path.abspath(__file__)))
+    versions = {'python': platform.python_version(), 'cuda': torch.version.cuda}
     for package in ('torch', 'numpy'):
         versions[package] = importlib.metadata.version(package)
+    on_gpu, on_cpu = job.device.type == 'cuda', job.device.type == 'cpu'
     return {
         'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         'step': step,
         'command': shlex.join(sys.argv),
         'git_commit': commit,
         'git_dirty': dirty,
+        'git_diff': diff,
         'versions': versions,
         'host': socket.gethostname(),
-        'device': device_name,
-        'device_count': device_count,
-        'cpu_capability': cpu_capability,
-        'world_size': world_size,
+        'device': device_name(job.device),
+        'device_count': torch.cuda.device_count() if on_gpu else 1,
+        # The vector instructions that torch adds with, which decide a run's last bits on the CPU.
+        'cpu_capability': torch.backends.cpu.get_cpu_capability() if on_cpu else None,
+        'world_size': job.world_size,
     }
 
 
-def new_run_info(before: dict, start: dict, **facts) -> dict:
-    """The contents of run.json after one more start. `before`: what it said, {} for a new run; `facts`: data,
-    init_from, ..., which stay as they were first written where they are None now."""
-    # The id outlives a resume, so that a tracker continues the same curve.
-    info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}
-    info |= {name: value for name, value in start.items() if name not in ('time', 'step')}
-    for name, value in facts.items():
-        info[name] = before.get(name) if value is None else value
-    info['starts'] = [*before.get('starts', []), start]
-    return info
+def git_state(folder: str) -> tuple[str | None, bool | None, str | None]:
+    """(commit, whether files differ from it, the difference) of the checkout that `folder` is in; (None,
+    None, None) outside of one. A difference of over LARGEST_DIFF is None."""
+    answers = []
+    # Untracked files don't count: results and notes beside the code don't change it.
+    for arguments in (['rev-parse', 'HEAD'], ['diff', 'HEAD', '--binary']):
+        try:
+            done = subprocess.run(['git', '-C', folder, *arguments], capture_output=True, timeout=30)
+        except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
+            return None, None, None
+        if done.returncode != 0:
+            return None, None, None
+        answers.append(done.stdout)
+    commit, diff = answers[0].decode().strip(), answers[1]
+    packed = base64.b64encode(zlib.compress(diff, 9)).decode()
+    return commit, bool(diff), packed if diff and len(packed) <= LARGEST_DIFF else None
 
 
 def write_run_json(run_dir: str, info: dict):
@@ -232,63 +384,86 @@ class Tracker:
     """Weights & Biases, TensorBoard or trackio, imported only when named.
 
     Every record is sent once, over kills and resumes: the place of the last one that was sent is kept in the
-    run directory, and what a resumed run repeats is left out.
+    run directory, and what a resumed run repeats is left out. The x axis is the step, tokens or flops; in
+    TensorBoard, which knows steps alone, each validation loss has a second and third curve.
     """
 
-    def __init__(self, kind, project: str, run_dir: str, name: str, group: str, run_id: str, settings: dict):
+    def __init__(self, config, run_id: str):
         """Start one. Raises UserError, saying why, if it isn't installed or can't be started."""
-        self.path = os.path.join(run_dir, 'tracker.json')
+        self.config, self.kind = config, config.tracker
+        self.path = os.path.join(config.out_dir, 'tracker.json')
         self.sent = []  # the step of the last record that was sent, and its place within the step
         if os.path.exists(self.path):
-            self.sent = read_json(self.path, 'a tracker.json')['sent']
-        start = getattr(self, f'start_{kind}')
+            kept = read_json(self.path, 'a tracker.json')
+            if type(kept) is not dict or type(kept.get('sent')) is not list:
+                raise UserError(f'{self.path}: not a tracker.json; without it all lines are sent again')
+            self.sent = kept['sent']
+        group = re.sub(r'_seed\d+$', '', config.run_name)  # runs that differ in nothing but the seed
         try:
-            self.log_values, self.close = start(project, run_dir, name, group, run_id, settings)
+            getattr(self, f'start_{self.kind}')(group, run_id)
         except ImportError:
-            raise UserError(f'tracker is {kind!r}, which is not installed: pip install {kind}') from None
+            raise UserError(f'tracker is {self.kind!r}, which is not installed: pip install '
+                            f'{self.kind}') from None
         except Exception as error:  # no login, a name it refuses, no network: whatever its client raises
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f'the tracker {kind} could not be started ({reason[0]}): mend that, or leave '
-                            '--tracker out') from None
+            raise UserError(f'the tracker {self.kind} could not be started ({reason[0]}): mend that, or '
+                            'leave --tracker out') from None
 
-    def start_wandb(self, project, run_dir, name, group, run_id, settings):
+    def start_wandb(self, group: str, run_id: str):
         import wandb
 
         if not hasattr(wandb, 'init'):  # a folder called wandb, which Python takes for a package
             raise ImportError
-        run = wandb.init(project=project, name=name, group=group, id=run_id, resume='allow', dir=run_dir,
-                         config=settings)
-        return lambda values, step: run.log(values, step=step), run.finish
+        run = wandb.init(project=self.config.tracker_project, name=self.config.run_name, group=group,
+                         id=run_id, resume='allow', dir=self.config.out_dir,
+                         config=config_to_dict(self.config))
+        for axis in ('tokens', 'flops'):
+            run.define_metric(axis)
+        run.define_metric('eval/*', step_metric='flops')
+        self.log_values = lambda values, step: run.log(values, step=step)
+        self.close = run.finish
 
-    def start_tensorboard(self, project, run_dir, name, group, run_id, settings):
+    def start_tensorboard(self, group: str, run_id: str):
         from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
 
-        writer = SummaryWriter(os.path.join(run_dir, 'tensorboard'))
+        writer = SummaryWriter(os.path.join(self.config.out_dir, 'tensorboard'))
+        settings = {name: str(value) for name, value in config_to_dict(self.config).items()}
+        for part in hparams(settings, {'eval/val_loss': 0}):
+            writer.file_writer.add_summary(part)
+        say(f'to see it: tensorboard --logdir {os.path.dirname(self.config.out_dir) or "."}')
 
         def log_values(values, step):
+            axes = {'_by_tokens': values.pop('tokens'), '_by_GFLOPs': values.pop('flops') / 1e9}
             for key, value in values.items():
-                if type(value) in (int, float):
-                    writer.add_scalar(key, value, step)
+                writer.add_scalar(key, value, step)
+                for suffix, x in axes.items() if key.startswith('eval/val_loss') else ():
+                    writer.add_scalar(key + suffix, value, int(x))
             writer.flush()  # what is in memory when a kill comes would never be sent
 
-        return log_values, writer.close
+        self.log_values, self.close = log_values, writer.close
 
-    def start_trackio(self, project, run_dir, name, group, run_id, settings):
+    def start_trackio(self, group: str, run_id: str):
         import trackio
 
         # trackio knows a run by its name: with the id in it a second run of the same name is another one.
-        run = trackio.init(project=project, name=f'{name}-{run_id}', group=group, config=settings,
-                           resume='allow')
-        return lambda values, step: run.log(values, step=step), trackio.finish
+        run = trackio.init(project=self.config.tracker_project, name=f'{self.config.run_name}-{run_id}',
+                           group=group, config=config_to_dict(self.config), resume='allow')
+        self.log_values = lambda values, step: run.log(values, step=step)
+        self.close = trackio.finish
 
     def send(self, record: dict):
-        """One record of metrics.jsonl, unless it was sent before."""
+        """One record of metrics.jsonl, less its bookkeeping, unless it was sent before."""
         kind = record['kind']
         order = ('train', 'eval', 'phase').index(kind)  # in which records of one step are written
         place = [record['step'], order]
         if self.sent and place <= self.sent:
             return
-        values = {f'{kind}/{name}': value for name, value in record.items() if name != 'kind'}
+        values = {'tokens': record['tokens'], 'flops': record['flops']}
+        for name, value in record.items():
+            is_measured = name.startswith(('val_loss', 'hellaswag_')) or name in MEASURED
+            if is_measured and type(value) in (int, float):
+                values[f'{kind}/{name}'] = value
         self.log_values(values, record['step'])
         # Only after sending: a kill in between repeats one record, but loses none.
         self.sent = place

@@ -1,25 +1,96 @@
 """Where a run begins: at step 0, at its own newest checkpoint, or at another run's whose first steps are the
-same."""
+same; and the dry run before it."""
 
+import dataclasses
+import gc
 import os
 import time
+from dataclasses import dataclass
 
+import torch
 import torch.distributed as dist
 
+import hellaswag
 import schedule
-from config import FIELDS, TrainConfig, config_from_dict
+from config import FIELDS, TrainConfig, config_from_dict, config_to_dict, load_run_config
 from core import data
-from core.common import UserError, atomic_write, numbered
+from core.common import UserError, numbered, say
+from core.device import (
+    compile_blocks,
+    compile_failure,
+    init_distributed,
+    is_out_of_memory,
+    wrap_distributed,
+)
+from core.optim import load_optimizer_state, make_optimizers, optimizer_state
+from model import GPT
 from run import checkpoint
 from run.log import read_run_json
 
 
-def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
-    """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's
-    another's).
+@dataclass(frozen=True)
+class Job:
+    """What stays the same throughout a run: what is asked for, and where this process runs."""
 
-    Raises UserError where out_dir, `resume` and `branch_from` don't fit together.
+    config: TrainConfig
+    plan: schedule.Plan
+    rank: int
+    world_size: int
+    device: torch.device
+    amp: object  # the context of every forward pass: autocast, or nothing
+    compiled: bool
+    sequences_per_step: int  # of all ranks
+    grad_accum_steps: int  # micro-steps of this rank
+    train: data.Split
+    val_sets: dict  # name of the loss in metrics.jsonl -> (split, how many of its first sequences)
+    tokenizer: str
+    fingerprint: dict  # token counts and checksums of both splits
+    lock: object  # held while the run is in out_dir
+    writer: checkpoint.CheckpointWriter
+    examples: list = dataclasses.field(default_factory=list)  # HellaSwag's, as tokens
+    questions: dict | None = None  # what tells these examples from others
+
+
+@dataclass
+class State:
+    """The state of a run, beside its config: after `step` updates."""
+
+    step: int
+    model: GPT
+    optimizers: list
+    clock: dict  # seconds of training, and of what stops it: 'seconds', 'eval_seconds', 'checkpoint_seconds'
+    init_from: dict | None = None  # at step 0: what the weights have cost until now
+
+
+def find_start(job: Job) -> tuple[dict | None, str]:
+    """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's
+    another's). All ranks are joined, and agree on it.
+
+    Raises UserError where out_dir, `resume`, `branch_from` and the data don't fit together.
     """
+    config = job.config
+    saved, prefix_dir = find_checkpoint(config)
+    if job.world_size > 1:
+        init_distributed(job.device, job.rank, job.world_size)
+        # Another out_dir on another node would else come to light at the first resume, days later.
+        steps = [None] * job.world_size
+        dist.all_gather_object(steps, saved['step'] if saved else None)
+        if len(set(steps)) > 1:
+            raise UserError(f'the ranks see different checkpoints in {config.out_dir} (steps {steps}): '
+                            'out_dir must be on a file system that all nodes share')
+    if saved:
+        check_same_data(job, saved, prefix_dir or config.out_dir)
+    if saved and not prefix_dir:
+        check_same_run(job, saved)
+        for line in describe_changes(job, saved):
+            say(line)
+        if job.rank == 0:  # a second rank would no longer find the files
+            checkpoint.set_aside_later(config.out_dir, saved['step'])
+    return saved, prefix_dir
+
+
+def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
+    """find_start(), as far as the files say it."""
     found = None
     if config.resume:
         found = checkpoint.latest(config.out_dir)
@@ -51,10 +122,10 @@ def find_prefix(config: TrainConfig) -> tuple[dict, str]:
     path = config.branch_from
     run_dir = os.path.dirname(path) or '.'  # for a file in the current folder
     # A branch has a step of its own at least, and so an end of its own.
-    last = schedule.total_steps(schedule.plan(config)) - 1
+    last = schedule.plan(config).total_steps - 1
     if os.path.isdir(path):
         run_dir = path
-        shared, difference = schedule.prefix_difference(schedule.load_run_config(path), config)
+        shared, difference = schedule.prefix_difference(schedule.resolve(load_run_config(path)), config)
         # The newest one that both runs would have: it spares the most steps.
         found = checkpoint.latest(path, min(shared, last))
         if found is None:
@@ -78,65 +149,26 @@ def find_prefix(config: TrainConfig) -> tuple[dict, str]:
     return saved, run_dir
 
 
-def check_shared_out_dir(out_dir: str, rank: int, world_size: int, saved: dict | None):
-    """Raise UserError unless all ranks see the out_dir that rank 0 sees: another one on another node would
-    come to light at the first resume, days later. No rank writes before all have looked."""
-    mark = [None]
-    if rank == 0:
-        # Random, so that a mark left by an earlier start can't pass for this one's.
-        mark = [os.urandom(8).hex()]
-        with atomic_write(os.path.join(out_dir, '.lock_mark')) as f:
-            f.write(mark[0])
-    # The file is written by now, so that every rank that receives the mark can look for it.
-    dist.broadcast_object_list(mark)
-    is_shared = [None] * world_size
-    # Every rank gets every answer, so that all raise together and none is left waiting.
-    dist.all_gather_object(is_shared, sees_mark(out_dir, mark[0]))
-    if not all(is_shared):
-        raise UserError(f'rank {is_shared.index(False)} does not see the {out_dir} that rank 0 sees: out_dir '
-                        'must be on a file system that all nodes share')
-    # Even in a shared folder a node may have an old listing, and then an older checkpoint.
-    steps = [None] * world_size
-    dist.all_gather_object(steps, saved['step'] if saved else 0)
-    if len(set(steps)) > 1:
-        raise UserError(f'the ranks see different checkpoints in {out_dir} (steps {sorted(set(steps))}): '
-                        'out_dir must be on a file system that all nodes share')
-
-
-def sees_mark(out_dir: str, mark: str, patience: float = 30.0) -> bool:
-    """Whether the mark that rank 0 left is here, at the latest after `patience` seconds: NFS shows a new file
-    late."""
-    deadline = time.monotonic() + patience
-    path = os.path.join(out_dir, '.lock_mark')
-    while True:
-        if os.path.exists(path):
-            # It may still be the mark of an earlier start.
-            with open(path, encoding='utf-8') as f:
-                if f.read() == mark:
-                    return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.5)
-
-
-def check_same_run(config: TrainConfig, saved: dict, total: int):
+def check_same_run(job: Job, saved: dict):
     """Refuse to go on from a checkpoint whose settings would have led elsewhere; says the old and the new
     values.
 
-    Settings marked free (intervals, device, micro-batch, ...) may change. Under a constant learning rate a
-    run may also be made longer or shorter: the steps so far are the same.
+    Settings marked free (intervals, device, micro-batch, ...) may change, and so may the run's length as long
+    as the steps until now are the same.
     """
+    config = job.config
     old = schedule.resolve(config_from_dict(saved['config'], config.out_dir))
     changed = []
     for name, field in FIELDS.items():
         if not field.metadata['free'] and getattr(old, name) != getattr(config, name):
             changed.append(name)
-    # stage_fractions split the whole run, so that another length would move its growths.
-    if config.lr_schedule == 'constant' and not config.stage_fractions and saved['step'] <= total:
-        changed = [name for name in changed if name not in ('continual_steps', 'baseline_steps', 'ledger')]
+    length = {'continual_steps', 'baseline_steps', 'ledger'}
+    if changed and set(changed) <= length:
+        same = dataclasses.replace(old, **{name: getattr(config, name) for name in FIELDS if name in length})
+        changed = changed if schedule.shared_prefix(old, same) < saved['step'] else []
     lines = [f'{name}: was {getattr(old, name)!r}, now {getattr(config, name)!r}' for name in changed]
     # The growth that begins at this very step is still to come: the phase before it tells the depth.
-    planned = schedule.phase_at(schedule.plan(config), max(0, saved['step'] - 1)).depth
+    planned = job.plan.phase_at(max(0, saved['step'] - 1)).depth
     if not changed and saved['depth'] != planned:
         lines.append(f'its checkpoint of step {saved["step"]} has {saved["depth"]} layers, the plan says '
                      f'{planned}')
@@ -145,55 +177,78 @@ def check_same_run(config: TrainConfig, saved: dict, total: int):
         raise UserError('\n  '.join([heading, *lines]))
 
 
-def describe_changes(config: TrainConfig, saved: dict) -> list[str]:
+def describe_changes(job: Job, saved: dict) -> list[str]:
     """What a resumed run does otherwise than before, though it may: its length, and how it is measured."""
-    old = schedule.resolve(config_from_dict(saved['config'], config.out_dir))
+    old = schedule.resolve(config_from_dict(saved['config'], job.config.out_dir))
     lines = []
-    old_length = schedule.total_steps(schedule.plan(old))
-    new_length = schedule.total_steps(schedule.plan(config))
+    old_length, new_length = schedule.plan(old).total_steps, job.plan.total_steps
     if old_length != new_length:
         lines.append(f'the run now has {new_length:,} steps, it had {old_length:,}')
     # These don't touch the training, but the curve of evaluations has a break there.
     for name in ('val_tokens', 'hellaswag_data', 'hellaswag_limit'):
-        was, now = getattr(old, name), getattr(config, name)
+        was, now = getattr(old, name), getattr(job.config, name)
         if was != now:
             lines.append(f'{name} is now {now!r}, it was {was!r}: evaluations before and after do not '
                          'compare')
     return lines
 
 
-def prepare_out_dir(config: TrainConfig, saved: dict, rank: int):
-    """Say what the resumed run does otherwise, and put out of its way what was saved after `saved`."""
-    # One rank renames: a second one would no longer find the files.
-    if rank != 0:
-        return
-    for line in describe_changes(config, saved):
-        print(line)
-    checkpoint.set_aside_later(config.out_dir, saved['step'])
-
-
-def check_same_data(config: TrainConfig, saved: dict, run_dir: str, fingerprint: dict):
+def check_same_data(job: Job, saved: dict, run_dir: str):
     """Refuse to go on from a checkpoint of `run_dir` that saw another data set: the steps so far would be
     other steps.
 
     data_dir may have moved: what counts is what run.json says of the data.
     """
-    before = read_run_json(run_dir).get('data')
-    if not before:  # a run from before there was a run.json
+    before, fingerprint = read_run_json(run_dir).get('data'), job.fingerprint
+    if not before:  # run.json wasn't copied with the checkpoint
         before = saved['totals']
         fingerprint = {f'{split}_tokens': fingerprint[split]['tokens'] for split in ('train', 'val')}
     # Checksums too, since other tokens can come in files of the same size.
     for name, value in fingerprint.items():
         if before.get(name) != value:
-            raise UserError(f'{config.data_dir}: {name} was {before.get(name)} when the checkpoint was '
+            raise UserError(f'{job.config.data_dir}: {name} was {before.get(name)} when the checkpoint was '
                             f'saved, now {value}')
 
 
-def load_initial_weights(model, config: TrainConfig):
+# ------------------------------------------------------------------------------------------------------------
+# the first state
+
+
+def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
+    """The source of the weights that stage `stage` initialises: the same on every rank and after every
+    resume."""
+    return torch.Generator().manual_seed(config.seed * 1000 + stage)  # the CPU's, whatever the device
+
+
+def initial_state(job: Job) -> State:
+    """Step 0: a model of the first depth, from scratch or from init_from."""
+    config = job.config
+    shape = checkpoint.gpt_config(config_to_dict(config))
+    is_new = config.init_from == 'scratch'
+    depth = job.plan.phases[0].depth if is_new else config.init_depth
+    model = GPT(shape, depth, stage_generator(config, 1)).to(job.device)
+    cost = None if is_new else load_initial_weights(model, job)
+    clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
+    return State(0, model, make_optimizers(model, config), clock, cost)
+
+
+def restore_state(job: Job, saved: dict) -> State:
+    """The state that a checkpoint holds."""
+    model = checkpoint.build_model(saved, job.config.out_dir).to(job.device)
+    # The growth that begins at this very step is still to come.
+    phase = job.plan.phase_at(max(0, saved['step'] - 1))
+    optimizers = make_optimizers(model, job.config, [model.transformer.h[i] for i in phase.new])
+    load_optimizer_state(model, optimizers, saved['optimizer'])
+    clock = {name: saved['totals'][name] for name in ('seconds', 'eval_seconds', 'checkpoint_seconds')}
+    return State(saved['step'], model, optimizers, clock)
+
+
+def load_initial_weights(model, job: Job) -> dict:
     """Put the weights of init_from into the model, and return what they have cost until now, for run.json.
 
     Raises UserError if its shape isn't the config's, or its tokenizer not the data's.
     """
+    config = job.config
     source, info = checkpoint.load_model(config.init_from)
     shapes = [('depth', source.depth, config.init_depth)]
     for name in ('n_head', 'n_embd', 'block_size', 'vocab_size'):
@@ -203,9 +258,140 @@ def load_initial_weights(model, config: TrainConfig):
     if wrong:
         raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
     # Of one vocabulary size or not: tokens of another tokenizer are other words than it has learned.
-    tokenizer = data.read_meta(config.data_dir)['tokenizer']
-    if info['tokenizer'] != tokenizer:
+    if info['tokenizer'] != job.tokenizer:
         raise UserError(f"init_from {config.init_from}: its tokenizer is {info['tokenizer']!r}, and the data "
-                        f'in {config.data_dir} are in tokens of {tokenizer!r}')
+                        f'in {config.data_dir} are in tokens of {job.tokenizer!r}')
     model.load_state_dict(source.state_dict())
-    return schedule.sunk_cost(info)
+    return sunk_cost(info)
+
+
+def sunk_cost(info: dict) -> dict:
+    """What a model to grow from has cost until then, for run.json: path, step, flops, flops_paper, seconds.
+
+    `info`: what checkpoint.load_model() says of it. A checkpoint that was itself grown from another one
+    counts that one's cost too, which its run.json knows. Costs are None where they aren't known: weights from
+    Hugging Face, and what was grown from them.
+    """
+    cost = {'path': info['path'], 'step': info['step'], 'flops': None, 'flops_paper': None, 'seconds': None}
+    if 'totals' not in info:  # not a checkpoint of ours
+        return cost
+    config = schedule.resolve(config_from_dict(info['config'], info['path']))
+    plan = schedule.plan(config)
+    # Of a run that branched from another one this counts the shared prefix too, as its clock does.
+    own = {'seconds': info['totals'].get('seconds', 0.0), 'flops': plan.flops(info['step']),
+           'flops_paper': plan.flops(info['step'], 'paper')}
+    if config.init_from == 'scratch':
+        return cost | own
+    earlier = read_run_json(os.path.dirname(info['path'])).get('init_from')
+    if type(earlier) is not dict or earlier.get('flops') is None:
+        return cost
+    return cost | {name: value + earlier[name] for name, value in own.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------
+# the dry run
+
+
+def dry_run(job: Job, estimate_loss):
+    """Two steps, a checkpoint and a batch of each evaluation of a throw-away model at full depth, so that
+    running out of memory, a compiler that is missing, and whatever breaks an evaluation show now and not at
+    the last stage. `estimate_loss` is train.py's.
+
+    Afterwards nothing of it is left, but for compiled code: all that the plan needs, so that no step of the
+    run counts compiling as training. Raises UserError if memory does not suffice, or torch.compile does not
+    work here.
+    """
+    began = time.perf_counter()
+    config = job.config
+    say(f'dry run: {"compiles, and " if job.compiled else ""}takes two steps at full depth ...')
+    try:
+        try_full_depth(job, estimate_loss)
+    except (RuntimeError, MemoryError, OSError) as error:
+        if is_out_of_memory(error):
+            raise UserError(f'out of memory at full depth ({config.n_layer} layers) with batch_size '
+                            f'{config.batch_size}: lower --batch_size, which changes nothing but '
+                            'speed') from None
+        reason = compile_failure(error)
+        if reason and job.compiled:
+            raise UserError(f'torch.compile does not work here ({reason}): install a C++ compiler, and on a '
+                            'GPU triton, or go on without it: --compile=False') from None
+        raise
+    gc.collect()  # compiled modules and DDP lie in reference cycles
+    if job.device.type == 'cuda':
+        torch.cuda.empty_cache()
+    say(f'dry run: {time.perf_counter() - began:.1f} s')
+
+
+def try_full_depth(job: Job, estimate_loss):
+    """What dry_run does, as the run does it. Its peak of memory is the run's: no phase needs more."""
+    config, device = job.config, job.device
+    model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(device).train()
+    optimizers = make_optimizers(model, config)
+    # Any tokens will do: neither memory nor time depends on which they are.
+    tokens = torch.arange(config.batch_size * config.block_size, device=device) % config.vocab_size
+    tokens = tokens.view(config.batch_size, config.block_size)
+    if job.compiled:
+        compile_graphs(job, model, tokens)
+    model.freeze((), 'train')
+    wrapped = wrap_distributed(model, job.world_size)
+    # The second micro-step adds to gradients that exist; a third would do the same.
+    accumulated = min(2, job.grad_accum_steps)
+    for _ in range(2):  # the second has optimizer state from the beginning
+        with torch.autocast(device.type, enabled=False):
+            for micro_step in range(accumulated):
+                if job.world_size > 1:
+                    wrapped.require_backward_grad_sync = micro_step == accumulated - 1
+                with job.amp:
+                    loss = wrapped(tokens, tokens)
+                (loss / accumulated).backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), 1.0, norm)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if job.rank == 0:  # from a GPU a copy lies in memory while the next step is under way
+            state = {'model': model.state_dict(), 'optimizer': optimizer_state(model, optimizers)}
+            job.writer.save_nowhere(state)
+        # Each growth leaves gaps in the memory that the C library manages: about as much as a twentieth of it
+        # all.
+        reserve = [p.detach().clone() for p in model.parameters() if device.type == 'cpu']
+    del reserve
+    # As rank 0 of 1: every rank tries a batch, and none waits for the others.
+    alone = dataclasses.replace(job, rank=0, world_size=1)
+    for split, n_sequences in job.val_sets.values():
+        estimate_loss(alone, model, split, min(config.batch_size, n_sequences))
+    if job.examples:
+        with job.amp:
+            # The batch with the longest questions needs the most memory.
+            longest = hellaswag.make_batches(model, job.examples)[0]
+            hellaswag.evaluate(model, [job.examples[i] for i, _ in longest])
+    # What went wrong in the writer's thread is raised here, before step 0.
+    job.writer.wait()
+
+
+def compile_graphs(job: Job, model: GPT, tokens: torch.Tensor):
+    """Compile whatever the plan's phases need, each graph by a micro-step of the first phase that needs it.
+
+    A block has a graph for each combination of "it trains" and "something below it trains", the first block
+    of its own, the others whatever their place. The embeddings and the final norm need no phase beyond these.
+    """
+    compile_blocks(model)
+    compiled = set()
+    for phase in job.plan.phases:
+        needed = set()
+        below_trains = phase.embeddings == 'train'
+        for i in range(phase.depth):
+            trains = i not in phase.frozen
+            needed.add((i == 0, trains, below_trains))
+            below_trains = below_trains or trains
+        if needed <= compiled:
+            continue
+        # The layers above phase.depth are there too, and train, as those of the last phase.
+        model.freeze(phase.frozen, phase.embeddings)
+        # The same contexts as in a step: under others the run would compile once more.
+        with torch.autocast(job.device.type, enabled=False):
+            with job.amp:
+                loss = model(tokens, tokens)
+            loss.backward()
+        model.zero_grad(set_to_none=True)
+        compiled |= needed

@@ -30,8 +30,8 @@ def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=
     """A run directory of 1000 steps (by default) whose evaluations are loss(step) and whose costs are rates *
     step."""
     config = TrainConfig(**{'run_name': path.name, 'growth_steps': 1000, 'continual_steps': 0, **settings})
-    phases = schedule.plan(config)
-    total = schedule.total_steps(phases)
+    phases = schedule.plan(config).phases
+    total = phases[-1].stop
     path.mkdir(parents=True)
     (path / 'config.json').write_text(json.dumps(config_to_dict(config)))
     if info is not None:

@@ -88,7 +88,7 @@ def test_rows_and_the_plain_way(monkeypatch, capsys):
 )
 def test_a_row_keeps_its_name_when_others_are_left_out(wanted, names):
     config = tiny_config()
-    phases = schedule.plan(config)
+    phases = schedule.plan(config).phases
     everything = bench.choose_rows(config, phases, '')
     rows = bench.choose_rows(config, phases, wanted)
     assert list(rows) == names
@@ -104,7 +104,7 @@ def test_a_row_that_is_not_there_is_refused(wanted):
 
 def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
     config = tiny_config('--phase1_embeddings=frozen')
-    phases = schedule.plan(config)
+    phases = schedule.plan(config).phases
     jobs = [
         bench.Job(name, phase, 'float32') for name, phase in bench.choose_rows(config, phases, '').items()
     ]
@@ -113,15 +113,15 @@ def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
     found = bench.summarize(config, phases, jobs, times, 1e9, torch.device('cpu'))
     full = schedule.step_cost(config, 'flops')
     for row, job in zip(found['phases'], jobs):
-        of_steps = schedule.compute(config, [job.phase], 'flops') / job.phase.steps
+        of_steps = (job.phase.steps * schedule.step_flops(config, job.phase, 'flops')) / job.phase.steps
         assert row['predicted'] == pytest.approx(of_steps / full)
         assert row['of_matmul'] == pytest.approx(of_steps / 4 / 1e9)  # a quarter of the tokens in a second
         assert row['mfu'] == pytest.approx(of_steps / 4 / 1e12)
     assert found['plan']['cost']['predicted'] == pytest.approx(
-        schedule.compute(config, phases, 'flops') / full / schedule.total_steps(phases)
+        schedule.plan(config).flops() / full / phases[-1].stop
     )
     assert found['plan']['cost']['measured'] == pytest.approx(1)  # all took the same time
-    assert found['plan']['hours']['measured'] == pytest.approx(schedule.total_steps(phases) * 4.5 / 3600)
+    assert found['plan']['hours']['measured'] == pytest.approx(phases[-1].stop * 4.5 / 3600)
 
 
 def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
@@ -278,7 +278,7 @@ def test_the_whole_plan_as_text(monkeypatch, capsys):
 
 def test_the_comparison_as_text(capsys):
     config = tiny_config()
-    phases = schedule.plan(config)
+    phases = schedule.plan(config).phases
     full = bench.choose_rows(config, phases, 'none')['full']
     jobs = [
         bench.Job('full', full, 'float32'),

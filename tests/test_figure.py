@@ -11,8 +11,6 @@ import pytest
 from fake_runs import power_law, shifted, write_run, write_seeds
 from matplotlib.figure import Figure
 
-import schedule
-from config import TrainConfig
 from core.common import UserError
 from verdict import figure
 from verdict.old_judge import judge_runs
@@ -329,25 +327,6 @@ def test_an_arm_whose_seeds_disagree_leaves_room_for_the_other_multipliers(tmp_p
     ends = [segment for bars in multiplier.containers for segment in bars[2][0].get_segments()]
     assert max(end[1, 1] for end in ends) > 2 * max(values)  # there is a bar that leaves the panel
     assert high <= 1.5 * max(values)
-
-
-def test_a_plan_is_a_staircase_with_frozen_layers_hatched_and_its_cost_below(tmp_path, drawn):
-    config = TrainConfig(n_stages=3, n_layer=6, growth_steps=600, continual_steps=200)
-    phases = schedule.plan(config)
-    flops = [schedule.compute(config, [phase], 'flops') for phase in phases]
-    figure.draw_plan(str(tmp_path / 'plan.png'), phases, flops, '_name$')
-    above, below = drawn[0].axes
-    assert list(above.patches[-1].get_data().values) == [phase.depth for phase in phases]
-    assert list(above.patches[-1].get_data().edges) == [0, 200, 300, 400, 500, 600, 800]
-    hatched = [area.get_paths()[0].vertices[:, 1].max() for area in above.collections]
-    assert hatched == [2, 4]
-    cost = below.patches[-1].get_data()
-    np.testing.assert_allclose(cost.values[-1], 1)
-    np.testing.assert_allclose(cost.values * np.diff(cost.edges) / np.sum(cost.values * np.diff(cost.edges)),
-                               np.array(flops) / sum(flops))
-    assert above.get_title(loc='left') == '_name$'
-    with pytest.raises(UserError, match='must end in'):
-        figure.draw_plan(str(tmp_path / 'plan.jpg'), phases, flops)
 
 
 def test_two_baselines_look_different_and_a_single_budget_has_a_readable_axis(tmp_path, drawn):

@@ -19,9 +19,10 @@ import compare
 import export_hf
 import schedule
 import train
-from config import load_config
+from config import load_config, load_run_config
 from core.common import UserError
 from run import checkpoint
+from run.start import sunk_cost
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != 'cpu')
@@ -47,7 +48,7 @@ class Toy:
         return out_dir
 
     def config(self, out_dir: Path):
-        return schedule.load_run_config(str(out_dir))
+        return load_run_config(str(out_dir))
 
 
 @pytest.fixture(scope='module')
@@ -136,9 +137,9 @@ def first_comment(name: str) -> str:
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_recipe_costs_what_its_comment_says(name):
     config = schedule.resolve(load_config([f'configs/{name}.py'], ''))
-    phases = schedule.plan(config)
-    total = schedule.total_steps(phases)
-    flops = schedule.compute(config, phases, 'flops')
+    phases = schedule.plan(config).phases
+    total = phases[-1].stop
+    flops = schedule.plan(config).flops()
     comment = first_comment(name)
     assert f'{total:,} steps' in comment
     assert f'{total * 524_288 / 1e9:.1f}B tokens' in comment
@@ -151,7 +152,7 @@ def test_a_recipe_costs_what_its_comment_says(name):
         return
     assert share[1] == f'{100 * flops / (total * schedule.step_cost(config, "flops")):.1f}'
     if share[2]:
-        paper = schedule.compute(config, phases, 'paper')
+        paper = schedule.plan(config).flops(ledger='paper')
         assert share[2] == f'{100 * paper / (total * schedule.step_cost(config, "paper")):.1f}'
     else:
         assert share[1] == '100.0'
@@ -168,17 +169,17 @@ def test_a_recipe_runs_to_its_end_at_toy_size(toy, source, name):
         flags.append(f'--match={matched[1]}+{toy.overlay}')
     out_dir = toy.run(name, f'configs/{name}.py', *flags)
     config = toy.config(out_dir)
-    phases = schedule.plan(config)
+    phases = schedule.plan(config).phases
     entered = [
         (line['step'], line['phase'], line['depth'], line['n_frozen']) for line in lines_of(out_dir, 'phase')
     ]
     assert entered == [(p.start, p.phase, p.depth, p.n_frozen) for p in phases]
     losses = [line['loss'] for line in lines_of(out_dir, 'train')]
-    assert len(losses) == schedule.total_steps(phases)
+    assert len(losses) == phases[-1].stop
     last = lines_of(out_dir, 'eval')[-1]
     assert (last['step'], last['depth']) == (len(losses), config.n_layer)
-    assert last['flops'] == schedule.compute(config, phases, 'flops')
-    assert last['flops_paper'] == schedule.compute(config, phases, 'paper')
+    assert last['flops'] == schedule.plan(config).flops()
+    assert last['flops_paper'] == schedule.plan(config).flops(ledger='paper')
     assert math.isfinite(last['val_loss']) and (config.init_depth or losses[-1] < losses[0] - 0.5)
 
 
@@ -199,14 +200,14 @@ LAYERS = {
 @pytest.mark.parametrize('name', LAYERS)
 def test_a_recipe_grows_the_layers_of_its_paper(name):
     config = load_config([f'configs/{name}.py'], '')
-    growths = schedule.as_json(config, schedule.plan(config))['growths']
+    growths = schedule.as_json(schedule.plan(config))['growths']
     assert [(growth['step'], growth['old_depth'], growth['layers']) for growth in growths] == LAYERS[name]
 
 
 def test_ntngs_learning_rates_are_those_of_its_comment():
     config = load_config(['configs/ntng_3_6_12.py'], '')
     rates = [
-        schedule.get_lr(config, schedule.plan(config), step) / config.learning_rate
+        float(schedule.plan(config).lr[step]) / config.learning_rate
         for step in (0, 2_500, 6_000)
     ]
     assert [f'{rate:.2f}' for rate in rates] == ['1.41', '1.19', '1.00']
@@ -330,7 +331,7 @@ def everything(request, toy):
 
 
 def test_a_run_of_everything_is_planned_as_it_should_be(toy, everything):
-    phases = schedule.plan(toy.config(everything))
+    phases = schedule.plan(toy.config(everything)).phases
     assert [(p.start, p.phase, p.depth, p.frozen, p.new) for p in phases] == [
         (0, 'phase2', 0, (), ()), (6, 'phase2', 2, (), (0, 1)), (12, 'phase1', 6, (1, 4), (0, 2, 3, 5)),
         (15, 'phase2', 6, (), (0, 2, 3, 5)), (18, 'continual', 6, (), (0, 2, 3, 5))]
@@ -389,11 +390,10 @@ def test_the_optimizers_get_the_rate_of_their_step_and_new_layers_theirs(toy, op
     out_dir = toy.run(f'rates_{optimizer}', *EVERYTHING, f'--optimizer={optimizer}', '--learning_rate=0.01')
     hook.remove()
     config = toy.config(out_dir)
-    phases = schedule.plan(config)
     adamw = [rates for name, rates in seen if name == 'AdamW'][-24:]  # the first ones are the dry run's
     logged = [line['lr'] for line in lines_of(out_dir, 'train')]
     for step in range(24):
-        lr, new = schedule.get_lr(config, phases, step), schedule.get_new_scale(config, phases, step)
+        lr, new = schedule.plan(config).lr[step], schedule.plan(config).new_scale[step]
         assert logged[step] == lr
         for rate, is_new in adamw[step]:
             assert rate == pytest.approx(lr * new if is_new else lr, rel=1e-12), step
@@ -402,8 +402,8 @@ def test_the_optimizers_get_the_rate_of_their_step_and_new_layers_theirs(toy, op
         muon = [rates for name, rates in seen if name == 'Muon'][-18:]  # there is no matrix before step 6
         for step, rates in zip(range(6, 24), muon):
             for rate, is_new in rates:
-                new = schedule.get_new_scale(config, phases, step) if is_new else 1.0
-                assert rate == pytest.approx(schedule.get_lr(config, phases, step) * new, rel=1e-12), step
+                new = schedule.plan(config).new_scale[step] if is_new else 1.0
+                assert rate == pytest.approx(schedule.plan(config).lr[step] * new, rel=1e-12), step
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -452,14 +452,13 @@ def test_a_solar_start_is_two_copies_of_the_source_on_each_other(toy, source):
 
 def test_what_a_source_has_cost_is_its_runs_compute_up_to_the_checkpoint(toy, source):
     config = toy.config(source)
-    phases = schedule.plan(config)
     _, info = checkpoint.load_model(str(source))
-    cost = schedule.sunk_cost(info)
+    cost = sunk_cost(info)
     assert cost['path'] == info['path'] and cost['step'] == 12 and cost['seconds'] > 0
-    assert cost['flops'] == schedule.compute(config, phases, 'flops')
-    assert cost['flops_paper'] == schedule.compute(config, phases, 'paper')
-    halfway = schedule.sunk_cost({**info, 'step': 6})
-    assert halfway['flops'] == schedule.compute(config, phases, 'flops', 6)
+    assert cost['flops'] == schedule.plan(config).flops()
+    assert cost['flops_paper'] == schedule.plan(config).flops(ledger='paper')
+    halfway = sunk_cost({**info, 'step': 6})
+    assert halfway['flops'] == schedule.plan(config).flops(6)
     assert json.loads(json.dumps(cost)) == cost
 
 
@@ -467,23 +466,23 @@ def test_a_source_that_was_itself_grown_counts_what_came_before(toy, source, tmp
     grown = toy.run(
         'grown', 'configs/solar_12to18.py', f'--init_from={source}', '--growth_steps=2', '--continual_steps=0'
     )
-    own = schedule.compute(toy.config(grown), schedule.plan(toy.config(grown)), 'flops')
+    own = schedule.plan(toy.config(grown)).flops()
     _, info = checkpoint.load_model(str(grown))
-    before = schedule.sunk_cost(checkpoint.load_model(str(source))[1])
+    before = sunk_cost(checkpoint.load_model(str(source))[1])
     copy = tmp_path / 'copy'
     shutil.copytree(grown, copy)
     info['path'] = str(copy / os.path.basename(info['path']))
     for said, expected in ((before, own + before['flops']), (None, None), ({**before, 'flops': None}, None)):
         (copy / 'run.json').write_text(json.dumps({'init_from': said}))
-        assert schedule.sunk_cost(info)['flops'] == expected
+        assert sunk_cost(info)['flops'] == expected
     (copy / 'run.json').unlink()
-    assert schedule.sunk_cost(info)['flops'] is None
+    assert sunk_cost(info)['flops'] is None
 
 
 def test_a_grown_run_says_what_its_source_has_cost_and_so_does_compare(toy, source, capsys, monkeypatch):
     flags = ['--growth_steps=2', '--continual_steps=0']
     grown = toy.run('up', 'configs/solar_12to18.py', f'--init_from={source}', *flags)
-    sunk = schedule.sunk_cost(checkpoint.load_model(str(source))[1])
+    sunk = sunk_cost(checkpoint.load_model(str(source))[1])
     assert json.loads((grown / 'run.json').read_text())['init_from'] == sunk
     scratch = toy.run('deep', 'configs/baseline.py', '--n_layer=18', *flags)
     monkeypatch.setattr(sys, 'argv', ['compare.py', str(scratch), str(grown), f'--baseline={scratch}'])
@@ -494,7 +493,7 @@ def test_a_grown_run_says_what_its_source_has_cost_and_so_does_compare(toy, sour
 
 
 def test_nobody_knows_what_a_model_of_hugging_face_has_cost(exported):
-    cost = schedule.sunk_cost(checkpoint.load_model(str(exported))[1])
+    cost = sunk_cost(checkpoint.load_model(str(exported))[1])
     assert (cost['flops'], cost['flops_paper'], cost['seconds']) == (None, None, None)
 
 

@@ -25,7 +25,7 @@ from schedule import plan
 
 def test_twelve_layers_in_eight_stages_are_the_papers_depths():
     c = load_config(['configs/incremental_8stage.py'], '')
-    phases = plan(c)
+    phases = plan(c).phases
     assert schedule.stage_depths(c) == (2, 3, 5, 6, 8, 9, 11, 12)
     assert len(phases) == 16 and [p.phase for p in phases[:3]] == ['phase2', 'phase1', 'phase2']
     assert phases[-1].phase == 'continual' and phases[-1].steps == 10_000
@@ -39,7 +39,7 @@ def test_steps_add_up_exactly_for_awkward_numbers(n_stages):
             c = TrainConfig(
                 n_stages=n_stages, growth_steps=growth_steps, phase1_fraction=fraction, continual_steps=17
             )
-            phases = plan(c)
+            phases = plan(c).phases
             assert phases[0].start == 0 and all(a.stop == b.start for a, b in itertools.pairwise(phases))
             assert all(p.steps > 0 for p in phases) and phases[-1].stop == growth_steps + 17
             assert phases[-1].depth == 12 and [p.depth for p in phases] == sorted(p.depth for p in phases)
@@ -54,12 +54,12 @@ def test_paper_ledger_equals_the_papers_closed_forms(S):
     T = 24_000  # divides into 2 S whole phases
     c = TrainConfig(n_stages=S, growth_steps=T, continual_steps=0, ledger='paper', baseline_steps=T)
     layer = sum(schedule.layer_flops(c)) * c.total_batch_size
-    baseline = schedule.compute(c, [schedule.full_depth(c, T)], 'paper')
+    baseline = (schedule.full_depth(c, T).steps * schedule.step_flops(c, schedule.full_depth(c, T), 'paper'))
     assert baseline == 2 * T * 12 * layer
-    assert Fraction(schedule.compute(c, plan(c), 'paper')) == Fraction(T * layer * 12 * (3 * S + 5), 4 * S)
-    assert Fraction(schedule.compute(c, plan(c), 'paper'), baseline) == Fraction(3 * S + 5, 8 * S)
+    assert Fraction(plan(c).flops(ledger='paper')) == Fraction(T * layer * 12 * (3 * S + 5), 4 * S)
+    assert Fraction(plan(c).flops(ledger='paper'), baseline) == Fraction(3 * S + 5, 8 * S)
     equal = plan(dataclasses.replace(c, continual_steps='equal_compute'))
-    assert schedule.total_steps(equal) - T == round(Fraction(5, 8) * (1 - Fraction(1, S)) * T)
+    assert equal.total_steps - T == round(Fraction(5, 8) * (1 - Fraction(1, S)) * T)
 
 
 def test_the_costs_at_gpt2_124m_are_the_known_ones():
@@ -76,8 +76,8 @@ def test_the_costs_at_gpt2_124m_are_the_known_ones():
         original = dataclasses.replace(base, phase1_embeddings='train')
         never = dataclasses.replace(base, phase1_fraction=0.0)
         measured = (
-            schedule.compute(base, plan(base), 'paper') / (schedule.step_cost(base, 'paper') * 24_000),
-            *(schedule.compute(c, plan(c), 'flops') / full for c in (base, original, never)),
+            plan(base).flops(ledger='paper') / (schedule.step_cost(base, 'paper') * 24_000),
+            *(plan(c).flops() / full for c in (base, original, never)),
         )
         assert [round(m, 3) for m in measured] == pytest.approx(expected, abs=0.001)
 
@@ -102,7 +102,7 @@ def test_equal_compute_lands_within_one_step_of_the_target(ledger, n_stages):
         ledger=ledger,
     )
     full = schedule.step_cost(c, ledger)
-    assert abs(schedule.compute(c, plan(c), ledger) - 4003 * full) <= full
+    assert abs(plan(c).flops(ledger=ledger) - 4003 * full) <= full
 
 
 def test_equal_compute_that_leaves_nothing_is_told():
@@ -138,10 +138,10 @@ def test_flops_ledger_equals_torchs_counter_on_the_real_model(embeddings, depth,
 
 def test_compute_up_to_a_step_grows_to_the_total():
     c = TrainConfig(n_stages=3, growth_steps=100, continual_steps=10)
-    at = [schedule.compute(c, plan(c), 'flops', s) for s in range(111)]
-    assert at[0] == 0 and at[-1] == schedule.compute(c, plan(c), 'flops')
+    at = [plan(c).flops(s) for s in range(111)]
+    assert at[0] == 0 and at[-1] == plan(c).flops()
     costs = [b - a for a, b in itertools.pairwise(at)]
-    for phase in plan(c):
+    for phase in plan(c).phases:
         assert set(costs[phase.start : phase.stop]) == {
             sum(schedule.token_flops(c, phase)) * c.total_batch_size
         }
@@ -185,7 +185,7 @@ def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, 
         phase1_embeddings=embeddings,
         **settings,
     )
-    phases = plan(c)
+    phases = plan(c).phases
     assert [(p.phase, p.frozen, p.new) for p in phases] == [
         ('phase2', (), ()), ('phase1', old_places, tuple(sorted({*range(6)} - {*old_places}))),
         ('phase2', (), phases[1].new), ('continual', (), phases[1].new)]
@@ -231,7 +231,7 @@ def test_the_plan_says_the_optimizers_share_under_muon_alone(capsys):
     schedule.print_plan(c, plan(c), 0.0)
     flops = 2000 * 12 * 300 * 64**3
     assert f'in neither ledger: {flops:.4g} FLOPs a rank, 9.5% of this plan' in capsys.readouterr().out
-    assert schedule.as_json(c, plan(c))['totals']['flops_optimizer'] == flops
+    assert schedule.as_json(plan(c))['totals']['flops_optimizer'] == flops
     c = load_config(['configs/baseline.py', 'configs/cpu.py'], '', say=None)
     schedule.print_plan(c, plan(c), 0.0)
     assert 'in neither ledger' not in capsys.readouterr().out
@@ -251,7 +251,7 @@ def test_no_layer_costs_the_head_alone_and_nothing_by_the_papers_ledger():
         growth_steps=8,
         continual_steps=0,
     )
-    first, second = plan(c)  # growing from nothing freezes nothing
+    first, second = plan(c).phases  # growing from nothing freezes nothing
     assert (first.depth, second.depth, second.phase, second.frozen) == (0, 4, 'phase2', ())
     assert (
         schedule.token_flops(c, first) == (2 * 64 * 512, 4 * 64 * 512)
@@ -284,8 +284,8 @@ def test_a_map_beside_an_operator_is_refused_and_beside_zero_says_how_fresh_laye
     c = TrainConfig(
         n_layer=6, n_stages=2, stage_depths=(3, 6), growth_steps=8, grow_map=((0, 1, 2, -1, 0, 1),)
     )
-    assert plan(c)[1].growths[0].fresh == 'random'
-    assert plan(dataclasses.replace(c, grow_init='zero'))[1].growths[0].fresh == 'zero'
+    assert plan(c).phases[1].growths[0].fresh == 'random'
+    assert plan(dataclasses.replace(c, grow_init='zero')).phases[1].growths[0].fresh == 'zero'
     with pytest.raises(
         UserError, match=r"grow_map \(0, 1, 2, -1, 0, 1\) of stage 2 .* 'random' or 'zero' .* not 'stack'"
     ):
@@ -297,17 +297,19 @@ def test_settings_per_stage_may_be_one_value_or_one_for_each():
         n_layer=4, n_stages=3, stage_depths=(1, 2, 4), growth_steps=30, grow_init='stack', phase1_fraction=0.5
     )
     each = dataclasses.replace(one, grow_init=('stack',) * 3, phase1_fraction=(0.0, 0.5, 0.5))
-    assert plan(one) == plan(each) and schedule.shared_prefix(one, each) == plan(one)[-1].stop
+    assert plan(one).phases == plan(each).phases
+    assert schedule.shared_prefix(one, each) == plan(one).total_steps
     c = dataclasses.replace(one, grow_init=('random', 'zero', 'stack'), phase1_fraction=(0.5, 0.2, 0.0))
-    assert [(p.stage, p.phase, p.start, p.stop) for p in plan(c)[:4]] == [
+    assert [(p.stage, p.phase, p.start, p.stop) for p in plan(c).phases[:4]] == [
         (1, 'phase2', 0, 10), (2, 'phase1', 10, 12), (2, 'phase2', 12, 20), (3, 'phase2', 20, 30)]
-    assert [growth.name for p in plan(c) for growth in p.growths] == ['zero', 'stack']
+    assert [growth.name for p in plan(c).phases for growth in p.growths] == ['zero', 'stack']
     mixed = dataclasses.replace(c, grow_map=((), (1, 0, 0, 1)))  # () leaves a growth to grow_init
     mixed = dataclasses.replace(mixed, grow_init=('random', 'zero', 'random'))
-    assert [growth.name for p in plan(mixed) for growth in p.growths] == ['zero', 'grow_map']
-    assert plan(dataclasses.replace(mixed, grow_map=((-1,), (), (1, 0, 0, 1)))) == plan(
-        mixed
-    )  # or an entry for each stage
+    assert [growth.name for p in plan(mixed).phases for growth in p.growths] == ['zero', 'grow_map']
+    each = dataclasses.replace(mixed, grow_map=((), (), (1, 0, 0, 1)))  # or an entry for each stage
+    assert plan(each).phases == plan(mixed).phases
+    with pytest.raises(UserError, match=r'grow_map has 3 entries'):  # an entry where nothing grows
+        plan(dataclasses.replace(mixed, grow_map=((-1,), (), (1, 0, 0, 1))))
 
 
 @pytest.mark.parametrize('flags, words', [
@@ -342,14 +344,14 @@ def test_layers_of_a_stage_without_steps_count_as_new():
         continual_steps=100,
         grow_init='stack',
     )
-    first, phase1, phase2, last = plan(c)
+    first, phase1, phase2, last = plan(c).phases
     assert (first.depth, first.stop) == (3, 40)
     assert [(g.stage, g.old_depth, g.depth) for g in phase1.growths] == [(2, 3, 6), (3, 6, 12)]
     assert phase1.frozen == (0, 1, 2) and phase1.new == tuple(
         range(3, 12)
     )  # not 0 to 5: three of those never trained
     assert (phase2.growths, phase2.frozen, last.growths) == ((), (), ())
-    interleaved = plan(dataclasses.replace(c, grow_init='interleave'))[1]
+    interleaved = plan(dataclasses.replace(c, grow_init='interleave')).phases[1]
     assert interleaved.frozen == (0, 4, 8)
 
 
@@ -362,7 +364,7 @@ def test_a_share_that_rounds_to_no_step_is_a_stage_without_steps():
         growth_steps=0,
         continual_steps=100,
     )
-    phases = plan(c)
+    phases = plan(c).phases
     assert [(p.stage, p.depth, p.start) for p in phases] == [(1, 1, 0), (3, 4, 50), (3, 4, 70), (3, 4, 90)]
     assert phases[1].frozen == (0,) and phases[1].new == (1, 2, 3)
 
@@ -377,9 +379,9 @@ def test_from_scratch_a_run_begins_with_its_first_stage_that_has_steps():
         continual_steps=100,
         rewarm_steps=5,
     )
-    phases = plan(c)
+    phases = plan(c).phases
     assert (phases[0].depth, phases[0].growths, phases[0].frozen) == (4, (), ())
-    assert schedule.get_lr(c, phases, 0) == c.learning_rate
+    assert plan(c).lr[0] == c.learning_rate
     assert phases[1].frozen == (0, 1, 2, 3)
 
 
@@ -460,16 +462,10 @@ def test_a_match_that_makes_a_run_over_100_times_as_long_is_questioned(tmp_path)
         (tmp_path / 'config.json').write_text(json.dumps(config_to_dict(other)))
         schedule.resolve(load_config([str(tiny), f'--match={tmp_path}'], ''))
     own = {'n_layer': 12, 'growth_steps': 10, 'continual_steps': 90}
-    assert schedule.total_steps(plan(TrainConfig(**own))) == 100
+    assert plan(TrainConfig(**own)).total_steps == 100
     schedule.check_length(TrainConfig(**own), 10_000)
     with pytest.raises(UserError, match='10,001 steps'):
         schedule.check_length(TrainConfig(**own), 10_001)
-
-
-def test_more_than_1000_epochs_are_questioned():
-    c = TrainConfig(growth_steps=100, continual_steps=0, total_batch_size=32_768)
-    assert schedule.question_epochs(c, plan(c), 3277) == ''
-    assert 'sees the 3,276 tokens' in schedule.question_epochs(c, plan(c), 3276)
 
 
 def test_a_config_that_matches_itself_is_told(tmp_path):
@@ -491,9 +487,9 @@ def test_match_counts_by_the_ledger_of_the_run_that_matches():
     steps = {}
     for ledger in ('flops', 'paper'):
         c = schedule.resolve(load_config([*flags, f'--ledger={ledger}'], ''))
-        steps[ledger] = schedule.total_steps(plan(c))
+        steps[ledger] = plan(c).total_steps
         assert steps[ledger] == round(
-            schedule.compute(other, plan(other), ledger) / schedule.step_cost(other, ledger)
+            plan(other).flops(ledger=ledger) / schedule.step_cost(other, ledger)
         )
     assert steps == {'flops': 15_850, 'paper': 14_688}
 
@@ -535,7 +531,6 @@ def test_the_rate_of_every_step_follows_its_closed_form(lr_schedule, scale, powe
         lr_depth_power=power,
         rewarm=rewarm,
     )
-    phases = plan(c)
     for step in range(80):
         stage = min(step // 20, 3)  # from 0; 3 is continual training
         depth = (1, 4, 8, 8)[stage]
@@ -549,20 +544,20 @@ def test_the_rate_of_every_step_follows_its_closed_form(lr_schedule, scale, powe
             expected *= warming
         else:
             new = warming
-        assert schedule.get_lr(c, phases, step) == pytest.approx(expected, rel=1e-12), step
-        assert schedule.get_new_scale(c, phases, step) == pytest.approx(new, rel=1e-12), step
+        assert plan(c).lr[step] == pytest.approx(expected, rel=1e-12), step
+        assert plan(c).new_scale[step] == pytest.approx(new, rel=1e-12), step
 
 
 def test_no_layer_has_the_rate_of_one():
     c = TrainConfig(
         n_layer=4, n_stages=2, stage_depths=(0, 4), growth_steps=10, lr_depth_power=0.5, learning_rate=1.0
     )
-    assert schedule.get_lr(c, plan(c), 0) == 2.0
+    assert float(plan(c).lr[0]) == 2.0
 
 
 def test_rewarming_follows_each_growth_but_not_the_first_layers():
     c = TrainConfig(n_stages=3, growth_steps=300, continual_steps=100, learning_rate=1.0, rewarm_steps=10)
-    rates = [schedule.get_lr(c, plan(c), s) for s in range(400)]
+    rates = [float(plan(c).lr[s]) for s in range(400)]
     assert rates[:100] == [1.0] * 100
     for growth in (100, 200):
         assert rates[growth:growth + 10] == pytest.approx([k / 10 for k in range(1, 11)])
@@ -587,8 +582,8 @@ def test_rewarming_follows_a_growth_at_step_0_of_a_run_that_grows_a_trained_mode
         rewarm_steps=10,
         **settings,
     )
-    phases = plan(c)
-    rates = [schedule.get_lr(c, phases, step) for step in range(schedule.total_steps(phases))]
+    phases = plan(c).phases
+    rates = [plan(c).lr[step] for step in range(phases[-1].stop)]
     expected = [1.0] * len(rates)
     for growth in growths:
         expected[growth : growth + 10] = [k / 10 for k in range(1, 11)]
@@ -638,7 +633,7 @@ def test_growing_from_a_checkpoint_has_something_to_freeze_in_its_first_stage():
     c = TrainConfig(
         init_from='gpt2', init_depth=12, n_layer=16, n_stages=2, growth_steps=100, continual_steps=0
     )
-    assert [(p.stage, p.phase, p.depth, p.n_frozen) for p in plan(c)] == [
+    assert [(p.stage, p.phase, p.depth, p.n_frozen) for p in plan(c).phases] == [
         (1, 'phase1', 14, 12), (1, 'phase2', 14, 0), (2, 'phase1', 16, 14), (2, 'phase2', 16, 0)]
 
 
@@ -652,8 +647,8 @@ def test_match_gives_a_baseline_the_others_compute():
     assert resolved.match == '' and type(resolved.continual_steps) is int
     assert (
         abs(
-            schedule.compute(resolved, plan(resolved), 'flops')
-            - schedule.compute(other, plan(other), 'flops')
+            plan(resolved).flops()
+            - plan(other).flops()
         )
         <= full
     )
@@ -670,21 +665,21 @@ def test_stage_fractions_are_shares_of_the_whole_run_also_at_equal_compute():
         continual_steps=1000,
         baseline_steps=1000,
     )
-    assert [(p.stage, p.phase, p.start, p.stop, p.depth) for p in plan(c)] == [
+    assert [(p.stage, p.phase, p.start, p.stop, p.depth) for p in plan(c).phases] == [
         (1, 'phase2', 0, 800, 1), (2, 'continual', 800, 1000, 12)]
     full = schedule.step_cost(c, 'flops')
-    assert schedule.compute(c, plan(c), 'flops') / (1000 * full) == pytest.approx(
+    assert plan(c).flops() / (1000 * full) == pytest.approx(
         0.466, abs=0.001
     )  # known at 124M
     at_6 = dataclasses.replace(c, stage_fractions=(0.6, 0.0))
-    assert schedule.compute(at_6, plan(at_6), 'flops') / (1000 * full) == pytest.approx(.599, abs=.001)
+    assert plan(at_6).flops() / (1000 * full) == pytest.approx(.599, abs=.001)
     equal = dataclasses.replace(c, continual_steps='equal_compute')
-    assert abs(schedule.compute(equal, plan(equal), 'flops') - 1000 * full) <= full
-    total = schedule.total_steps(plan(equal))
-    assert plan(equal)[0].stop == pytest.approx(0.8 * total, abs=1)
+    assert abs(plan(equal).flops() - 1000 * full) <= full
+    total = plan(equal).total_steps
+    assert plan(equal).phases[0].stop == pytest.approx(0.8 * total, abs=1)
     matched = schedule.resolve(load_config(['--n_stages=2', '--stage_depths=1,12', '--stage_fractions=0.8,0',
                                             '--phase1_fraction=0', '--match=configs/baseline.py'], ''))
-    assert abs(schedule.compute(matched, plan(matched), 'flops') - 20_000 * full) <= full
+    assert abs(plan(matched).flops() - 20_000 * full) <= full
 
 
 def test_match_of_a_run_directory_reads_its_config(tmp_path):
@@ -693,7 +688,7 @@ def test_match_of_a_run_directory_reads_its_config(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(config_to_dict(other)))
     resolved = schedule.resolve(load_config(['configs/baseline.py', f'--match={tmp_path}'], ''))
     assert resolved.growth_steps + resolved.continual_steps == round(
-        schedule.compute(other, plan(other), 'flops') / schedule.step_cost(other, 'flops'))
+        plan(other).flops() / schedule.step_cost(other, 'flops'))
     (tmp_path / 'config.json').write_text('{"n_layer": ')
     with pytest.raises(UserError, match='not a readable config'):
         schedule.resolve(load_config(['configs/baseline.py', f'--match={tmp_path}'], ''))
@@ -741,8 +736,8 @@ def test_json_plan_adds_up():
 def test_hours_follow_from_the_given_speed():
     done = run('schedule.py', 'configs/baseline.py', '--tflops=100')
     c = load_config(['configs/baseline.py'], '')
-    hours = schedule.compute(c, plan(c), 'flops') / 1e14 / 3600
-    assert f'{hours:.2f}' in done.stdout.splitlines()[3]
+    hours = plan(c).flops() / 1e14 / 3600
+    assert f'{hours:.2f}' in done.stdout.splitlines()[4]
     assert run('schedule.py', 'configs/baseline.py', '--tflops=fast').returncode == 2
 
 
@@ -779,14 +774,14 @@ def step_by_step(a: TrainConfig, b: TrainConfig) -> int:
     for name in {f.name for f in dataclasses.fields(TrainConfig)} - never_matter - by_step:
         if getattr(a, name) != getattr(b, name) and (name != 'muon_learning_rate' or a.optimizer == 'muon'):
             return 0
-    plans = [plan(c) for c in (a, b)]
+    plans = [plan(c).phases for c in (a, b)]
     steps = 0
     while steps < min(phases[-1].stop for phases in plans):
         did = []
         for c, phases in zip((a, b), plans):
             phase = next(p for p in phases if p.start <= steps < p.stop)
             did.append([phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings,
-                        schedule.get_lr(c, phases, steps), schedule.get_new_scale(c, phases, steps)])
+                        plan(c).lr[steps], plan(c).new_scale[steps]])
             if steps > phase.start:
                 continue
             for growth in phase.growths:
@@ -857,20 +852,20 @@ def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_p
         expected = step_by_step(a, b)
         steps, reason = schedule.prefix_difference(a, b)
         assert steps == expected == schedule.shared_prefix(b, a), (reason, a, b)
-        assert bool(reason) == (steps < max(plan(a)[-1].stop, plan(b)[-1].stop)), (steps, reason)
+        assert bool(reason) == (steps < max(plan(a).total_steps, plan(b).total_steps)), (steps, reason)
         found.append(steps)
-    assert sum(steps > 0 for steps in found) > 130 and len(set(found)) > 20
+    assert sum(steps > 0 for steps in found) > 110 and len(set(found)) > 20
 
 
 @pytest.mark.parametrize(
     'config', ['bu_1to12_wsd', 'gong_3_6_12', 'midas_3_6_9_12', 'incremental_8stage', 'baseline']
 )
 @pytest.mark.parametrize('budget', [1000, 1003, 16_001])
-def test_with_compute_lands_within_half_a_step_of_any_budget(config, budget):
+def test_fit_lands_within_half_a_step_of_any_budget(config, budget):
     c = load_config([f'configs/{config}.py', '--growth_steps=500'], '')
     step = schedule.step_cost(c, 'flops')
-    c = schedule.with_compute(c, budget * step)
-    assert abs(schedule.compute(c, plan(c), 'flops') - budget * step) <= step / 2
+    c = schedule.fit(c, budget * step)
+    assert abs(plan(c).flops() - budget * step) <= step / 2
 
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
@@ -885,4 +880,4 @@ def test_the_memory_of_the_optimizer_state_is_what_it_takes(optimizer):
         each.step()
         for state in each.state.values():
             size += sum(4 * value.numel() for value in state.values() if value.numel() > 1)
-    assert schedule.as_json(c, plan(c))['totals']['bytes']['optimizer'] == size
+    assert schedule.as_json(plan(c))['totals']['bytes']['optimizer'] == size

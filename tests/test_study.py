@@ -363,7 +363,7 @@ from config import config_to_dict, load_config
 import schedule
 
 config = schedule.resolve(load_config(sys.argv[1:], ''))
-total = schedule.total_steps(schedule.plan(config))
+total = schedule.plan(config).total_steps
 folder = '/'.join(config.out_dir.split('/')[-2:])
 
 def log(what):

@@ -70,7 +70,7 @@ def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_
                 'eval_seconds',
                 'checkpoint_seconds'} <= m.keys()
         assert m['tokens'] == 256 * m['step']
-        assert m['flops'] == schedule.compute(config, schedule.plan(config), 'flops', m['step'])
+        assert m['flops'] == schedule.plan(config).flops(m['step'])
     assert {'loss', 'lr', 'grad_norm', 'tok_per_sec'} <= train_lines[0].keys()
     assert sorted(p.name for p in (tmp_path / 'a').glob('stage_*')) == ['stage_01.pt', 'stage_02.pt',
                                                                         'stage_03.pt']
@@ -146,7 +146,7 @@ def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
     config = configuration.load_config([*tiny, f'--grow_optimizer={policy}', '--grow_init=interleave',
                                         '--n_stages=2',
                                         '--n_layer=4', f'--optimizer={optimizer}'], '')
-    phases = schedule.plan(config)
+    phases = schedule.plan(config).phases
     model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2,
                       train.stage_generator(config, 1))
     optimizers = train.make_optimizers(model, config)

@@ -4,26 +4,22 @@ Everything that draws. matplotlib is imported in no other file, and here only wh
     draw_report('x.png', report)                  one hero panel: loss against compute, the depth under it
     draw_report('x.png', report, ['tokens'])      other panels, named in PANELS
     draw_report('x.png', report, study_panels(report))    a study: loss and multiplier by budget, catch-up
-    draw_plan('plan.png', phases, flops, title)   a plan of schedule.py: staircase, frozen layers, cost
 
-`report` is a judge.Report, `phases` a plan of schedule.py, `flops` what each phase costs. This file imports
-neither module: it draws what it is given, so that schedule.py, which lies below judge.py, can call it.
+`report` is a judge.Report.
 
 The baseline is black, solid and round; a second one black and dashed. Other runs differ in color, line style
 and marker, so that a print in black and white and a color-blind reader tell them apart.
 """
 
-import contextlib
 import itertools
 import math
-import os
 from dataclasses import dataclass
 
 import numpy as np
 
 from core.common import UserError
+from core.plot import GRAY, check_name, draw_staircase, new_figure, readable, remark
 
-FORMATS = ('.png', '.pdf', '.svg')
 # What can be drawn. The first is the default, and stands alone: among others it is the same as flops.
 PANELS = {
     'hero': 'loss against FLOPs with the depth under it',
@@ -44,19 +40,6 @@ COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00')
 LINES = ('--', '-.', (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = 's^DvPX*'
 BASELINES = (('-', 'o'), ('--', 's'), (':', 'D'))  # line and marker of the first, second, third one
-GRAY = '0.4'
-STYLE = {
-    'font.size': 9,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.grid': True,
-    'grid.alpha': 0.3,
-    'grid.linewidth': 0.5,
-    'hatch.linewidth': 0.6,
-    'svg.fonttype': 'none',  # text stays text, for search and for editing
-    # TrueType: some publishers refuse matplotlib's default, Type 3.
-    'pdf.fonttype': 42,
-}
 LONGEST_NAME = 34  # characters beside a curve or in a legend
 STAIRCASES = 8  # under the hero panel; more would hide each other
 
@@ -73,34 +56,13 @@ class Look:
 
 def check_panels(path: str | None, panels: str):
     """Raises UserError for a file that matplotlib can't write, or a panel that doesn't exist."""
-    if path and os.path.splitext(path)[1] not in FORMATS:
-        raise UserError(f'--figure={path}: the name must end in {", ".join(FORMATS[:-1])} or {FORMATS[-1]}')
+    if path:
+        check_name(path)
     for panel in panels.split(','):
         if panel and panel not in PANELS:
             raise UserError(f'--panels={panel}: no panel is called so; there are {", ".join(PANELS)}')
     if panels and not path:
         raise UserError('--panels needs --figure=FILE')
-
-
-@contextlib.contextmanager
-def new_figure(path: str, width: float, height: float):
-    """A figure that is saved as `path`, whole or not at all, once the block has drawn it.
-
-    Raises UserError without matplotlib.
-    """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError('--figure needs matplotlib (pip install matplotlib); the tables do not') from None
-    with matplotlib.rc_context(STYLE):
-        # Figure itself, not pyplot: no window, and no global list of figures to close.
-        figure = Figure(figsize=(width, height), layout='constrained')
-        yield figure
-        # A drawing that fails halfway leaves the figure from before in place.
-        temporary = path + '.tmp'
-        figure.savefig(temporary, format=os.path.splitext(path)[1][1:], dpi=200)
-    os.replace(temporary, path)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -140,36 +102,6 @@ def study_panels(report) -> list[str]:
     groups = shown_groups(report)
     panels = ('budget', 'multiplier', 'catch_up', 'head_start')
     return [panel for panel in panels if has_content(panel, groups, report)]
-
-
-def draw_plan(path: str, phases: list, flops: list[float], title: str = ''):
-    """A plan: depth over the steps as a staircase with frozen layers hatched, and under it what a step costs.
-
-    `phases` are schedule.Phase, `flops` the FLOPs of each. Costs are relative to the highest one. Raises
-    UserError for a file name that is no figure's.
-    """
-    check_panels(path, '')
-    edges = np.array([phases[0].start] + [phase.stop for phase in phases], float)
-    costs = np.array(flops) / np.diff(edges)  # of one step
-    with new_figure(path, 8, 4.6) as figure:
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-        steps = [(phase.depth, len(phase.frozen)) for phase in phases]
-        draw_staircase(above, edges, steps, 'black', is_hatched=True, is_filled=True)
-        above.set_ylim(0, max(phase.depth for phase in phases) * 1.12)
-        above.set_ylabel('layers')
-        # A title may hold a $, which matplotlib would read as mathematics.
-        above.set_title(title, loc='left', fontsize=10, parse_math=False)
-        if any(phase.frozen for phase in phases):
-            say(above, 'hatched: frozen layers')
-        below.stairs(costs / costs.max(), edges, color='black', fill=True, alpha=0.15)
-        below.stairs(costs / costs.max(), edges, color='black')
-        below.set_ylim(0, 1.25)
-        below.set_xlim(edges[0], edges[-1])
-        below.set_ylabel('FLOPs a step')
-        below.set_xlabel('step')
-        readable(below)
-        share = sum(flops) / (costs.max() * (edges[-1] - edges[0]))
-        say(below, f'{sum(flops):.3g} FLOPs in all, {share:.1%} of as many steps at the highest cost')
 
 
 def shown_groups(report) -> list:
@@ -282,11 +214,6 @@ def shorten(name: str) -> str:
     return f'{name[:half]}…{name[-half + 1:]}'
 
 
-def say(axes, text: str, loc: str = 'right'):
-    """A remark above a panel."""
-    axes.set_title(text, loc=loc, fontsize=8, color=GRAY)
-
-
 def add_legend(figure, handles: dict):
     """One legend over all panels. `handles`: (line, text) of each run or arm."""
     if not handles:
@@ -371,19 +298,6 @@ def unit_of(axis: str, groups: list) -> tuple[float, str]:
     return 10.0**power, f'training FLOPs{ledger} / $10^{{{power}}}$'
 
 
-def readable(axes):
-    """Ticks of the x axis as 2.5M or 10B instead of 2500000 or 1e10."""
-    from matplotlib.ticker import FuncFormatter
-
-    def text(value, position):
-        for size, letter in ((1e12, 'T'), (1e9, 'B'), (1e6, 'M'), (1e3, 'k')):
-            if abs(value) >= size:
-                return f'{value / size:g}{letter}'
-        return f'{value:g}'
-
-    axes.xaxis.set_major_formatter(FuncFormatter(text))
-
-
 def make_logarithmic(axes):
     """A logarithmic x axis that has a few ticks however short it is. To be called when all is drawn."""
     from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
@@ -412,7 +326,7 @@ def draw_hero(figure, report, groups: list):
         # The panels share their x axis, so the lower one alone is labeled.
         above.set_xlabel('')
         above.tick_params(labelbottom=False)
-        say(above, 'tick: a stage begins; shaded: earlier layers are frozen', loc='left')
+        remark(above, 'tick: a stage begins; shaded: earlier layers are frozen', loc='left')
     else:
         above = figure.subplots()
         draw_losses(above, groups, report, 'flops')
@@ -439,7 +353,7 @@ def draw_losses(axes, groups: list, report, axis: str) -> dict:
             draw_band(axes, x / size, curve.loss - sd, curve.loss + sd, look, len(groups))
         draw_growth(axes, group, axis, x, curve.loss, look.color, size)
     if any(len(group.judged) > 1 for group in groups):
-        say(axes, 'band: ± 1 sd over the seeds')
+        remark(axes, 'band: ± 1 sd over the seeds')
     longest = max(getattr(group.mean, axis)[-1] for group in groups)
     axes.set_xlim(0, 1.01 * longest / size)
     axes.set_ylim(*loss_limits(groups, axis))
@@ -563,21 +477,7 @@ def draw_depths(axes, groups: list, report, size: float, label: str):
     axes.set_ylabel('layers')
     all_stretches = itertools.chain.from_iterable(stretches for stretches, _ in grown)
     if any(stretch[3] for stretch in all_stretches) and len(grown) <= 2:
-        say(axes, 'hatched: frozen layers')
-
-
-def draw_staircase(axes, edges, steps: list[tuple], color: str, is_hatched: bool, is_filled: bool):
-    """Steps of (depth, frozen layers) between edges; the frozen layers are hatched, from below."""
-    depths = [depth for depth, _ in steps]
-    if is_filled:
-        axes.stairs(depths, edges, color=color, fill=True, alpha=0.12)
-    axes.stairs(depths, edges, color=color, linewidth=1.4, baseline=None)
-    for (low, high), (_, n_frozen) in zip(itertools.pairwise(edges), steps):
-        if n_frozen and is_hatched:
-            axes.fill_between(
-                [low, high], [n_frozen, n_frozen], hatch='////', facecolor='none', edgecolor=color,
-                linewidth=0, alpha=0.7,
-            )
+        remark(axes, 'hatched: frozen layers')
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -615,7 +515,7 @@ def draw_scores(axes, groups: list, report, panel: str) -> dict:
             draw_growth(axes, group, 'flops', x, y, look.color, size)
     axes.set_xlim(left=0)
     axes.set_xlabel(label)
-    say(axes, 'band: ± 1 standard error of one scoring')
+    remark(axes, 'band: ± 1 standard error of one scoring')
     if panel == 'accuracy':
         axes.set_ylabel('HellaSwag acc_norm')
         # Of four endings, guessing gets a quarter right.
@@ -668,7 +568,7 @@ def draw_budgets(axes, report) -> dict:
     make_logarithmic(axes)
     axes.set_xlabel('training FLOPs')
     axes.set_ylabel('final validation loss (nats per token)')
-    say(axes, 'bars: 95% over the seeds; arms side by side')
+    remark(axes, 'bars: 95% over the seeds; arms side by side')
     return handles
 
 
@@ -711,7 +611,7 @@ def draw_multipliers(axes, report) -> dict:
     make_logarithmic(axes)
     axes.set_xlabel('training FLOPs')
     axes.set_ylabel('compute multiplier (above 1: growing saves)')
-    say(axes, 'bars: 95% over the seeds; arrows: bounds')
+    remark(axes, 'bars: 95% over the seeds; arrows: bounds')
     return handles
 
 
@@ -750,8 +650,8 @@ def draw_gaps(axes, report, panel: str) -> dict:
     axes.set_ylabel("loss minus the baseline's (nats)")
     if panel == 'catch_up':
         axes.set_xlabel('tokens since the last growth')
-        say(axes, 'at equal tokens; band: 95%')
+        remark(axes, 'at equal tokens; band: 95%')
     else:
         axes.set_xlabel('updates at full depth')
-        say(axes, 'at equal full-depth updates; band: 95%')
+        remark(axes, 'at equal full-depth updates; band: 95%')
     return handles

@@ -23,7 +23,7 @@ import sys
 import numpy as np
 
 import schedule
-from config import FIELDS, TrainConfig, config_from_dict
+from config import FIELDS, TrainConfig, config_from_dict, load_run_config
 from core.common import UserError
 from run.log import read_metrics, read_run_json
 from verdict import old_stats as stats
@@ -82,15 +82,19 @@ class Run:
 
     path: str
     config: TrainConfig  # resolved: without `match`
-    phases: list  # its plan
+    plan: schedule.Plan
     records: list[dict]  # all of metrics.jsonl
     truncated: bool  # the last line is incomplete: somebody is writing it, or was
     info: dict  # run.json; {} for a run from before there was one
     written: float  # when metrics.jsonl was last written to, seconds since 1970; 0 without one
 
     @property
+    def phases(self) -> tuple:
+        return self.plan.phases
+
+    @property
     def total_steps(self) -> int:
-        return schedule.total_steps(self.phases)
+        return self.plan.total_steps
 
     @property
     def step(self) -> int:
@@ -184,7 +188,7 @@ class Group:
         if self.runs[0].finished:
             return self.end('flops')
         run = self.runs[0]
-        return schedule.compute(run.config, run.phases, 'flops') + self.sunk.get('flops', 0)
+        return run.plan.flops() + self.sunk.get('flops', 0)
 
     @property
     def seeds(self) -> list[int]:
@@ -299,7 +303,7 @@ def expand(paths: list[str]) -> list[str]:
 def read_run(path: str) -> Run:
     """Raises UserError for a config.json, run.json or line of metrics.jsonl that isn't one; a truncated last
     line is let pass."""
-    config = schedule.resolve(schedule.load_run_config(path))
+    config = schedule.resolve(load_run_config(path))
     metrics = os.path.join(path, 'metrics.jsonl')
     records, truncated = read_metrics(metrics)
     info = read_run_json(path)

@@ -24,7 +24,6 @@ import time
 
 import numpy as np
 
-import schedule
 from config import FIELDS
 from verdict import old_stats as stats
 from verdict import paired
@@ -295,15 +294,15 @@ def progress(run: Run) -> tuple[float, float, float]:
     """(share of its FLOPs that a run has done, seconds trained, seconds left at its latest speed; nan if
     unknown)."""
     # In FLOPs, not steps: half of the steps of a growing run are far less than half of the work.
-    total = schedule.compute(run.config, run.phases, 'flops')
+    total = run.plan.flops()
     if not run.records:
         return 0.0, 0.0, math.nan
     last = run.records[-1]
-    done = schedule.compute(run.config, run.phases, 'flops', run.step)
+    done = run.plan.flops(run.step)
     # Late steps are deeper than early ones: FLOPs a second, and of late ones only.
     before = run.records[max(0, len(run.records) - 20)]
     seconds = last['seconds'] - before['seconds']
-    recent = done - schedule.compute(run.config, run.phases, 'flops', before['step'])
+    recent = done - run.plan.flops(before['step'])
     # With a single line, or lines of one step, there is no speed to go by.
     left = (total - done) * seconds / recent if recent > 0 and seconds > 0 else math.nan
     return done / total, last['seconds'], left

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 import schedule
-from config import FIELDS, TrainConfig, config_from_dict
+from config import FIELDS, TrainConfig, config_from_dict, load_run_config
 from core.common import UserError
 from run.log import read_metrics, read_run_json
 
@@ -94,7 +94,7 @@ class Run:
 
     path: str
     config: TrainConfig  # resolved: without `match`
-    phases: list  # its plan
+    plan: schedule.Plan
     records: list[dict]  # all of metrics.jsonl
     truncated: bool  # the last line is incomplete: somebody is writing it, or was
     info: dict  # run.json; {} for a run without one
@@ -105,8 +105,12 @@ class Run:
         return self.config.seed
 
     @property
+    def phases(self) -> tuple:
+        return self.plan.phases
+
+    @property
     def total_steps(self) -> int:
-        return schedule.total_steps(self.phases)
+        return self.plan.total_steps
 
     @property
     def step(self) -> int:
@@ -133,7 +137,7 @@ class Run:
 
     def flops(self, step: int | None = None) -> float:
         """FLOPs of the first steps, by default of all, by its plan."""
-        return schedule.compute(self.config, self.phases, 'flops', step)
+        return self.plan.flops(step)
 
     def loss_after_growth(self, step: int) -> float | None:
         """Validation loss of the model that has just grown before an update, where train.py measured it."""
@@ -271,7 +275,7 @@ def runs_in(path: str, passed_over: list[str]):
 def read_run(path: str) -> Run:
     """Raises UserError for a config.json, run.json or line of metrics.jsonl that isn't one; a truncated last
     line is let pass."""
-    config = schedule.resolve(schedule.load_run_config(path))
+    config = schedule.resolve(load_run_config(path))
     metrics = os.path.join(path, 'metrics.jsonl')
     records, truncated = read_metrics(metrics)
     info = read_run_json(path)

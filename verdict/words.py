@@ -71,7 +71,7 @@ def setting(value) -> str:
 
 def describe(config: TrainConfig) -> str:
     """The schedule in a few words: depths, and what differs from random layers, freezing, constant AdamW."""
-    phases = schedule.plan(config)
+    phases = schedule.plan(config).phases
     # A checkpoint's depth is the first step of the staircase, though no phase of this plan has it.
     depths = [config.init_depth] if config.init_depth else []
     depths += [phase.depth for phase in phases]
