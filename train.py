@@ -66,7 +66,7 @@ def main():
             return
         job = load_questions(job)
         log = RunLog(job, saved['step'] if saved else 0, prefix_dir)
-        dry_run(job, estimate_loss)  # before the run's own model takes memory
+        dry_run(job, try_evaluations)  # before the run's own model takes memory
         state = restore_state(job, saved) if saved else initial_state(job)
         del saved  # its tensors lie in memory beside the model's
         log.open(state)
@@ -388,6 +388,17 @@ def estimate_loss(job: Job, model: GPT, split: data.Split, n_sequences: int) -> 
         total = total.to(job.device)
         dist.all_reduce(total)
     return total.item() / n_sequences
+
+
+def try_evaluations(job: Job, model: GPT):
+    """A batch of each evaluation, for the dry run."""
+    for split, n_sequences in job.val_sets.values():
+        estimate_loss(job, model, split, min(job.config.batch_size, n_sequences))
+    if job.examples:
+        with job.amp:
+            # The batch with the longest questions needs the most memory.
+            longest = hellaswag.make_batches(model, job.examples)[0]
+            hellaswag.evaluate(model, [job.examples[i] for i, _ in longest])
 
 
 def save_if_due(job: Job, state: State, phase: schedule.Phase, stopping: float):

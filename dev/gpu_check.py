@@ -734,19 +734,19 @@ def run_training(flags: list):
     CPU's."""
     argv = sys.argv
     sys.argv = ['train.py', *flags]
-    real = train.make_runtime
+    real = train.prepare
 
-    def make_runtime(config):
-        runtime = real(config)
+    def prepare(argv):
+        job = real(argv)
         torch.backends.cuda.matmul.allow_tf32 = False
-        return runtime
+        return job
 
-    train.make_runtime = make_runtime
+    train.prepare = prepare
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             train.main()
     finally:
-        train.make_runtime = real
+        train.prepare = real
         sys.argv = argv
 
 

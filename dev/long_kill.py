@@ -29,7 +29,7 @@ from same_run import assert_same_run
 
 import train
 from core import common
-from run.log import MetricsWriter
+from run.log import RunLog
 
 FLAGS = [[], ['--dropout=0.1', '--shuffle=True', '--grow_init=interleave', '--grow_optimizer=copy',
               '--keep_checkpoints=1'],
@@ -58,17 +58,17 @@ def half_saved(real, path, state):
     die()
 
 
-def half_written(real, writer, record):
-    writer.file.write(b'{"kind": "train", "st')
+def half_written(real, log, *arguments, **values):
+    log.file.write(b'{"kind": "train", "st')
     die()
 
 
 PLACES = {  # what is under way: (owner, name of the function, how it dies)
-    'the first step': (train.schedule, 'get_lr', before),
+    'the first step': (train.schedule.Plan, 'row', before),
     'a save': (train.checkpoint, 'save_checkpoint', half_saved),
     'a growth': (train.GPT, 'grow', after), 'an evaluation': (train, 'estimate_loss', after),
     'the clock': None,
-    'a line of metrics': (MetricsWriter, 'write', half_written),
+    'a line of metrics': (RunLog, 'record', half_written),
     'before a rename': (os, 'replace', before),
     'after a rename': (os, 'replace', after), 'before a growth': (train, 'enter_phase', before),
     'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-import hellaswag
 import schedule
 from config import FIELDS, TrainConfig, config_from_dict, config_to_dict, load_run_config
 from core import data
@@ -292,10 +291,10 @@ def sunk_cost(info: dict) -> dict:
 # the dry run
 
 
-def dry_run(job: Job, estimate_loss):
+def dry_run(job: Job, try_evaluations):
     """Two steps, a checkpoint and a batch of each evaluation of a throw-away model at full depth, so that
     running out of memory, a compiler that is missing, and whatever breaks an evaluation show now and not at
-    the last stage. `estimate_loss` is train.py's.
+    the last stage. `try_evaluations` is train.py's.
 
     Afterwards nothing of it is left, but for compiled code: all that the plan needs, so that no step of the
     run counts compiling as training. Raises UserError if memory does not suffice, or torch.compile does not
@@ -305,7 +304,7 @@ def dry_run(job: Job, estimate_loss):
     config = job.config
     say(f'dry run: {"compiles, and " if job.compiled else ""}takes two steps at full depth ...')
     try:
-        try_full_depth(job, estimate_loss)
+        try_full_depth(job, try_evaluations)
     except (RuntimeError, MemoryError, OSError) as error:
         if is_out_of_memory(error):
             raise UserError(f'out of memory at full depth ({config.n_layer} layers) with batch_size '
@@ -322,7 +321,7 @@ def dry_run(job: Job, estimate_loss):
     say(f'dry run: {time.perf_counter() - began:.1f} s')
 
 
-def try_full_depth(job: Job, estimate_loss):
+def try_full_depth(job: Job, try_evaluations):
     """What dry_run does, as the run does it. Its peak of memory is the run's: no phase needs more."""
     config, device = job.config, job.device
     model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(device).train()
@@ -357,14 +356,7 @@ def try_full_depth(job: Job, estimate_loss):
         reserve = [p.detach().clone() for p in model.parameters() if device.type == 'cpu']
     del reserve
     # As rank 0 of 1: every rank tries a batch, and none waits for the others.
-    alone = dataclasses.replace(job, rank=0, world_size=1)
-    for split, n_sequences in job.val_sets.values():
-        estimate_loss(alone, model, split, min(config.batch_size, n_sequences))
-    if job.examples:
-        with job.amp:
-            # The batch with the longest questions needs the most memory.
-            longest = hellaswag.make_batches(model, job.examples)[0]
-            hellaswag.evaluate(model, [job.examples[i] for i, _ in longest])
+    try_evaluations(dataclasses.replace(job, rank=0, world_size=1), model)
     # What went wrong in the writer's thread is raised here, before step 0.
     job.writer.wait()
 

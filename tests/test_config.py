@@ -378,8 +378,7 @@ def test_configs_to_match_get_this_runs_overlays_and_shape(tmp_path):
 def test_a_run_matched_to_configs_has_their_length_at_this_scale():
     argv = ['configs/baseline_cosine.py', 'configs/cpu.py', '--match=configs/gong_3_6_12.py']
     for more in ([], ['--n_embd=128'], ['--block_size=64', '--total_batch_size=1024']):
-        total = schedule.total_steps(schedule.plan(schedule.resolve(load_config([*argv, *more], '',
-                                                                                say=None))))
+        total = schedule.plan(schedule.resolve(load_config([*argv, *more], '', say=None))).total_steps
         assert 500 < total <= 2100  # in steps of GPT-2 124M it would be thousands of millions
 
 

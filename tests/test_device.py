@@ -11,8 +11,7 @@ import schedule
 from config import TrainConfig
 from core import device
 from core.common import UserError
-from run import runlog
-from run.log import read_metrics
+from run.log import RunLog, read_metrics
 
 CUDA = torch.device('cuda', 0)
 
@@ -266,9 +265,13 @@ def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, sec
     kind = 'phase1' if frozen else 'continual'
     embeddings = 'input_frozen' if frozen else 'train'
     phase = schedule.Phase(1, kind, 0, 100, depth, tuple(range(frozen)), embeddings)
-    state = types.SimpleNamespace(step=0, clock={'seconds': 0.0}, model=types.SimpleNamespace(depth=depth))
-    runtime = types.SimpleNamespace(rank=0, world_size=world_size, device=CUDA)
-    log = runlog.RunLog(config, [phase], runtime, state, '', {}, None)
+    plan = schedule.Plan(config, (phase,))
+    job = types.SimpleNamespace(config=config, plan=plan, rank=0, world_size=world_size, device=CUDA,
+                                amp=None, fingerprint={}, questions=None, grad_accum_steps=1, val_sets={})
+    model = types.SimpleNamespace(depth=depth, parameters=list)
+    state = types.SimpleNamespace(step=0, clock={'seconds': 0.0}, model=model, init_from=None)
+    log = RunLog(job, 0, '')
+    log.open(state)
     state.step = 1
     state.clock['seconds'] = seconds
     log.progress(state, phase, 3.0, 1e-3, 1.0)

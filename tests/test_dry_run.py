@@ -18,12 +18,11 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 import config as configuration
-import schedule
 import train
 from core import device
 from core.common import UserError
 from model import GPT
-from run import checkpoint, dry_run
+from run import checkpoint, start
 
 NEEDS_COMPILER = pytest.mark.skipif(
     not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
@@ -107,8 +106,8 @@ def test_one_micro_step_per_new_kind_of_block_compiles_what_a_plan_needs(monkeyp
             tuple(i for i, block in enumerate(model.transformer.h) if not block.ln_1.weight.requires_grad)
         )
     )
-    runtime = dataclasses.replace(train.make_runtime(config), compiled=True)
-    dry_run.compile_graphs(model, torch.zeros(2, 32, dtype=torch.int64), runtime, schedule.plan(config))
+    job = dataclasses.replace(train.prepare([*tiny, *flags]), compiled=True)
+    start.compile_graphs(job, model, torch.zeros(2, 32, dtype=torch.int64))
     assert frozen == expected
     assert all(p.grad is None for p in model.parameters())
 
@@ -237,24 +236,24 @@ def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, 
             super().__init__(*args, **kwargs)
             alive.add(self)
 
-    real = train.make_runtime
+    real = train.prepare
     monkeypatch.setattr(device, 'DistributedDataParallel', Watched)
-    monkeypatch.setattr(train, 'make_runtime', lambda config: dataclasses.replace(real(config), world_size=2))
+    monkeypatch.setattr(train, 'prepare', lambda argv: dataclasses.replace(real(argv), world_size=2))
     monkeypatch.setattr(
-        train,
+        start,
         'init_distributed',
         lambda *args: dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1),
     )
-    monkeypatch.setattr(train.start, 'check_shared_out_dir', lambda *args: None)
+    monkeypatch.setattr(dist, 'all_gather_object', lambda found, mine: found.sort(key=str))
     monkeypatch.setattr(train, 'leave_distributed', lambda world_size: dist.destroy_process_group())
     run(monkeypatch, tiny, tmp_path, *QUIET)
     assert found == [0] * 7  # the dry run's, and one for each phase
 
 
 def test_the_exchange_of_a_step_is_exact_and_says_loss_norm_and_signals(tiny):
-    runtime = train.make_runtime(configuration.load_config(tiny, ''))
-    loss, norm, stopping = train.mean_over_ranks(runtime, torch.tensor(8.0), torch.tensor(3.3), [15])
-    assert (loss, stopping) == (8.0 / runtime.grad_accum_steps, 1.0) and norm == float(torch.tensor(3.3))
+    job = train.prepare(tiny)
+    loss, norm, stopping = train.mean_over_ranks(job, torch.tensor(8.0), torch.tensor(3.3), [15])
+    assert (loss, stopping) == (8.0 / job.grad_accum_steps, 1.0) and norm == float(torch.tensor(3.3))
 
 
 def test_the_dry_run_says_that_it_is_under_way(monkeypatch, tiny, tmp_path, capsys):

@@ -175,10 +175,10 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
 def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, straight, tmp_path):
     script = tmp_path / 'kill.py'
     script.write_text('import os, signal, schedule, train\nfrom core.common import run_main\nreal = '
-                      "schedule.get_lr\ndef get_lr(config, phases, step):\n    where = os.environ['RANK'], "
+                      "schedule.Plan.row\ndef row(plan, step):\n    where = os.environ['RANK'], "
                       "os.environ['TORCHELASTIC_RESTART_COUNT'], step\n    if where in (('1', '0', 11), "
                       "('0', '1', 16)):\n        os.kill(os.getpid(), signal.SIGKILL)\n    return "
-                      'real(config, phases, step)\nschedule.get_lr = get_lr\nrun_main(train.main)\n')
+                      'real(plan, step)\nschedule.Plan.row = row\nrun_main(train.main)\n')
     done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/killed', '--resume=auto',
                     options=('--standalone', '--max-restarts=3'))
     assert done.returncode == 0, done.stderr

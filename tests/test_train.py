@@ -23,9 +23,9 @@ import export_hf
 import schedule
 import train
 from config import TrainConfig
-from core import common, data, device
+from core import common, data, device, optim
 from core.common import UserError
-from run import checkpoint, runlog
+from run import checkpoint, log, start
 
 
 def run(monkeypatch, tiny, out_dir, *flags):
@@ -107,14 +107,14 @@ def stop_after(monkeypatch, n_steps):
     """Send this process SIGTERM while the n-th update is under way."""
     counted = []
 
-    def get_lr(*args):
+    def row(*args):
         counted.append(1)
         if len(counted) == n_steps:
             os.kill(os.getpid(), signal.SIGTERM)
-        return real_lr(*args)
+        return real(*args)
 
-    real_lr = schedule.get_lr
-    monkeypatch.setattr(schedule, 'get_lr', get_lr)
+    real = schedule.Plan.row
+    monkeypatch.setattr(schedule.Plan, 'row', row)
 
 
 @pytest.mark.parametrize('split', [1, 5, 6, 7, 17, 23])
@@ -148,8 +148,8 @@ def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
                                         '--n_layer=4', f'--optimizer={optimizer}'], '')
     phases = schedule.plan(config).phases
     model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2,
-                      train.stage_generator(config, 1))
-    optimizers = train.make_optimizers(model, config)
+                      start.stage_generator(config, 1))
+    optimizers = optim.make_optimizers(model, config)
     x = torch.randint(320, (2, 32))
     for _ in range(2):
         model(x, x).backward()
@@ -177,7 +177,7 @@ def test_moments_follow_the_policy_at_growth(tiny, tmp_path, policy, optimizer):
 def test_muon_takes_the_blocks_matrices_and_adamw_the_rest(tiny):
     config = configuration.load_config([*tiny, '--optimizer=muon'], '')
     model = train.GPT(checkpoint.gpt_config(configuration.config_to_dict(config)), 2)
-    adamw, muon = train.make_optimizers(model, config)
+    adamw, muon = optim.make_optimizers(model, config)
     matrices = {p for p in model.transformer.h.parameters() if p.dim() == 2}
     assert {p for g in muon.param_groups for p in g['params']} == matrices
     decayed, plain = (set(g['params']) for g in adamw.param_groups)
@@ -340,16 +340,16 @@ def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path
 
 def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny, straight, tmp_path):
     full = tmp_path / 'full'
-    real = schedule.get_lr
+    real = schedule.Plan.row
 
-    def get_lr(config, phases, step):
+    def row(plan, step):
         if step == 14:
             (full / 'ckpt_000015.pt.tmp').symlink_to('/dev/full')
-        return real(config, phases, step)
+        return real(plan, step)
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r'ckpt_000015.pt could not be saved '
                                                                         r'.*No space left'):
-        patch.setattr(schedule, 'get_lr', get_lr)
+        patch.setattr(schedule.Plan, 'row', row)
         run(patch, tiny, full)
     assert checkpoint.latest(str(full))[1]['step'] == 12 and not list(full.glob('*.tmp'))
     (full / 'ckpt_000099.pt.tmp').write_bytes(b'left over from a kill')
@@ -362,13 +362,13 @@ def test_a_full_disk_under_the_log_is_one_message_and_the_run_can_go_on(monkeypa
                                                                         tmp_path):
     """A file-size limit stands in for the full disk: half a line fits."""
     full = tmp_path / 'full'
-    code = ('from core import common; import os, resource, schedule, train\nreal = schedule.get_lr\n'
-            'def get_lr(c, phases, step):\n'
+    code = ('from core import common; import os, resource, schedule, train\nreal = schedule.Plan.row\n'
+            'def row(plan, step):\n'
             '    if step == 10:\n'
-            "        size = os.path.getsize(c.out_dir + '/metrics.jsonl') + 100\n"
+            "        size = os.path.getsize(plan.config.out_dir + '/metrics.jsonl') + 100\n"
             '        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n'
-            '    return real(c, phases, step)\n'
-            'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
+            '    return real(plan, step)\n'
+            'schedule.Plan.row = row\ncommon.run_main(train.main)')
     done = run_python('-c', code, *tiny, f'--out_dir={full}')
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f'error: {full}/metrics.jsonl could not be written (File too large); the '
@@ -491,12 +491,13 @@ def test_running_out_of_memory_is_found_before_step_0(monkeypatch, tiny, tmp_pat
     assert not (tmp_path / 'a').exists()
 
 
-@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'run.dry_run.estimate_loss'])
+@pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'train.estimate_loss'])
 def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatch, tiny, tmp_path, broken):
-    def fail_when_deep(model, *args):
+    def fail_when_deep(*args):
+        model = next(each for each in args if isinstance(each, train.GPT))
         if model.depth == 4:  # the first evaluation of the run itself is of 2 layers
             raise RuntimeError('too deep')
-        return real(model, *args)
+        return real(*args)
 
     module, _, name = broken.rpartition('.')
     real = getattr(sys.modules[module], name)
@@ -665,18 +666,17 @@ def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, ti
     state = checkpoint.read_checkpoint(str(tmp_path / 'b' / 'ckpt_000006.pt'))
     model = checkpoint.build_model(state, 'here')
     folder = next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1]
-    val = train.data.Split(folder, 'val', 32, 320)
-    amp = train.autocast(torch.device('cpu'), 'float32')
-    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_before'],
-                                                                              rel=1e-6)
+    job = train.prepare([*tiny, f'--out_dir={tmp_path}/c', '--dtype=float32', f'--data_dir={folder}'])
+    val, _ = job.val_sets['val_loss']
+    assert train.estimate_loss(job, model, val, 20) == pytest.approx(first['val_loss_before'], rel=1e-6)
     model.grow(((0, False), (1, False), (0, True)))
-    assert train.estimate_loss(model, val, 20, 2, 0, 1, amp) == pytest.approx(first['val_loss_after'],
-                                                                              rel=1e-6)
+    assert train.estimate_loss(job, model, val, 20) == pytest.approx(first['val_loss_after'], rel=1e-6)
 
 
 def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, capsys):
     run(monkeypatch, tiny, tmp_path / 'a', '--grow_init=stack')  # with random layers the loss hardly moves
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-5:]]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
+    del rows[1]  # the line under the header
     assert rows[0][:3] == ['stage', 'depth', 'steps']
     records = metrics(tmp_path / 'a')
     flops = {r['step']: r['flops'] for r in records}
@@ -692,13 +692,13 @@ def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, caps
 
 @pytest.mark.parametrize('again', [False, True])
 def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(tiny, tmp_path, again):
-    code = ('import os, signal, schedule, train\nfrom core import common\nreal = schedule.get_lr\n'
-            'def get_lr(c, phases, step):\n'
+    code = ('import os, signal, schedule, train\nfrom core import common\nreal = schedule.Plan.row\n'
+            'def row(plan, step):\n'
             '    if step == 10:\n'
             '        os.kill(os.getpid(), signal.SIGINT)\n'
             f'        {again} and os.kill(os.getpid(), signal.SIGINT)\n'
-            '    return real(c, phases, step)\n'
-            'schedule.get_lr = get_lr\ncommon.run_main(train.main)')
+            '    return real(plan, step)\n'
+            'schedule.Plan.row = row\ncommon.run_main(train.main)')
     done = run_python('-c', code, *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == -signal.SIGINT and 'Traceback' not in done.stderr, done.stderr
     # The second one doesn't wait for the thread, which may be writing step 9 still.
@@ -729,16 +729,16 @@ def test_dropout_takes_any_seed_and_its_masks_depend_on_all_of_it():
     masks = []
     for seed in (1, 180_000_001, 2**31, 2**32 - 1):  # from 1.8e8 on the product has more than 64 bits
         for step, micro_batch in ((0, 0), (1, 0), (0, 1)):
-            train.seed_dropout(TrainConfig(seed=seed, dropout=0.1), step, micro_batch)
+            job = types.SimpleNamespace(config=TrainConfig(seed=seed, dropout=0.1))
+            train.seed_dropout(job, step, micro_batch)
             masks.append(torch.rand(8).tolist())
     assert len({tuple(mask) for mask in masks}) == len(masks)
 
 
-def test_the_summary_tells_minutes(tmp_path, capsys):
+def test_the_summary_tells_minutes(tmp_path):
     records = []
     for kind, step, seconds in (('phase', 0, 0.0), ('train', 9, 90.0), ('eval', 9, 90.0)):
         records.append({'kind': kind, 'step': step, 'tokens': step, 'flops': step, 'flops_paper': step,
                         'seconds': seconds, 'stage': 1, 'phase': 'phase2', 'depth': 2})
     (tmp_path / 'metrics.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in records))
-    runlog.print_summary(str(tmp_path / 'metrics.jsonl'))
-    assert capsys.readouterr().out.splitlines()[1].split()[4] == '1.5'
+    assert log.summary(str(tmp_path / 'metrics.jsonl')).splitlines()[2].split()[4] == '1.5'
