@@ -322,7 +322,7 @@ def stop_not_finite(job: Job, state: State, log: RunLog, what: str):
 
 
 def evaluate(job: Job, state: State, log: RunLog):
-    """Validation losses and HellaSwag where they are due, all ranks together, of the uncompiled model.
+    """Validation losses and HellaSwag where they are due, all ranks together, of the uncompiled blocks.
 
     Not of an untrained model: its loss is the logarithm of vocab_size, its score chance.
     """

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from run.evaluate import estimate_loss
 from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,7 +46,6 @@ from core.loss import FusedLinearCrossEntropy
 from growth import layout
 from model import GPT, GPTConfig
 from run import checkpoint
-from run.evaluate import estimate_loss
 
 TEXT = 'the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. '
 
