@@ -238,7 +238,7 @@ def is_reference(group: Group, baselines: list[Group]) -> bool:
     if not any(group is baseline for baseline in baselines):
         return False
     names = [baseline.arm for baseline in baselines]
-    rivals = alike(group, baselines)
+    rivals = [rival for rival in alike(group, baselines) if rival.budget == group.budget]
     if not rivals or any(unlike(group, rivals[0], ())):
         return True
     return all(names.index(group.arm) < names.index(rival.arm) for rival in rivals)

@@ -16,6 +16,7 @@ steps at full depth, 255 growing; 3,400 questions) .27 times the size for bits, 
 
 import json
 import math
+import os
 from dataclasses import dataclass
 
 from core.common import UserError, atomic_write
@@ -92,13 +93,22 @@ class Difference:
     margin_stderr: float | None
 
 
-def compare_lines(first: list[dict], second: list[dict], who: str = 'the two scorings') -> Difference:
-    """The difference of two scorings of the same examples in the same order.
+def by_seed(mine: list, theirs: list) -> list[tuple[int, Difference]]:
+    """(seed, run minus opponent) of each seed that both sides (verdict.runs.Run) have scored question by
+    question, on the same questions."""
+    files = [{run.seed: os.path.join(run.path, 'hellaswag.jsonl') for run in runs} for runs in (theirs, mine)]
+    found = []
+    for seed in files[1]:
+        paths = [of_side.get(seed, '') for of_side in files]
+        if all(os.path.exists(path) for path in paths):
+            lines = [read_per_example(path) for path in paths]
+            if not different_examples(*lines):
+                found.append((seed, compare_lines(*lines)))
+    return found
 
-    Raises UserError, beginning with `who`, if they aren't of the same examples.
-    """
-    from verdict import stats  # here, since it loads scipy and train.py only writes lines
 
+def different_examples(first: list[dict], second: list[dict]) -> str:
+    """In what two scorings aren't of the same examples in the same order; '' if they are."""
     # By place, not by number: a file whose examples have no numbers, or the same ones, is compared as well.
     differs = []
     if len(first) != len(second):
@@ -107,9 +117,20 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
         # zip stops at the shorter of the two; their lengths are compared above.
         if any(a[name] != b[name] for a, b in zip(first, second)):
             differs.append(f'{name} differs')
+    return ', '.join(differs)
+
+
+def compare_lines(first: list[dict], second: list[dict], who: str = 'the two scorings') -> Difference:
+    """The difference of two scorings of the same examples in the same order.
+
+    Raises UserError, beginning with `who`, if they aren't of the same examples.
+    """
+    from verdict import stats  # here, since it loads scipy and train.py only writes lines
+
+    differs = different_examples(first, second)
     if differs:
-        raise UserError(f'{who} are not of the same examples ({", ".join(differs)}): score both on the same '
-                        'file with the same limit')
+        raise UserError(f'{who} are not of the same examples ({differs}): score both on the same file with '
+                        'the same limit')
     values = {'n': len(first)}
 
     # The second first, so that a difference above 0 means that the second model has more.
@@ -138,7 +159,7 @@ def in_words(d: Difference) -> str:
     if d.n == 1:
         return 'one example says nothing about a difference'
     return (
-        f'acc {d.acc:+.4f} +- {d.acc_stderr:.4f} (p {d.acc_p:.2g}), '
+        f'bits {d.bits:+.4f} +- {d.bits_stderr:.4f}, '
         f'acc_norm {d.acc_norm:+.4f} +- {d.acc_norm_stderr:.4f} (p {d.acc_norm_p:.2g}), '
-        f'bits {d.bits:+.4f} +- {d.bits_stderr:.4f}, margin {d.margin:+.4f} +- {d.margin_stderr:.4f}, '
-        f'n {d.n}')
+        f'acc {d.acc:+.4f} +- {d.acc_stderr:.4f} (p {d.acc_p:.2g}), '
+        f'margin {d.margin:+.4f} +- {d.margin_stderr:.4f}, n {d.n}')

@@ -1,7 +1,9 @@
-"""Two models on the same questions. Run: python -m pytest tests/test_paired.py"""
+"""Two models on the same questions. Run: python -m pytest
+tests/verdict/test_paired.py"""
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +87,22 @@ def test_one_example_says_nothing_and_is_still_json():
 def test_scorings_of_other_examples_are_not_compared(change, differs):
     with pytest.raises(UserError, match=f'a and b are not of the same examples .*{differs}'):
         paired.compare_lines(lines_of(1, 0.4), change(lines_of(1, 0.4)), 'a and b')
+
+
+def test_seeds_that_both_sides_have_are_compared_question_by_question(tmp_path):
+    def run(name, seed, skill, n=200):
+        folder = tmp_path / f'{name}{seed}'
+        folder.mkdir()
+        if skill:
+            paired.write_per_example(str(folder / 'hellaswag.jsonl'), lines_of(seed, skill, n))
+        return SimpleNamespace(seed=seed, path=str(folder))
+
+    theirs = [run('base', 1, 0.4), run('base', 2, 0.4), run('base', 3, 0.4), run('base', 5, 0.4)]
+    # Seed 2 was scored on fewer questions, seed 3 never, and the baseline has no seed 4.
+    mine = [run('grown', 1, 0.5), run('grown', 2, 0.5, 100), run('grown', 3, 0), run('grown', 4, 0.5)]
+    [(seed, difference)] = paired.by_seed(mine, theirs)
+    assert (seed, difference) == (1, paired.compare_lines(lines_of(1, 0.4), lines_of(1, 0.5)))
+    assert difference.bits < 0 < difference.acc
 
 
 def test_lines_are_read_as_they_were_written_one_style_at_a_time(tmp_path):
