@@ -351,6 +351,7 @@ def read_file(path: str, size: int, piece: int, exact: bool):
 
 def stream(builder: str, path: str, **options):
     """The column 'text' of one file, one by one, as `datasets` streams it."""
+    os.environ['USE_TORCH'] = '0'  # or datasets imports torch: seconds, and 300 MB
     import datasets
 
     datasets.disable_progress_bars()
