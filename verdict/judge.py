@@ -258,13 +258,14 @@ def at_budget(group: Group, fair: list[Group]) -> list[Group]:
 
 
 def best_of(groups: list[Group], seeds: tuple | None) -> Group:
-    """The least mean loss, over the seeds of the first look where there are several."""
+    """The least mean loss, over the seeds of the first look where there are several; one that diverged is no
+    opponent if there is another."""
 
-    def loss(group):
+    def order(group):
         finals = group.finals(seeds)
-        return finals.mean() if len(finals) else math.inf
+        return group.diverges(seeds), finals.mean() if len(finals) else math.inf
 
-    return min(groups, key=loss)
+    return min(groups, key=order)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -628,25 +629,24 @@ def catch_up(found: Comparison, sigma: float | None = None) -> list[CatchUp]:
     growth = first.growth_steps[-1]
     began = float(first.where('tokens', growth))
     points = []
-    for step, losses in evaluations_after(group, growth):
+    for step, losses in evaluations_after(group, growth, found.seeds):
         tokens = float(first.where('tokens', step))
         updates = full_depth_updates(first.phases, step)
-        points.append(CatchUp(step, round(tokens - began), updates,
-                              gap(losses, found.against, 'tokens', tokens, sigma),
-                              gap(losses, found.against, 'step', updates, sigma)))
+        gaps = [gap(found, losses, axis, at, sigma) for axis, at in (('tokens', tokens), ('step', updates))]
+        points.append(CatchUp(step, round(tokens - began), updates, *gaps))
     return points
 
 
-def evaluations_after(group: Group, growth: int) -> list[tuple[int, np.ndarray]]:
+def evaluations_after(group: Group, growth: int, seeds: tuple) -> list[tuple[int, np.ndarray]]:
     """(step, loss of each seed) of the evaluations after a growth; of the grown model itself too where all
     seeds have it."""
     found = []
-    grown = [run.loss_after_growth(growth) for run in group.done]
+    grown = [group.done[i].loss_after_growth(growth) for i in group.of(seeds)]
     if None not in grown:
         found.append((growth, np.array(grown)))
     for step in group.mean.step:
         if step > growth:
-            found.append((int(step), group.losses_at('step', step)))
+            found.append((int(step), group.losses_at('step', step, seeds)))
     return found
 
 
@@ -659,12 +659,12 @@ def full_depth_updates(phases: list, step: int) -> int:
     return updates
 
 
-def gap(losses: np.ndarray, against: Group, axis: str, at: float, sigma: float | None) -> Estimate | None:
-    """Losses of a run's seeds minus an opponent's at some place on its curve; None beyond its curve."""
-    if at <= 0:
+def gap(found: Comparison, losses: np.ndarray, axis: str, at: float, sigma: float | None) -> Estimate | None:
+    """Losses of a run's seeds minus its opponent's at some place on its curve; None beyond its curve."""
+    theirs = found.against.losses_at(axis, at, found.opponent_seeds) if at > 0 else np.array(math.nan)
+    if np.isnan(theirs).any():
         return None
-    theirs = against.losses_at(axis, at)
-    return None if np.isnan(theirs).any() else stats.welch(losses, theirs, sigma)
+    return stats.paired(losses, theirs) if found.how == 'pairs' else stats.welch(losses, theirs, sigma)
 
 
 # ------------------------------------------------------------------------------------------------------------

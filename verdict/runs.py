@@ -328,6 +328,9 @@ class Group:
         """The runs that aren't done: a mean of the others would leave them out."""
         return [run for run in self.runs if run.ended != 'done']
 
+    def diverges(self, seeds=None) -> bool:
+        return any(run.ended == 'diverged' and (seeds is None or run.seed in seeds) for run in self.runs)
+
     @property
     def grows(self) -> bool:
         return len({phase.depth for phase in self.runs[0].phases} | ({self.config.init_depth} - {0})) > 1

@@ -410,6 +410,14 @@ def test_a_baseline_that_is_under_way_may_become_the_opponent_one_that_diverged_
         assert (found.opponent, found.word) == ('full', word)
 
 
+def test_of_two_baselines_the_one_that_diverges_on_a_seed_is_no_opponent():
+    lost = make_run('short', 2.0, 3, until=500, n_layer=6, info={'ended': 'diverged'})
+    arms = {'full': full(), 'short': [*make_seeds('short', (2.0, 2.01), n_layer=6), lost],
+            'grown': grown((2.5, 2.51, 2.52))}
+    found = of(study_of(arms, ['short', 'full'], [Question('grown', 1000)]), 'grown')
+    assert (found.opponent, found.word) == ('full', 'saves')
+
+
 def test_a_known_deviation_gives_one_seed_a_verdict():
     arms = {'full': ladder(offsets=(0,)), 'grown': grown((truth(3e13) - 0.1,))}
     found = of(study_of(arms, ['full'], sigma=0.01), 'grown')
@@ -528,6 +536,18 @@ def test_the_gap_since_the_last_growth_is_the_one_that_there_is(tmp_path):
             assert point.at_updates.value == pytest.approx(expected + noise, abs=2e-3)
         else:
             assert point.at_updates is None  # before the baseline's first evaluation
+
+
+def test_gaps_of_pairs_are_paired():
+    """Seeds that are .1 apart, and .02 behind on each of them."""
+    heights = 2 + 0.1 * np.array([0, 1, -1])
+    arms = {'on': on_from('out/first', heights),
+            'grown': on_from('out/first', heights + [0.02, 0.021, 0.019], 12)}
+    points = catch_up(of(study_of(arms, ['on']), 'grown'))
+    assert [point.step for point in points] == [500, 1000]
+    for point in points:
+        assert point.at_tokens.value == pytest.approx(0.02)
+        assert point.at_tokens.high - point.at_tokens.low < 0.006
 
 
 # ---- the promise, simulated through the judge
