@@ -210,8 +210,8 @@ def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -
 
 def is_rung(group: Group, other: Group) -> bool:
     """Whether two groups that don't grow are the same but for their budget and what is tuned."""
-    is_alike = not any(unlike(group, other, ())) and group.scale == other.scale
-    return is_alike and not group.grows and group.config.n_layer == other.config.n_layer
+    is_size = group.scale == other.scale and group.config.n_layer == other.config.n_layer
+    return is_size and not group.grows and not any(unlike(group, other, ()))
 
 
 def unlike(group: Group, other: Group, tuned: tuple) -> tuple:

@@ -12,6 +12,7 @@ runs are the same experiment is seen from their plans, not from how these were w
 1,000 continual steps of one depth are 2,000 steps.
 """
 
+import functools
 import glob
 import itertools
 import json
@@ -43,6 +44,9 @@ GROWTH = ('phase1_embeddings', 'grow_init', 'grow_map', 'grow_optimizer', 'rewar
           'stage_lr_scale', 'lr_depth_power', 'init_from', 'init_depth')
 # What doesn't tell experiments apart. Of the data the content counts, not the place.
 NOT_IDENTITY = ('seed', 'branch_from', 'checkpoint_steps', 'data_dir')
+OF_TRAINING = [name for name, field in FIELDS.items()
+               if not field.metadata['free']
+               and name not in (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA, *TUNED)]
 # How a loss is measured: runs that differ here are not pooled, and it is said.
 MEASURED = ('dtype', 'data', 'val_tokens')
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
@@ -122,7 +126,7 @@ class Run:
         evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
         return bool(evals) and evals[-1]['step'] == self.total_steps
 
-    @property
+    @functools.cached_property
     def ended(self) -> str:
         """'done', or how it ended before: 'diverged', 'stopped', or 'unfinished' where nobody has said."""
         if self.finished:
@@ -397,9 +401,8 @@ class Group:
 
     def trained_otherwise(self, other: 'Group', tuned: tuple = ()) -> list[str]:
         """Settings that differ from another group's and are neither tuned nor what growing is about."""
-        allowed = (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA, *TUNED, *tuned)
-        names = [name for name, field in FIELDS.items() if not field.metadata['free'] and name not in allowed]
-        return [name for name in names if getattr(self.config, name) != getattr(other.config, name)]
+        return [name for name in OF_TRAINING
+                if name not in tuned and getattr(self.config, name) != getattr(other.config, name)]
 
 
 def mean_and_sd(values) -> tuple[float | None, float | None]:
