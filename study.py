@@ -2,17 +2,19 @@
 A grid of runs by one command: arms x budgets x seeds, every run with the same compute at its budget.
 
     python study.py studies/cpu_growth.py                run what isn't done yet, then write the report
-    python study.py studies/cpu_growth.py --slots=0,1    two GPUs, one run each; 0+1,2+3: two runs of two GPUs
+    python study.py studies/cpu_growth.py --slots=0,1    two GPUs, one run each; 0+1,2+3: two runs of two
+                                                         GPUs; 0,0: two runs on one
+    python study.py studies/cpu_growth.py --minutes=13   start nothing that would not end by then
     python study.py studies/cpu_growth.py --dry_run      what all of it costs; --tflops=X adds the hours
-    python study.py studies/cpu_growth.py --status       a table of the runs, at any time
+    python study.py studies/cpu_growth.py --status       a table of the runs; --watch: again every minute
     python study.py studies/cpu_growth.py --report       report.md, report.csv, report.png from what is there
     python study.py studies/cpu_growth.py --print        the commands instead, for another scheduler
     python study.py studies/cpu_growth.py --collect      the finished runs' records to results/, no weights
 
---only=ARM[,ARM], --budgets=, --seeds= take a part of the grid; --out=DIR another place than out/STUDY.
-study_file.py says what a study file is. Every run is a command of train.py, the first line of its
-console.txt. Typed again, the study goes on where it was. What results/STUDY holds isn't run again, unless a
-part of the grid is named.
+--only=ARM[,ARM], --scales=, --budgets=, --seeds= take a part of the grid; --out=DIR another place than
+out/STUDY. grid/study_file.py says what a study file is. Every run is a command of train.py, the first line of
+its console.txt. Typed again, the study goes on where it was. What results/STUDY holds isn't run again, unless
+a part of the grid is named.
 
 Runs that train their first steps alike train them once: the longest run trains them, the others branch off
 there (train.py --branch_from) and end in the same bits as on their own. --separate shares nothing.
@@ -22,68 +24,88 @@ separate runs. """
 import itertools
 import os
 import shlex
+import subprocess
 import sys
+import time
 from collections import Counter
 
 import schedule
-from core.common import Parser, UserError, locked, run_main
-from grid.launch import Launcher, command_of, parse_slots, slot_environment
+from config import config_from_dict
+from core.common import Parser, UserError, locked, run_main, table
+from grid.launch import Launcher, check_gpus, command_of, last_step, parse_slots, slot_environment
 from grid.plan import (
     Run,
     all_tuning_runs,
-    final_loss,
-    finished_folder,
+    arm_config,
+    end_of,
     last_state,
-    last_step,
     load_study,
     out_folder,
+    outcome_of,
     plan_runs,
     saved_prefix,
+    settings_of,
     spared_flops,
 )
 from grid.records import make_record, read_records, write_records
-from grid.study_file import STUDY_NAMES, Study, did_you_mean
+from grid.study_file import STUDY_NAMES, Study, did_you_mean, folder_of
 
-PART = ('only', 'budgets', 'seeds')  # the flags that name a part of the grid
+# Flags for a part of the grid, and what each names.
+PART = {'only': 'arm', 'scales': 'scale', 'budgets': 'budget', 'seeds': 'seed'}
+WATCH_SECONDS = 60
 
 
 def main():
     args = parse_args()
     study = load_study(args.study, args.out)
     check_part(study, args)  # before hours of tuning
-    if args.dry_run:
-        print_costs(study, args)
-    elif args.status:
-        print_status(study, args)
-    elif args.report:
-        write_report(study)
-    elif args.collect:
-        collect(study)
-    elif args.print:
-        print_commands(study, args)
-    else:
-        launch(study, args)
+    try:
+        if args.dry_run:
+            print_costs(study, args)
+        elif args.watch:
+            watch(study, args)
+        elif args.status:
+            print_status(study, args)
+        elif args.report:
+            write_report(study)
+        elif args.collect:
+            collect(study, args.take_from)
+        elif args.print:
+            print_commands(study, args)
+        else:
+            launch(study, args)
+    finally:
+        for text in study.damaged.values():
+            print(f'warning: {text}', file=sys.stderr)
 
 
 def parse_args():
-    names = '\n'.join(f'  {name:<12} {text}' for name, text in STUDY_NAMES.items())
+    names = '\n'.join(f'  {name:<13} {text}' for name, text in STUDY_NAMES.items())
     description = f'{__doc__}\nThe names in a study file:\n{names}'
     parser = Parser(description=description, allow_abbrev=False)
     parser.add_argument('study', metavar='STUDY', type=os.path.expanduser, help='a study file')
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry_run', action='store_true', help='print what the study costs')
     what.add_argument('--status', action='store_true', help='print how far each run is')
+    what.add_argument('--watch', action='store_true', help='print that, and write the report, every minute')
     what.add_argument('--report', action='store_true', help='write the report from what is there')
-    what.add_argument('--collect', action='store_true', help='copy finished records into results/')
+    what.add_argument('--collect', action='store_true', help='put finished records into results/')
     what.add_argument('--print', action='store_true', help='print the commands, prefixes first')
+    parser.add_argument('--from', dest='take_from', default='', metavar='DIR', type=os.path.expanduser,
+                        help="with --collect: take another study's records of runs with the same settings")
     parser.add_argument('--slots', default='', help='cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
+    parser.add_argument('--minutes', type=float, default=0.0, help='end by then; the rest goes on next time')
     parser.add_argument('--separate', action='store_true', help='share no prefixes')
     parser.add_argument('--tflops', type=float, default=0.0, help='1e12 FLOPs a second that a slot keeps up')
     parser.add_argument('--out', default='', metavar='DIR', type=os.path.expanduser,
                         help='folder of the runs (default: out/STUDY)')
     for name in PART:
         parser.add_argument(f'--{name}', default='', metavar='A[,B]', help='a part of the grid')
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name in ('minutes', 'tflops'):
+        if not 0 <= getattr(args, name) < float('inf'):
+            raise UserError(f'--{name}={getattr(args, name)}: must be a positive number')
+    return args
 
 
 def write_report(study: Study):
@@ -97,16 +119,17 @@ def write_report(study: Study):
 
 
 def named_part(study: Study, args) -> dict[str, list[str]]:
-    """The arms, budgets and seeds that --only, --budgets and --seeds name, all where a flag is missing.
+    """The arms, scales, budgets and seeds that the flags name, all where a flag is missing.
 
     Raises UserError for a name that the study doesn't have.
     """
+    every = {'only': study.arms, 'scales': study.scales, 'budgets': study.budgets,
+             'seeds': study.seeds + study.more_seeds}
     part = {}
-    for option, name, known in (('only', 'arm', study.arms), ('budgets', 'budget', study.budgets),
-                                ('seeds', 'seed', study.seeds)):
+    for option, name in PART.items():
         text = getattr(args, option)
         # Budgets and seeds are numbers in a study, and text in a flag.
-        known = [str(value) for value in known]
+        known = [str(value) for value in every[option]]
         part[name] = split_names(text, known) if text else known
         for value in part[name]:
             if value not in known:
@@ -118,20 +141,22 @@ def named_part(study: Study, args) -> dict[str, list[str]]:
 def check_part(study: Study, args):
     """Raise UserError if the flags name something that the study doesn't have, or nothing that it runs."""
     part = named_part(study, args)
-    for arm, budget in itertools.product(part['arm'], study.budgets):
-        seeds = [str(seed) for seed in study.seeds_at(arm, budget)]
-        if str(budget) in part['budget'] and set(seeds) & set(part['seed']):
+    for arm, (scale, budget) in itertools.product(part['arm'], study.cells):
+        seeds = study.seeds_at(arm, budget, scale)
+        seeds = [str(seed) for seed in seeds + study.more_seeds] if seeds else []
+        if scale in part['scale'] and str(budget) in part['budget'] and set(seeds) & set(part['seed']):
             return
     flags = [f'--{option}={getattr(args, option)}' for option in PART if getattr(args, option)]
     raise UserError(f"{' '.join(flags)}: the study's `only` leaves all of that out")
 
 
 def selected(study: Study, grid: list[Run], args) -> list[Run]:
-    """The runs of the part that the flags name: a new list, to which others add."""
+    """The runs of the part that the flags name."""
     part = named_part(study, args)
     chosen = []
     for run in grid:
-        if run.arm in part['arm'] and str(run.budget) in part['budget'] and str(run.seed) in part['seed']:
+        in_cell = run.scale in part['scale'] and str(run.budget) in part['budget']
+        if run.arm in part['arm'] and in_cell and str(run.seed) in part['seed']:
             chosen.append(run)
     return chosen
 
@@ -150,41 +175,50 @@ def split_names(text: str, known) -> list[str]:
 
 
 def tuning_runs(study: Study, tunings: dict, args) -> list[Run]:
-    """The runs that tune the arms of --only, and the arms that these start from the end of."""
-    arms = split_names(args.only, study.arms) if args.only else list(study.arms)
+    """The runs that tune the arms of --only at the cells of the part, or whose values are taken there, and
+    the arms that these start from the end of."""
+    part = named_part(study, args)
+    arms = list(part['arm'])
     for arm in arms:
         source = study.source_of(arm)
         if source and source not in arms:
             arms.append(source)  # whose own source the loop then comes to
-    return [run for run in all_tuning_runs(tunings) if run.arm in arms]
+    cells = set()
+    for arm, (scale, budget) in itertools.product(part['arm'], study.cells):
+        if scale in part['scale'] and str(budget) in part['budget']:
+            cells.add(study.tuned_like(arm, scale, budget))
+    return [run for run in all_tuning_runs(tunings) if run.arm in arms and run.place[1:] in cells]
+
+
+def with_sources(study: Study, left: list[Run]) -> list[Run]:
+    """Some runs, after what they start from the end of, where that isn't here: a record holds no weights."""
+    found = []
+    for run in left:
+        chain = [run]
+        while chain[0].source and not is_here(study, chain[0].source):
+            chain.insert(0, chain[0].source)
+        found += [one for one in chain if one.folder not in {other.folder for other in found}]
+    return found
+
+
+def is_here(study: Study, run: Run) -> bool:
+    return outcome_of(study, run, elsewhere=False) is not None
 
 
 def left_to_tune(study: Study, tunings: dict, args) -> list[Run]:
     """What isn't done of the tuning, and hasn't failed for good."""
-    left = []
-    for run in tuning_runs(study, tunings, args):
-        if final_loss(study, run) is None and run.folder not in study.failed:
-            left.append(run)
-    return left
+    left = [run for run in tuning_runs(study, tunings, args) if outcome_of(study, run) is None]
+    return [run for run in with_sources(study, left) if run.folder not in study.failed]
 
 
 def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
-    """What isn't done of the grid, or of the part of it that is named, and what that starts from the end of.
+    """What isn't done of the grid, or of the part of it that is named.
 
     Records of runs that were finished elsewhere count as done, unless a part is named: then it is run here
     again. """
-    wanted = selected(study, grid, args)
-    for run in wanted:
-        if run.source and run.source not in wanted:
-            wanted.append(run.source)  # whose own source the loop then comes to
-    sources = {run.source for run in wanted}
-    part = args.only or args.budgets or args.seeds
-    left = []
-    for run in wanted:
-        elsewhere = not part and run not in sources  # records hold no weights to start from
-        if finished_folder(study, run, elsewhere) is None:
-            left.append(run)
-    return left
+    part = any(getattr(args, option) for option in PART)
+    left = [run for run in selected(study, grid, args) if outcome_of(study, run, not part) is None]
+    return [run for run in with_sources(study, left) if run.folder not in study.failed]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -194,63 +228,122 @@ def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
 def launch(study: Study, args):
     """Tune, run the grid, report. Raises UserError if another launcher is at work here."""
     slots = parse_slots(args.slots)
+    check_gpus(slots)
+    check_data(study)
     # What is there is looked at under the lock: nobody finishes or starts a run meanwhile.
     with locked(study.out):
-        launcher = Launcher(study, slots, args.separate)
+        launcher = Launcher(study, slots, args.separate, args.minutes)
         try:  # whatever happens, a full disk for one, no run is left behind
             tune(launcher, args)
             run_grid(launcher, args)
         finally:
             launcher.close()
-    if launcher.signals:
+    if launcher.signals and not launcher.clock.is_over:
         print('stopped; the runs have saved, and the same command goes on')
         sys.exit(130)  # as a shell says it of Ctrl-C
     if launcher.failed:
         failed = ', '.join(launcher.failed)
         print(f'{len(launcher.failed)} runs failed twice: {failed}; see console.txt in their folders')
+    tunings, grid = plan_runs(study)
+    left = left_to_tune(study, tunings, args) or left_of_grid(study, grid, args)
+    if args.minutes and left:
+        print(f'{len(left)} runs or more are left for the next time')
     # A part of the grid may have been all tuning, and then there is nothing to report yet.
-    if any(finished_folder(study, run) for run in plan_runs(study)[1]):
+    if any(outcome_of(study, run) for run in grid):
         write_report(study)
     if launcher.failed:
         sys.exit(1)  # so that a script that waits for the study sees it
 
 
+def check_data(study: Study):
+    """Raise UserError if records were made on other data than this machine has: they'd be no one grid."""
+    from core import data  # here, since it loads torch
+
+    fingerprints = {}
+    for record in read_records(study.records_path).values():
+        arm = next((arm for arm in study.arms if record['run'].startswith(f'{folder_of(arm)}/')), None)
+        made_on = record['info'].get('data')
+        if arm is None or not made_on:
+            continue
+        data_dir = arm_config(study, arm, next(iter(study.scales))).data_dir
+        if data_dir not in fingerprints:
+            fingerprints[data_dir] = data.fingerprint(data_dir) if os.path.isdir(data_dir) else None
+        here = fingerprints[data_dir]
+        if here and any(here[split]['sha256'] != made_on[split]['sha256'] for split in here):
+            raise UserError(f'{study.records_path}: {record["run"]} was trained on other data than '
+                            f'{data_dir} holds: get that data, or rename the study')
+
+
 def tune(launcher: Launcher, args):
     """Run what tunes the arms, in rounds, since what is finished may ask for further values."""
     study = launcher.study
+    tunings, _ = plan_runs(study)
     while not launcher.signals:
-        tunings, grid = plan_runs(study)
         left = left_to_tune(study, tunings, args)
         if not left:
             break
-        everything = grid + all_tuning_runs(tunings)
-        print(f'tuning: {sharing_text(study, left, everything, args.separate)}', flush=True)
-        launcher.execute(left, everything)
-    for run in tuning_runs(study, tunings, args):
-        tuning = tunings[run.arm]
-        if run is tuning.runs[-1]:  # one line an arm, and the edge of the grid in it
-            print(f'tuned  {run.arm}: {tuning}', flush=True)
+        print(f'tuning: {sharing_text(study, left, args.separate)}', flush=True)
+        launcher.execute(left)
+        if launcher.waiting:  # for which there is no time
+            break
+        tunings, _ = plan_runs(study)
+    asked = {run.place for run in tuning_runs(study, tunings, args)}
+    for place, tuning in tunings.items():
+        if place in asked:  # one line, and the edge of the grid in it
+            print(f'tuned  {place_text(study, place)}: {tuning}', flush=True)
+
+
+def place_text(study: Study, place: tuple) -> str:
+    """An arm, and the cell where it isn't the only one."""
+    arm, scale, budget = place
+    if study.is_ladder:
+        return f'{arm}, {scale} at {budget}'
+    return f'{arm} at {budget:,}' if len(study.tune_at['']) > 1 else arm
 
 
 def run_grid(launcher: Launcher, args):
-    """Run what isn't done of the grid. An arm whose tuning failed has no runs in it."""
+    """Run what isn't done of the grid, in rounds: a question that is open may ask for further seeds. An arm
+    whose tuning failed has no runs in it. What is held out comes last, after its prediction."""
     study = launcher.study
-    tunings, grid = plan_runs(study)
-    left = left_of_grid(study, grid, args)
-    if left and not launcher.signals:
-        everything = grid + all_tuning_runs(tunings)
-        print(sharing_text(study, left, everything, args.separate), flush=True)
-        launcher.execute(left, everything)
+    while not launcher.signals:
+        _, grid = plan_runs(study)
+        left = left_of_grid(study, grid, args)
+        now = [run for run in left if run.scale not in study.held_out]
+        if left and not now and not may_run_held_out(study, grid):
+            break
+        now = now or left
+        if not now:
+            break
+        print(sharing_text(study, now, args.separate), flush=True)
+        launcher.execute(now)
+        if launcher.waiting:
+            break
+
+
+def may_run_held_out(study: Study, grid: list[Run]) -> bool:
+    """Whether the prediction for what is held out is written down already; if not it is written now, to be
+    kept before it is tested."""
+    held_out = [run for run in grid if run.scale in study.held_out]
+    if any(outcome_of(study, run) or last_step(out_folder(study, run)) for run in held_out):
+        return True  # it has begun
+    for folder in (study.out, study.results):
+        path = os.path.join(folder, 'report.md')
+        if os.path.exists(path) and '## Prediction' in open(path, encoding='utf-8').read():
+            return True
+    write_report(study)
+    print(f'the prediction for {", ".join(study.held_out)} is written: keep it (commit it), then the same '
+          'command tests it')
+    return False
 
 
 # ------------------------------------------------------------------------------------------------------------
 # what to do without launching
 
 
-def sharing_text(study: Study, runs: list[Run], everything: list[Run], separate: bool) -> str:
+def sharing_text(study: Study, runs: list[Run], separate: bool) -> str:
     """What some runs cost, with and without shared prefixes."""
     alone = sum(run.flops() for run in runs)
-    spared = sum(spared_flops(study, runs, everything))
+    spared = sum(spared_flops(study, runs))
     share = spared / max(1, alone)
     if separate:
         return f'{len(runs)} runs, {alone:.4g} FLOPs; sharing prefixes would spare {share:.1%}'
@@ -261,24 +354,26 @@ def sharing_text(study: Study, runs: list[Run], everything: list[Run], separate:
 def print_costs(study: Study, args):
     """What all of a study costs. Where the tuning isn't finished, as if all arms kept their first values."""
     tunings, grid = plan_runs(study, guess=True)
-    everything = grid + all_tuning_runs(tunings)
     runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
     rows = {}  # seeds, and the values that are tried, cost the same
     for run in runs:
-        what = 'tuning' if run.seed == study.tune_seed else ''
-        rows.setdefault((run.arm, what, run.budget), []).append(run)
-    print(f'{"arm":<34}{"budget":>14}{"steps":>9}{"tokens":>10}{"FLOPs":>10}{"runs":>6}')
-    for (arm, what, budget), some in rows.items():
+        rows.setdefault((*run.place, run.is_tuning), []).append(run)
+    lines = []
+    for (arm, scale, budget, is_tuning), some in rows.items():
         run = some[0]
         tokens = run.total * run.config.total_batch_size
-        print(f'{arm:<34}{what:>7}{budget:>7}{run.total:>9}{tokens:>10.3g}{run.flops():>10.3g}{len(some):>6}')
-    print('\n' + sharing_text(study, runs, everything, args.separate))
+        lines.append([arm, scale, 'tuning' if is_tuning else '', budget, run.total, f'{tokens:.3g}',
+                      f'{run.flops():.3g}', len(some)])
+    print(table(['arm', 'scale', '', 'budget', 'steps', 'tokens', 'FLOPs', 'runs'], lines, 'lllrrrrr'))
+    print('\n' + sharing_text(study, runs, args.separate))
     if not all(tuning.decided for tuning in plan_runs(study)[0].values()):
         print('the tuning is still to come: counted as if every arm kept its first values')
+    if study.more_seeds:
+        print(f'an open question asks for up to {len(study.more_seeds)} more seeds, which are not counted')
     if args.tflops:
         flops = sum(run.flops() for run in runs)
         if not args.separate:
-            flops -= sum(spared_flops(study, runs, everything))
+            flops -= sum(spared_flops(study, runs))
         hours = flops / args.tflops / 3.6e15  # 1e12 FLOPs a second times 3,600 seconds
         n_slots = len(parse_slots(args.slots))
         print(f'{hours:.1f} hours of one slot at {args.tflops} TFLOP/s, {hours / n_slots:.1f} of {n_slots}')
@@ -299,59 +394,66 @@ def disk_bytes(run: Run) -> int:
 
 
 def print_status(study: Study, args):
-    """One row a run: done, running, failed, stopped on its way, or waiting."""
+    """One row a run: done, diverged, running, failed, damaged, stopped on its way, or waiting."""
     tunings, grid = plan_runs(study)
     state = last_state(study)
     # A launcher that was killed has left its last state.
-    running = state['running'] if is_alive(state['pid']) else {}
-    runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
-    width = max([len(run.folder) for run in runs], default=0) + 2
-    print(f'{"run":<{width}}{"state":<10}{"step":>8}{"of":>8}{"val loss":>10}')
-    count = Counter()
-    for run in runs:
-        folder = finished_folder(study, run)
-        # Not by asking for the run's lock, which could get into the way of one that is just starting.
-        step = last_step(folder or out_folder(study, run))
+    running = state['running'] if is_launcher(state['pid']) else {}
+    lines, count = [], Counter()
+    for run in tuning_runs(study, tunings, args) + selected(study, grid, args):
+        outcome = outcome_of(study, run)
+        step = last_step(out_folder(study, run))
         word = 'stopped' if step else 'waiting'
         loss = ''
-        if folder:
-            word = 'done'
-            loss = f'{final_loss(study, run):.4f}'
+        if outcome:
+            word = 'diverged' if outcome.diverged else 'done'
+            loss = '' if outcome.diverged else f'{outcome.loss:.4f}'
+            step = step if outcome.diverged else run.total
         elif run.folder in running:
             word = 'running'
+        elif run.folder in study.damaged:
+            word = 'damaged'
         elif run.folder in state['failed']:
             word = 'failed'
         count[word] += 1
-        print(f'{run.folder:<{width}}{word:<10}{step:>8}{run.total:>8}{loss:>10}')
+        lines.append([run.folder, word, step, run.total, loss])
+    print(table(['run', 'state', 'step', 'of', 'val loss'], lines, 'llrrr'))
     print(', '.join(f'{n} {word}' for word, n in count.items()))
-    for arm, tuning in tunings.items():
+    for place, tuning in tunings.items():
         if not tuning.decided:
-            print(f'{arm}: its grid waits for its tuning')
+            print(f'{place_text(study, place)}: its grid waits for its tuning')
     for folder, why in state['failed'].items():
         print(f'{folder} failed: {why}')
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is alive."""
-    try:
-        os.kill(pid, 0)  # signal 0 only asks whether it exists
-        return pid > 0  # 0 is the group of this process itself
-    except ProcessLookupError:
+def watch(study: Study, args):
+    """The status, and the report of what is finished, every minute until Ctrl-C."""
+    while True:
+        print_status(study, args)
+        if any(outcome_of(study, run) for run in plan_runs(study)[1]):
+            write_report(study)
+        time.sleep(WATCH_SECONDS)
+
+
+def is_launcher(pid: int) -> bool:
+    """Whether a process of this machine is a study's launcher: a number is given to others, later."""
+    if pid <= 0:
         return False
-    except PermissionError:  # somebody else's
-        return True
+    asked = subprocess.run(['ps', '-p', str(pid), '-o', 'args='], capture_output=True, text=True)
+    return os.path.basename(__file__) in asked.stdout
 
 
 def print_commands(study: Study, args):
     """The commands of what isn't done, one a line, in levels: each needs only what stands in the levels above
     it."""
     tunings, grid = plan_runs(study)
-    everything = grid + all_tuning_runs(tunings)
     study.failed.clear()  # to be tried again, as by a launcher
     runs = left_to_tune(study, tunings, args)
     is_tuning = bool(runs)
     if not is_tuning:
         runs = left_of_grid(study, grid, args)
+        now = [run for run in runs if run.scale not in study.held_out]
+        runs = now if now or (runs and not may_run_held_out(study, grid)) else runs
     slot = parse_slots(args.slots)[0]
     environment = ''
     if slot.startswith('cpu'):  # which GPU a command gets is the scheduler's to say
@@ -365,7 +467,7 @@ def print_commands(study: Study, args):
                 continue
             branch_from = ''
             if not args.separate:
-                branch_from, _ = saved_prefix(study, run, everything)
+                branch_from, _ = saved_prefix(study, run)
                 if run.parent in levels:  # which is done by then
                     branch_from = out_folder(study, run.parent)
             print(environment + shlex.join(command_of(study, run, slot, branch_from, args.separate)))
@@ -391,19 +493,71 @@ def levels_of(runs: list[Run], separate: bool) -> dict:
     return levels
 
 
-def collect(study: Study):
-    """Put the records of the finished runs into results/, without weights, beside those that are there."""
-    tunings, grid = plan_runs(study)
-    records = dict(read_records(study.records_path))
-    count = 0
-    for run in all_tuning_runs(tunings) + grid:
-        folder = finished_folder(study, run, elsewhere=False)
-        if folder:
-            records[run.folder] = make_record(study, run.folder, folder)
-            count += 1
+# ------------------------------------------------------------------------------------------------------------
+# records
+
+
+def collect(study: Study, take_from: str):
+    """Put the records of the runs that are over into results/, without weights, beside those that are there.
+
+    `take_from`: the folder or the results of another study; its records of runs with the same settings are
+    taken as this study's. """
     os.makedirs(study.results, exist_ok=True)
+    taken = 0
+    if take_from:
+        others = other_records(take_from)
+        # What is tuned decides what the grid is, and that which seeds are asked for.
+        while new := take_over(study, others):
+            taken += new
+    records = dict(read_records(study.records_path))
+    for run in every_run(study):
+        outcome = outcome_of(study, run, elsewhere=False)
+        if outcome:
+            records[run.folder] = make_record(study.name, study.out, run.folder, outcome.folder)
     write_records(study.records_path, records)
-    print(f'{count} finished runs are in {study.records_path}')
+    others = f', {taken} of them taken from {take_from}' if take_from else ''
+    print(f'{len(records)} finished runs are in {study.records_path}{others}')
+
+
+def every_run(study: Study) -> list[Run]:
+    tunings, grid = plan_runs(study)
+    return all_tuning_runs(tunings) + grid
+
+
+def other_records(folder: str) -> list[dict]:
+    """All records of another study: of its records.jsonl, or of its run directories."""
+    path = os.path.join(folder, 'records.jsonl')
+    if os.path.exists(path):
+        return list(read_records(path).values())
+    name = os.path.basename(os.path.normpath(folder))
+    records = []
+    for root, _, files in os.walk(folder):
+        if 'config.json' in files and 'metrics.jsonl' in files:
+            records.append(make_record(name, folder, os.path.relpath(root, folder), root))
+    if not records:
+        raise UserError(f'--from={folder}: no run of a study is there')
+    return records
+
+
+def take_over(study: Study, others: list[dict]) -> int:
+    """Add the others' records of runs that this study asks for and lacks; returns how many."""
+    records = dict(read_records(study.records_path))
+    by_settings = {}
+    for record in others:
+        config = config_from_dict(record['config'], f'the record of {record["run"]}')
+        by_settings.setdefault(settings_of(config), record)
+    new = 0
+    for run in every_run(study):
+        record = by_settings.get(settings_of(run.config))
+        if record is None or run.folder in records or outcome_of(study, run):
+            continue
+        if end_of(run, record['metrics'][-1] if record['metrics'] else None, record['info']) is None:
+            continue
+        config = record['config'] | {'out_dir': f'out/{study.name}/{run.folder}'}
+        records[run.folder] = record | {'run': run.folder, 'config': config}
+        new += 1
+    write_records(study.records_path, records)
+    return new
 
 
 if __name__ == '__main__':

@@ -5,9 +5,12 @@ A slot is a core (cpu), a GPU (0), or several of them (0+1), on which torchrun s
 sees its slot and no more of the machine: one thread, or its GPUs. It is an ordinary command, the first line
 of its console.txt.
 
-Whatever ends the launcher ends its runs. A signal is passed on, so that they save. If the launcher is killed,
-its watchdog, a process of its own, tells them, and kills what is still there 45 seconds later. """
+Whatever ends the launcher ends its runs. A signal is passed on, so that they save; a second one ends them at
+once, ranks too. If the launcher is killed, the kernel sends its runs a SIGTERM (on Linux; elsewhere they go
+on, and the next launcher waits for them). """
 
+import contextlib
+import ctypes
 import json
 import os
 import re
@@ -21,10 +24,10 @@ from collections import Counter
 from core.common import UserError, atomic_write, locked, usable_cores
 from grid.plan import (
     Run,
-    final_loss,
-    finished_folder,
-    last_step,
+    argv_of,
+    last_record,
     out_folder,
+    outcome_of,
     saved_prefix,
     saved_steps,
     spared_flops,
@@ -34,27 +37,7 @@ from grid.study_file import HERE, Study, as_flag
 POLL_SECONDS = 0.5
 LOG_SECONDS = 300  # between the lines of progress where there is no terminal
 TRIES = 2
-WATCHDOG = """
-import os, signal, sys, time
-
-left = set()
-for line in sys.stdin:  # until the launcher ends, however it ends
-    (left.add if line[0] == '+' else left.discard)(int(line[1:]))
-
-def tell(kill, number):
-    for pid in list(left):
-        try:
-            kill(pid, number)
-        except ProcessLookupError:
-            left.discard(pid)
-
-tell(os.kill, signal.SIGTERM)  # to torchrun or train.py alone: each rank is to hear of it once
-end = time.monotonic() + 45
-while left and time.monotonic() < end:
-    time.sleep(0.2)
-    tell(os.kill, 0)
-tell(os.killpg, signal.SIGKILL)
-"""
+PR_SET_PDEATHSIG = 1  # of prctl(): the signal that a process gets when its parent dies
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -75,7 +58,8 @@ def parse_slots(text: str) -> list[str]:
     kinds = {(slot.startswith('cpu'), slot.count('+')) for slot in slots}
     if len(kinds) > 1:
         raise UserError(f'--slots={text}: slots must be alike; runs on other hardware end in other bits')
-    devices = [device for device in '+'.join(slots).split('+') if device != 'cpu']
+    # 0,0 are two runs that share a GPU; ranks of one run, or of two that overlap in part, can't.
+    devices = [device for slot in set(slots) for device in slot.split('+') if device != 'cpu']
     if len(set(devices)) < len(devices):
         raise UserError(f'--slots={text}: a GPU stands there twice')
     return slots
@@ -88,6 +72,18 @@ def slots_of_machine() -> list[str]:
     # Numbers count within CUDA_VISIBLE_DEVICES, as in slot_environment.
     gpus = [str(number) for number in range(torch.cuda.device_count())]
     return gpus or ['cpu'] * usable_cores()
+
+
+def check_gpus(slots: list[str]):
+    """Raise UserError for a slot on a GPU that this machine doesn't have: each run in it would fail."""
+    wanted = [int(device) for slot in slots for device in slot.split('+') if device != 'cpu']
+    if not wanted:
+        return
+    import torch
+
+    there = torch.cuda.device_count()
+    if max(wanted) >= there:
+        raise UserError(f'slot {max(wanted)}: this machine has {there} GPUs, numbered from 0')
 
 
 def slot_environment(slot: str) -> dict:
@@ -111,7 +107,7 @@ def command_of(study: Study, run: Run, slot: str, branch_from: str = '', separat
     ranks = slot.count('+') + 1
     if ranks > 1:  # --standalone takes a free port, whatever else runs on this machine
         words = ['torchrun', '--standalone', f'--nproc_per_node={ranks}']
-    words += [os.path.normpath(os.path.join(HERE, 'train.py')), *run.argv]
+    words += [os.path.normpath(os.path.join(HERE, 'train.py')), *argv_of(study, run)]
     if not slot.startswith('cpu') and run.config.device == 'auto':
         words.append('--device=cuda')  # where there is none that is an error, not a slow run
     words.append(as_flag('out_dir', out_folder(study, run)))
@@ -132,9 +128,31 @@ def start_process(command: list[str], environment: dict, console) -> subprocess.
     program = [sys.executable]  # 'python' may be another one here
     if command[0] == 'torchrun':
         program += ['-m', 'torch.distributed.run']
+    libc = ctypes.CDLL(None) if sys.platform == 'linux' else None
+
+    def die_with_launcher():
+        if libc:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
     # Without a standard input, which would be the launcher's terminal.
     return subprocess.Popen([*program, *command[1:]], stdin=subprocess.DEVNULL, stdout=console,
-                            stderr=subprocess.STDOUT, env=os.environ | environment, start_new_session=True)
+                            stderr=subprocess.STDOUT, env=os.environ | environment, start_new_session=True,
+                            preexec_fn=die_with_launcher)
+
+
+def kill_tree(pid: int):
+    """End a process and all that it has started: torchrun's ranks have sessions of their own."""
+    listed = subprocess.run(['ps', '-A', '-o', 'pid=,ppid='], capture_output=True, text=True).stdout
+    children = {}
+    for line in listed.splitlines():
+        child, parent = line.split()
+        children.setdefault(int(parent), []).append(int(child))
+    doomed = [pid]
+    for one in doomed:  # which grows meanwhile
+        doomed += children.get(one, [])
+    for one in doomed:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -144,20 +162,19 @@ def start_process(command: list[str], environment: dict, console) -> subprocess.
 class Launcher:
     """Runs commands in slots, at most one in each, and stops them all when it is told to, or dies."""
 
-    def __init__(self, study: Study, slots: list[str], separate: bool):
+    def __init__(self, study: Study, slots: list[str], separate: bool, minutes: float = 0.0):
         self.study, self.slots, self.separate = study, slots, separate
         self.environments = [slot_environment(slot) for slot in slots]
         self.waiting = []  # runs
         self.active = {}  # number of the slot: (run, process)
         self.tries = Counter()  # by the run's folder, as all that follows
+        self.failed_on = {}  # numbers of the slots on which it failed without a step done
         self.said_to_wait = set()
         self.failed = study.failed
         self.failed.clear()  # an earlier launcher's, perhaps for a reason that is gone
+        self.clock = Clock(minutes, len(slots))
         self.signals = 0
         self.passed_on = 0
-        self.watchdog = subprocess.Popen([sys.executable, '-c', WATCHDOG], stdin=subprocess.PIPE,
-                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                         start_new_session=True)
         self.handlers = {}
         # They only count, since they come anywhere; execute() acts on them.
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -167,47 +184,68 @@ class Launcher:
         self.signals += 1
 
     def close(self):
-        """Stop what still runs, wait until it has saved, and let the watchdog go."""
+        """Stop what still runs, and wait until it has saved."""
         for _, process in self.active.values():
             process.terminate()
         for _, process in self.active.values():
             process.wait()
-            self.tell_watchdog('-', process)
-        self.watchdog.stdin.close()
-        self.watchdog.wait()
         for number, handler in self.handlers.items():
             signal.signal(number, handler)
 
-    def execute(self, runs: list[Run], everything: list[Run]):
-        """Run `runs`, the longest first; prefixes may come from any of `everything`. Returns early on a
-        signal."""
+    def execute(self, runs: list[Run]):
+        """Run `runs`, the longest first. Returns early on a signal, and when the time is up."""
         self.waiting = sorted(runs, key=lambda run: -run.total)
         # The longest run of a prefix trains it, and others wait for it.
-        progress = Progress(self.study, runs, everything, self.separate)
+        progress = Progress(self.study, runs, self.separate)
         while self.active or (self.waiting and not self.signals):
             self.reap()
             self.pass_on_signals()
-            for number in range(len(self.slots)):
+            for number in self.usable_slots():
                 if number not in self.active and not self.signals:
-                    self.fill_slot(number, everything)
+                    self.fill_slot(number)
+            if self.clock.minutes and not self.active:
+                break  # nothing that waits would end in time
+            if self.clock.is_over and not self.signals:
+                self.signals = 1  # a run took longer than was foreseen: it saves
             progress.show(len(self.active))
             # Runs take minutes to days; asking twice a second costs nothing.
             time.sleep(POLL_SECONDS)
         progress.end()
 
-    def fill_slot(self, number: int, everything: list[Run]):
-        """Start the first run that can start."""
-        for run in self.waiting:
-            if self.is_ready(run):
+    def usable_slots(self) -> list[int]:
+        """The numbers of the slots but those given up: on which two runs have failed without a step done
+        that failed nowhere else. The last one is never given up."""
+        blamed = Counter()
+        for slots in self.failed_on.values():
+            if len(slots) == 1:  # of a run that fails everywhere no slot is to blame
+                blamed.update(slots)
+        usable = [number for number in range(len(self.slots)) if blamed[number] < 2]
+        return usable or [min(range(len(self.slots)), key=lambda number: blamed[number])]
+
+    def fill_slot(self, number: int):
+        """Start the first run that can start there."""
+        waiting = self.waiting
+        if not self.clock.is_measured:  # how long a run takes is learned from the shortest
+            waiting = list(reversed(waiting))
+        for run in waiting:
+            is_retry = number in self.failed_on.get(run.folder, ())
+            others = [other for other in self.usable_slots() if other != number]
+            if is_retry and others:  # another slot may do better
+                continue
+            if self.is_ready(run) and self.clock.has_time_for(run, self.left_of(run)):
                 self.waiting.remove(run)
-                self.start(run, number, everything)
+                self.start(run, number)
                 return
+
+    def left_of(self, run: Run) -> int:
+        """FLOPs that a run has still to train."""
+        return run.flops() - run.flops(min(run.total, last_step(out_folder(self.study, run))))
 
     def is_ready(self, run: Run) -> bool:
         """Whether what a run starts from is there, and nobody else is in its folder."""
         unfinished = [other for other, _ in self.active.values()] + self.waiting
-        if run.source in unfinished:  # it starts from that one's end
-            return False
+        if run.source and run.source.folder in {other.folder for other in unfinished}:
+            return False  # it starts from that one's end
         # The parent may go on: its checkpoint is enough. If it has failed, the run trains the prefix itself.
         needs_prefix = run.parent in unfinished and not self.separate
         if needs_prefix and run.shared not in saved_steps(out_folder(self.study, run.parent)):
@@ -218,20 +256,20 @@ class Launcher:
         try:
             with locked(folder):
                 return True
-        except UserError as error:  # what a killed launcher has left; its watchdog stops that within a minute
+        except UserError as error:  # what a killed launcher has left is still saving
             if run.folder not in self.said_to_wait:
                 print(f'{run.folder} waits: {error}', flush=True)
             self.said_to_wait.add(run.folder)
             return False
 
-    def start(self, run: Run, number: int, everything: list[Run]):
+    def start(self, run: Run, number: int):
         """Start a run in a slot; its console goes to a file, the command first."""
         folder = out_folder(self.study, run)
         os.makedirs(folder, exist_ok=True)
         branch_from = ''
         # A run that has failed may have done so for what it began from: then it trains everything itself.
         if not self.separate and not saved_steps(folder) and not self.tries[run.folder]:
-            branch_from, _ = saved_prefix(self.study, run, everything)
+            branch_from, _ = saved_prefix(self.study, run)
         command = command_of(self.study, run, self.slots[number], branch_from, self.separate)
         environment = self.environments[number]
         # As one would type it, environment first: to run it again by hand is to copy a line.
@@ -241,35 +279,52 @@ class Launcher:
             console.write(f'$ {" ".join(as_typed)}\n'.encode())
             console.flush()
             process = start_process(command, environment, console)
-        self.tell_watchdog('+', process)
         self.active[number] = (run, process)
         self.tries[run.folder] += 1
+        self.clock.begin(run, last_step(folder))
         prefix = f', from {branch_from}' if branch_from else ''
         print(f'start  {run.folder} on {self.slots[number]}{prefix}', flush=True)
         self.write_state()
 
     def reap(self):
-        """Note which runs have ended. One that isn't finished is tried once more."""
+        """Note which runs have ended. One that isn't over is tried once more, on another slot."""
         for number, (run, process) in list(self.active.items()):
             if process.poll() is None:
                 continue
             del self.active[number]
-            self.tell_watchdog('-', process)
             # What counts is what is there: a run that was told to stop ends with exit code 0, too.
-            if finished_folder(self.study, run, elsewhere=False):
-                print(f'done   {run.folder}: val_loss {final_loss(self.study, run):.4f}', flush=True)
+            outcome = outcome_of(self.study, run, elsewhere=False)
+            if outcome and outcome.diverged:
+                print(f'diverged {run.folder}: {last_words(outcome.folder)}', flush=True)
+            elif outcome:
+                self.clock.end(run)
+                print(f'done   {run.folder}: val_loss {outcome.loss:.4f}', flush=True)
             elif not self.signals:
-                self.note_failure(run, process)
+                self.note_failure(run, process, number)
+            if outcome:
+                self.note_success(number)
             self.write_state()
 
-    def note_failure(self, run: Run, process: subprocess.Popen):
-        why = last_words(out_folder(self.study, run)) or f'exit code {process.returncode}'
+    def note_success(self, number: int):
+        """A slot on which a run came to its end is sound."""
+        for slots in self.failed_on.values():
+            slots.discard(number)
+
+    def note_failure(self, run: Run, process: subprocess.Popen, number: int):
+        folder = out_folder(self.study, run)
+        why = last_words(folder) or f'exit code {process.returncode}'
+        before = self.usable_slots()
+        if last_step(folder) == 0:
+            self.failed_on.setdefault(run.folder, set()).add(number)
         if self.tries[run.folder] < TRIES:
             self.waiting.insert(0, run)  # from its last checkpoint, before others begin
             print(f'failed {run.folder}, once more: {why}', flush=True)
         else:
             self.failed[run.folder] = why
             print(f'failed {run.folder}: {why}', flush=True)
+        if number in before and number not in self.usable_slots():
+            print(f'slot {self.slots[number]} gets no more runs: two have failed there before their first '
+                  'step', flush=True)
 
     def pass_on_signals(self):
         """The first signal lets the runs finish their step and save, a second one ends them."""
@@ -280,12 +335,7 @@ class Launcher:
             if self.signals == 1:
                 process.terminate()
             else:
-                process.kill()
-
-    def tell_watchdog(self, sign: str, process: subprocess.Popen):
-        """'+': a process to stop if the launcher dies; '-': it has ended."""
-        self.watchdog.stdin.write(f'{sign}{process.pid}\n'.encode())
-        self.watchdog.stdin.flush()
+                kill_tree(process.pid)
 
     def write_state(self):
         """For --status and --report, which other processes ask for."""
@@ -293,6 +343,50 @@ class Launcher:
         running = {run.folder: self.slots[number] for number, (run, _) in self.active.items()}
         with atomic_write(os.path.join(self.study.out, 'study.json')) as f:
             json.dump({'pid': os.getpid(), 'running': running, 'failed': self.failed}, f, indent=1)
+
+
+class Clock:
+    """What --minutes leaves time for: a run takes the FLOPs that it has left by the rate of a run of its
+    scale that has ended since this launcher began."""
+
+    def __init__(self, minutes: float, n_slots: int):
+        self.minutes, self.n_slots = minutes, n_slots
+        self.stop = time.monotonic() + 60 * minutes
+        self.begun = {}  # a run's folder: when, at which step
+        self.rates = {}  # scale: FLOPs a second, its start and its evaluations included
+
+    @property
+    def is_measured(self) -> bool:
+        return not self.minutes or bool(self.rates)
+
+    @property
+    def is_over(self) -> bool:
+        return self.minutes > 0 and time.monotonic() > self.stop
+
+    def begin(self, run: Run, step: int):
+        """A run starts, or goes on from a step."""
+        self.begun[run.folder] = (time.monotonic(), step)
+
+    def end(self, run: Run):
+        """A run has come to its end: how fast it was."""
+        began, step = self.begun[run.folder]
+        self.rates[run.scale] = (run.flops() - run.flops(step)) / (time.monotonic() - began)
+
+    def has_time_for(self, run: Run, flops: int) -> bool:
+        """Whether a run would end before the time is up; before one has ended nobody knows."""
+        if not self.minutes:
+            return True
+        if not self.rates:
+            # One in each slot, as they will run later; the others wait for what these take.
+            return len(self.begun) < self.n_slots and not self.is_over
+        rate = self.rates.get(run.scale) or min(self.rates.values())
+        return time.monotonic() + flops / rate < self.stop
+
+
+def last_step(folder: str) -> int:
+    """The step of the last whole line of a run's metrics.jsonl, 0 if there is none."""
+    record = last_record(folder)
+    return record['step'] if record else 0
 
 
 def last_words(folder: str) -> str:
@@ -315,9 +409,9 @@ class Progress:
     """One line over all runs, in FLOPs: on a terminal always the same one, elsewhere one every five
     minutes."""
 
-    def __init__(self, study: Study, runs: list[Run], everything: list[Run], separate: bool):
+    def __init__(self, study: Study, runs: list[Run], separate: bool):
         self.study, self.runs = study, runs
-        self.prefixes = [0] * len(runs) if separate else spared_flops(study, runs, everything)
+        self.prefixes = [0] * len(runs) if separate else spared_flops(study, runs)
         self.total = sum(run.flops() for run in runs) - sum(self.prefixes)
         self.began = time.monotonic()
         self.done_at_begin = self.done()

@@ -11,8 +11,7 @@ import shlex
 
 from core.common import UserError, atomic_write
 from grid.launch import command_of
-from grid.plan import Run, all_tuning_runs, final_loss, finished_folder, out_folder, plan_runs
-from grid.records import make_record, read_records
+from grid.plan import Run, outcome_of, plan_runs, record_of
 from grid.study_file import Study
 from verdict import figure, report, words
 from verdict.old_compare import as_csv, rows
@@ -29,9 +28,9 @@ def write_report(study: Study):
     tunings, grid = plan_runs(study)  # with what is finished here or elsewhere
     finished = {}  # folder: run
     for run in grid:
-        folder = finished_folder(study, run)
-        if folder:
-            finished[folder] = run
+        outcome = outcome_of(study, run)
+        if outcome and not outcome.diverged:
+            finished[outcome.folder] = run
     if not finished:
         raise UserError(f'{study.out}: no run of the grid is finished yet, so there is nothing to report')
     judged = judge(study, finished)
@@ -60,14 +59,8 @@ def judge(study: Study, finished: dict) -> Report:
     arms = {folder: run.arm for folder, run in finished.items()}
     # A baseline that has no run yet judges nobody; the others go on.
     baselines = [arm for arm in study.baseline if arm in arms.values()]
-    records = read_records(study.records_path)
-    runs = []
-    for folder, run in finished.items():
-        record = records.get(run.folder)
-        if folder == out_folder(study, run):
-            # What --collect would make of it, so that the page is the same from either.
-            record = make_record(study, run.folder, folder)
-        runs.append(run_of_record(record, folder))
+    runs = [run_of_record(record_of(study, run, outcome_of(study, run)), folder)
+            for folder, run in finished.items()]
     judged = judge_runs(runs, baselines or None, arms)
     # An arm is a group at each budget: the name says which.
     for group in judged.groups:
@@ -83,7 +76,7 @@ def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fin
         tuned |= tune.keys()
     # That tuned settings differ is no flaw: each arm has its own best.
     notes = words.caveats(judged, tuple(tuned))
-    parts = [f'# {study.name}', first_comment(study.path), count_text(study, grid, finished)]
+    parts = [f'# {study.name}', study.about, count_text(study, grid, finished)]
     parts.append(sharing_text(judged))
     if figure.study_panels(judged):
         parts.append('![final loss and compute multiplier against budget](report.png)')
@@ -108,18 +101,6 @@ def as_markdown(tables: list) -> list[str]:
 
 def bullets(sentences: list[str]) -> str:
     return '\n'.join(f'- {escaped(sentence)}' for sentence in sentences)
-
-
-def first_comment(path: str) -> str:
-    """What a study file says of itself: the first paragraph of its comment at the top, '' without one."""
-    said = []
-    with open(path, encoding='utf-8') as f:
-        for line in f:
-            # A bare '#' ends the paragraph, as an empty line does.
-            if not line.startswith('# '):
-                break
-            said.append(line[1:].strip())
-    return ' '.join(said)
 
 
 def count_text(study: Study, grid: list[Run], finished: dict) -> str:
@@ -187,18 +168,22 @@ def tuning_table(study: Study, tunings: dict) -> Table | None:
     """Every value that was tried, with its loss; None if nothing was."""
     lines = []
     # All of them, the bad ones too: how sharp the best value is, is part of the finding.
-    for run in all_tuning_runs(tunings):
-        tuning = tunings[run.arm]
-        loss = final_loss(study, run)
-        values = ', '.join(f'{name} {value}' for name, value in run.tuned.items())
-        kept = ''
-        if run is tuning.best:
-            # A best value at the edge of those tried may not be the best there is.
-            kept = f'kept; {tuning.edge}' if tuning.edge else 'kept'
-        lines.append([run.arm, values, 'not finished' if loss is None else f'{loss:.4f}', kept])
+    for tuning in tunings.values():
+        for run in tuning.runs:
+            outcome = outcome_of(study, run)
+            loss = 'not finished'
+            if outcome:
+                loss = 'diverged' if outcome.diverged else f'{outcome.loss:.4f}'
+            values = ', '.join(f'{name} {value}' for name, value in run.tuned.items())
+            kept = ''
+            if run.tuned == tuning.best:
+                # A best value at the edge of those tried may not be the best there is.
+                kept = f'kept; {tuning.edge}' if tuning.edge else 'kept'
+            lines.append([run.arm, values, loss, kept])
     if not lines:
         return None
-    note = f'At a budget of {study.budgets[0]:,} with seed {study.tune_seed}, which is judged nowhere.'
+    seeds = ' and '.join(str(seed) for seed in study.tune_seeds)
+    note = f'At a budget of {study.budgets[0]:,} with seed {seeds}, which is judged nowhere.'
     return Table('What was tried', ['arm', 'values', 'val loss', ''], lines, left=4, note=note)
 
 

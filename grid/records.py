@@ -18,8 +18,7 @@ import shlex
 
 from config import FIELDS
 from core.common import UserError, atomic_write, read_json
-from grid.study_file import HERE, Study
-from run.log import read_metrics, read_run_json
+from grid.study_file import HERE
 
 KEYS = {'run': str, 'config': dict, 'info': dict, 'metrics': list}
 
@@ -58,43 +57,70 @@ def write_records(path: str, records: dict[str, dict]):
             f.write(json.dumps(record) + '\n')
 
 
-def make_record(study: Study, run: str, run_dir: str) -> dict:
-    """The record of a run directory. Raises UserError for one that can't be read."""
+def make_record(study: str, out: str, run: str, run_dir: str) -> dict:
+    """The record of a run directory of the study called `study`, whose runs lie in `out`. Raises UserError
+    for one that can't be read."""
     config = read_json(os.path.join(run_dir, 'config.json'), 'a readable config')
     for name, value in config.items():
         if name in FIELDS and FIELDS[name].metadata['path']:
-            config[name] = portable(study, value)
-    info = read_run_json(run_dir)
+            config[name] = portable(study, out, value)
+    info = read_info(run_dir)
     for start in (info, *info.get('starts', [])):
         if 'command' in start:
-            start['command'] = portable_command(study, start['command'])
+            start['command'] = portable_command(study, out, start['command'])
     for name in ('init_from', 'branch_from'):
         if info.get(name):
-            info[name]['path'] = portable(study, info[name]['path'])
-    metrics, _ = read_metrics(os.path.join(run_dir, 'metrics.jsonl'))
-    return {'run': run, 'config': config, 'info': info, 'metrics': metrics}
+            info[name]['path'] = portable(study, out, info[name]['path'])
+    return {'run': run, 'config': config, 'info': info, 'metrics': read_lines(run_dir)}
 
 
-def portable(study: Study, path: str) -> str:
+def read_info(run_dir: str) -> dict:
+    """What run.json says, {} without one. Raises UserError for one that can't be read."""
+    path = os.path.join(run_dir, 'run.json')
+    if not os.path.exists(path):
+        return {}
+    info = read_json(path, 'a readable run.json')
+    if type(info) is not dict:
+        raise UserError(f'{path}: not a readable run.json')
+    return info
+
+
+def read_lines(run_dir: str) -> list[dict]:
+    """The whole lines of metrics.jsonl. Raises UserError, naming the line, for one that is none."""
+    path = os.path.join(run_dir, 'metrics.jsonl')
+    lines = []
+    if os.path.exists(path):
+        with open(path, encoding='utf-8', errors='replace') as f:
+            lines = [line for line in f if line.endswith('\n')]  # the last one may be torn
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError):
+            raise UserError(f'{path}, line {number}: not a line of metrics') from None
+    return records
+
+
+def portable(study: str, out: str, path: str) -> str:
     """A path as it reads on every machine: within out/STUDY, within the repository, or its name alone."""
     if not path or '://' in path:
         return path
-    for root, name in ((study.out, f'out/{study.name}'), (HERE, '')):
+    for root, name in ((out, f'out/{study}'), (HERE, '')):
         inside = os.path.relpath(os.path.abspath(path), os.path.abspath(root))
         if inside.partition(os.sep)[0] != '..':
             return os.path.normpath(os.path.join(name, inside))
     return os.path.basename(os.path.normpath(path))
 
 
-def portable_command(study: Study, command: str) -> str:
+def portable_command(study: str, out: str, command: str) -> str:
     """A command of train.py whose paths read on every machine."""
     words = []
     for word in shlex.split(command):
         name, equals, value = word.partition('=')
         field = FIELDS.get(name.lstrip('-'))
         if not word.startswith('-'):
-            word = portable(study, word)
+            word = portable(study, out, word)
         elif equals and field and field.metadata['path']:
-            word = f'{name}={portable(study, value)}'
+            word = f'{name}={portable(study, out, value)}'
         words.append(word)
     return shlex.join(words)

@@ -54,3 +54,4 @@ tune = {
     'Gong, 3 6 12, Muon': _muon,
 }
 tune_extend = 2
+tune_at, tune_seeds = (1_000,), (0,)

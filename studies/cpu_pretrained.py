@@ -38,3 +38,4 @@ tune = {
     'on at 12': _trained, 'grown, zero': _trained, 'grown, stack': _trained, 'grown, interleave': _trained,
 }
 tune_extend = 2
+tune_seeds = (0,)

@@ -28,3 +28,4 @@ seeds = (1, 2, 3)
 _muon = {'muon_learning_rate': (0.01, 0.02, 0.04)}
 tune = {'learning_rate': (6e-4, 1.2e-3, 2.4e-3), 'full depth, Muon': _muon, 'Bu, tau .8, Muon': _muon}
 tune_extend = 1
+tune_at, tune_seeds = (2_500,), (0,)

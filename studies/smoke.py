@@ -18,3 +18,4 @@ settings = {
 budgets = (40, 80)
 seeds = (1, 2)
 tune = {'learning_rate': (5e-3, 1e-2)}
+tune_at, tune_seeds = (40,), (0,)
