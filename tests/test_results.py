@@ -11,7 +11,7 @@ from same_report import assert_same_report
 
 import schedule
 from config import config_from_dict
-from grid import page, plan, study_file
+from grid import page, plan
 from grid.records import read_records
 
 ROOT = Path(__file__).parent.parent
@@ -29,8 +29,9 @@ def study(request, monkeypatch, tmp_path):
     """A study of the repository, with a copy of its records."""
     monkeypatch.chdir(ROOT)
     shutil.copytree(ROOT / 'results' / request.param, tmp_path / 'results')
-    monkeypatch.setattr(study_file.Study, 'results', property(lambda self: str(tmp_path / 'results')))
-    return plan.load_study(f'studies/{request.param}.py', out=str(tmp_path / 'out'))
+    study = plan.load_study(f'studies/{request.param}.py', out=str(tmp_path / 'out'))
+    study.results = str(tmp_path / 'results')
+    return study
 
 
 def differing(a, b) -> set:
@@ -53,7 +54,7 @@ def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_fo
     for run in runs:
         if run.arm in study.baseline:
             baselines[run.config.optimizer, run.budget, run.seed] = run
-    finished = [run for run in runs if plan.finished_folder(study, run)]
+    finished = [run for run in runs if plan.outcome_of(study, run)]
     assert finished
     for run in finished:
         record = read_records(study.records_path)[run.folder]

@@ -30,7 +30,7 @@ def test_a_record_holds_the_run_whole_and_no_path_of_the_machine(study, tmp_path
             'branch_from': {'path': str(run_dir), 'step': 3}, 'init_from': None, 'run_id': 'x'}
     write_run(run_dir, info=info, out_dir=f'{run_dir}/', init_from='scratch', seed=1,
               data_dir='/somewhere/fineweb', hellaswag_data=f'{tmp_path}/questions.jsonl')
-    record = make_record(study, 'full/b10_s1', str(run_dir))
+    record = make_record(study.name, study.out, 'full/b10_s1', str(run_dir))
     assert str(tmp_path) not in json.dumps(record, ensure_ascii=False)
     assert str(ROOT) not in json.dumps(record)
     assert record['config'] == json.loads((run_dir / 'config.json').read_text()) | {
@@ -43,12 +43,13 @@ def test_a_record_holds_the_run_whole_and_no_path_of_the_machine(study, tmp_path
 
 
 def test_a_path_is_told_from_a_text_and_an_address(study):
-    for text in ('', 'scratch', 'gpt2', 'https://host/a/b.jsonl', 'data/demo'):
-        assert portable(study, os.path.join(ROOT, text) if text == 'data/demo' else text) == text
+    for text in ('', 'scratch', 'gpt2', 'https://host/a/b.jsonl'):
+        assert portable(study.name, study.out, text) == text
+    assert portable(study.name, study.out, os.path.join(ROOT, 'data/demo')) == 'data/demo'
     # A folder beside it whose name begins alike is another one.
-    assert portable(study, f'{study.out.rstrip("/")}2/run') == 'run'
+    assert portable(study.name, study.out, f'{study.out.rstrip("/")}2/run') == 'run'
     command = "train.py '--eval_after_growth=(100,300)' --resume=auto"
-    assert portable_command(study, command) == command
+    assert portable_command(study.name, study.out, command) == command
 
 
 def test_records_are_read_as_written_and_a_line_that_is_none_is_named(tmp_path):
