@@ -67,23 +67,21 @@ def parse_slots(text: str) -> list[str]:
 
 def slots_of_machine() -> list[str]:
     """A slot for each GPU; where there is none, for each core that this process may use."""
-    import torch  # here, since it takes seconds to load and no other part of a study needs it
-
     # Numbers count within CUDA_VISIBLE_DEVICES, as in slot_environment.
-    gpus = [str(number) for number in range(torch.cuda.device_count())]
-    return gpus or ['cpu'] * usable_cores()
+    return [str(number) for number in range(count_gpus())] or ['cpu'] * usable_cores()
 
 
 def check_gpus(slots: list[str]):
     """Raise UserError for a slot on a GPU that this machine doesn't have: each run in it would fail."""
     wanted = [int(device) for slot in slots for device in slot.split('+') if device != 'cpu']
-    if not wanted:
-        return
-    import torch
+    if wanted and max(wanted) >= count_gpus():
+        raise UserError(f'slot {max(wanted)}: this machine has {count_gpus()} GPUs, numbered from 0')
 
-    there = torch.cuda.device_count()
-    if max(wanted) >= there:
-        raise UserError(f'slot {max(wanted)}: this machine has {there} GPUs, numbered from 0')
+
+def count_gpus() -> int:
+    import torch  # here, since it takes seconds to load and no other part of a study needs it
+
+    return torch.cuda.device_count()
 
 
 def slot_environment(slot: str) -> dict:

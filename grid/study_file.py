@@ -358,9 +358,11 @@ def check_settings(study: Study, tune_at) -> list[str]:
             problems.append(f'no setting is called {name!r}' + did_you_mean(name, FIELDS))
         elif name in OWN_SETTINGS:
             problems.append(f'{name} is what the study itself gives to every run')
-    for name, tried in tuned.items():
-        if not isinstance(tried, (tuple, list)) or not tried:
-            problems.append(f'tune: {name} must have a tuple of values to try, not {tried!r}')
+    for values in (study.tune, *study.tune.values()):
+        for name, tried in list(values.items()) if isinstance(values, dict) else ():
+            if not isinstance(tried, (dict, tuple, list)) or tried in ((), []):
+                problems.append(f'tune: {name} must have a tuple of values to try, not {tried!r}')
+                del values[name]
     if tune_at is None:
         return problems
     for scale, budgets in (tune_at if isinstance(tune_at, dict) else {'': tune_at}).items():

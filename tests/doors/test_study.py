@@ -39,7 +39,9 @@ def scripts(tmp_path, monkeypatch):
             shutil.copy(path, tmp_path / path.name)
     (tmp_path / 'train.py').write_text(STAND_IN)
     launcher = tmp_path / 'grid' / 'launch.py'
-    launcher.write_text(launcher.read_text().replace('POLL_SECONDS = 0.5', 'POLL_SECONDS = 0.02'))
+    text = launcher.read_text().replace('POLL_SECONDS = 0.5', 'POLL_SECONDS = 0.02')
+    # The stand-in needs no GPU: here there are four.
+    launcher.write_text(text.replace('return torch.cuda.device_count()', 'return 4'))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -85,9 +87,18 @@ with locked(config.out_dir):
         print('error: this run cannot be')
         sys.exit(2)
     if act == 'diverge':
-        print('error: step 3: loss nan, gradient norm nan: stopped before the update. '
-              'There is no checkpoint yet')
+        print('error: step 3: loss nan, gradient norm nan: stopped before the update')
+        json.dump({'ended': 'diverged', 'ended_step': 3}, open(f'{config.out_dir}/run.json', 'w'))
         sys.exit(1)
+    if act == 'crash':
+        sys.exit(1)
+    if act.startswith('on '):  # a slot that is dead
+        if os.environ.get('CUDA_VISIBLE_DEVICES') == act.split()[1]:
+            sys.exit(1)
+        act = 'sleep 0.2'
+    if act == 'hang':
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(500)
     if act == 'die':
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(float(act.split()[1]))
@@ -97,12 +108,13 @@ with locked(config.out_dir):
                 'seconds': 1.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0, 'stage': 1,
                 'phase': 'continual', 'depth': config.n_layer, 'val_loss': loss}
         open(f'{config.out_dir}/metrics.jsonl', 'w').write(json.dumps(line) + '\\n')
-        open(f'{config.out_dir}/run.json', 'w').write('{}')
+        json.dump({'ended': 'done'}, open(f'{config.out_dir}/run.json', 'w'))
 log('end')
 """
 TWO_ARMS = {'arms': {'full': 'baseline', 'Li': 'incremental_8stage'}, 'baseline': 'full',
             'budgets': (100, 200),
-            'seeds': (1, 2), 'overlays': ('cpu',), 'settings': {'lr_schedule': 'wsd', 'vocab_size': 320}}
+            'seeds': (1, 2), 'overlays': ('cpu',),
+            'settings': {'lr_schedule': 'wsd', 'vocab_size': 320, 'warmup_steps': 10}}
 
 
 def start_launcher(*argv) -> subprocess.Popen:
@@ -137,42 +149,6 @@ def behave(**acts):
     Path('behavior.json').write_text(json.dumps(acts))
 
 
-def test_each_arm_keeps_its_best_value_the_grid_goes_on_at_an_edge_and_an_edge_that_stays_is_said(scripts):
-    names = TWO_ARMS | {'budgets': (100,), 'seeds': (1,), 'tune_extend': 2,
-                        'tune': {'learning_rate': (0.0025, 0.005), 'Li': {'learning_rate': (0.05, 0.02)}}}
-    write_study(scripts / 'mine.py', **names)
-    behave(**{'': ['sleep 0'], 'li/tune_b100_s0_learning_rate=0.02': ['diverge']})
-    said = run_launcher('--slots=cpu,cpu', code=1)
-    tuned = sorted(float(p.name.partition('=')[2]) for p in scripts.glob('out/mine/full/tune*'))
-    assert tuned == [0.0025, 0.005, 0.01, 0.02]
-    assert (
-        'tuned  full: learning_rate 0.02, the best of 4 (learning_rate: best at the largest value tried)'
-        in said
-    )
-    # A value that diverged is as bad as can be; the grid of Li went on above .05 and below nothing was
-    # better.
-    assert 'learning_rate 0.05, the best of' in said
-    assert json.loads((scripts / 'out/mine/full/b100_s1/config.json').read_text())['learning_rate'] == 0.02
-    assert json.loads((scripts / 'out/mine/li/b100_s1/config.json').read_text())['learning_rate'] == 0.05
-
-
-def test_every_run_has_its_budgets_compute_and_growth_takes_the_same_share(scripts):
-    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 1000), 'arms': TWO_ARMS['arms'] | {
-        'Bu': 'bu_1to12_wsd', 'stages': 'incremental_4stage --stage_steps=10,20,30,40 --baseline_steps=400',
-        'small': 'baseline --n_layer=6'}})
-    sys.path.insert(0, str(scripts))
-    loaded = plan.load_study('mine.py')
-    _, runs = plan.plan_runs(loaded)
-    step = schedule.step_cost(runs[0].config, 'flops')
-    for run in runs:
-        assert abs(run.flops() - run.budget * step) <= step / 2, run.folder
-        if run.arm == 'Li':
-            assert run.config.growth_steps == run.budget / 2
-        if run.arm == 'stages':
-            assert sum(run.config.stage_steps) == run.budget / 4
-    assert len(runs) == 20 and {run.folder for run in runs} >= {'full/b100_s1', 'small/b1000_s2'}
-
-
 def test_a_budget_may_be_limited_to_some_arms_and_seeds(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 200, 400), 'only': {
         200: {'seeds': (2,)}, 400: {'arms': ('full',)}}})
@@ -183,18 +159,6 @@ def test_a_budget_may_be_limited_to_some_arms_and_seeds(scripts):
     assert '8 done' in run_launcher('--status').splitlines()[-1]
 
 
-def test_an_arm_needs_no_plan_at_a_budget_from_which_it_is_left_out(tmp_path, monkeypatch):
-    monkeypatch.chdir(HERE)
-    names = TWO_ARMS | {'budgets': (3, 100), 'only': {3: {'arms': ('full',)}}}
-    loaded = plan.load_study(write_study(tmp_path / 'mine.py', **names))
-    _, runs = plan.plan_runs(loaded)
-    assert {(run.arm, run.budget) for run in runs} == {('full', 3), ('full', 100), ('Li', 100)}
-    # Where it is tuned it is run all the same.
-    write_study(tmp_path / 'mine.py', **names | {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}})
-    with pytest.raises(UserError, match="arm 'Li': growth_steps 2 is less than one step"):
-        plan.load_study(str(tmp_path / 'mine.py'))
-
-
 def test_a_part_that_only_leaves_out_is_said(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'only': {200: {'arms': ('full',), 'seeds': (2,)}}})
     for part in (['--only=Li', '--budgets=200'], ['--budgets=200', '--seeds=1']):
@@ -202,69 +166,6 @@ def test_a_part_that_only_leaves_out_is_said(scripts):
         assert done.returncode == 2, done.stderr
         assert done.stderr == f"error: {' '.join(part)}: the study's `only` leaves all of that out\n"
     assert not logged()
-
-
-MISTAKES = [
-    ({'seds': (1,)}, "has no 'seds'; did you mean 'seeds'"),
-    ({'baseline': 'ful'}, "baseline 'ful' is no arm; did you mean 'full'"),
-    ({'arms': {'full': 'basline'}},
-     "arm 'full': there is no config configs/basline.py; did you mean 'baseline'"),
-    ({'arms': {'full': 'baseline --n_layr=3'}}, "arm 'full': .*did you mean 'n_layer'"),
-    ({'arms': {'full': 'baseline --seed=3'}}, 'seed is what the study itself gives'),
-    ({'arms': {'full': 'baseline', 'Full': 'baseline'}}, "'full' and 'Full' would share the folder full"),
-    ({'arms': {'full': 'baseline', 'x': "baseline --init_from='@ful'"}},
-     "'x' starts from the end of 'ful'.*did you mean 'full'"),
-    ({'arms': {'full': "baseline --init_from='@full'"}}, 'starts from its own end'),
-    ({'arms': {}}, "baseline 'full' is no arm"),
-    ({'settings': {'lr_schedul': 'wsd'}}, "no setting is called 'lr_schedul'; did you mean 'lr_schedule'"),
-    ({'settings': {'out_dir': 'x'}}, 'out_dir is what the study itself gives'),
-    ({'budgets': (100, 100)}, r'budgets must be a tuple of different values of type int, not \(100, 100\)'),
-    ({'budgets': (0,)}, 'budgets must be positive'),
-    ({'budgets': ()}, 'budgets is missing'),
-    ({'budgets': (3,)}, "arm 'Li': growth_steps 2 is less than one step for each of 8 stages"),
-    ({'only': {1_00: {'arms': ('full', 'Lee')}}}, "only, budget 100: 'Lee' is none of the arms"),
-    ({'only': {1_000: {'seeds': (1,)}}}, 'only, budget 1000: the study has no such budget'),
-    ({'only': {100: {'seeds': (1, 7)}}}, 'only, budget 100: 7 is none of the seeds; there are 1, 2'),
-    ({'only': {100: {'seeds': (1, 1)}}}, 'seeds has 1 twice'),
-    ({'only': {100: {'seeds': 1}}}, 'seeds must be a tuple, not 1'),
-    ({'only': {100: {'arm': ('full',)}}}, "it must have a dict of 'arms' and 'seeds'"),
-    ({'only': {100: {'arms': ([],)}}}, r'\[\] is none of the arms'),
-    ({'only': {100: ('full',)}}, "it must have a dict of 'arms' and 'seeds'"),
-    ({'only': {100: {'arms': ('Li',)}}}, 'only, budget 100: there is no baseline to judge by'),
-    ({'only': (100,)}, 'only must be a dict'),
-    ({'only': {100: {'arms': ('full',)}, 200: {'arms': ('full',)}}}, "only leaves 'Li' out at every budget"),
-    ({'arms': {'full': 'baseline', 'old': 'baseline --n_layer=6', 'x': "baseline --init_from='@old'"},
-      'only': {100: {'arms': ('full', 'x')}}}, "'x' starts from the end of 'old', which is left out"),
-    ({'seeds': 'one'}, "seeds must be a tuple of different values of type int, not 'one'"),
-    ({'tune': {'learning_rate': 0.1}}, 'learning_rate must have a tuple of values to try'),
-    ({'tune': {'learning_rat': (0.1, 0.2)}}, "no setting is called 'learning_rat'"),
-    ({'tune': {'Lee': {'learning_rate': (0.1,)}}}, "tune: 'Lee' is no arm"),
-    ({'tune': {'learning_rate': ('high',)}}, "learning_rate must be float, not 'high'"),
-    ({'tune': {'Li': {'learning_rate': (0.1, 'high')}}},
-     "arm 'Li': .*learning_rate must be float, not 'high'"),
-]
-
-
-@pytest.mark.parametrize('change, message', MISTAKES)
-def test_a_mistake_in_a_study_file_is_one_clear_line(tmp_path, monkeypatch, change, message):
-    monkeypatch.chdir(HERE)
-    path = write_study(tmp_path / 'mine.py', **TWO_ARMS | change)
-    with pytest.raises(UserError, match=message):
-        plan.load_study(path)
-
-
-def test_a_study_that_is_not_there_is_said_with_the_nearest_one(monkeypatch):
-    monkeypatch.chdir(HERE)
-    with pytest.raises(UserError, match=r'studies/smok.py: no such study file; did you mean '
-                                        r"'studies/smoke.py'\?"):
-        plan.load_study('studies/smok.py')
-
-
-def test_all_mistakes_are_said_at_once(tmp_path):
-    path = write_study(tmp_path / 'mine.py', **TWO_ARMS | {'budget': 3, 'seeds': 'x', 'settings': 4})
-    with pytest.raises(UserError) as error:
-        plan.load_study(path)
-    assert str(error.value).count('\n  ') == 3
 
 
 def test_records_of_another_machine_count_as_done_unless_a_part_is_named(scripts):
@@ -425,12 +326,6 @@ def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
     assert len({line['MASTER_PORT'] for line in logged()}) == 2
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='its GPUs are the slots')
-def test_without_a_gpu_there_is_a_slot_for_each_core_to_use(monkeypatch):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {0}, raising=False)
-    assert launch.parse_slots('') == ['cpu']
-
-
 def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
     run_launcher('--slots=cpu')
@@ -441,7 +336,7 @@ def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
 
 
 @pytest.mark.parametrize('slots, message', [('gpu', "'gpu' is no slot"),
-                                            ('0,1,0', 'a GPU stands there twice'),
+                                            ('0+0,1+2', 'a GPU stands there twice'),
                                             ('0+1,1+2', 'a GPU stands there twice'),
                                             ('cpu,0', 'slots must be alike'),
                                             ('0,1+2', 'slots must be alike')])
@@ -479,23 +374,13 @@ wc -l < sbatch.txt
                           text=True, check=True)
     assert 'level 1: 2 runs, job 1' in done.stdout and 'level 2: 2 runs, job 2' in done.stdout
     calls = Path('sbatch.txt').read_text().splitlines()
-    assert len(calls) == 2 and '--dependency' not in calls[0] and '--dependency=afterok:1' in calls[1]
+    assert len(calls) == 2 and '--dependency' not in calls[0] and '--dependency=afterany:1' in calls[1]
     assert all('--time=1:00' in call for call in calls)
     folders = [line['folder'] for line in logged()]
     assert {folder.split('/')[1] for folder in folders[:2]} == {'b4000_s1'} and len(set(folders)) == 4
     assert '--branch_from=out/mine/full/b4000_s1' in logged()[folders.index('full/b1000_s1')]['argv']
     again = subprocess.run(['bash', 'slurm_study.sh', 'mine.py'], capture_output=True, text=True, check=True)
     assert 'nothing is left to run' in again.stdout
-
-
-@pytest.mark.parametrize('path', sorted(HERE.glob('studies/*.py')), ids=lambda path: path.stem)
-def test_the_studies_that_come_with_it_can_be_planned_and_say_how_to_run_them(monkeypatch, path):
-    monkeypatch.chdir(HERE)
-    loaded = plan.load_study(f'studies/{path.name}', out='nowhere')
-    _, runs = plan.plan_runs(loaded, guess=True)
-    cells = [(arm, budget) for arm in loaded.arms for budget in loaded.budgets]
-    assert len(runs) == sum(len(loaded.seeds_at(arm, budget)) for arm, budget in cells) > 0
-    assert f'python study.py studies/{path.name}' in path.read_text()
 
 
 def test_the_studies_own_commands_in_the_readme_make_a_study(tmp_path, monkeypatch):
