@@ -236,7 +236,10 @@ def read_metrics(path: str) -> tuple[list[dict], bool]:
     if not os.path.exists(path):
         return [], False
     with open(path, 'rb') as f:
-        *lines, rest = f.read().split(b'\n')  # `rest`: cut off in the middle of a write, or still written
+        *lines, rest = f.read().split(b'\n')
+    if parse_record(rest):  # whole, but for its line break
+        lines.append(rest)
+        rest = b''  # else it was cut off in the middle of a write, or is still written
     records = []
     for number, line in enumerate(lines, 1):
         where = f'{path}, line {number}'

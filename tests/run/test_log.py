@@ -1,26 +1,46 @@
-"""metrics.jsonl, run.json and the trackers. Run: python -m pytest tests/test_metrics.py"""
+"""metrics.jsonl, run.json and the trackers. Run: python -m pytest tests/run/test_log.py"""
 
+import base64
+import contextlib
 import json
 import os
 import sqlite3
 import struct
 import subprocess
 import sys
+import types
+import zlib
 
 import pytest
+import torch
 
+import schedule
+from config import TrainConfig
 from core.common import UserError
 from run import log
-from run.log import (
-    MetricsWriter,
-    Tracker,
-    describe_start,
-    git_state,
-    new_run_info,
-    read_metrics,
-    read_run_json,
-    write_run_json,
-)
+from run.log import RunLog, Tracker, git_state, read_metrics, read_run_json
+
+
+def job_in(folder, **settings):
+    """A run of 5 steps as RunLog knows it, in `folder`."""
+    settings = {'growth_steps': 5, 'continual_steps': 0, 'log_interval': 1, 'run_name': 'run'} | settings
+    config = TrainConfig(out_dir=str(folder), **settings)
+    return types.SimpleNamespace(config=config, plan=schedule.plan(config), rank=0, world_size=2,
+                                 device=torch.device('cpu'), amp=contextlib.nullcontext(), questions=None,
+                                 fingerprint={'train': {'tokens': 5}}, grad_accum_steps=1,
+                                 val_sets={'val_loss': None})
+
+
+def state_at(step):
+    model = types.SimpleNamespace(depth=12, parameters=list)
+    return types.SimpleNamespace(step=step, clock={'seconds': step * 0.5}, model=model, init_from=None)
+
+
+def resume(folder, step, prefix_dir='', **settings):
+    """The log of a run that starts at `step`."""
+    opened = RunLog(job_in(folder, **settings), step, str(prefix_dir))
+    opened.open(state_at(step))
+    return opened
 
 
 def record(kind, step, **values):
@@ -29,10 +49,7 @@ def record(kind, step, **values):
 
 
 def write(path, records):
-    writer = MetricsWriter(str(path), 0)
-    for r in records:
-        writer.write(r)
-    writer.close()
+    path.write_text(''.join(json.dumps(r) + '\n' for r in records))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -52,8 +69,13 @@ def test_a_resumed_run_keeps_just_the_lines_that_it_will_not_write_again(tmp_pat
     records = [record('train', 1, loss=1), record('train', 2, loss=1), record('eval', 2, val_loss=1),
                record('phase', 2, phase='phase2', depth=2), record('train', 3, loss=1)]
     write(path, records)
-    MetricsWriter(str(path), 2).close()  # a checkpoint at step 2: its evaluation and the growth come again
+    resume(tmp_path, 2)  # a checkpoint at step 2: its evaluation and the growth come again
     assert read_metrics(str(path))[0] == records[:2]
+
+
+def test_a_last_line_without_its_line_break_counts(tmp_path):
+    (tmp_path / 'metrics.jsonl').write_text(json.dumps(record('train', 1, loss=1)))
+    assert read_metrics(str(tmp_path / 'metrics.jsonl')) == ([record('train', 1, loss=1)], False)
 
 
 @pytest.mark.parametrize('rest', ['{"kind": "train", "st', '{"kind": "train", "step": 3, "tokens": 30',
@@ -64,7 +86,7 @@ def test_a_truncated_last_line_is_let_pass_and_cut_on_resume(tmp_path, rest):
     with open(path, 'a') as f:
         f.write(rest)
     assert read_metrics(str(path)) == ([record('train', 1, loss=1)], True)
-    MetricsWriter(str(path), 5).close()
+    resume(tmp_path, 5)
     assert read_metrics(str(path)) == ([record('train', 1, loss=1)], False)
 
 
@@ -110,43 +132,73 @@ def test_two_runs_in_one_file_are_seen(tmp_path, second, message):
 
 
 def test_run_json_keeps_its_id_and_facts_over_starts(tmp_path):
-    first = new_run_info({}, describe_start(0, 'cpu', 1, 2, None, 'AVX2'), data={'train': {'tokens': 5}},
-                         init_from=None)
-    write_run_json(str(tmp_path), first)
-    assert first['init_from'] is None and len(first['starts']) == 1
-    later = describe_start(7, 'gpu', 8, 8, '12.8', None)
-    second = new_run_info(read_run_json(str(tmp_path)), later, data=None, init_from=None)
+    resume(tmp_path, 0)
+    first = read_run_json(str(tmp_path))
+    assert first['init_from'] is first['branch_from'] is None and len(first['starts']) == 1
+    resume(tmp_path, 3)
+    second = read_run_json(str(tmp_path))
     assert second['run_id'] == first['run_id'] and second['data'] == first['data']
-    assert (
-        [s['step'] for s in second['starts']] == [0, 7]
-        and second['device'] == 'gpu'
-        and second['world_size'] == 8
-    )
-    for name in ('command', 'git_commit', 'git_dirty', 'versions', 'host', 'device', 'device_count',
-                 'cpu_capability', 'world_size'):
+    assert [start['step'] for start in second['starts']] == [0, 3]
+    for name in ('command', 'git_commit', 'git_dirty', 'git_diff', 'versions', 'host', 'device',
+                 'device_count', 'cpu_capability', 'world_size'):
         assert name in second and name in second['starts'][0]
     assert set(second['versions']) == {'python', 'torch', 'numpy', 'cuda'}
 
 
+def test_a_branch_is_in_run_json_until_a_start_without_it(tmp_path):
+    (tmp_path / 'a').mkdir()
+    resume(tmp_path / 'a', 0)
+    write(tmp_path / 'a' / 'metrics.jsonl', [record('train', 1, loss=1), record('train', 2, loss=1)])
+    (tmp_path / 'b').mkdir()
+    resume(tmp_path / 'b', 2, prefix_dir=tmp_path / 'a')
+    branch = read_run_json(str(tmp_path / 'b'))['branch_from']
+    assert (branch['path'], branch['step']) == (str(tmp_path / 'a'), 2)
+    assert branch['run_id'] == read_run_json(str(tmp_path / 'a'))['run_id']
+    assert [r['step'] for r in read_metrics(str(tmp_path / 'b' / 'metrics.jsonl'))[0]] == [1, 2]
+    resume(tmp_path / 'b', 3)
+    assert read_run_json(str(tmp_path / 'b'))['branch_from'] == branch
+    resume(tmp_path / 'b', 0)
+    assert read_run_json(str(tmp_path / 'b'))['branch_from'] is None
+
+
+@pytest.mark.parametrize('ended', ['done', 'stopped', 'diverged'])
+def test_how_a_run_ended_is_in_its_record_until_it_goes_on(tmp_path, capsys, ended):
+    opened = resume(tmp_path, 0)
+    opened.record('phase', state_at(0), opened.job.plan.phases[0], n_frozen=0)
+    opened.close(state_at(4), ended)
+    info = read_run_json(str(tmp_path))
+    assert (info['ended'], info['ended_step']) == (ended, 4)
+    assert ('--resume' in capsys.readouterr().out) == (ended == 'stopped')
+    resume(tmp_path, 4)
+    assert 'ended' not in read_run_json(str(tmp_path))
+
+
 def test_git_state_inside_and_outside_of_a_checkout(tmp_path):
-    assert git_state(str(tmp_path)) == (None, None)
+    assert git_state(str(tmp_path)) == (None, None, None)
     env = dict(os.environ)
     for who in ('AUTHOR', 'COMMITTER'):
         env |= {f'GIT_{who}_NAME': 'a', f'GIT_{who}_EMAIL': 'a@b'}
     (tmp_path / 'f.py').write_text('1')
     for arguments in (['init', '-q'], ['add', '.'], ['commit', '-qm', 'one']):
         subprocess.run(['git', *arguments], cwd=tmp_path, env=env, check=True)
-    commit, dirty = git_state(str(tmp_path))
-    assert len(commit) == 40 and dirty is False
+    commit, dirty, diff = git_state(str(tmp_path))
+    assert len(commit) == 40 and dirty is False and diff is None
     (tmp_path / 'data.bin').write_text('not tracked, as data and runs are')
-    assert git_state(str(tmp_path)) == (commit, False)
+    assert git_state(str(tmp_path)) == (commit, False, None)
     (tmp_path / 'f.py').write_text('2')
-    assert git_state(str(tmp_path)) == (commit, True)
+    again, dirty, diff = git_state(str(tmp_path))
+    assert (again, dirty) == (commit, True)
+    patch = zlib.decompress(base64.b64decode(diff))
+    subprocess.run(['git', 'checkout', '-q', 'f.py'], cwd=tmp_path, check=True)
+    subprocess.run(['git', 'apply'], input=patch, cwd=tmp_path, check=True)  # the code as it ran
+    assert (tmp_path / 'f.py').read_text() == '2'
+    (tmp_path / 'f.py').write_bytes(os.urandom(log.LARGEST_DIFF))
+    assert git_state(str(tmp_path)) == (commit, True, None)
 
 
 def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
-    assert git_state('.') == (None, None)
+    assert git_state('.') == (None, None, None)
 
 
 def test_a_damaged_run_json_is_named(tmp_path):
@@ -213,14 +265,16 @@ HISTORY = {'wandb': wandb_history, 'tensorboard': tensorboard_history, 'trackio'
 def test_a_tracker_gets_every_evaluation_once_though_a_resumed_run_repeats_some(tmp_path, kind):
     """Two processes: the second is the resumed run, which evaluates steps 2 and 3 again before it goes on."""
     code = """
-import json, sys
-from run import log
+import sys
+from config import TrainConfig
+from run.log import Tracker
 kind, folder, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-settings = {'n_layer': 2, 'stage_depths': [1, 2]}
-tracker = log.Tracker(kind, 'project', folder, 'run', 'group', 'abcd1234', settings)
+config = TrainConfig(tracker=kind, tracker_project='project', out_dir=folder, run_name='run', n_layer=2)
+tracker = Tracker(config, 'abcd1234')
 for step in range(first, last):
-    tracker.send({'kind': 'train', 'step': step, 'loss': 1.0})
-    tracker.send({'kind': 'eval', 'step': step, 'val_loss': step / 2, 'phase': 'phase1'})
+    at = {'step': step, 'tokens': 10 * step, 'flops': 1e9 * step, 'seconds': 1.0}
+    tracker.send({'kind': 'train', **at, 'loss': 1.0})
+    tracker.send({'kind': 'eval', **at, 'val_loss': step / 2, 'phase': 'phase1'})
 tracker.close()
 """
     env = os.environ | {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true',
@@ -243,16 +297,18 @@ def test_nothing_of_a_tracker_is_imported_unless_it_is_named():
 
 
 def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
-    arguments = ('project', str(tmp_path), 'run', 'group', 'id', {})
+    def arguments(kind):
+        return TrainConfig(tracker=kind, out_dir=str(tmp_path), run_name='run'), 'id'
+
     monkeypatch.setitem(sys.modules, 'wandb', None)
     with pytest.raises(UserError, match=r"tracker is 'wandb', which is not installed: pip install wandb"):
-        Tracker('wandb', *arguments)
+        Tracker(*arguments('wandb'))
     monkeypatch.delitem(sys.modules, 'wandb')
     (tmp_path / 'wandb').mkdir()  # a folder of that name is a package to Python
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, 'path', [str(tmp_path)])
     with pytest.raises(UserError, match='which is not installed'):
-        Tracker('wandb', *arguments)
+        Tracker(*arguments('wandb'))
 
     def refuse(*arguments):
         raise RuntimeError('no API key\nmore lines')
@@ -260,5 +316,5 @@ def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(log.Tracker, 'start_trackio', refuse)
     with pytest.raises(UserError,
                        match=r'the tracker trackio could not be started \(no API key\): mend that') as error:
-        Tracker('trackio', *arguments)
+        Tracker(*arguments('trackio'))
     assert '\n' not in str(error.value)
