@@ -37,18 +37,53 @@ import re
 import sys
 from dataclasses import dataclass, field
 
+from core.common import Parser, UserError, run_main
+
+STYLES = ('nanogpt', 'lm_eval')
+
+
+def parse_args():
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add('models', nargs='+', metavar='model', help='one model, or two to compare')
+    add('--style', choices=(*STYLES, 'both'), default='nanogpt', help='which convention; default nanogpt')
+    add('--data', default='', metavar='FILE|URL', help='JSONL to score on; default: the official set')
+    add('--limit', type=int, default=0, metavar='N', help='only the first N examples; default: all')
+    add('--device', default='auto', help='cuda, mps, cpu, ...; default: the first of these that is there')
+    add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
+        help='autocast to bfloat16, or stay with float32; default: bfloat16 where the hardware has it')
+    add('--json', action='store_true', help='end with one line of JSON: the numbers of each style')
+    add('--per_example', default='', metavar='FILE', help='write a JSON line per example (see paired.py)')
+    args = parser.parse_args()
+
+    if len(args.models) > 2:
+        raise UserError(f'{len(args.models)} models: name one, or two to compare')
+    if args.limit < 0:
+        raise UserError(f'--limit={args.limit}: a number of examples, or 0 for all')
+    args.per_example = os.path.expanduser(args.per_example)
+    if args.per_example and len(args.models) > 1:
+        raise UserError('--per_example takes the lines of one model: name one')
+    if args.per_example and os.path.exists(args.per_example):
+        raise UserError(f'--per_example={args.per_example} exists already: remove it or name another')
+    folder = os.path.dirname(args.per_example) or '.'
+    if not os.path.isdir(folder):
+        raise UserError(f'--per_example={args.per_example}: there is no folder {folder}')
+    return args
+
+
+if __name__ == '__main__':  # --help and a wrong flag are answered before torch takes its seconds to load
+    run_main(parse_args)
+
 import numpy as np
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
 from core import data
-from core.common import Parser, UserError, run_main
 from core.device import autocast, init_distributed, pick_device, read_ranks, to_device
 from run import checkpoint
 from verdict import paired
 
-STYLES = ('nanogpt', 'lm_eval')
 MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
 EXAMPLE = ("a JSON object with the texts 'ctx' and 'endings' (four of them) and 'label', 0, 1, 2 or 3 (which "
            'the test split lacks)')
@@ -450,35 +485,6 @@ def evaluate(
 
 
 # the command line
-
-
-def parse_args():
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add('models', nargs='+', metavar='model', help='one model, or two to compare')
-    add('--style', choices=(*STYLES, 'both'), default='nanogpt', help='which convention; default nanogpt')
-    add('--data', default='', metavar='FILE|URL', help='JSONL to score on; default: the official set')
-    add('--limit', type=int, default=0, metavar='N', help='only the first N examples; default: all')
-    add('--device', default='auto', help='cuda, mps, cpu, ...; default: the first of these that is there')
-    add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
-        help='autocast to bfloat16, or stay with float32; default: bfloat16 where the hardware has it')
-    add('--json', action='store_true', help='end with one line of JSON: the numbers of each style')
-    add('--per_example', default='', metavar='FILE', help='write a JSON line per example (see paired.py)')
-    args = parser.parse_args()
-
-    if len(args.models) > 2:
-        raise UserError(f'{len(args.models)} models: name one, or two to compare')
-    if args.limit < 0:
-        raise UserError(f'--limit={args.limit}: a number of examples, or 0 for all')
-    args.per_example = os.path.expanduser(args.per_example)
-    if args.per_example and len(args.models) > 1:
-        raise UserError('--per_example takes the lines of one model: name one')
-    if args.per_example and os.path.exists(args.per_example):
-        raise UserError(f'--per_example={args.per_example} exists already: remove it or name another')
-    folder = os.path.dirname(args.per_example) or '.'
-    if not os.path.isdir(folder):
-        raise UserError(f'--per_example={args.per_example}: there is no folder {folder}')
-    return args
 
 
 def main():

@@ -13,12 +13,7 @@ key-value cache: it is for a look, not for service.
 import codecs
 import math
 
-import torch
-
-from core import data
 from core.common import Parser, UserError, run_main
-from core.device import pick_device
-from run import checkpoint
 
 
 def parse_args():
@@ -41,6 +36,16 @@ def parse_args():
     if args.seed >= 2**32:
         raise UserError(f'--seed must be below 2**32, not {args.seed}')
     return args
+
+
+if __name__ == '__main__':  # --help and a wrong flag are answered before torch takes its seconds to load
+    run_main(parse_args)
+
+import torch
+
+from core import data
+from core.device import pick_device
+from run import checkpoint
 
 
 def main():
