@@ -1,7 +1,7 @@
 """
 Talk to a checkpoint: text that continues a prompt, token by token.
 
-    python sample.py out/incremental_8stage_cpu --prompt="The function returns"
+    python sample.py out/incremental_8stage_cpu "The function returns"
     python sample.py out/incremental_8stage/stage_03.pt --n=3 --temperature=0.8 --top_k=50 --seed=7
 
 Takes what hellaswag.py takes: a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2. Without
@@ -20,7 +20,8 @@ def parse_args():
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add('checkpoint', help='checkpoint, run directory, Hugging Face folder, or gpt2')
-    add('--prompt', default='', help='text to continue')
+    add('text', nargs='?', default='', help='text to continue')
+    add('--prompt', default='', help='the same')
     add('--tokens', type=int, default=200, help='tokens to add at most (default %(default)s)')
     add('--temperature', type=float, default=0.8, help='0: always the likeliest token (default %(default)s)')
     add('--top_k', type=int, default=0, help='choose among the k likeliest tokens; 0: among all')
@@ -28,6 +29,9 @@ def parse_args():
     add('--n', type=int, default=1, help='samples (default %(default)s)')
     add('--device', default='auto', help="'auto' or a torch device")
     args = parser.parse_args()
+    if args.text and args.prompt:
+        raise UserError(f'two prompts: {args.text!r} and --prompt={args.prompt!r}')
+    args.prompt = args.prompt or args.text
     least_values = {'tokens': 1, 'n': 1, 'top_k': 0, 'seed': 0, 'temperature': 0}
     for name, least in least_values.items():
         value = getattr(args, name)

@@ -140,11 +140,11 @@ def open_data(config, sequences_per_step: int) -> tuple:
     for entry in config.val_dirs:
         name, _, folder = entry.partition(':')
         folder = os.path.expanduser(folder)
+        other = data.Split(folder, 'val', config.block_size, config.vocab_size)
         tokenizer = data.read_meta(folder)['tokenizer']
         if tokenizer != meta['tokenizer']:
             raise UserError(f'val_dirs {folder}: in tokens of {tokenizer!r}, and {config.data_dir} in tokens '
                             f'of {meta["tokenizer"]!r}')
-        other = data.Split(folder, 'val', config.block_size, config.vocab_size)
         val_sets[f'val_loss_{name}'] = other, min(val_sequences, other.n_sequences)
     return train_split, val_sets, meta['tokenizer']
 

@@ -34,12 +34,29 @@ def test_out_dir_names_the_configs_and_a_seed_that_is_not_the_default():
     assert c.out_dir == 'out/incremental_8stage_cpu_seed7'
 
 
+# Adding a setting is a decision, and says which one went: val_dirs came, wandb_project went.
+SETTINGS = '''out_dir run_name seed resume branch_from data_dir shuffle n_layer n_head n_embd block_size
+vocab_size dropout init_from init_depth n_stages stage_depths growth_steps stage_steps stage_fractions
+phase1_fraction phase1_embeddings continual_steps baseline_steps ledger match grow_init grow_map
+grow_optimizer total_batch_size batch_size optimizer learning_rate min_lr lr_schedule warmup_steps
+rewarm_steps rewarm lr_depth_power stage_lr_scale decay_fraction weight_decay beta1 beta2 muon_learning_rate
+grad_clip eval_interval eval_after_growth val_tokens val_dirs hellaswag_interval hellaswag_data
+hellaswag_limit log_interval checkpoint_interval checkpoint_steps keep_checkpoints tracker tracker_project
+device dtype compile'''
+
+
+def test_the_list_of_settings_is_frozen():
+    assert [*configuration.FIELDS] == SETTINGS.split()
+    assert {field.metadata['group'] for field in configuration.FIELDS.values()} == {*configuration.GROUPS}
+
+
 def test_the_defaults_are_the_papers_run():
     c = TrainConfig()
     assert (c.n_layer, c.n_head, c.n_embd, c.block_size, c.total_batch_size) == (12, 12, 768, 1024, 524_288)
     assert (c.learning_rate, c.beta1, c.beta2, c.weight_decay, c.lr_schedule) == (6e-4, 0.9, 0.95, 0.1,
                                                                                   'constant')
     assert (c.growth_steps, c.continual_steps, c.seed, c.grad_clip) == (10_000, 10_000, 1337, 0.0)
+    assert (c.muon_learning_rate, c.decay_fraction, c.vocab_size) == (0.02, 0.1, 50304)
 
 
 def test_all_mistakes_come_in_one_message(tmp_path):
@@ -194,6 +211,7 @@ def test_a_flag_means_what_its_setting_is(flag, value):
     ('--grow_init=stack,clone', "or a tuple of them, not ('stack', 'clone')"),
     ('--grow_map=os.getcwd()', 'grow_map must be a tuple of tuples of int'),
     ('--grow_map=' + '(' * 10_000, 'grow_map must be a tuple of tuples of int'),
+    ('--val_dirs=3', 'val_dirs must be name:folder'),
     ('--checkpoint_steps=3,0', 'every one of checkpoint_steps must be at least 1'),
     ('--continual_steps=None', "continual_steps must be int or 'equal_compute', not 'None'"),
     ('--tracker=None', "tracker must be '' or 'wandb'"), ('--n_layer', '--n_layer: a flag needs a value'),
@@ -237,6 +255,13 @@ def test_numbers_and_lists_of_a_config_take_the_settings_type(tmp_path):
     c = load_config([path], '')
     assert (c.growth_steps, c.learning_rate, c.stage_depths) == (1000, 1.0, (1, 12))
     assert [type(v) for v in (c.growth_steps, c.learning_rate, *c.stage_depths)] == [int, float, int, int]
+
+
+def test_validation_sets_may_be_a_dict_in_a_config(tmp_path):
+    path = write(tmp_path, 'mine.py', "val_dirs = {'old': 'data/old', 'code': 'data/code'}")
+    assert load_config([path], '').val_dirs == ('old:data/old', 'code:data/code')
+    assert load_config(['--val_dirs=old:data/old,code:data/code'], '').val_dirs == load_config([path],
+                                                                                               '').val_dirs
 
 
 def test_a_config_may_come_from_windows(tmp_path):

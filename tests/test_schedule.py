@@ -7,6 +7,7 @@ import math
 import random
 import subprocess
 import sys
+import time
 from fractions import Fraction
 
 import pytest
@@ -119,7 +120,8 @@ def count_flops(model) -> int:
     """
     x = torch.randint(512, (2, 32))
     # flash recomputes scores in its backward, which no convention counts
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with pytest.MonkeyPatch.context() as patch, FlopCounterMode(display=False) as counter:
+        patch.setattr('model.cudnn_attention_first', lambda: sdpa_kernel(SDPBackend.MATH))
         model(x, x).backward()
     return counter.get_total_flops()
 
@@ -635,6 +637,51 @@ def test_growing_from_a_checkpoint_has_something_to_freeze_in_its_first_stage():
     )
     assert [(p.stage, p.phase, p.depth, p.n_frozen) for p in plan(c).phases] == [
         (1, 'phase1', 14, 12), (1, 'phase2', 14, 0), (2, 'phase1', 16, 14), (2, 'phase2', 16, 0)]
+
+
+def test_the_depth_of_what_a_run_grows_from_comes_from_its_files(tmp_path):
+    flags = ['--n_layer=16', '--n_stages=2', '--growth_steps=8']
+    assert schedule.resolve(load_config([*flags, '--init_from=gpt2'], '')).init_depth == 12
+    (tmp_path / 'hf').mkdir()
+    (tmp_path / 'hf' / 'config.json').write_text('{"model_type": "gpt2", "n_layer": 3}')
+    run_dir = tmp_path / 'run'
+    run_dir.mkdir()
+    grown = TrainConfig(n_layer=9, n_stages=3, growth_steps=30, continual_steps=10)
+    (run_dir / 'config.json').write_text(json.dumps(config_to_dict(grown)))
+    with pytest.raises(UserError, match=r'init_from .*run: nothing there says how many layers .*init_depth'):
+        schedule.depth_of(str(run_dir))  # no checkpoint yet
+    for step in (9, 10, 11, 20):
+        (run_dir / f'ckpt_{step:06d}.pt').touch()
+    found = {}
+    for name in ('hf', 'run', 'run/stage_01.pt', 'run/ckpt_000010.pt', 'run/ckpt_000011.pt'):
+        found[name] = schedule.resolve(load_config([*flags, f'--init_from={tmp_path}/{name}'], '')).init_depth
+    # A checkpoint of the step at which the model grows is of before it.
+    assert [*found.values()] == [3, 6, 3, 3, 6]
+
+
+def test_600_000_steps_are_planned_at_once():
+    c = TrainConfig(n_stages=8, growth_steps=300_000, continual_steps=300_000, lr_schedule='wsd')
+    began = time.process_time()
+    made = plan(c)
+    assert made.row(599_999).phase.phase == 'continual' and made.row(0).flops == 0
+    assert made.row(599_999).flops + made.step_costs['flops'][-1] == made.flops() > 2**63
+    assert time.process_time() - began < 1
+
+
+def test_a_warm_up_that_the_decay_cuts_off_is_refused_and_one_over_its_first_tenth_is_not():
+    c = TrainConfig(growth_steps=100, continual_steps=0, lr_schedule='wsd', decay_fraction=0.2,
+                    warmup_steps=82)
+    assert plan(c).lr.max() == c.learning_rate
+    for changed in ({'warmup_steps': 83}, {'warmup_steps': 101, 'lr_schedule': 'cosine'},
+                    {'warmup_steps': 101, 'lr_schedule': 'constant'}):
+        with pytest.raises(UserError, match=r'warmup_steps \d+ is too long for a run of 100 steps'):
+            plan(dataclasses.replace(c, **changed))
+    plan(dataclasses.replace(c, decay_fraction=1.0, warmup_steps=10))
+
+
+def test_a_share_of_the_steps_is_not_one_less_by_rounding():
+    c = TrainConfig(n_layer=2, n_stages=2, stage_depths=(1, 2), growth_steps=200, phase1_fraction=0.29)
+    assert plan(c).phases[1].steps == 29  # 100 * .29 is 28.999...
 
 
 def test_match_gives_a_baseline_the_others_compute():

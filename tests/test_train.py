@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import math
 import os
 import platform
 import re
@@ -88,7 +89,7 @@ def test_a_run_grows_through_its_phases_and_records_them(monkeypatch, tiny, tmp_
      '--rewarm_steps=3'),
     ('--grow_init=stack', '--grow_optimizer=reset', '--phase1_fraction=0'),
     ('--grow_init=middle', '--grow_optimizer=copy', '--optimizer=muon'), ('--grow_init=zero',),
-    ('--grow_init=copy_last',),
+    ('--grow_init=copy_last',), ('--rewarm=new', '--rewarm_steps=5'),
 ])
 def test_stopping_anywhere_and_resuming_is_the_same_run(monkeypatch, tiny, tmp_path, flags):
     straight, resumed = tmp_path / 'straight', tmp_path / 'resumed'
@@ -220,6 +221,73 @@ def test_a_non_finite_loss_stops_before_the_update(monkeypatch, tiny, tmp_path, 
     assert all(t.isfinite().all() for t in state['model'].values())
 
 
+@pytest.mark.parametrize('where', ['an evaluation', 'a growth'])
+def test_an_evaluation_that_is_not_finite_ends_the_run_as_diverged(monkeypatch, tiny, tmp_path, capsys,
+                                                                   where):
+    def poisoned(job, model, split, n_sequences):
+        depths.append(model.depth)
+        bad = len(depths) == 2 if where == 'an evaluation' else depths[1:].count(3) == 1
+        return math.nan if bad else real(job, model, split, n_sequences)
+
+    depths, real = [], train.estimate_loss  # the first one is the dry run's
+    monkeypatch.setattr(train, 'estimate_loss', poisoned)
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, tiny, tmp_path / 'a')
+    step = {'an evaluation': 4, 'a growth': 6}[where]
+    info = json.loads((tmp_path / 'a' / 'run.json').read_text())
+    assert (stop.value.code, info['ended'], info['ended_step']) == (1, 'diverged', step)
+    assert f'step {step}: val_loss nan: stopped before the update' in capsys.readouterr().err
+    assert max(m['step'] for m in metrics(tmp_path / 'a')) == step
+
+
+def test_further_validation_sets_are_measured_at_each_evaluation_and_growth(monkeypatch, tiny, tmp_path):
+    folder = next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1]
+    other = tmp_path / 'other'
+    shutil.copytree(folder, other)
+    tokens = np.frombuffer(b'zebras quiz few jocks ' * 40, np.uint8).astype(np.uint16)
+    data.write_shard(str(other / 'tiny_val_000000.bin'), tokens)
+    run(monkeypatch, tiny, tmp_path / 'a', f'--val_dirs=same:{folder},other:{other}', '--grow_init=stack')
+    losses = [m for m in metrics(tmp_path / 'a') if 'val_loss' in m or 'val_loss_after' in m]
+    for m in losses:
+        for end in ('', '_before', '_after'):
+            if f'val_loss{end}' in m:
+                assert m[f'val_loss_same{end}'] == m[f'val_loss{end}'] != m[f'val_loss_other{end}']
+    assert len(losses) == 8
+
+
+def test_the_last_step_is_evaluated_and_scored_whatever_the_intervals(monkeypatch, tiny, tmp_path, capsys):
+    run(monkeypatch, tiny, tmp_path / 'a', '--eval_interval=7', '--hellaswag_interval=5')
+    last = metrics(tmp_path / 'a')[-1]
+    assert last['step'] == 24 and {'val_loss', 'hellaswag_acc', 'hellaswag_data'} <= last.keys()
+    assert 'the last evaluation ...' in capsys.readouterr().out
+    assert json.loads((tmp_path / 'a' / 'run.json').read_text())['ended'] == 'done'
+    totals = checkpoint.latest(str(tmp_path / 'a'))[1]['totals']
+    assert (totals['train_tokens'], totals['val_tokens']) == (4000, 1700)
+
+
+def test_a_run_takes_another_length_as_long_as_its_steps_so_far_are_the_same(monkeypatch, tiny, tmp_path):
+    wsd = ['--lr_schedule=wsd', '--decay_fraction=0.25']
+    run(monkeypatch, tiny, tmp_path / 'long', *wsd, '--continual_steps=10')
+    run(monkeypatch, tiny, tmp_path / 'short', *wsd)
+    later = [path for path in (tmp_path / 'short').glob('ckpt_*.pt') if int(path.stem[5:]) > 15]
+    with pytest.raises(UserError, match='continual_steps: was 6, now 10'):  # its decay has begun
+        run(monkeypatch, tiny, tmp_path / 'short', *wsd, '--continual_steps=10', '--resume')
+    for path in later:
+        path.unlink()
+    run(monkeypatch, tiny, tmp_path / 'short', *wsd, '--continual_steps=10', '--resume')
+    assert_same_run(tmp_path / 'long', tmp_path / 'short')
+    shares = ['--stage_fractions=0.25,0.25,0.25', '--growth_steps=0', '--continual_steps=24']
+    run(monkeypatch, tiny, tmp_path / 'shares', *shares)
+    with pytest.raises(UserError, match='continual_steps: was 24, now 36'):  # growths would move
+        run(monkeypatch, tiny, tmp_path / 'shares', *shares[:2], '--continual_steps=36', '--resume')
+
+
+def test_the_dtype_that_is_asked_for_is_the_one(tiny):
+    for dtype, expected in (('bfloat16', torch.bfloat16), ('float32', torch.float32)):
+        with train.prepare([*tiny, f'--dtype={dtype}']).amp:
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
 def test_a_run_is_never_overwritten(monkeypatch, tiny, finished, tmp_path):
     before = {p: p.read_bytes() for p in (tmp_path / 'a').iterdir()}
     with pytest.raises(UserError, match=r'already holds a run: go on with --resume'):
@@ -249,22 +317,22 @@ def test_settings_that_change_nothing_may_change_on_resume(monkeypatch, tiny, tm
 # every setting that isn't free, and a value that no run may change to (beside what it needs to be valid)
 REFUSED = {
     'seed': 7, 'shuffle': True, 'n_layer': 5, 'n_head': 4, 'n_embd': 32, 'block_size': 16,
-    'vocab_size': 384, 'dropout': 0.1, 'init_from': '{run}', 'init_depth': '2 --init_from={run}',
+    'vocab_size': 384, 'dropout': 0.1, 'init_from': '{run}', 'init_depth': '1 --init_from={run}',
     'n_stages': 2,
     'stage_depths': (1, 2, 4), 'growth_steps': 21, 'stage_steps': (6, 7, 5),
     'stage_fractions': (0.2, 0.2, 0.2),
-    'phase1_fraction': 0.25, 'phase1_embeddings': 'train', 'continual_steps': 9, 'baseline_steps': 5,
-    'ledger': 'paper',
+    'phase1_fraction': 0.25, 'phase1_embeddings': 'train', 'continual_steps': 9,
     'match': '{long}', 'grow_init': 'stack', 'grow_map': '[[0,1,0],[0,1,2,0]]', 'grow_optimizer': 'reset',
     'rewarm': 'new', 'lr_depth_power': 0.25, 'stage_lr_scale': 0.5, 'total_batch_size': 512,
     'optimizer': 'muon',
     'learning_rate': 0.02, 'min_lr': 0.001, 'lr_schedule': 'wsd', 'warmup_steps': 2, 'rewarm_steps': 2,
     'decay_fraction': 0.2, 'weight_decay': 0.2, 'beta1': 0.8, 'beta2': 0.99, 'muon_learning_rate': 0.1,
     'grad_clip': 1.0}
+LENGTH = {'baseline_steps', 'ledger'}  # may change where the steps so far stay the same
 ACCEPTED = {
     'out_dir': '{copy}', 'run_name': 'another', 'data_dir': '{data}', 'resume': 'auto', 'batch_size': 4,
     'eval_interval': 3,
-    'val_tokens': 320,
+    'val_tokens': 320, 'val_dirs': 'old:{data}',
     'hellaswag_interval': 7, 'hellaswag_data': '{data}/hellaswag.jsonl', 'hellaswag_limit': 5,
     'log_interval': 2,
     'checkpoint_interval': 1, 'eval_after_growth': '1,2', 'tracker': 'wandb', 'tracker_project': 'mine',
@@ -295,12 +363,12 @@ def filled(value, folder) -> list[str]:
 
 def test_every_setting_is_in_one_of_the_tables():
     free = {name for name, field in configuration.FIELDS.items() if field.metadata['free']}
-    assert free == ACCEPTED.keys() and configuration.FIELDS.keys() - free == REFUSED.keys()
+    assert free == ACCEPTED.keys() and configuration.FIELDS.keys() - free == REFUSED.keys() | LENGTH
 
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monkeypatch, tiny, cosine, name):
-    needed = {'init_from': ['--init_depth=2'], 'n_stages': ['--growth_steps=20']}.get(name, [])
+    needed = {'init_from': ['--init_depth=1'], 'n_stages': ['--growth_steps=20']}.get(name, [])
     value, *more = filled(REFUSED[name], cosine)
     before = {p: p.read_bytes() for p in (cosine / 'copy').iterdir()}
     with pytest.raises(UserError) as error:
@@ -318,6 +386,7 @@ def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monke
 def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path, name):
     wandb, logged, compiled = types.ModuleType('wandb'), [], []
     wandb.init = lambda **settings: logged.append(settings) or wandb
+    wandb.define_metric = lambda *names, **axes: None
     wandb.log = lambda values, step: logged.append((step, values))
     wandb.finish = lambda: logged.append('finish')
     monkeypatch.setitem(sys.modules, 'wandb', wandb)
@@ -330,11 +399,11 @@ def test_a_setting_that_does_not_is_accepted(monkeypatch, tiny, cosine, tmp_path
     if name == 'tracker':
         run_id = json.loads((tmp_path / 'copy' / 'run.json').read_text())['run_id']
         assert logged[0]['id'] == run_id and logged[0]['resume'] == 'allow' and logged[-1] == 'finish'
-        assert [step for step, values in logged[1:-1] if 'train/loss' in values] == [22, 23, 24]
+        assert [step for step, values in logged[1:-1] if 'train/loss' in values] == [*range(1, 25)]
     else:
         assert not logged
-    if name not in ('batch_size', 'dtype', 'val_tokens') and not name.startswith(('hellaswag_', 'eval_',
-                                                                                  'log_')):
+    changes_lines = name.startswith(('hellaswag_', 'eval_', 'log_', 'val_'))
+    if name not in ('batch_size', 'dtype') and not changes_lines:
         assert_same_run(cosine / 'run', tmp_path / 'copy')
 
 

@@ -1,4 +1,4 @@
-"""What a user can get wrong, over all scripts. Run: python -m pytest tests/test_mistakes.py
+"""What a user can get wrong, over all scripts. Run: python -m pytest tests/doors/test_mistakes.py
 
 Each mistake: exit code 2, one message on standard error that names the thing, no traceback, no file changed.
 The scripts run in this process, as `python SCRIPT ARGS` would run them, since starting 80 of them with torch
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-REPO = Path(__file__).parent.parent
+REPO = Path(__file__).parent.parent.parent
 EXAMPLE = {'ind': 0, 'ctx': 'the quick brown', 'label': 0, 'endings': ['fox', 'hen', 'dog', 'oak']}
 
 
@@ -152,13 +152,13 @@ MISTAKES = [
     ('train', f'{GOOD} --n_layer=0', r'n_layer must be at least 1, not 0'),
     ('train', f'{GOOD} --n_embd=17', r'n_embd 17 is not divisible by n_head 2'),
     ('train', f'{GOOD} --dropout=1', r'dropout must be below 1'),
-    ('train', f'{GOOD} --learning_rate=nan', r"learning_rate must be float, not 'nan'"),
+    ('train', f'{GOOD} --learning_rate=nan', r'learning_rate must be float, not nan'),
     ('train', f'{GOOD} --learning_rate=1e999', r'learning_rate must be a finite number'),
     ('train', f'{GOOD} --learning_rate=-1', r'learning_rate must be at least 0'),
     ('train', f'{GOOD} --lr_schedule=linear',
      r"lr_schedule must be 'constant' or 'cosine' or 'wsd', not 'linear'"),
     ('train', f'{GOOD} --grow_init=clone', r"grow_init must be 'random'.*not 'clone'"),
-    ('train', f'{GOOD} --n_stages=9', r'9 stages need at least as many layers; n_layer is 4'),
+    ('train', f'{GOOD} --n_stages=9', r'9 stages need at least as many layers to grow; n_layer is 4'),
     ('train', f'{GOOD} --stage_depths=1,2', r'stage_depths has 2 depths, n_stages is 3'),
     ('train', f'{GOOD} --stage_depths=3,2,4', r'stage_depths must grow: \(3, 2, 4\)'),
     ('train', f'{GOOD} --stage_steps=1,2', r'stage_steps has 2 entries'),
@@ -176,7 +176,15 @@ MISTAKES = [
     ('train', f'{GOOD} --tracker=mlflow',
      r"tracker must be '' or 'wandb' or 'tensorboard' or 'trackio', not 'mlflow'"),
     ('train', f'{GOOD} --wandb_project=mine',
-     r"tracker is 'wandb', which is not installed: pip install wandb"),
+     r"no setting is called 'wandb_project'; did you mean 'tracker_project'"),
+    ('train', f'{GOOD} --val_dirs=old', r'val_dirs must be name:folder,name:folder'),
+    ('train', f'{GOOD} --val_dirs=old:nowhere', r'data_dir nowhere does not exist'),
+    ('train', f'{GOOD} --warmup_steps=30', r'warmup_steps 30 is too long for a run of 8 steps'),
+    ('train', f'{GOOD} --lr_schedule=wsd --decay_fraction=0.5 --warmup_steps=6',
+     r'warmup_steps 6 is too long for a run of 8 steps, of which the last 4 decay'),
+    ('train', f'{GOOD} --n_stages=2 --stage_depths=4,4', r'stage_depths must grow'),
+    ('train', f'{GOOD} --grow_map=((0,0),)', r'grow_map has 1 entries.* --grow_map=\(\)'),
+    ('train', 'configs/cpu configs/baseline --out_dir=new', r'cpu.py: name that config last'),
     ('train', f'{GOOD} --n_embd=1000000000 --n_head=1', r'out of memory at full depth \(4 layers\)'),
     ('train', f'{GOOD} --vocab_size=200', r'vocab_size 200 is less than the 257 of data'),
     ('train', f'{GOOD} --val_tokens=100000', r'val_tokens 100000 asks for 3125 sequences'),
@@ -185,8 +193,7 @@ MISTAKES = [
     ('train', f'{GOOD} --match=run_config', r'run_config/config.json: not a readable config'),
     # data
     ('train', f'{GOOD} --data_dir=nowhere', r'data_dir nowhere does not exist'),
-    ('train', f'{GOOD} --data_dir=nowhere --vocab_size=0',
-     r"vocab_size is 0, and nowhere/meta.json doesn't say one"),
+    ('train', f'{GOOD} --data_dir=nowhere --vocab_size=0', r'data_dir nowhere does not exist'),
     ('train', f'{GOOD} --data_dir=data_nothing', r'data_dir data_nothing has no train shards'),
     ('train', f'{GOOD} --data_dir=data_no_val', r'data_dir data_no_val has no val shards'),
     ('train', f'{GOOD} --data_dir=data_torn',
@@ -205,8 +212,8 @@ MISTAKES = [
     ('train', f'{GOOD} --data_dir=data_meta --vocab_size=0', r'data_meta/meta.json'),
     ('train', f'{GOOD} --data_dir=data_deep --vocab_size=0', r'data_deep/meta.json'),
     ('train', f'{GOOD} --block_size=4096 --total_batch_size=8192', r'fewer than one sequence of block_size'),
-    ('train', f'{GOOD} --hellaswag_data=nowhere.jsonl', r'nowhere.jsonl: cannot be read'),
-    ('train', f'{GOOD} --hellaswag_data=html.jsonl', r'html.jsonl: a web page'),
+    ('train', f'{GOOD} --hellaswag_data=nowhere.jsonl', r'nowhere.jsonl: No such file'),
+    ('train', f'{GOOD} --hellaswag_data=html.jsonl', r'html.jsonl, line 1: an example is a JSON object'),
     # the run directory and checkpoints
     ('train', 'base.py --out_dir=run', r'run already holds a run: go on with --resume'),
     ('train', f'{GOOD} --resume', r'new holds no checkpoint to resume from'),
@@ -227,10 +234,14 @@ MISTAKES = [
     ('train', 'base.py --out_dir=file/x', r'file/x: Not a directory'),
     ('train', 'base.py --out_dir=file', r'file: File exists'),
     ('train', 'base.py --out_dir=/proc/nowhere', r'/proc/nowhere: '),
-    ('train', f'{GOOD} --init_from=run', r'init_from and init_depth go together'),
-    ('train', f'{GOOD} --init_from=nowhere --init_depth=2', r'nowhere: cannot be read'),
-    ('train', f'{GOOD} --init_from=run --init_depth=3', r'init_from run: its depth is 4, the config says 3'),
-    ('train', f'{GOOD} --init_from=run_empty --init_depth=2', r'run_empty: holds no checkpoint'),
+    ('train', f'{GOOD} --init_depth=2', r'init_from and init_depth go together'),
+    ('train', f'{GOOD} --init_from=run', r'3 stages need at least as many layers to grow.*init_depth 4'),
+    ('train', f'{GOOD} --init_from=nowhere', r'init_from nowhere: .*: set init_depth'),
+    ('train', f'{GOOD} --n_stages=1 --init_from=nowhere --init_depth=2', r'nowhere: cannot be read'),
+    ('train', f'{GOOD} --n_stages=1 --init_from=run --init_depth=3',
+     r'init_from run: its depth is 4, the config says 3'),
+    ('train', f'{GOOD} --n_stages=1 --init_from=run --n_head=4', r'its n_head is 2, the config says 4'),
+    ('train', f'{GOOD} --n_stages=1 --init_from=run_empty --init_depth=2', r'run_empty: holds no checkpoint'),
     ('train', f'{GOOD} --n_stages=1 --init_from=klingon.pt --init_depth=4',
      r"klingon.pt: its tokenizer is 'klingon', and the data in data are in tokens of 'bytes'"),
     # the environment
@@ -250,6 +261,9 @@ MISTAKES = [
     ('schedule', 'nowhere.py', r'nowhere.py: no such config file'),
     ('schedule', 'base.py --tflops=-1', r'--tflops=-1'),
     ('schedule', 'base.py --tflops=fast', r"--tflops: invalid float value: 'fast'"),
+    ('schedule', 'base.py --mfu=1.5', r'--mfu=1.5: must be a positive number, at most 1'),
+    ('schedule', 'base.py --mfu=0.4 --gpu=abacus', r'--gpu=abacus: its peak is not known'),
+    ('schedule', 'base.py --price=2', r'--price needs --mfu or --tflops'),
     ('schedule', 'base.py --jsn', r"--jsn: no setting is called 'jsn'"),
     ('bench', 'base.py --repeats=0', r'--repeats=0'),
     ('bench', 'base.py --phases=0,99', r'--phases=0,99: numbers from 0 to 3'),
@@ -261,11 +275,11 @@ MISTAKES = [
     ('hellaswag', 'run --style=harness', r"argument --style: invalid choice: 'harness'"),
     ('hellaswag', 'run --limit=-1', r'--limit=-1'),
     ('hellaswag', 'run --data=empty.jsonl', r'empty.jsonl: holds no examples'),
-    ('hellaswag', 'run --data=html.jsonl', r'html.jsonl: a web page'),
-    ('hellaswag', 'run --data=label.jsonl', r"label.jsonl, line 1: 'label' must be 0, 1, 2 or 3"),
-    ('hellaswag', 'run --data=endings.jsonl', r"endings.jsonl, line 1: 'endings' must be four texts"),
+    ('hellaswag', 'run --data=html.jsonl', r'html.jsonl, line 1: an example is a JSON object'),
+    ('hellaswag', 'run --data=label.jsonl', r'label.jsonl, line 1: an example is a JSON object'),
+    ('hellaswag', 'run --data=endings.jsonl', r'endings.jsonl, line 1: an example is a JSON object'),
     ('hellaswag', 'run --data=long.jsonl', r'does not fit'),
-    ('hellaswag', 'run --data=data', r'data: cannot be read'),
+    ('hellaswag', 'run --data=data', r'data: Is a directory'),
     ('hellaswag', 'run --data=data/hellaswag.jsonl --device=gpu', r"device 'gpu' is not there"),
     ('hellaswag', 'run --data=data/hellaswag.jsonl --per_example=base.py',
      r'--per_example=base.py exists already'),
@@ -313,9 +327,9 @@ MISTAKES = [
     ('prepare_fineweb', '--source one.txt --pretokenized --out=new',
      r'--source and --pretokenized exclude each other'),
     ('prepare_fineweb', '--source one.txt --out=new --shard_tokens=1', r'--shard_tokens must be from 2'),
-    ('prepare_fineweb', '--source one.txt --out=new --workers=0', r'--workers at least 1'),
+    ('prepare_fineweb', '--source one.txt --out=new --workers=0', r'--workers must be from 1'),
     ('prepare_fineweb', '--source one.txt --out=new --max_tokens=10',
-     r'--max_tokens=10 fit in the first shard'),
+     r'--max_tokens=10: 100000000 tokens are for validation'),
     ('prepare_fineweb', '--source one.txt --out=data --tokenizer=bytes',
      r"data holds data that this script didn't make"),
     ('prepare_fineweb', '--source one.txt --out=file --tokenizer=bytes', r'file'),
@@ -348,7 +362,7 @@ def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys,
     ('train', '~/nowhere.py'), ('train', f'{GOOD} --data_dir=~/nowhere'),
     ('train', f'{GOOD} --data_dir ~/nowhere'),
     ('train', f'{GOOD} --hellaswag_data=~/nowhere.jsonl'), ('train', f'{GOOD} --init_from=~/nowhere.pt '
-                                                                     '--init_depth=2'),
+                                                                     '--n_stages=1 --init_depth=2'),
     ('train', f'{GOOD} --match=~/nowhere.py'), ('train', f'{GOOD} --match=base.py+~/nowhere.py'),
     ('train', f'{GOOD} --branch_from=~/nowhere.pt'), ('train', 'base.py --out_dir=~/nowhere --resume'),
     ('train', 'base.py --out_dir=~/run'), ('train', '--resume=~/run_deep'),
