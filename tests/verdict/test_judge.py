@@ -167,6 +167,13 @@ def test_a_question_is_looked_at_when_all_seeds_of_a_look_are_in():
         assert (found.word, found.needs) == ('open', LOOKS[taken] if taken < 3 else ())
 
 
+def test_a_look_waits_for_the_opponent_too():
+    arms = {'full': full((3.0, 3.01)), 'grown': grown(LOSSES)}
+    found = of(study_of(arms, ['full'], [Question('grown', 1000, looks=LOOKS)]), 'grown')
+    assert (found.looks, found.word, found.needs) == (0, '', (1, 2, 3))
+    assert found.why == 'full at 1,000: seed 3 is not there'
+
+
 def test_what_is_settled_asks_for_no_more_seeds_and_stays_as_it_is():
     offsets = SD * np.random.default_rng(0).standard_normal((2, 8))
     question = [Question('grown', 1000, looks=LOOKS)]
