@@ -103,7 +103,7 @@ def study_of(paths: list[str]) -> tuple:
             is_whole = True
         roots.add(os.path.relpath(root))
     root = roots.pop()
-    file = study_file_of(root)
+    file = study_file_of(root) if os.path.isdir(root) else ''
     if roots or not file:
         return None, []
     return plan.load_study(file, root), [] if is_whole else folders

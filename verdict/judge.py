@@ -337,7 +337,8 @@ def missing_seeds(found: Comparison, rivals: list[Group], coming: tuple, looks: 
             # A rival that diverged is no opponent, one that is under way may become it.
             counts = not looks or run.seed in coming
             if counts and (is_side or (run.ended != 'diverged' and not taken)):
-                told.append((run.ended, f'{one.name}: seed {run.seed} {run.ended} at step {run.step:,} of '
+                step = run.info.get('ended_step', run.step)
+                told.append((run.ended, f'{one.name}: seed {run.seed} {run.ended} at step {step:,} of '
                                         f'{run.total_steps:,}'))
         absent = sorted(set(coming) - {run.seed for run in one.runs})
         if absent and is_side and not taken:

@@ -170,6 +170,7 @@ def test_mistakes_are_one_clear_line_before_anything_is_written(tmp_path, run, c
     (tmp_path / 'broken' / 'config.json').write_text('{"n_layer": ')
     (tmp_path / 'file.png').write_text('')
     for args, message in [([tmp_path / 'nowhere'], 'nowhere: no such run directory'),
+                          (['nowhere/cpu_growth'], 'nowhere/cpu_growth: no such run directory'),
                           ([tmp_path / 'file.png'], 'none of these is a run directory'),
                           ([tmp_path / 'x*'], 'nothing there matches'),
                           ([tmp_path / 'broken'], 'broken/config.json: not a readable config'),

@@ -354,6 +354,7 @@ def test_a_score_whose_direction_disagrees_with_the_loss_is_marked():
 def wrong_inputs():
     """{name: (arms, the sentence that the question about 'grown' gets)}."""
     diverged = make_run('grown', 2.9, 3, until=500, n_stages=4, info={'ended': 'diverged'})
+    later = replace(diverged, info={'ended': 'diverged', 'ended_step': 612})
     stopped = replace(diverged, info={'ended': 'stopped'})
     of_other_data = {'data': {'train': {'sha256': 'abc'}}}
     whole = {'full': full(), 'grown': grown(LOSSES)}
@@ -371,6 +372,9 @@ def wrong_inputs():
             '; '.join(f'full at 1,000: seed {seed} unfinished at step 500 of 1,000' for seed in (1, 2, 3))),
         'a diverged seed': (whole | {'grown': [*grown(LOSSES[:2]), diverged]},
                             'grown at 1,000: seed 3 diverged at step 500 of 1,000'),
+        'a seed whose record says where it diverged': (
+            whole | {'grown': [*grown(LOSSES[:2]), later]},
+            'grown at 1,000: seed 3 diverged at step 612 of 1,000'),
         'a stopped seed': (whole | {'grown': [*grown(LOSSES[:2]), stopped]},
                            'grown at 1,000: seed 3 stopped at step 500 of 1,000'),
         'a diverged seed of the opponent': (
