@@ -272,6 +272,7 @@ def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, sec
     state = types.SimpleNamespace(step=0, clock={'seconds': 0.0}, model=model, init_from=None)
     log = RunLog(job, 0, '')
     log.open(state)
+    capsys.readouterr()  # which names the folder
     state.step = 1
     state.clock['seconds'] = seconds
     log.progress(state, phase, 3.0, 1e-3, 1.0)

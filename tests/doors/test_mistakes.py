@@ -401,7 +401,7 @@ NO_NETWORK = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.
 @pytest.mark.parametrize('name, args, message, env', [
     ('train', 'base.py --out_dir=run', r'run already holds a run', {}),
     ('train', f'{GOOD} --hellaswag_data= --hellaswag_interval=1',
-     r'HellaSwag could not be fetched from the Hub',
+     r'Rowan/hellaswag could not be fetched',
      {'HF_HUB_OFFLINE': '1'}),
     ('sample', 'gpt2', r'openai-community/gpt2 could not be fetched from the Hub', NO_NETWORK),
     ('prepare_fineweb', '--source one.txt --out=new',
