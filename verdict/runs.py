@@ -170,18 +170,11 @@ class Run:
         alike = [r for r in evals if self.val_tokens_of(r) == self.val_tokens_of(evals[-1])]
         return alike, len(evals) - len(alike)
 
-    def scores(self) -> tuple[list[dict], int]:
-        """(its HellaSwag scores as far as they are scored like the last one; how many are not)."""
-        scores = [r for r in self.records if r['kind'] == 'eval' and 'hellaswag_acc_norm' in r]
-        # Other questions, or another style, give the same model another score.
-        alike = [r for r in scores if scored_on(r) == scored_on(scores[-1])]
-        return alike, len(scores) - len(alike)
-
     @property
     def last_score(self) -> dict:
         """The evaluation with its HellaSwag score at the last step; {} without one."""
-        scores, _ = self.scores()
-        return scores[-1] if scores and scores[-1]['step'] == self.step else {}
+        scored = [r for r in self.records[-3:] if r['step'] == self.step and 'hellaswag_acc_norm' in r]
+        return scored[-1] if scored else {}
 
     def curve(self) -> Curve:
         """Its validation losses after step 0."""
@@ -190,11 +183,6 @@ class Run:
         kept = [record for record in evals if record['step'] > 0]
         columns = [np.array([record[name] for record in kept], float) for name in (*COUNTERS, 'val_loss')]
         return Curve(*columns)
-
-
-def scored_on(record: dict) -> tuple:
-    """What tells two HellaSwag scorings apart, as far as a line of metrics.jsonl says it."""
-    return record['hellaswag_n'], record.get('hellaswag_data'), record.get('hellaswag_style')
 
 
 def questions_of(run: Run) -> str:
@@ -457,12 +445,11 @@ def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group
     if not places:
         align_budgets(groups)
     tell_apart(groups, notes, bool(places))
-    for group in groups:
-        for run in group.runs:
-            for what, others in (('val_tokens', run.evals()[1]), ('HellaSwag questions', run.scores()[1])):
-                if others:
-                    notes.append(f'{run.path}: {others} evaluations with other {what} than the last one are '
-                                 'left out')
+    for run in itertools.chain(*(group.runs for group in groups)):
+        others = run.evals()[1]
+        if others:
+            notes.append(f'{run.path}: {others} evaluations with other val_tokens than the last one are left '
+                         'out')
     return groups, notes
 
 

@@ -194,14 +194,6 @@ def test_evaluations_on_other_validation_tokens_than_the_last_are_left_out_and_t
     assert not notes
 
 
-def test_scores_on_fewer_questions_than_the_last_are_left_out(tmp_path):
-    path = write_run(tmp_path / 'base', acc_norm=0.3)
-    change_evals(path, lambda record: record.update(hellaswag_n=100 if record['step'] < 500 else 400))
-    scores, others = read_run(str(path)).scores()
-    assert others == 10
-    assert {record['hellaswag_n'] for record in scores} == {400}
-
-
 # ---- experiments
 
 
