@@ -330,23 +330,27 @@ def missing_seeds(found: Comparison, rivals: list[Group], coming: tuple, looks: 
 
     `coming`: the seeds of the next look; without looks all seeds that there are count.
     """
+    def lost(one):
+        return [(one, run) for run in one.lost if not looks or run.seed in coming]
+
+    sides = (found.group, found.against)
+    missing = lost(found.group) + lost(found.against)
     told = []
-    for one in (found.group, found.against, *(rival for rival in rivals if rival is not found.against)):
-        is_side = one is found.group or one is found.against
-        for run in one.lost:
-            # A rival that diverged is no opponent, one that is under way may become it.
-            counts = not looks or run.seed in coming
-            if counts and (is_side or (run.ended != 'diverged' and not taken)):
-                step = run.info.get('ended_step', run.step)
-                told.append((run.ended, f'{one.name}: seed {run.seed} {run.ended} at step {step:,} of '
-                                        f'{run.total_steps:,}'))
-        absent = sorted(set(coming) - {run.seed for run in one.runs})
-        if absent and is_side and not taken:
-            told.append(('absent', f'{one.name}: seed {", ".join(map(str, absent))} is not there'))
-    # Once a look is taken its verdict stands, until a further one can't be taken at all.
     if taken:
-        told = [(ended, text) for ended, text in told if ended == 'diverged']
-    return '; '.join(text for _, text in told)
+        # The verdict of a look stands, until a further one can't be taken at all.
+        missing = [(one, run) for one, run in missing if run.ended == 'diverged']
+    else:
+        # A rival that is under way may become the opponent, one that diverged is none.
+        for rival in rivals:
+            if rival is not found.against:
+                missing += [(one, run) for one, run in lost(rival) if run.ended != 'diverged']
+        absent = [(one, sorted(set(coming) - {run.seed for run in one.runs})) for one in sides]
+        told = [f'{one.name}: seed {", ".join(map(str, seeds))} is not there'
+                for one, seeds in absent if seeds]
+    for one, run in missing:
+        step = run.info.get('ended_step', run.step)
+        told.append(f'{one.name}: seed {run.seed} {run.ended} at step {step:,} of {run.total_steps:,}')
+    return '; '.join(told)
 
 
 def difference_of(found: Comparison, seeds: tuple | None, sigma: float | None) -> dict:

@@ -507,6 +507,15 @@ def test_at_a_constant_rate_a_longer_baseline_is_read_where_the_run_ends_and_a_d
         assert found.cost is None
 
 
+def test_at_a_constant_rate_a_longer_run_is_read_where_the_longest_baseline_ends(tmp_path):
+    for steps in (200, 500):
+        write_seeds(tmp_path, f'base{steps}', (1, 2), sd=1e-5, growth_steps=steps)
+    write_seeds(tmp_path, 'grown', (1, 2), shifted(power_law, 0.1), sd=1e-5, n_stages=4)
+    [found] = on_disk(tmp_path).comparisons
+    assert (found.opponent, found.at) == ('base500', 500 * RATES['flops'])
+    assert found.difference.value == pytest.approx(0.1, abs=1e-4)
+
+
 def test_seeds_in_two_number_formats_are_not_pooled_and_named(tmp_path):
     write_seeds(tmp_path, 'base', (1, 2))
     write_run(tmp_path / 'base_seed3', seed=3, info={'dtype': 'bfloat16'})
