@@ -23,7 +23,7 @@ overlays = ('cpu',)
 settings = {
     'batch_size': 16, 'data_dir': 'data/docs_bytes', 'val_tokens': 262_144,
     'lr_schedule': 'wsd', 'decay_fraction': 0.2,
-    'eval_interval': 250, 'eval_after_growth': (100, 300), 'log_interval': 50, 'keep_checkpoints': 1,
+    'eval_interval': 500, 'eval_after_growth': (100, 300), 'log_interval': 50, 'keep_checkpoints': 1,
     'checkpoint_interval': 500, 'hellaswag_interval': 0,
 }
 scales = {
