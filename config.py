@@ -453,7 +453,10 @@ def convert(kind: Kind, value):
     rows = (value,) if value and type(value[0]) is int else value  # one row of what takes several
     if any(type(row) not in (list, tuple) for row in rows):
         raise ValueError(value)
-    return tuple(tuple(convert_leaf(kind.leaf, item) for item in row) for row in rows)
+    converted = []
+    for row in rows:
+        converted.append(tuple(convert_leaf(kind.leaf, item) for item in row))
+    return tuple(converted)
 
 
 def convert_leaf(leaf: type, value):
@@ -473,7 +476,10 @@ def leaves(value) -> list:
     """What stands in a value that may be a tuple, or a tuple of tuples."""
     if type(value) is not tuple:
         return [value]
-    return [leaf for item in value for leaf in leaves(item)]
+    found = []
+    for item in value:
+        found += leaves(item)
+    return found
 
 
 def text_of(value) -> str:

@@ -125,7 +125,10 @@ class Plan:
     @functools.cached_property
     def step_costs(self) -> dict[str, list[int]]:
         """FLOPs of a step of each phase, by ledger. Python's whole numbers: a run has more than 2^63."""
-        return {ledger: [step_flops(self.config, p, ledger) for p in self.phases] for ledger in LEDGERS}
+        costs = {}
+        for ledger in LEDGERS:
+            costs[ledger] = [step_flops(self.config, phase, ledger) for phase in self.phases]
+        return costs
 
     @functools.cached_property
     def lr(self) -> np.ndarray:

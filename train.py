@@ -101,18 +101,12 @@ def prepare(argv: list[str]) -> Job:
         print(f'warning: the plan of {plan.total_steps:,} steps sees the {train_split.n_tokens:,} tokens of '
               f'{config.data_dir} {epochs:,.0f} times: is that meant?', file=sys.stderr)
     return Job(
-        config=config,
-        plan=plan,
-        rank=rank,
-        world_size=world_size,
-        device=device,
+        config=config, plan=plan, rank=rank, world_size=world_size, device=device,
         amp=autocast(device, config.dtype),
         compiled=device.type == 'cuda' if config.compile == 'auto' else config.compile,
         sequences_per_step=sequences_per_step,
         grad_accum_steps=sequences_per_step // (config.batch_size * world_size),
-        train=train_split,
-        val_sets=val_sets,
-        tokenizer=tokenizer,
+        train=train_split, val_sets=val_sets, tokenizer=tokenizer,
         fingerprint=data.fingerprint(config.data_dir),
         lock=locked(config.out_dir) if rank == 0 else contextlib.nullcontext(),
         writer=checkpoint.CheckpointWriter(device),
