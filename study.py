@@ -47,7 +47,7 @@ from grid.plan import (
     settings_of,
     spared_flops,
 )
-from grid.records import make_record, read_records, write_records
+from grid.records import make_record, read_lines, read_records, write_records
 from grid.study_file import STUDY_NAMES, Study, did_you_mean, folder_of
 
 # Flags for a part of the grid, and what each names.
@@ -87,7 +87,8 @@ def parse_args():
     what = parser.add_mutually_exclusive_group()
     what.add_argument('--dry_run', action='store_true', help='print what the study costs')
     what.add_argument('--status', action='store_true', help='print how far each run is')
-    what.add_argument('--watch', action='store_true', help='print that, and write the report, every minute')
+    what.add_argument('--watch', action='store_true',
+                      help='print that, draw the learning curves and write the report, every minute')
     what.add_argument('--report', action='store_true', help='write the report from what is there')
     what.add_argument('--collect', action='store_true', help='put finished records into results/')
     what.add_argument('--print', action='store_true', help='print the commands, prefixes first')
@@ -427,12 +428,43 @@ def print_status(study: Study, args):
 
 
 def watch(study: Study, args):
-    """The status, and the report of what is finished, every minute until Ctrl-C."""
+    """The status, the learning curves so far and the report of what is finished, every minute until
+    Ctrl-C."""
     while True:
         print_status(study, args)
-        if any(outcome_of(study, run) for run in plan_runs(study)[1]):
+        tunings, grid = plan_runs(study)
+        draw_curves(study, tuning_runs(study, tunings, args) + selected(study, grid, args))
+        if any(outcome_of(study, run) for run in grid):
             write_report(study)
+        sys.stdout.flush()
         time.sleep(WATCH_SECONDS)
+
+
+def draw_curves(study: Study, runs: list[Run]):
+    """curves.png: validation loss against FLOPs of every run that lies here, also of those under way; a panel
+    a cell, a color an arm."""
+    from core.plot import new_figure
+
+    curves = {}  # (scale, budget): [(arm, FLOPs, losses)]
+    for run in runs:
+        lines = [line for line in read_lines(out_folder(study, run)) if 'val_loss' in line and line['flops']]
+        if lines:
+            x, y = [line['flops'] for line in lines], [line['val_loss'] for line in lines]
+            curves.setdefault(run.place[1:], []).append((run.arm, x, y))
+    if not curves:
+        return
+    path = os.path.join(study.out, 'curves.png')
+    arms = list(study.arms)
+    with new_figure(path, 4 * len(curves), 3.5) as figure:
+        panels = figure.subplots(1, len(curves), squeeze=False)[0]
+        for panel, ((scale, budget), some) in zip(panels, curves.items()):
+            for arm, x, y in some:
+                is_first = arm not in [line.get_label() for line in panel.lines]
+                panel.plot(x, y, 'o-', ms=2, lw=1, color=f'C{arms.index(arm) % 10}',
+                           label=arm if is_first else '')
+            panel.set(title=f'{scale} {budget:,}', xlabel='FLOPs', ylabel='validation loss', xscale='log')
+            panel.legend(fontsize=6)
+    print(f'the learning curves are in {path}')
 
 
 def is_launcher(pid: int) -> bool:

@@ -33,6 +33,7 @@ from config import FIELDS, read_file
 from core.common import UserError
 
 HERE = os.path.relpath(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+RESULTS = os.path.join(HERE, 'results')
 STUDY_NAMES = {
     'arms': 'a dict, name: configs joined by +, then flags',
     'baseline': "the arm that the others are judged by, or a tuple of arms that don't grow: by the best",
@@ -190,7 +191,7 @@ def read_study(path: str, out: str, problems: list[str]) -> Study:
     tune_at = values.pop('tune_at')
     name = os.path.splitext(os.path.basename(path))[0]
     study = Study(path=path, about=first_comment(path), out=out or os.path.join('out', name),
-                  results=os.path.normpath(os.path.join(HERE, 'results', name)), tune_at={}, **values)
+                  results=os.path.normpath(os.path.join(RESULTS, name)), tune_at={}, **values)
     if not study.tune_seeds:  # what is judged hasn't chosen anything
         taken = study.seeds + study.more_seeds
         study.tune_seeds = (*((0,) if 0 not in taken else ()), max(taken) + 1, max(taken) + 2)[:2]

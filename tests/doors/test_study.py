@@ -11,9 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from core.common import UserError
+from core.data import write_shard
 from grid import launch, plan
 
 HERE = Path(__file__).parent.parent.parent
@@ -169,7 +171,8 @@ def test_a_part_that_only_leaves_out_is_said(scripts):
 
 
 def test_records_of_another_machine_count_as_done_unless_a_part_is_named(scripts):
-    write_study(scripts / 'mine.py', **TWO_ARMS | {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}})
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'tune': {'Li': {'learning_rate': (0.01, 0.02)}},
+                                                   'tune_at': (100,), 'tune_seeds': (0,)})
     run_launcher('--slots=cpu,cpu')
     assert '10 finished runs are in results/mine/records.jsonl' in run_launcher('--collect')
     lines = [json.loads(line) for line in open('results/mine/records.jsonl')]
@@ -274,6 +277,132 @@ def test_a_second_launcher_of_one_study_is_refused(scripts):
     assert len(logged()) == len(logged('signal')) == 1
 
 
+def test_a_diverged_run_is_trained_once_whoever_asks(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100,), 'seeds': (1,), 'tune_seeds': (0,),
+                                                   'tune': {'Li': {'learning_rate': (0.01, 0.02)}}})
+    behave(**{'': ['sleep 0'], 'li/tune_b100_s0_learning_rate=0.02': ['diverge'],
+              'full/b100_s1': ['diverge']})
+    said = run_launcher('--slots=cpu')
+    assert 'diverged full/b100_s1: error: step 3: loss nan' in said and 'once more' not in said
+    assert '2 diverged' in run_launcher('--status') and '# level' not in run_launcher('--print')
+    # Nor where only its record is.
+    run_launcher('--collect')
+    shutil.rmtree('out')
+    before = len(logged())
+    run_launcher('--slots=cpu')
+    assert len(logged()) == before == 4
+
+
+def test_records_of_a_study_with_the_same_settings_are_taken_over(scripts):
+    tune = {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}, 'tune_seeds': (0,)}
+    settings = TWO_ARMS['settings'] | {'n_embd': 48, 'n_head': 3}
+    write_study(scripts / 'mine.py', **TWO_ARMS | tune | {'budgets': (166,), 'settings': settings})
+    run_launcher('--slots=cpu,cpu')
+    ladder = {'scales': {'w48': '--n_embd=48 --n_head=3'}, 'per_parameter': (1,)} | tune
+    names = {name: value for name, value in TWO_ARMS.items() if name != 'budgets'}
+    write_study(scripts / 'mine.py', **names | ladder)
+    os.rename('out/mine', 'out/plain')
+    assert '6 of them taken from out/plain' in run_launcher('--collect', '--from=out/plain')
+    lines = [json.loads(line) for line in open('results/mine/records.jsonl')]
+    assert {line['run'] for line in lines} >= {'li/w48_p1_s1', 'li/tune_w48_p1_s0_learning_rate=0.02'}
+    assert {line['config']['out_dir'] for line in lines} == {f'out/mine/{line["run"]}' for line in lines}
+    assert '6 done' in run_launcher('--status')
+    assert '0 of them' in run_launcher('--collect', '--from=out/plain')
+    assert 'no run of a study is there' in run_launcher('--collect', '--from=configs', code=2)
+
+
+def test_records_of_other_data_are_found_out_before_anything_is_trained(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100,), 'seeds': (1,)})
+    run_launcher('--slots=cpu')
+    run_launcher('--collect')
+    Path('data/demo').mkdir(parents=True)
+    for split in ('train', 'val'):
+        write_shard(f'data/demo/demo_{split}_000000.bin', np.arange(1000, dtype=np.uint16))
+    records = Path('results/mine/records.jsonl')
+    line = json.loads(records.read_text().splitlines()[0])
+    line['info']['data'] = {split: {'tokens': 1000, 'shards': 1, 'sha256': 'x'} for split in ('train', 'val')}
+    records.write_text(json.dumps(line) + '\n')
+    shutil.rmtree('out')
+    before = len(logged())
+    assert 'was trained on other data than data/demo holds' in run_launcher('--slots=cpu', code=2)
+    assert len(logged()) == before and run_launcher('--status')
+
+
+def test_a_source_of_which_only_the_record_is_left_is_trained_again_once_it_is_needed(scripts):
+    arms = {'full': 'baseline', 'on': "baseline --init_from='@full' --init_depth=12"}
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'arms': arms, 'budgets': (100,), 'seeds': (1,)})
+    run_launcher('--slots=cpu', '--only=full')
+    run_launcher('--collect')
+    shutil.rmtree('out')
+    run_launcher('--slots=cpu,cpu')
+    assert [line['folder'] for line in logged()] == ['full/b100_s1', 'full/b100_s1', 'on/b100_s1']
+    # With both recorded nothing is needed.
+    run_launcher('--collect')
+    shutil.rmtree('out')
+    run_launcher('--slots=cpu,cpu')
+    assert len(logged()) == 3
+
+
+def test_the_launchers_number_of_another_process_is_not_said_to_run(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    Path('out/mine').mkdir(parents=True)
+    state = {'pid': os.getppid(), 'running': {'full/b100_s1': 'cpu'}, 'failed': {}}
+    Path('out/mine/study.json').write_text(json.dumps(state))
+    assert 'running' not in run_launcher('--status')
+
+
+def test_watching_draws_the_curves_of_what_runs_and_reports_what_is_done(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100,), 'seeds': (1,)})
+    run_launcher('--slots=cpu')
+    Path('out/mine/report.md').unlink()
+    line = json.loads(Path('out/mine/full/b100_s1/metrics.jsonl').read_text()) | {'step': 50}
+    Path('out/mine/li/b100_s1/metrics.jsonl').write_text(json.dumps(line) + '\n')
+    process = start_launcher('--watch')
+    wait_for(lambda: os.path.exists('out/mine/report.md'), seconds=100)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT and not err
+    assert '1 done, 1 stopped' in out and Path('out/mine/curves.png').stat().st_size > 10_000
+
+
+def test_minutes_begin_nothing_that_would_not_end_by_then(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 100_000)})
+    behave(**{'': ['sleep 1']})
+    said = run_launcher('--slots=cpu', '--minutes=2', '--separate')
+    assert {line['folder'] for line in logged()} == {f'{arm}/b100_s{seed}' for arm in ('full', 'li')
+                                                     for seed in (1, 2)}
+    assert '4 runs or more are left for the next time' in said and 'the report is' in said
+    assert 'must be a positive number' in run_launcher('--minutes=-1', code=2)
+
+
+def test_what_is_held_out_waits_until_its_prediction_is_kept(scripts):
+    names = {name: value for name, value in TWO_ARMS.items() if name != 'budgets'}
+    write_study(scripts / 'mine.py', **names | {
+        'scales': {'w48': '--n_embd=48 --n_head=3', 'w64': '--n_embd=64', 'w96': '--n_embd=96'},
+        'per_parameter': (1, 2), 'held_out': ('w96',), 'seeds': (1,)})
+    said = run_launcher('--slots=cpu,cpu')
+    assert 'the prediction for w96 is written: keep it' in said
+    assert len(logged()) == 8 and not any('w96' in line['folder'] for line in logged())
+    assert '## Prediction' in Path('out/mine/report.md').read_text()
+    run_launcher('--slots=cpu,cpu')
+    assert len(logged()) == 12 and all('w96' in line['folder'] for line in logged()[8:])
+
+
+def test_a_second_ctrl_c_ends_a_run_that_hangs(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    behave(**{'': ['hang']})
+    process = start_launcher('--slots=cpu')
+    wait_for(lambda: len(logged()) == 1)
+    time.sleep(1)  # until it is deaf to the first one
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    pid = logged()[0]['pid']
+    wait_for(lambda: not os.path.exists(f'/proc/{pid}'))
+
+
 # ------------------------------------------------------------------------------------------------------------
 # slots
 
@@ -306,6 +435,20 @@ def test_numbers_of_gpus_count_within_those_that_a_scheduler_gave(scripts, monke
     run_launcher('--slots=1')
     assert {line['CUDA_VISIBLE_DEVICES'] for line in logged()} == {'6'}
     assert 'names only 2 GPUs' in run_launcher('--slots=2', '--only=full', '--seeds=1', code=2)
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_the_first_run(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS)
+    assert 'slot 4: this machine has 4 GPUs, numbered from 0' in run_launcher('--slots=0,4', code=2)
+    assert not logged()
+
+
+def test_a_dead_gpu_takes_two_runs_and_no_more(scripts):
+    write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1, 2, 3)})
+    behave(**{'': ['on 1']})
+    said = run_launcher('--slots=0,1')
+    assert 'slot 1 gets no more runs' in said and len(logged('end')) == 12
+    assert sum(line['CUDA_VISIBLE_DEVICES'] == '1' for line in logged()) == 2
 
 
 def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
@@ -379,6 +522,9 @@ wc -l < sbatch.txt
     folders = [line['folder'] for line in logged()]
     assert {folder.split('/')[1] for folder in folders[:2]} == {'b4000_s1'} and len(set(folders)) == 4
     assert '--branch_from=out/mine/full/b4000_s1' in logged()[folders.index('full/b1000_s1')]['argv']
+    shown = subprocess.run(['bash', 'slurm_study.sh', 'mine.py', '--slots', '0+1', '--only=full', '--print'],
+                           capture_output=True, text=True, check=True)
+    assert 'sbatch' not in shown.stdout
     again = subprocess.run(['bash', 'slurm_study.sh', 'mine.py'], capture_output=True, text=True, check=True)
     assert 'nothing is left to run' in again.stdout
 

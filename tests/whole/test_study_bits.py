@@ -17,7 +17,7 @@ import torch
 import study
 import train
 from core.common import UserError
-from grid import launch, plan
+from grid import launch, study_file
 from run import checkpoint
 
 HERE = Path(__file__).parent.parent.parent
@@ -284,7 +284,7 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
                                                                                capsys, overlay,
                                                                                tmp_path):
     monkeypatch.chdir(HERE)
-    monkeypatch.setattr(plan.Study, 'results', property(lambda self: str(tmp_path / 'results')))
+    monkeypatch.setattr(study_file, 'RESULTS', str(tmp_path / 'all results'))
     path = write_study(tmp_path / 'grid.py', **SHARING | {'budgets': (6, 12), 'seeds': (1, 2), 'tune': {
         'full': {'learning_rate': (0.01, 0.02)}},
         'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2'}},
@@ -297,10 +297,11 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
     assert run_study(path, f'--out={tmp_path}/out', '--collect') == 0
     shutil.rmtree(tmp_path / 'out')
     assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
-    assert [(tmp_path / 'results' / name).read_text() for name in names] == first
-    records = tmp_path / 'results' / 'records.jsonl'
+    assert [(tmp_path / 'all results' / 'grid' / name).read_text() for name in names] == first
+    results = tmp_path / 'all results' / 'grid'
+    records = results / 'records.jsonl'
     assert f'{tmp_path}/out' not in records.read_text()
-    assert (tmp_path / 'results' / 'report.png').stat().st_size > 10_000 and not (tmp_path / 'out').exists()
+    assert (results / 'report.png').stat().st_size > 10_000 and not (tmp_path / 'out').exists()
     page = first[0]
     counts = 'Arms: 2, budgets: 2, seeds: 2; 8 of 8 runs are finished.'
     assert page.startswith(f'# grid\n\nDoes it pay?\n\n{counts}')
@@ -315,15 +316,15 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
     lines = [line for line in lines if '"run": "li/b12_s2"' not in line]
     records.write_text(''.join(lines))
     assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
-    assert '7 of 8 runs are finished' in (tmp_path / 'results' / 'report.md').read_text()
-    assert 'Missing at 12: Li (seed 2).' in (tmp_path / 'results' / 'report.md').read_text()
+    assert '7 of 8 runs are finished' in (results / 'report.md').read_text()
+    assert 'Missing at 12: Li (seed 2).' in (results / 'report.md').read_text()
     assert '![' in page
     # Before the baseline has a run there is nothing to draw, which is no error.
     records.write_text(''.join(line for line in lines if '"run": "full/b' not in line))
-    (tmp_path / 'results' / 'report.png').unlink()
+    (results / 'report.png').unlink()
     assert run_study(path, f'--out={tmp_path}/out', '--report') == 0
-    page = (tmp_path / 'results' / 'report.md').read_text()
-    assert '3 of 8 runs' in page and '![' not in page and not (tmp_path / 'results' / 'report.png').exists()
+    page = (results / 'report.md').read_text()
+    assert '3 of 8 runs' in page and '![' not in page and not (results / 'report.png').exists()
 
 
 def test_a_run_whose_prefix_is_damaged_trains_everything_itself(in_process, overlay, tmp_path, capsys):
