@@ -327,14 +327,24 @@ def may_run_held_out(study: Study, grid: list[Run]) -> bool:
     held_out = [run for run in grid if run.scale in study.held_out]
     if any(outcome_of(study, run) or last_step(out_folder(study, run)) for run in held_out):
         return True  # it has begun
-    for folder in (study.out, study.results):
-        path = os.path.join(folder, 'report.md')
-        if os.path.exists(path) and '## Prediction' in open(path, encoding='utf-8').read():
-            return True
+    # The page is a function of what is finished: if it stays as it was, the prediction was there.
+    before = pages(study)
     write_report(study)
+    if pages(study)[-1] in before:
+        return True
     print(f'the prediction for {", ".join(study.held_out)} is written: keep it (commit it), then the same '
           'command tests it')
     return False
+
+
+def pages(study: Study) -> list[str]:
+    """The text of report.md, here and in results/, as far as it is there; the newest one last."""
+    paths = [os.path.join(folder, 'report.md') for folder in (study.out, study.results)]
+    texts = []
+    for path in sorted(filter(os.path.exists, paths), key=os.path.getmtime):
+        with open(path, encoding='utf-8') as f:
+            texts.append(f.read())
+    return texts
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -472,7 +482,7 @@ def is_launcher(pid: int) -> bool:
     if pid <= 0:
         return False
     asked = subprocess.run(['ps', '-p', str(pid), '-o', 'args='], capture_output=True, text=True)
-    return os.path.basename(__file__) in asked.stdout
+    return any(os.path.basename(word) == os.path.basename(__file__) for word in asked.stdout.split())
 
 
 def print_commands(study: Study, args):

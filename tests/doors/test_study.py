@@ -11,11 +11,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from core.common import UserError
-from core.data import write_shard
 from grid import launch, plan
 
 HERE = Path(__file__).parent.parent.parent
@@ -293,78 +291,6 @@ def test_a_diverged_run_is_trained_once_whoever_asks(scripts):
     assert len(logged()) == before == 4
 
 
-def test_records_of_a_study_with_the_same_settings_are_taken_over(scripts):
-    tune = {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}, 'tune_seeds': (0,)}
-    settings = TWO_ARMS['settings'] | {'n_embd': 48, 'n_head': 3}
-    write_study(scripts / 'mine.py', **TWO_ARMS | tune | {'budgets': (166,), 'settings': settings})
-    run_launcher('--slots=cpu,cpu')
-    ladder = {'scales': {'w48': '--n_embd=48 --n_head=3'}, 'per_parameter': (1,)} | tune
-    names = {name: value for name, value in TWO_ARMS.items() if name != 'budgets'}
-    write_study(scripts / 'mine.py', **names | ladder)
-    os.rename('out/mine', 'out/plain')
-    assert '6 of them taken from out/plain' in run_launcher('--collect', '--from=out/plain')
-    lines = [json.loads(line) for line in open('results/mine/records.jsonl')]
-    assert {line['run'] for line in lines} >= {'li/w48_p1_s1', 'li/tune_w48_p1_s0_learning_rate=0.02'}
-    assert {line['config']['out_dir'] for line in lines} == {f'out/mine/{line["run"]}' for line in lines}
-    assert '6 done' in run_launcher('--status')
-    assert '0 of them' in run_launcher('--collect', '--from=out/plain')
-    assert 'no run of a study is there' in run_launcher('--collect', '--from=configs', code=2)
-
-
-def test_records_of_other_data_are_found_out_before_anything_is_trained(scripts):
-    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100,), 'seeds': (1,)})
-    run_launcher('--slots=cpu')
-    run_launcher('--collect')
-    Path('data/demo').mkdir(parents=True)
-    for split in ('train', 'val'):
-        write_shard(f'data/demo/demo_{split}_000000.bin', np.arange(1000, dtype=np.uint16))
-    records = Path('results/mine/records.jsonl')
-    line = json.loads(records.read_text().splitlines()[0])
-    line['info']['data'] = {split: {'tokens': 1000, 'shards': 1, 'sha256': 'x'} for split in ('train', 'val')}
-    records.write_text(json.dumps(line) + '\n')
-    shutil.rmtree('out')
-    before = len(logged())
-    assert 'was trained on other data than data/demo holds' in run_launcher('--slots=cpu', code=2)
-    assert len(logged()) == before and run_launcher('--status')
-
-
-def test_a_source_of_which_only_the_record_is_left_is_trained_again_once_it_is_needed(scripts):
-    arms = {'full': 'baseline', 'on': "baseline --init_from='@full' --init_depth=12"}
-    write_study(scripts / 'mine.py', **TWO_ARMS | {'arms': arms, 'budgets': (100,), 'seeds': (1,)})
-    run_launcher('--slots=cpu', '--only=full')
-    run_launcher('--collect')
-    shutil.rmtree('out')
-    run_launcher('--slots=cpu,cpu')
-    assert [line['folder'] for line in logged()] == ['full/b100_s1', 'full/b100_s1', 'on/b100_s1']
-    # With both recorded nothing is needed.
-    run_launcher('--collect')
-    shutil.rmtree('out')
-    run_launcher('--slots=cpu,cpu')
-    assert len(logged()) == 3
-
-
-def test_the_launchers_number_of_another_process_is_not_said_to_run(scripts):
-    write_study(scripts / 'mine.py', **TWO_ARMS)
-    Path('out/mine').mkdir(parents=True)
-    state = {'pid': os.getppid(), 'running': {'full/b100_s1': 'cpu'}, 'failed': {}}
-    Path('out/mine/study.json').write_text(json.dumps(state))
-    assert 'running' not in run_launcher('--status')
-
-
-def test_watching_draws_the_curves_of_what_runs_and_reports_what_is_done(scripts):
-    write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100,), 'seeds': (1,)})
-    run_launcher('--slots=cpu')
-    Path('out/mine/report.md').unlink()
-    line = json.loads(Path('out/mine/full/b100_s1/metrics.jsonl').read_text()) | {'step': 50}
-    Path('out/mine/li/b100_s1/metrics.jsonl').write_text(json.dumps(line) + '\n')
-    process = start_launcher('--watch')
-    wait_for(lambda: os.path.exists('out/mine/report.md'), seconds=100)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGINT and not err
-    assert '1 done, 1 stopped' in out and Path('out/mine/curves.png').stat().st_size > 10_000
-
-
 def test_minutes_begin_nothing_that_would_not_end_by_then(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 100_000)})
     behave(**{'': ['sleep 1']})
@@ -373,19 +299,6 @@ def test_minutes_begin_nothing_that_would_not_end_by_then(scripts):
                                                      for seed in (1, 2)}
     assert '4 runs or more are left for the next time' in said and 'the report is' in said
     assert 'must be a positive number' in run_launcher('--minutes=-1', code=2)
-
-
-def test_what_is_held_out_waits_until_its_prediction_is_kept(scripts):
-    names = {name: value for name, value in TWO_ARMS.items() if name != 'budgets'}
-    write_study(scripts / 'mine.py', **names | {
-        'scales': {'w48': '--n_embd=48 --n_head=3', 'w64': '--n_embd=64', 'w96': '--n_embd=96'},
-        'per_parameter': (1, 2), 'held_out': ('w96',), 'seeds': (1,)})
-    said = run_launcher('--slots=cpu,cpu')
-    assert 'the prediction for w96 is written: keep it' in said
-    assert len(logged()) == 8 and not any('w96' in line['folder'] for line in logged())
-    assert '## Prediction' in Path('out/mine/report.md').read_text()
-    run_launcher('--slots=cpu,cpu')
-    assert len(logged()) == 12 and all('w96' in line['folder'] for line in logged()[8:])
 
 
 def test_a_second_ctrl_c_ends_a_run_that_hangs(scripts):

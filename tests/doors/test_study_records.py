@@ -1,0 +1,124 @@
+"""What study.py makes of records: what is left to run, taken over, held out, drawn. Nothing is trained or
+started. Run: python -m pytest tests/doors/test_study_records.py"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_study import TWO_ARMS, finish, finish_all, left, make_study, record_of
+
+import study as door
+from core.common import UserError
+from core.data import fingerprint, write_shard
+from grid.plan import plan_runs
+from grid.records import read_records, write_records
+
+ROOT = Path(__file__).parent.parent.parent
+NO_BUDGETS = {name: value for name, value in TWO_ARMS.items() if name != 'budgets'}
+SCALES = {'w48': '--n_embd=48 --n_head=3', 'w64': '--n_embd=64', 'w96': '--n_embd=96'}
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def arguments(**part):
+    everything = {'only': '', 'scales': '', 'budgets': '', 'seeds': '', 'separate': False, 'slots': 'cpu'}
+    return argparse.Namespace(**everything | part)
+
+
+def test_records_of_a_study_with_the_same_settings_are_taken_over(tmp_path, capsys):
+    (tmp_path / 'plain').mkdir()
+    tune = {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}, 'tune_seeds': (0,)}
+    settings = TWO_ARMS['settings'] | {'n_embd': 48, 'n_head': 3}
+    plain = make_study(tmp_path / 'plain', **TWO_ARMS | tune | {'budgets': (166,), 'settings': settings})
+    assert len(finish_all(plain, lambda run: 1 + run.config.learning_rate)) == 6
+    ladder = make_study(tmp_path, **NO_BUDGETS | tune | {'scales': {'w48': SCALES['w48']},
+                                                         'per_parameter': (1,)})
+    door.collect(ladder, str(tmp_path / 'plain' / 'results'))
+    assert '6 finished runs' in (said := capsys.readouterr().out) and '6 of them taken from' in said
+    records = read_records(ladder.records_path)
+    assert set(records) >= {'li/w48_p1_s1', 'li/tune_w48_p1_s0_learning_rate=0.02'} and left(ladder) == []
+    assert all(record['config']['out_dir'] == f'out/mine/{run}' for run, record in records.items())
+    door.collect(ladder, str(tmp_path / 'plain' / 'results'))
+    assert ', 0 of them' in capsys.readouterr().out
+    # Another learning rate is another run.
+    other = make_study(tmp_path, **NO_BUDGETS | {'scales': {'w48': f'{SCALES["w48"]} --beta1=0.8'},
+                                                 'per_parameter': (1,)})
+    other.results = str(tmp_path / 'other')
+    door.collect(other, str(tmp_path / 'plain' / 'results'))
+    assert read_records(other.records_path) == {}
+    with pytest.raises(UserError, match='no run of a study is there'):
+        door.collect(other, 'configs')
+
+
+def test_a_source_of_which_only_the_record_is_left_is_trained_once_it_is_needed(tmp_path):
+    arms = {'full': 'baseline', 'on': "baseline --init_from='@full' --init_depth=12"}
+    study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'budgets': (100,), 'seeds': (1,)})
+    both = ['full/b100_s1', 'on/b100_s1']
+    finish(study, lambda run: 1.0, [run for run in left(study) if run.arm == 'full'])
+    assert [run.folder for run in door.left_of_grid(study, plan_runs(study)[1], arguments())] == both
+    # With both recorded nothing is needed, unless a part is named.
+    finish(study, lambda run: 1.0)
+    assert door.left_of_grid(study, plan_runs(study)[1], arguments()) == []
+    assert [run.folder for run in door.left_of_grid(study, plan_runs(study)[1], arguments(only='on'))] == both
+
+
+def test_what_is_held_out_waits_until_its_prediction_is_kept(tmp_path, capsys):
+    study = make_study(tmp_path, **NO_BUDGETS | {'scales': SCALES, 'per_parameter': (1, 2), 'seeds': (1, 2),
+                                                 'held_out': ('w96',)})
+    _, grid = plan_runs(study)
+    known = [run for run in grid if run.scale != 'w96']
+
+    def loss(run):
+        return 3 * run.flops() ** -0.02 + run.seed / 1000
+
+    # A page of a part of the grid is no prediction yet.
+    finish(study, loss, [run for run in known if run.scale == 'w48'])
+    door.write_report(study)
+    finish(study, loss, known)
+    assert not door.may_run_held_out(study, grid)
+    assert 'the prediction for w96 is written: keep it' in capsys.readouterr().out
+    assert door.may_run_held_out(study, grid)
+
+
+def test_the_curves_of_runs_under_way_are_drawn(tmp_path):
+    study = make_study(tmp_path, **TWO_ARMS)
+    _, grid = plan_runs(study)
+    door.draw_curves(study, grid)
+    assert not os.path.exists(os.path.join(study.out, 'curves.png'))
+    for run in grid[:3]:
+        folder = Path(study.out, run.folder)
+        folder.mkdir(parents=True)
+        lines = record_of(run, 1.0)['metrics']
+        (folder / 'metrics.jsonl').write_text(json.dumps(lines[0]) + '\n' + json.dumps(lines[1])[:40])
+    door.draw_curves(study, grid)
+    assert os.path.getsize(os.path.join(study.out, 'curves.png')) > 10_000
+
+
+def test_records_of_other_data_are_found_out_before_anything_is_trained(tmp_path):
+    folder = tmp_path / 'data'
+    folder.mkdir()
+    for split in ('train', 'val'):
+        write_shard(str(folder / f'x_{split}_000000.bin'), np.arange(1000, dtype=np.uint16))
+    study = make_study(tmp_path, **TWO_ARMS | {'settings': TWO_ARMS['settings'] | {'data_dir': str(folder)}})
+    finish(study, lambda run: 1.0)
+    records = dict(read_records(study.records_path))
+    here = fingerprint(str(folder))
+    other = here | {'val': here['val'] | {'sha256': 'x'}}
+    for data, is_right in ((None, True), (here, True), (other, False)):
+        records['li/b200_s2']['info']['data'] = data
+        write_records(study.records_path, records)
+        if is_right:
+            door.check_data(study)
+            continue
+        with pytest.raises(UserError, match=f'li/b200_s2 was trained on other data than {folder} holds'):
+            door.check_data(study)
+
+
+def test_a_number_of_another_process_is_no_launcher():
+    assert not door.is_launcher(os.getpid()) and not door.is_launcher(0)
