@@ -29,13 +29,10 @@ import sys
 import uuid
 import zlib
 
-import torch
-
 import growth
 import schedule
 from config import config_to_dict
 from core.common import UserError, atomic_write, read_json, say, table
-from core.device import device_name, peak_flops
 
 COUNTERS = ('step', 'tokens', 'flops', 'flops_paper', 'seconds')
 LARGEST_DIFF = 2**20  # bytes in run.json
@@ -56,6 +53,8 @@ class RunLog:
         self.path = os.path.join(job.config.out_dir, 'metrics.jsonl')
         self.last_losses = (None, {})  # the step of the last evaluation, its validation losses
         self.file = self.tracker = None
+        from core.device import peak_flops  # here: compare.py reads logs without waiting for torch
+
         # What all ranks' devices could do at best, where it is known: a GPU of the table.
         self.peak_flops = (peak_flops(job.device, job.config.dtype) or 0.0) * job.world_size
         if job.rank == 0:
@@ -303,6 +302,8 @@ def parse_record(line: bytes) -> dict | None:
 def identify_run(job, step: int, prefix_dir: str) -> dict:
     """What run.json will say of a run that starts at `step`, perhaps on the steps of the run in
     `prefix_dir`."""
+    import torch
+
     before = read_run_json(job.config.out_dir) if step and not prefix_dir else {}
     start = describe_start(job, step)
     info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}  # a tracker continues the same curve
@@ -323,6 +324,10 @@ def identify_run(job, step: int, prefix_dir: str) -> dict:
 
 def describe_start(job, step: int) -> dict:
     """Who starts this run here and now, at which step, with which code, on which machine."""
+    import torch
+
+    from core.device import device_name
+
     commit, dirty, diff = git_state(os.path.dirname(os.path.abspath(__file__)))
     versions = {'python': platform.python_version(), 'cuda': torch.version.cuda}
     for package in ('torch', 'numpy'):

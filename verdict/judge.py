@@ -595,7 +595,7 @@ def provenance(run: Run) -> dict[str, str]:
     versions = run.info.get('versions')
     if type(versions) is dict:
         found |= {name: str(version) for name, version in versions.items() if version is not None}
-    for name in ('device', 'capability', 'device_count', 'world_size'):
+    for name in ('device', 'cpu_capability', 'device_count', 'world_size'):
         if run.info.get(name) is not None:
             found[name] = str(run.info[name])
     if run.last_score:

@@ -242,6 +242,13 @@ def test_two_scorings_are_compared_on_the_same_questions(tmp_path, run):
     assert out.startswith(f'{tmp_path}/b.jsonl less {tmp_path}/a.jsonl: bits -0.1050 +- 0.0029')
 
 
+def test_judging_loads_nothing_that_it_does_not_need():
+    code = 'import sys, grid.plan, verdict.judge; print([m for m in sys.argv[1:] if m in sys.modules])'
+    heavy = ['torch', 'scipy.stats', 'scipy.optimize', 'pandas', 'matplotlib', 'datasets']
+    done = subprocess.run([sys.executable, '-c', code, *heavy], capture_output=True, text=True)
+    assert done.stdout == '[]\n', done.stderr
+
+
 def test_a_closed_pipe_and_a_terminal_without_the_characters_are_no_error(tmp_path):
     for k in range(3):
         write_run(tmp_path / f'run{k}', seed=k)
