@@ -194,7 +194,7 @@ def test_a_flag_means_what_its_setting_is(flag, value):
                                                             "n_layer must be int, not 'None'"),
     ('--n_layer=True', "n_layer must be int, not 'True'"), ('--n_layer=', "n_layer must be int, not ''"),
     ('--n_layer=4.5', 'n_layer must be int, not 4.5'), ('--n_layer=1e999', 'n_layer must be int'),
-    ('--n_layer=1e300', 'n_layer must be below 2**63'), (f'--n_layer={9**99}', 'n_layer must be below 2**63'),
+    (f'--n_layer={2**63}', 'n_layer must be below 2**63'), ('--n_layer=1e300', 'n_layer must be below 2**63'), (f'--n_layer={9**99}', 'n_layer must be below 2**63'),
     ('--n_layer=inf', 'n_layer must be int'), ('--n_layer=2,4', "n_layer must be int, not '2,4'"),
     ('--learning_rate=fast', "learning_rate must be float, not 'fast'"),
     ('--learning_rate=None', "learning_rate must be float, not 'None'"),

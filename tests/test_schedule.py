@@ -622,6 +622,13 @@ def test_shared_prefixes_end_where_rates_or_growths_begin_to_differ(change, shar
     assert schedule.shared_prefix(a, b) == schedule.shared_prefix(b, a) == shared
 
 
+def test_runs_of_other_muon_rates_share_nothing():
+    a = TrainConfig(growth_steps=20, continual_steps=0, optimizer='muon')
+    assert schedule.shared_prefix(a, dataclasses.replace(a, muon_learning_rate=0.1)) == 0
+    b = dataclasses.replace(a, optimizer='adamw')
+    assert schedule.shared_prefix(b, dataclasses.replace(b, muon_learning_rate=0.1)) == 20
+
+
 def test_rewarm_matters_to_a_prefix_only_where_something_warms():
     a = TrainConfig(n_layer=6, n_stages=2, growth_steps=20, continual_steps=10)
     assert schedule.shared_prefix(a, dataclasses.replace(a, rewarm='new')) == 30
