@@ -320,6 +320,32 @@ def test_losses_that_do_not_bend_as_a_power_law_are_still_met():
     assert of(study_of(arms, ['full']), 'grown').cost is None
 
 
+def test_a_rung_that_lost_a_seed_is_none_but_the_opponent_itself_stays():
+    arms = {'full': ladder(), 'grown': grown(truth(1.3 * 3e13) + np.array([-1e-3, 0, 1e-3]))}
+    lost = make_run('full', 3.0, 4, until=500, info={'ended': 'diverged'})
+    arms['full'][1000] = [*arms['full'][1000], lost]
+    question = [Question('grown', 1000, looks=LOOKS[:1])]
+    assert of(study_of(arms, ['full'], question), 'grown').cost.value == pytest.approx(1 / 1.3)
+    # Of three budgets two are left, which say less.
+    arms['full'][2000] = [*full((0.1, 0.11), steps=2000), make_run('full', 3.0, 3, steps=2000, until=1000)]
+    two = of(study_of(arms, ['full'], question), 'grown').cost
+    assert two.low < 1 / 1.3 < two.high
+    assert two.high - two.low > 0.02
+
+
+def test_scales_are_judged_each_by_itself():
+    runs, places = [], {}
+    for scale, height in (('w64', 3.0), ('w96', 2.0)):
+        for arm, shift, stages in (('full', 0.0, 1), ('grown', -0.1, 4)):
+            for run in make_seeds(arm, height + shift + np.array([-1e-3, 0, 1e-3]), n_stages=stages):
+                run = replace(run, path=f'out/{arm}/{scale}_{run.seed}')
+                runs.append(run)
+                places[run.path] = Place(arm, scale, 20)
+    found = judge_runs(runs, ['full'], places).comparisons
+    differences = {one.scale: round(float(one.difference.value), 6) for one in found}
+    assert differences == {'w64': -0.1, 'w96': -0.1}
+
+
 def test_below_what_the_ladder_tends_to_no_compute_is_enough():
     arms = {'full': ladder(), 'grown': grown((0.5, 0.51, 0.52))}
     assert of(study_of(arms, ['full']), 'grown').cost.value == 0
@@ -495,7 +521,9 @@ def test_full_depth_at_several_budgets_is_a_ladder(tmp_path):
 
 def test_at_a_constant_rate_a_longer_baseline_is_read_where_the_run_ends_and_a_decaying_one_never(tmp_path):
     for schedule, difference in (('constant', -0.1), ('wsd', None)):
-        write_seeds(tmp_path / schedule, 'base', (1, 2), sd=1e-5, growth_steps=2000, lr_schedule=schedule)
+        for steps in (2000, 4000):
+            write_seeds(tmp_path / schedule, f'base{steps}', (1, 2), sd=1e-5, growth_steps=steps,
+                        lr_schedule=schedule)
         write_seeds(tmp_path / schedule, 'grown', (1, 2), shifted(power_law, -0.1), sd=1e-5, n_stages=4,
                     lr_schedule=schedule)
         [found] = on_disk(tmp_path / schedule).comparisons
@@ -503,7 +531,7 @@ def test_at_a_constant_rate_a_longer_baseline_is_read_where_the_run_ends_and_a_d
             assert (found.difference, found.why) == (None, 'no baseline ends at this budget')
         else:
             assert found.difference.value == pytest.approx(difference, abs=1e-4)
-            assert found.at == 1000 * RATES['flops']
+            assert (found.opponent, found.at) == ('base2000', 1000 * RATES['flops'])
         assert found.cost is None
 
 
