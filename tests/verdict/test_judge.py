@@ -220,6 +220,8 @@ def test_the_opponent_is_the_best_baseline_at_that_budget_and_full_depth_stands_
     assert early.to_full_depth.opponent == 'full'
     assert early.to_full_depth.difference.value == pytest.approx(-0.1)
     assert (early.to_full_depth.word, early.to_full_depth.corrected) == ('', None)
+    # Whichever is named first.
+    assert of(study_of(arms, ['short', 'full']), 'grown').to_full_depth.opponent == 'full'
     # The other baselines are judged by each other, the first one named is what others stand beside.
     assert of(report, 'short').opponent == 'full'
     assert not [one for one in report.comparisons if one.arm == 'full']
@@ -501,6 +503,9 @@ def test_runs_at_several_rates_are_arms_of_their_own_and_the_baseline_is_the_bes
     assert {one.opponent for one in grown.values()} == {'base0.001'}
     assert grown['grown0.002'].word == 'costs'
     assert any('grown0.001; grown0.002: differ in a tuned setting alone' in note for note in report.notes)
+    # Who names a baseline means this one, not a better one beside it.
+    report = on_disk(tmp_path, baselines=[f'{tmp_path}/base0.002_seed1'])
+    assert {one.opponent for one in report.comparisons} == {'base0.002'}
 
 
 def test_full_depth_at_several_budgets_is_a_ladder(tmp_path):
