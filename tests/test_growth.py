@@ -1,6 +1,7 @@
 """Which layer comes from which. Run: python -m pytest tests/test_growth.py"""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,6 @@ EXPECTED = {
 }
 
 
-def test_there_is_an_expectation_for_every_operator():
-    assert EXPECTED.keys() == OPERATORS.keys()
-
-
 @pytest.mark.parametrize('init', EXPECTED)
 def test_layouts_are_the_papers(init):
     for old, new, expected in EXPECTED[init]:
@@ -52,8 +49,8 @@ def test_from_no_layer_all_are_fresh_whatever_the_operator(init):
     assert layout(init, 0, 3) == [(None, True)] * 3
 
 
-@pytest.mark.parametrize('init', OPERATORS)
-def test_every_operator_says_where_it_comes_from(init):
+@pytest.mark.parametrize('init', EXPECTED)  # a user's own needs no source
+def test_a_shipped_operator_says_where_it_comes_from(init):
     first_line = OPERATORS[init].__doc__.splitlines()[0]
     assert any(year in first_line for year in ('20', 'arXiv'))
 
@@ -98,11 +95,11 @@ WRONG = {
 @pytest.mark.parametrize('kind', WRONG)
 def test_a_wrong_operator_is_named_by_the_plan(monkeypatch, kind):
     layers, words = WRONG[kind]
-    monkeypatch.setitem(OPERATORS, 'mine', lambda old, new: layers)
-    config = TrainConfig(n_layer=5, n_stages=2, stage_depths=(3, 5), growth_steps=10, grow_init='mine')
+    monkeypatch.setitem(OPERATORS, kind, lambda old, new: layers)
+    config = TrainConfig(n_layer=5, n_stages=2, stage_depths=(3, 5), growth_steps=10, grow_init=kind)
     with pytest.raises(UserError) as error:
-        schedule.phases_of(config, (5, 5), 5)
-    assert str(error.value) == f"grow_init 'mine' of stage 2 {words}"
+        schedule.plan(config)
+    assert str(error.value) == f"grow_init {kind!r} of stage 2 {words}"
 
 
 def test_a_wrong_operator_is_no_assertion_that_python_O_strips():
@@ -112,24 +109,17 @@ def test_a_wrong_operator_is_no_assertion_that_python_O_strips():
                 assert 'layout' not in ast.unparse(node) and 'problem_with' not in ast.unparse(node)
 
 
-NEW_OPERATOR = '''
-def double_even(old, new):
-    """each even layer doubled in place: 0 0 1 2 2 3 (a test, 2026)"""
-    grow_map = []
-    for i in range(old):
-        grow_map += [i, i] if i % 2 == 0 else [i]
-    return layout_of(grow_map)
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
-OPERATORS['double_even'] = double_even
-'''
-
-
-def test_a_new_operator_is_one_entry_of_ten_lines_in_growth_alone(tiny, tmp_path):
+def test_the_readmes_own_operator_is_one_function_in_growth_and_passes_what_is_asked_of_all(tiny, tmp_path):
     """A copy of growth.py with it, in front of the repository on the path, is all that the scripts need."""
-    assert len([line for line in NEW_OPERATOR.splitlines() if line]) <= 10
-    (tmp_path / 'growth.py').write_text((ROOT / 'growth.py').read_text() + NEW_OPERATOR)
-    flags = [*tiny, '--n_layer=6', '--n_stages=2', '--stage_depths=4,6', '--grow_init=double_even',
+    operator = re.search(r'```python\n(def (\w+)\(old, new\):.*?)```', README, re.DOTALL)
+    code, name = operator[1], operator[2]
+    assert len(code.splitlines()) <= 10
+    source = (ROOT / 'growth.py').read_text(encoding='utf-8') + f'\n\n{code}\nOPERATORS[{name!r}] = {name}\n'
+    (tmp_path / 'growth.py').write_text(source)
+    flags = [*tiny, '--n_layer=6', '--n_stages=2', '--stage_depths=4,6', f'--grow_init={name}',
              f'--out_dir={tmp_path}/run', '--hellaswag_interval=0', '--checkpoint_interval=0']
     code = (f'import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n'
             f'import schedule, train; sys.argv = ["schedule.py", *{flags!r}]; schedule.main()\n'
@@ -137,16 +127,25 @@ def test_a_new_operator_is_one_entry_of_ten_lines_in_growth_alone(tiny, tmp_path
             'sys.argv = ["train.py", "--help"]; train.main()')
     done = run_python('-c', code)
     assert done.returncode == 0, done.stderr
-    assert "stage 2, step 9: 4 -> 6 by double_even: 0 +0' 1 2 +2' 3" in done.stdout
+    assert f"stage 2, step 9: 4 -> 6 by {name}: 0 1 2 3 +3' +2'" in done.stdout
     assert 'step 00024/24 eval' in done.stdout
-    assert 'each even layer doubled in place' in ' '.join(done.stdout.split())
+    assert f'{name}: the list of layers again, from the top down' in ' '.join(done.stdout.split())
+    # The tests of operators in general, with this one among them.
+    general = ('import sys, pytest; '
+               f'sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; '
+               'sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", '
+               '"for_any_depths or from_no_layer or names_every_operator or shipped", '
+               f'{str(ROOT / "tests" / "test_growth.py")!r}]))')
+    done = run_python('-c', general)
+    assert done.returncode == 0 and 'failed' not in done.stdout, done.stdout
 
 
-def test_the_readmes_pictures_are_what_the_operators_do():
-    rows = [line for line in (ROOT / 'README.md').read_text().splitlines() if line.startswith('| `')]
-    for name in OPERATORS:
+def test_the_pictures_in_the_docs_are_what_the_operators_do():
+    docs = (ROOT / 'docs' / 'operators.md').read_text(encoding='utf-8')
+    rows = [line for line in docs.splitlines() if line.startswith('| `')]
+    for name in EXPECTED:
         row = next(line for line in rows if line.startswith(f'| `{name}` |'))
-        assert f'`0 1 2`<br>`{describe(layout(name, 3, 6))}`' in row
+        assert f'`{describe(layout(name, 3, 6))}`' in row
 
 
 def test_help_names_every_operator_and_its_source(capsys):

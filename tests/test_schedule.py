@@ -19,7 +19,6 @@ import schedule
 from config import TrainConfig, check, config_to_dict, load_config
 from core.common import UserError
 from core.optim import make_optimizers
-from growth import OPERATORS
 from model import GPT, GPTConfig
 from schedule import plan
 
@@ -162,10 +161,6 @@ GROWN = {
     'fresh between': ({'grow_map': ((0, -1, 1, 1, -1, 2),)}, (0, 2, 5)),
     'turned round': ({'grow_map': ((2, 2, 1, 0, -1, 0),)}, (0, 2, 3)),
 }
-
-
-def test_every_operator_is_among_them():
-    assert GROWN.keys() >= OPERATORS.keys()
 
 
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])

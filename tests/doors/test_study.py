@@ -448,4 +448,4 @@ def test_the_studies_own_commands_in_the_readme_make_a_study(tmp_path, monkeypat
     (tmp_path / 'mine.py').write_text(block[1])
     monkeypatch.chdir(HERE)
     loaded = plan.load_study(str(tmp_path / 'mine.py'), out='nowhere')
-    assert len(loaded.arms) == 2 and len(loaded.seeds) == 2
+    assert len(loaded.arms) == 2 and len(loaded.seeds) == 3
