@@ -51,7 +51,7 @@ def main():
         check_repository(args.push)  # before the work, and before anything is written
     model, info = checkpoint.load_model(args.checkpoint)
     try:
-        enc = data.get_tokenizer(info['tokenizer'])
+        enc = data.get_tokenizer(info['tokenizer'], info['path'])
     except UserError as error:
         enc = None  # without network GPT-2's is often not at hand: the model is of use all the same
         print(f'warning: no tokenizer files in {folder}: {error}', file=sys.stderr)
@@ -147,10 +147,15 @@ def write_json(values: dict, path: str):
 
 
 def write_tokenizer(enc, block_size: int, folder: str):
-    """vocab.json, merges.txt, tokenizer_config.json of a byte-level BPE ('bytes' is one without merges)."""
+    """vocab.json, merges.txt, tokenizer_config.json of a byte-level BPE ('bytes' is one without merges); of a
+    tokenizer.json the file itself."""
+    if isinstance(enc, data.Tokenizer):
+        with open(os.path.join(folder, 'tokenizer.json'), 'wb') as f:
+            f.write(enc.content)
+        return
     ids = {token: enc.encode_single_token(token) for token in enc.token_byte_values()}
     in_order = sorted(ids, key=ids.get)
-    letters = byte_letters()
+    letters = data.byte_letters()
 
     def spelled(token: bytes) -> str:
         return ''.join(letters[b] for b in token)
@@ -176,21 +181,6 @@ def write_tokenizer(enc, block_size: int, folder: str):
         'unk_token': end,
     }
     write_json(settings, os.path.join(folder, 'tokenizer_config.json'))
-
-
-def byte_letters() -> list[str]:
-    """The printable character that GPT-2's files write for each byte: itself where it is one, else 256 and
-    up."""
-    printable = [b for b in range(256) if chr(b).isprintable() and b not in (0x20, 0xa0, 0xad)]
-    letters = []
-    n_others = 0
-    for b in range(256):
-        if b in printable:
-            letters.append(chr(b))
-        else:
-            letters.append(chr(256 + n_others))
-            n_others += 1
-    return letters
 
 
 def split(token: bytes, ids: dict) -> tuple[bytes, bytes]:

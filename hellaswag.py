@@ -223,13 +223,15 @@ class Encoded:
     rows: list  # of Row
 
 
-def encode(examples: list[dict], tokenizer_name: str, style: str, block_size: int) -> list[Encoded]:
+def encode(
+    examples: list[dict], tokenizer: str, style: str, block_size: int, beside: str = ''
+) -> list[Encoded]:
     """Examples as rows of tokens, in 'nanogpt' or 'lm_eval' style, or 'both' (they share what text they can).
 
-    Context and ending longer than block_size + 1 tokens lose their beginning, as in the harness. Raises
-    UserError if that would cut into an ending.
+    tokenizer and `beside` are get_tokenizer's. Context and ending longer than block_size + 1 tokens lose
+    their beginning, as in the harness. Raises UserError if that would cut into an ending.
     """
-    enc = data.get_tokenizer(tokenizer_name)
+    enc = data.get_tokenizer(tokenizer, beside)
     styles = STYLES if style == 'both' else (style,)
     encoded = []
     for number, example in enumerate(examples):
@@ -499,8 +501,9 @@ def main():
     examples = load_examples(args.data, args.limit)
     encoded = []
     for model, info in loaded:
-        checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)
-        encoded.append(encode(examples, info['tokenizer'], args.style, model.config.block_size))
+        checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size, info['path'])
+        block_size = model.config.block_size
+        encoded.append(encode(examples, info['tokenizer'], args.style, block_size, info['path']))
     sums = []  # all mistakes have come to light, of the second model too
     with autocast(device, args.dtype):
         for model, its_examples in zip(models, encoded):

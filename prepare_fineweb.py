@@ -43,8 +43,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.common import Parser, UserError, locked, run_main, usable_cores
-from core.data import get_tokenizer, read_meta, shard_layout, split_of, write_meta, write_shard
+from core import data
+from core.common import Parser, UserError, atomic_write, locked, run_main, usable_cores
+from core.data import read_meta, shard_layout, split_of, write_meta, write_shard
 
 FINEWEB = 'HuggingFaceFW/fineweb-edu'
 PRETOKENIZED = 'kjj0/finewebedu10B-gpt2'
@@ -55,14 +56,15 @@ FORMATS = {'.parquet': 'parquet', '.jsonl': 'lines', '.ndjson': 'lines', '.json'
 COMPRESSIONS = {'.gz': 'gzip', '.zst': 'zstd'}
 PIECE = 100_000  # characters of a text file that are read, and held out, together, at least
 FEW_FILES = 32  # text files up to here are held out in pieces, more of them whole
+ROWS = 64  # of a parquet file that are read together
 BATCH = 200_000  # characters for each worker that are tokenized in one call: what bounds the memory
 PATIENCE = 10  # seconds that tiktoken may take over a batch before its longest word is named
 
 
 def main():
     args = parse_arguments()
-    # Ctrl-C ends it at once, though tiktoken may have minutes to go: a kill anywhere loses nothing.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A kill anywhere loses nothing, so nothing is tidied up: tiktoken's threads may have minutes to go.
+    signal.signal(signal.SIGINT, stop)
     with locked(args.out):
         meta = read_folder(args) or new_meta(args)
         done = ' is complete already' if meta['complete'] else ''
@@ -73,6 +75,12 @@ def main():
             else:
                 make_shards(args, meta)
     print(f'{args.out}{done}: {summary(args, meta)}')
+
+
+def stop(signum, frame):
+    """Ctrl-C: end at once."""
+    print('\nstopped; the same command goes on', file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 def parse_arguments():
@@ -86,7 +94,8 @@ def parse_arguments():
     add('--pretokenized', nargs='?', const=PRETOKENIZED, default='', metavar='DATASET',
         help=f'ready shards of this dataset on the Hub instead; without a name: {PRETOKENIZED}')
     add('--out', default='', metavar='DIR', help='default: data/edu_fineweb10B, by the sample')
-    add('--tokenizer', default='gpt2', help='gpt2 or bytes; default: gpt2')
+    add('--tokenizer', default='gpt2', metavar='NAME',
+        help='gpt2, bytes, or a folder or repository on the Hub with a tokenizer.json; default: gpt2')
     add('--shard_tokens', type=int, default=100_000_000, metavar='N', help='tokens per shard; default: 100M')
     add('--val_tokens', type=int, default=0, metavar='N',
         help='hold out documents of about N tokens, evenly over the source; default 0: the first shard')
@@ -95,10 +104,8 @@ def parse_arguments():
              'two); default 0: the whole source')
     add('--workers', type=int, default=usable_cores(), metavar='N', help='threads; default: all cores')
     args = parser.parse_args()
-    if args.source and args.pretokenized:
-        raise UserError('--source and --pretokenized exclude each other')
-    if args.source and not args.out:
-        raise UserError('--source needs --out, the folder to make')
+    if args.source and (args.pretokenized or not args.out):
+        raise UserError('--source needs --out, the folder to make, and excludes --pretokenized')
     as_it_is = (args.tokenizer, args.shard_tokens, args.val_tokens) == ('gpt2', 100_000_000, 0)
     if args.pretokenized and not as_it_is:
         raise UserError('--pretokenized takes the shards as they are: leave out --tokenizer, --shard_tokens '
@@ -129,8 +136,8 @@ def read_folder(args) -> dict | None:
     Raises UserError if the folder was made with other options or from other files, or holds shards of someone
     else's.
     """
-    names = [name for name in os.listdir(args.out) if name[0] != '.']
-    has_shards = any(name.endswith(('.bin', '.npy')) for name in names)
+    names = os.listdir(args.out)
+    has_shards = any(name.endswith(('.bin', '.npy')) and name[0] != '.' for name in names)
     if not has_shards and 'meta.json' not in names:
         return None
     meta = read_meta(args.out)
@@ -145,7 +152,13 @@ def read_folder(args) -> dict | None:
             raise UserError(f'{args.out} was made with --{name}={old}, not {new}: continue with the same '
                             'options, or choose another --out')
     for i, shard in enumerate(meta['shards']):
-        if not is_whole(args, meta, i):
+        try:
+            n_tokens = shard_layout(os.path.join(args.out, shard['file']))[1]
+        except (UserError, FileNotFoundError):
+            n_tokens = -1
+        # The held-out shard is written before meta.json: stopped in between, it holds more than is needed.
+        may_be_longer = args.val_tokens and i == 0 and not meta['complete']
+        if n_tokens != shard['tokens'] and not (may_be_longer and n_tokens > shard['tokens']):
             print(f'{shard["file"]} is missing or damaged: continuing from there')
             # Without a training shard nothing says what is held out until where.
             del meta['shards'][0 if args.val_tokens and i == 1 else i :]
@@ -154,18 +167,6 @@ def read_folder(args) -> dict | None:
     if args.source:
         check_sources(args, meta)
     return meta
-
-
-def is_whole(args, meta: dict, number: int) -> bool:
-    """Whether a shard that meta.json lists is there, with all its tokens."""
-    shard = meta['shards'][number]
-    try:
-        n_tokens = shard_layout(os.path.join(args.out, shard['file']))[1]
-    except (UserError, FileNotFoundError):
-        return False
-    # The held-out shard is written before meta.json: stopped in between, it holds more than is needed.
-    may_be_longer = args.val_tokens > 0 and number == 0 and not meta['complete']
-    return n_tokens == shard['tokens'] or (may_be_longer and n_tokens > shard['tokens'])
 
 
 def check_sources(args, meta: dict):
@@ -196,9 +197,18 @@ def next_position(meta: dict) -> list:
 
 def new_meta(args) -> dict:
     """The meta.json of a folder to begin. Raises UserError if the tokenizer or the source isn't there."""
-    enc = get_tokenizer(args.tokenizer)  # first: without network it is what fails
+    # the tokenizer first: without network it is what fails
+    if args.tokenizer in data.OWN_TOKENIZERS:
+        name = args.tokenizer
+        enc = data.get_tokenizer(name)
+    else:
+        content, name = data.read_tokenizer(args.tokenizer)
+        enc = data.Tokenizer(content)
     files, revision = (find_files(args), '') if args.source else hub_files(args)
     print(f'{len(files)} files, {sum(entry["bytes"] for entry in files) / 1e9:.2f} GB', flush=True)
+    if args.tokenizer not in data.OWN_TOKENIZERS:
+        with atomic_write(os.path.join(args.out, 'tokenizer.json'), 'wb') as f:
+            f.write(content)
     piece = PIECE
     # Of a few text files, pieces of about a 16th of --val_tokens are held out. Many files are held out whole:
     # a page of an article whose other pages train is no test.
@@ -207,7 +217,7 @@ def new_meta(args) -> dict:
         wanted = int(args.val_tokens * bytes_per_token / 16)
         piece = max(1, min(PIECE, wanted // 2))  # a piece has up to twice as many
     options = {name: getattr(args, name) for name in OPTIONS}
-    return {'tokenizer': args.tokenizer, 'vocab_size': enc.n_vocab, 'eot': enc.eot_token, 'complete': False,
+    return {'tokenizer': name, 'vocab_size': enc.n_vocab, 'eot': enc.eot_token, 'complete': False,
             'options': options, 'sources': files, 'revision': revision, 'shards': [], 'piece': piece}
 
 
@@ -293,8 +303,7 @@ def read_documents(args, meta: dict, first: int, skip: int):
         is_text = file_format(path)[0] == 'text'
         number = 0
         try:
-            # what is held out depends on the share that is read
-            for text, share in read_file(path, sizes[file], meta['piece'], args.val_tokens > 0):
+            for text, share in read_file(args, path, sizes[file], meta['piece']):
                 if type(text) is not str:
                     raise TypeError(f"its 'text' is {text!r:.60}, not a string")
                 # skipping is reading without tokenizing: there is no index, but it is quick
@@ -303,7 +312,7 @@ def read_documents(args, meta: dict, first: int, skip: int):
                     name = f'{path}, document {number}'
                     yield Document(file, number, name, number == 0 or not is_text, text, progress)
                 number += 1
-        except Exception as error:  # of datasets, Arrow, json, a decompressor, the disk or the network
+        except Exception as error:  # of Arrow, json, a decompressor, the disk or the network
             raise cannot_read(f'{path}, document {number},', error) from None
         before += sizes[file]
         skip = 0
@@ -317,11 +326,11 @@ def cannot_read(what: str, error: Exception) -> UserError:
                      'them with --source')
 
 
-def read_file(path: str, size: int, piece: int, exact: bool):
+def read_file(args, path: str, size: int, piece: int):
     """(text, share of the file that is read) of each document, or of each piece of a text file.
 
-    The share of a compressed file is 0 unless `exact`, since it takes a pass of its own: gzip knows its size
-    modulo 2**32, and of its last member alone.
+    The share of a compressed file is 0 unless --val_tokens needs it, since it takes a pass of its own: gzip
+    knows its size modulo 2**32, and of its last member alone.
     """
     import fsspec
     import pyarrow as pa
@@ -334,51 +343,43 @@ def read_file(path: str, size: int, piece: int, exact: bool):
     if size == 0:  # most libraries call it damaged; as text, it is an empty document
         yield from [('', 1.0)] * (kind == 'text')
         return
-    if kind == 'parquet':
-        with fsspec.open(path) as f:
-            size = pq.read_metadata(f).num_rows
-        found = ((text, 1) for text in stream('parquet', path, columns=['text'], batch_size=64))
-    else:
-        if compression:
-            with fsspec.open(path, compression=compression) as f:
-                size = sum(map(len, iter(lambda: f.read(2**20), b''))) if exact else 0
-        found = read_text(path, compression, piece) if kind == 'text' else read_json(path, kind)
-    consumed = 0
-    for text, n in found:
-        consumed += n
-        yield text, min(1.0, consumed / size) if size else 0.0
+    opened = fsspec.open(path, compression=compression)
+    if compression:
+        with opened as f:
+            size = sum(map(len, iter(lambda: f.read(2**20), b''))) if args.val_tokens else 0
+    with opened as f:
+        if kind == 'parquet':
+            # With a buffer a column is read in pieces, however large the row groups are.
+            table = pq.ParquetFile(f, buffer_size=2**20)
+            size = table.metadata.num_rows
+            batches = table.iter_batches(ROWS, columns=['text'], use_threads=False)
+            found = ((text, 1) for batch in batches for text in batch['text'].to_pylist())
+        elif kind == 'text':
+            found = read_text(f, piece, places_to_cut(args.tokenizer))
+        else:
+            found = read_json(f, kind)
+        consumed = 0
+        for text, n in found:
+            consumed += n
+            yield text, min(1.0, consumed / size) if size else 0.0
 
 
-def stream(builder: str, path: str, **options):
-    """The column 'text' of one file, one by one, as `datasets` streams it."""
-    os.environ['USE_TORCH'] = '0'  # or datasets imports torch: seconds, and 300 MB
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what it logs, it raises too
-    if '://' not in path:
-        path = glob.escape(os.path.abspath(path))  # data_files are patterns
-    found = datasets.load_dataset(builder, data_files=path, split='train', streaming=True, **options)
-    for batch in found.iter(64):
-        yield from batch['text']
-
-
-def read_json(path: str, kind: str):
+def read_json(f, kind: str):
     """(text, bytes) of each line's object, or of each object of a .json file that is one array or object."""
-    # Streamed as lines, not as JSON: Arrow's JSON reader makes dates of texts that look like dates.
-    lines = stream('text', path, encoding='utf-8-sig')
+    # Not Arrow's JSON reader, which makes dates of texts that look like dates.
+    lines = f
     if kind == 'json':
-        first = next(lines, '')
-        lines = itertools.chain([first], lines)
-        if not re.fullmatch(r'\s*\{.*\}\s*', first):
-            whole = '\n'.join(lines)
+        first = f.readline()
+        lines = itertools.chain([first], f)
+        if not re.fullmatch(rb'(\xef\xbb\xbf)?\s*\{.*\}\s*', first):
+            whole = b''.join(lines)
             records = json.loads(whole)
             records = records if type(records) is list else [records]
-            yield from ((text_of(record), len(whole.encode()) / len(records)) for record in records)
+            yield from ((text_of(record), len(whole) / len(records)) for record in records)
             return
     n_bytes = 0
     for line in lines:
-        n_bytes += len(line.encode()) + 1
+        n_bytes += len(line)
         if line.strip():
             yield text_of(json.loads(line)), n_bytes
             n_bytes = 0
@@ -389,27 +390,30 @@ def text_of(record):
     return record.get('text') if type(record) is dict else None
 
 
-def read_text(path: str, compression: str | None, piece: int):
-    """(text, bytes) of a file's pieces of `piece` to 2 * piece characters, or more where there is no place.
+def places_to_cut(tokenizer: str) -> str:
+    """The white space before which a text can be cut without another token.
 
-    They are cut where the tokens don't change: where white space begins. No token of GPT-2's crosses from
-    other characters to white space, and what is left of such a place doesn't depend on what is right of it.
+    No token of GPT-2's crosses from other characters to white space, and what is left of such a place doesn't
+    depend on what is right of it. Those of Llama 3 and Qwen cross to line ends, but not to a blank.
     """
-    import fsspec
+    return ' \n\r\t' if tokenizer in data.OWN_TOKENIZERS else ' '
 
+
+def read_text(f, piece: int, places: str):
+    """(text, bytes) of a file's pieces of `piece` to 2 * piece characters; longer without a place to cut."""
     text = ''
-    # newline='': the document's own line ends stay, which datasets would change
-    with fsspec.open(path, 'rt', encoding='utf-8', newline='', compression=compression) as f:
-        while block := f.read(2 * piece):
-            first = max(piece, len(text))  # of the places to cut at; there is none in what was read before
-            text += block
-            # the last such place; Python and tiktoken disagree about rarer white space than these four
-            cut = len(text) - 1
-            while cut >= first and not (text[cut] in ' \n\r\t' and not text[cut - 1].isspace()):
-                cut -= 1
-            if cut >= first:
-                yield text[:cut], len(text[:cut].encode())
-                text = text[cut:]
+    # newline='': the document's own line ends stay
+    f = io.TextIOWrapper(f, encoding='utf-8', newline='')
+    while block := f.read(2 * piece):
+        first = max(piece, len(text))  # of the places to cut at; there is none in what was read before
+        text += block
+        # the last such place; Python and tiktoken disagree about rarer white space than these four
+        cut = len(text) - 1
+        while cut >= first and not (text[cut] in places and not text[cut - 1].isspace()):
+            cut -= 1
+        if cut >= first:
+            yield text[:cut], len(text[:cut].encode())
+            text = text[cut:]
     yield text, len(text.encode())
 
 
@@ -421,17 +425,17 @@ def make_shards(args, meta: dict):
     each."""
     from tqdm import tqdm
 
-    enc = get_tokenizer(args.tokenizer)
+    enc = data.get_tokenizer(meta['tokenizer'], args.out)
     writer = ShardWriter(args, meta)
     file, number, at = next_position(meta)
     documents = read_documents(args, meta, file, number)
     # in a log file, a line every half minute is enough
-    with tqdm(initial=writer.total, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1,
-              mininterval=0.5 if sys.stderr.isatty() else 30) as bar:
+    interval = 0.5 if sys.stderr.isatty() else 30
+    with (tqdm(initial=writer.total, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+               mininterval=interval) as bar, ThreadPoolExecutor(args.workers) as pool):
         for batch in one_ahead(batches(documents, BATCH * args.workers)):
-            for document, tokens in zip(batch, encode(enc, batch, args.workers)):
-                tokens = np.array([enc.eot_token] * document.begins + tokens, np.uint16)
-                writer.add(document, tokens, at)
+            for document, tokens in zip(batch, encode(enc, batch, pool)):
+                writer.add(document, [enc.eot_token] * document.begins + tokens, at)
                 at = 0  # only the first document may have tokens in a finished shard
             bar.update(writer.total - bar.n)
             # how many tokens there will be isn't known: as many as the share that is read lets expect
@@ -466,20 +470,24 @@ def one_ahead(items):
             yield item
 
 
-def encode(enc, batch: list[Document], workers: int) -> list[list[int]]:
-    """Each document's tokens, without end-of-text. Raises UserError, naming the document, for what tiktoken
-    can't do."""
+def encode(enc, batch: list[Document], pool: ThreadPoolExecutor) -> list[list[int]]:
+    """Each document's tokens, without end-of-text. Raises UserError, naming the document, for what the
+    tokenizer can't do."""
+    texts = [document.text for document in batch]
     timer = threading.Timer(PATIENCE, name_longest_word, [batch])
     timer.daemon = True
     timer.start()
     try:
-        return enc.encode_ordinary_batch([document.text for document in batch], num_threads=workers)
+        if isinstance(enc, data.Tokenizer):
+            return enc.encode_ordinary_batch(texts)  # with threads of its own
+        # Not tiktoken's encode_ordinary_batch: its new threads for each batch warm up caches of their own.
+        return list(pool.map(enc.encode_ordinary, texts))
     except BaseException:  # its panics are no Exception; a million line breaks are one cause
         for document in batch:
             try:
                 enc.encode_ordinary(document.text)
             except BaseException as error:
-                raise UserError(f'{document.name}: tiktoken fails on it ({error})') from None
+                raise UserError(f'{document.name}: the tokenizer fails on it ({error})') from None
         raise
     finally:
         timer.cancel()
@@ -505,9 +513,10 @@ class ShardWriter:
         self.args = args
         self.meta = meta
         self.limit = args.max_tokens or float('inf')
-        self.buffer = np.empty(args.shard_tokens, np.uint16)
+        self.dtype = data.token_dtype(meta['vocab_size'])
+        self.buffer = np.empty(args.shard_tokens, self.dtype)
         self.fill = 0  # tokens in the buffer
-        self.held_out = [np.empty(0, np.uint16)]
+        self.held_out = [np.empty(0, self.dtype)]
         self.n_held_out = 0
         self.progress = 0.0  # share of the source that is taken
         shards = meta['shards']
@@ -516,8 +525,8 @@ class ShardWriter:
             path = os.path.join(args.out, shards[0]['file'])
             self.n_held_out = shards[-1]['held_out']
             self.progress = shards[-1]['progress']
-            offset, _ = shard_layout(path)
-            self.held_out.append(np.fromfile(path, np.uint16, self.n_held_out, offset=offset))
+            offset = shard_layout(path)[0]
+            self.held_out.append(np.fromfile(path, self.dtype, self.n_held_out, offset=offset))
             shards = shards[1:]
         self.n_finished = sum(shard['tokens'] for shard in shards)
 
@@ -526,10 +535,11 @@ class ShardWriter:
         """Tokens taken so far, those of finished shards included."""
         return self.n_finished + self.fill + self.n_held_out
 
-    def add(self, document: Document, tokens: np.ndarray, at: int):
+    def add(self, document: Document, tokens: list[int], at: int):
         """Take a document from its token number `at` on, up to --max_tokens in all."""
         is_held_out = at == 0 and self.is_next_held_out()  # not if a part of it is in a training shard
         self.progress = document.progress
+        tokens = np.array(tokens, self.dtype)
         if is_held_out:
             tokens = tokens[: min(len(tokens), self.limit - self.total)]
             self.held_out.append(tokens)
@@ -669,8 +679,8 @@ def fetch_shards(args, meta: dict):
         path = os.path.join(args.out, os.path.basename(file))
         os.replace(os.path.join(args.out, file), path)
         try:
-            offset, n_tokens = shard_layout(path)
-            tokens = np.fromfile(path, np.uint16, offset=offset)
+            offset, n_tokens, dtype = shard_layout(path)
+            tokens = np.fromfile(path, dtype, offset=offset)
             if tokens.max(initial=0) >= meta['vocab_size']:
                 raise UserError(f'{path}: token {tokens.max()} in a vocabulary of {meta["vocab_size"]}')
         except UserError:

@@ -55,8 +55,8 @@ from run import checkpoint
 def main():
     args = parse_args()
     model, info = checkpoint.load_model(args.checkpoint, pick_device(args.device))
-    checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size)
-    enc = data.get_tokenizer(info['tokenizer'])
+    checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size, info['path'])
+    enc = data.get_tokenizer(info['tokenizer'], info['path'])
     prompt = enc.encode_ordinary(args.prompt) or [enc.eot_token]
     for i in range(args.n):
         print(args.prompt, end='', flush=True)

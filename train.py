@@ -150,7 +150,7 @@ def load_questions(job: Job) -> Job:
         return job
     hellaswag.warn_of_other_text(config.hellaswag_data, config.data_dir)
     found = hellaswag.load_examples(config.hellaswag_data, config.hellaswag_limit)
-    examples = hellaswag.encode(found, job.tokenizer, 'nanogpt', config.block_size)
+    examples = hellaswag.encode(found, job.tokenizer, 'nanogpt', config.block_size, config.data_dir)
     questions = {'n': len(found), 'sha256': hellaswag.fingerprint(found)}
     return dataclasses.replace(job, examples=examples, questions=questions)
 

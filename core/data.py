@@ -2,10 +2,14 @@
 Token shards and tokenizers: the one place that knows the shard format. No torch: tokens come as numpy arrays.
 
 A shard is the .bin file of llm.c and modded-nanogpt: 256 int32 of header (magic 20240520, version 1, number
-of tokens), then the tokens as uint16. build-nanogpt's .npy shards (a plain uint16 array) are read too. A data
-directory holds such shards, each with 'train' or 'val' as a word of its name (edufineweb_train_000001.bin),
-and a meta.json that names the tokenizer, its vocabulary size, the end-of-text token, the source and the
-counts. Shards that others publish without a meta.json are taken as GPT-2 tokens.
+of tokens), then the tokens as uint16; with a vocabulary above 65,536, magic 20240801, version 7 and uint32.
+build-nanogpt's .npy shards (a plain array of either) are read too. A data directory holds such shards, each
+with 'train' or 'val' as a word of its name (edufineweb_train_000001.bin), and a meta.json that names the
+tokenizer, its vocabulary size, the end-of-text token, the source and the counts. Shards that others publish
+without a meta.json are taken as GPT-2 tokens.
+
+A tokenizer is 'gpt2', 'bytes', or 'sha256:...' of a Hugging Face tokenizer.json, which lies beside what is in
+its tokens: in the data directory, the run directory, the model's folder.
 
 Which tokens a step sees is a pure function of the step: Split.get_batch. There is no loader state to save.
 """
@@ -20,14 +24,18 @@ import numpy as np
 
 from core.common import UserError, atomic_write, read_json
 
-MAGIC = 20240520
-VERSION = 1
+# (magic number, version) of llm.c's formats for GPT-2 and for Llama 3
+FORMATS = {np.dtype(np.uint16): (20240520, 1), np.dtype(np.uint32): (20240801, 7)}
 HEADER_INTS = 256
 HEADER_BYTES = 4 * HEADER_INTS
 MAX_SHARD_TOKENS = 2**31 - 1  # the header counts in int32
 SPLITS = ('train', 'val')
 # what tiktoken calls GPT-2's vocab.bpe and encoder.json: the SHA-1 of their addresses
 TIKTOKEN_FILES = ('6d1cbeee0f20b3d9449abfede4726ed8212e3aee', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')
+OWN_TOKENIZERS = ('gpt2', 'bytes')
+TOKENIZERS = "'gpt2', 'bytes', or a folder, or a repository on the Hub, with a tokenizer.json"
+# as Qwen, SmolLM2 and GPT-2, Llama 3, Llama 2, Gemma call it
+END_OF_TEXT = ('<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>')
 GPT2_META = {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
 
 
@@ -35,65 +43,65 @@ GPT2_META = {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
 
 
 def write_shard(path: str, tokens: np.ndarray):
-    """Write uint16 tokens as one .bin shard, atomically: no half-written shard ever has a shard's name.
+    """Write uint16 or uint32 tokens as one .bin shard, atomically: no half-written shard has a shard's name.
 
     Raises UserError if it can't be written or has more tokens than the header can count.
     """
-    assert tokens.dtype == np.uint16 and tokens.ndim == 1
+    assert tokens.dtype in FORMATS and tokens.ndim == 1
     if len(tokens) > MAX_SHARD_TOKENS:
         raise UserError(f'{path}: {len(tokens)} tokens, and a .bin shard holds at most {MAX_SHARD_TOKENS}')
     header = np.zeros(HEADER_INTS, dtype=np.int32)
-    header[:3] = MAGIC, VERSION, len(tokens)
+    header[:3] = *FORMATS[tokens.dtype], len(tokens)
     with atomic_write(path, 'wb') as f:
         f.write(header.tobytes())
         f.write(tokens.data)  # not tobytes(), which would copy a shard of 200 MB
 
 
-def shard_layout(path: str) -> tuple[int, int]:
-    """(byte offset of the first token, number of tokens) of a shard, from its header alone.
+def token_dtype(vocab_size: int) -> np.dtype:
+    """What the tokens of a vocabulary are stored as."""
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
+def shard_layout(path: str) -> tuple[int, int, np.dtype]:
+    """(byte offset of the first token, number of tokens, their type) of a shard, from its header alone.
 
     Raises UserError, naming the file, if it is no shard or its size doesn't match its header.
     """
     with open(path, 'rb') as f:
-        if path.endswith('.npy'):
-            offset, n_tokens = read_npy_header(f, path)
-        else:
-            offset, n_tokens = read_bin_header(f, path)
+        read_header = read_npy_header if path.endswith('.npy') else read_bin_header
+        offset, n_tokens, dtype = read_header(f, path)
     # A download that broke off, or a web page instead of a file, has another size than it says.
     size = os.path.getsize(path)
-    expected = offset + 2 * n_tokens
+    expected = offset + dtype.itemsize * n_tokens
     if size != expected:
         raise UserError(f'{path}: {size} bytes, but its header promises {n_tokens} tokens = {expected} '
                         'bytes; the file is truncated or damaged: make or fetch it again')
-    return offset, n_tokens
+    return offset, n_tokens, dtype
 
 
-def read_bin_header(f, path: str) -> tuple[int, int]:
-    """(offset, number of tokens) of llm.c's format. Raises UserError for any other file."""
+def read_bin_header(f, path: str) -> tuple[int, int, np.dtype]:
+    """(offset, number of tokens, type) of llm.c's formats. Raises UserError for any other file."""
     start = f.read(HEADER_BYTES).ljust(12, b'\0')  # a file too short for a header has no magic number either
     magic, version, n_tokens = np.frombuffer(start[:12], dtype=np.int32).tolist()
-    if magic != MAGIC:
-        raise UserError(f'{path}: not a token shard (magic number {magic}, expected {MAGIC})')
-    if version != VERSION:
-        raise UserError(f'{path}: token shard of version {version}, expected {VERSION}')
-    if n_tokens < 0:  # what a count of 2^31 or more becomes as int32
-        raise UserError(f'{path}: its header promises {n_tokens} tokens, so it is damaged, or was made '
-                        f'with more than the {MAX_SHARD_TOKENS} tokens that a .bin shard can count: make '
-                        'several of it')
-    return HEADER_BYTES, n_tokens
+    for dtype, known in FORMATS.items():
+        # a negative count is what 2^31 or more becomes as int32
+        if (magic, version) == known and n_tokens >= 0:
+            return HEADER_BYTES, n_tokens, dtype
+    raise UserError(f'{path}: not a token shard (magic number {magic}, version {version}, {n_tokens} tokens, '
+                    f'where {list(FORMATS.values())} and up to {MAX_SHARD_TOKENS} tokens are expected)')
 
 
-def read_npy_header(f, path: str) -> tuple[int, int]:
-    """(offset, number of tokens) of a .npy file. Raises UserError unless it holds one row of uint16."""
+def read_npy_header(f, path: str) -> tuple[int, int, np.dtype]:
+    """(offset, number of tokens, type) of a .npy file. Raises UserError unless it holds one row of tokens."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         version = np.lib.format.read_magic(f)
         shape, _, dtype = readers[version](f)
     except (ValueError, KeyError, EOFError) as error:
         raise UserError(f'{path}: not a .npy file ({error})') from None
-    if dtype != np.uint16 or len(shape) != 1:
-        raise UserError(f'{path}: holds {dtype} of shape {shape}, not a row of uint16 tokens')
-    return f.tell(), shape[0]
+    if dtype not in FORMATS or len(shape) != 1:
+        raise UserError(f'{path}: holds {dtype} of shape {shape}, not a row of uint16 or uint32 tokens')
+    return f.tell(), shape[0], dtype
 
 
 # the data directory
@@ -183,7 +191,7 @@ def fingerprint(data_dir: str) -> dict:
         n_tokens = 0
         paths = shard_paths(data_dir, split)
         for path in paths:
-            offset, n = shard_layout(path)
+            offset, n, _ = shard_layout(path)
             n_tokens += n
             if wanted:
                 with open(path, 'rb') as f:
@@ -212,12 +220,12 @@ class Split:
         self.vocab_size = vocab_size
         check_complete(data_dir)
         self.paths = shard_paths(data_dir, split)
-        self.offsets = []
+        self.layouts = []  # of each shard: offset, number of tokens, type
         self.n_tokens = 0
         self.starts = [0]  # the number of each shard's first sequence, and the end
         for path in self.paths:
-            offset, n_tokens = shard_layout(path)
-            self.offsets.append(offset)
+            self.layouts.append(shard_layout(path))
+            n_tokens = self.layouts[-1][1]
             self.n_tokens += n_tokens
             # one more token than inputs, for the last target; what is left at a shard's end is never read
             n_sequences = max(0, (n_tokens - 1) // block_size)
@@ -258,12 +266,12 @@ class Split:
         return out
 
     def read_tokens(self, shard: int, start: int, n: int) -> np.ndarray:
-        """n tokens of a shard from its token number `start` on, uint16. Raises UserError if it has become
-        shorter."""
-        tokens = np.empty(n, dtype=np.uint16)
+        """n tokens of a shard from its token number `start` on. Raises UserError if it has become shorter."""
+        offset, _, dtype = self.layouts[shard]
+        tokens = np.empty(n, dtype)
         left = memoryview(tokens).cast('B')
         with open(self.paths[shard], 'rb', buffering=0) as f:
-            f.seek(self.offsets[shard] + 2 * start)
+            f.seek(offset + dtype.itemsize * start)
             while left:
                 n_read = f.readinto(left)  # network file systems may give less than was asked for
                 if not n_read:
@@ -302,10 +310,12 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @functools.cache
-def get_tokenizer(name: str):
-    """The tiktoken.Encoding called 'gpt2' or 'bytes' (256 bytes and end-of-text: no download).
+def get_tokenizer(name: str, beside: str = ''):
+    """The tokenizer that a meta.json or a checkpoint names: a tiktoken.Encoding for 'gpt2' and 'bytes' (256
+    bytes and end-of-text: no download), else the tokenizer.json in the folder, or beside the file, `beside`.
 
-    Raises UserError for another name, or if GPT-2's vocabulary is neither cached nor to be downloaded.
+    Raises UserError for another name, if the file isn't the one that was named, or if GPT-2's vocabulary is
+    neither cached nor to be downloaded.
     """
     import tiktoken  # here, since training needs no tokenizer
 
@@ -314,11 +324,99 @@ def get_tokenizer(name: str):
         ranks = {bytes([i]): i for i in range(256)}
         return tiktoken.Encoding('bytes', pat_str=r'[\s\S]', mergeable_ranks=ranks,
                                  special_tokens={'<|endoftext|>': 256})
+    if name.startswith('sha256:'):
+        folder = beside if os.path.isdir(beside) else os.path.dirname(beside) or '.'
+        content, found = read_tokenizer(folder)
+        if found != name:
+            raise UserError(f'{folder}: its tokenizer.json is {found}, and what lies beside it was made with '
+                            f'{name}')
+        return Tokenizer(content)
     if name != 'gpt2':
-        raise UserError(f"no tokenizer is called {name!r}: 'gpt2' or 'bytes'")
+        raise UserError(f"no tokenizer is called {name!r}: {TOKENIZERS}")
     try:
         return tiktoken.get_encoding('gpt2')
     except OSError as error:  # requests' errors are OSErrors
         raise UserError(f"GPT-2's vocabulary could not be downloaded ({type(error).__name__}); on a machine "
                         'without network, set TIKTOKEN_CACHE_DIR to a folder that holds the two files that '
                         f'tiktoken makes elsewhere, {" and ".join(TIKTOKEN_FILES)}') from None
+
+
+def read_tokenizer(source: str) -> tuple[bytes, str]:
+    """(content, 'sha256:...') of the tokenizer.json in a folder or a repository on the Hub. Raises UserError
+    if there is none."""
+    folder = os.path.expanduser(source)
+    path = os.path.join(folder, 'tokenizer.json')
+    if not os.path.isdir(folder):
+        import huggingface_hub
+
+        try:
+            path = huggingface_hub.hf_hub_download(source, 'tokenizer.json')
+        except Exception as error:  # of the Hub's client, the network or the disk
+            what = type(error).__name__
+            raise UserError(f'no tokenizer is called {source!r} ({what}): {TOKENIZERS}') from None
+    with open(path, 'rb') as f:
+        content = f.read()
+    return content, f'sha256:{hashlib.sha256(content).hexdigest()}'
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer.json, by the names that tiktoken.Encoding has. Raises UserError if it is none,
+    or has no token for the end of a text."""
+
+    def __init__(self, content: bytes):
+        import tokenizers
+
+        self.content = content
+        try:
+            self.tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        except ValueError as error:
+            raise UserError(f'not a tokenizer.json that the tokenizers library reads ({error})') from None
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.tokenizer.encode_special_tokens = True  # a text that spells <|endoftext|> holds these characters
+        vocabulary = self.tokenizer.get_vocab()
+        self.n_vocab = 1 + max(vocabulary.values())
+        names = [name for name in END_OF_TEXT if name in vocabulary]
+        if not names:
+            raise UserError(f'tokenizer.json has no token for the end of a text, {", ".join(END_OF_TEXT)}')
+        self.eot_token = vocabulary[names[0]]
+        # Byte-level BPE (GPT-2, Llama 3, Qwen) writes a byte as a letter, SentencePiece (Llama 2) as <0x0A>.
+        self.spell = bytes_of_letters if b'"ByteLevel"' in content else bytes_of_piece
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Tokens of a text, none of them special."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_ordinary_batch(self, texts: list[str]) -> list[list[int]]:
+        """The same of several texts, on as many threads as RAYON_NUM_THREADS says, or all cores."""
+        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode_single_token_bytes(self, token: int) -> bytes:
+        """What a token stands for."""
+        return self.spell(self.tokenizer.id_to_token(token) or '')  # numbers may be left out
+
+    def decode_bytes(self, tokens: list[int]) -> bytes:
+        """What some tokens stand for."""
+        return b''.join(map(self.decode_single_token_bytes, tokens))
+
+
+@functools.cache
+def byte_letters() -> list[str]:
+    """The letter that a byte-level vocabulary writes for each byte: its own if that is printable, else the
+    next one from 256 on."""
+    printable = [b for b in range(256) if chr(b).isprintable() and b not in (0x20, 0xa0, 0xad)]
+    others = [b for b in range(256) if b not in printable]
+    return [chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256)]
+
+
+def bytes_of_letters(token: str) -> bytes:
+    """A token of a byte-level vocabulary; special ones are spelled as they are."""
+    letters = byte_letters()
+    return bytes(map(letters.index, token)) if set(token) <= set(letters) else token.encode()
+
+
+def bytes_of_piece(token: str) -> bytes:
+    """A token of SentencePiece's."""
+    if re.fullmatch('<0x[0-9A-F]{2}>', token):
+        return bytes.fromhex(token[3:5])
+    return token.replace('\u2581', ' ').encode()

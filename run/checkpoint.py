@@ -331,11 +331,11 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     return model.to(device).eval(), info
 
 
-def check_vocabulary(tokenizer: str, vocab_size: int):
+def check_vocabulary(tokenizer: str, vocab_size: int, beside: str = ''):
     """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up
-    by."""
+    by. `beside`: the model's path, for a tokenizer.json that lies there."""
     # The rows beyond the tokenizer's tokens are padding, which makes the matmul of lm_head faster.
-    n = data.get_tokenizer(tokenizer).n_vocab
+    n = data.get_tokenizer(tokenizer, beside).n_vocab
     if not n <= vocab_size < n + LARGEST_PADDING:
         raise UserError(f'the model has a vocabulary of {vocab_size}, the tokenizer {tokenizer!r} one of '
                         f'{n}: they do not belong together')

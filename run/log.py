@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -87,6 +88,8 @@ class RunLog:
         write_run_json(config.out_dir, self.info)
         with atomic_write(os.path.join(config.out_dir, 'config.json')) as f:
             json.dump(config_to_dict(config), f, indent=1)
+        if self.job.tokenizer.startswith('sha256:'):  # what scores and samples looks beside the checkpoint
+            shutil.copy(os.path.join(config.data_dir, 'tokenizer.json'), config.out_dir)
         if self.tracker:  # what it lacks: a branched run's first steps, a kill's last ones
             for record in kept:
                 self.tracker.send(record)

@@ -83,3 +83,26 @@ def make_tiny(folder: Path) -> list[str]:
                 'hellaswag_data': folder / 'hellaswag.jsonl', 'log_interval': 1, 'checkpoint_interval': 3,
                 'learning_rate': 1e-2, 'dtype': 'float32', 'device': 'cpu', 'keep_checkpoints': 100}
     return [f'--{k}={v}' for k, v in settings.items()]
+
+
+def save_bpe(folder, n_added=0, byte_level=True):
+    """A tokenizer.json of a BPE trained here, with n_added words of one token each, -> its tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE(byte_fallback=not byte_level))
+    if byte_level:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        special = ['<pad>', '<|endoftext|>']
+    else:  # as SentencePiece
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme='never')
+        tokenizer.decoder = decoders.Metaspace()
+        alphabet = []
+        special = [*[f'<0x{i:02X}>' for i in range(256)], '</s>']
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, special_tokens=special)
+    tokenizer.train_from_iterator(['the quick brown fox jumps over the lazy dog'] * 9, trainer)
+    tokenizer.add_tokens([f'word{i:05d}' for i in range(n_added)])
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(str(folder / 'tokenizer.json'))
+    return tokenizer

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import save_bpe
 
 from core import data
 from core.common import UserError
@@ -45,13 +46,16 @@ def sequences_of(shards, block_size):
 # the format
 
 
-def test_a_shard_is_laid_out_as_llm_c_reads_it(tmp_path):
+@pytest.mark.parametrize('dtype, header, letter', [('uint16', (20240520, 1), 'H'),
+                                                   ('uint32', (20240801, 7), 'I')])
+def test_a_shard_is_laid_out_as_llm_c_reads_it(tmp_path, dtype, header, letter):
     path = str(tmp_path / 'a.bin')
-    data.write_shard(path, np.array([5, 0, 65535], dtype=np.uint16))
+    tokens = [5, 0, np.iinfo(dtype).max]
+    data.write_shard(path, np.array(tokens, dtype))
     raw = Path(path).read_bytes()
-    assert struct.unpack('<256i', raw[:1024]) == (20240520, 1, 3) + (0,) * 253
-    assert struct.unpack('<3H', raw[1024:]) == (5, 0, 65535)
-    assert data.shard_layout(path) == (1024, 3)
+    assert struct.unpack('<256i', raw[:1024]) == (*header, 3) + (0,) * 253
+    assert list(struct.unpack(f'<3{letter}', raw[1024:])) == tokens
+    assert data.shard_layout(path) == (1024, 3, np.dtype(dtype))
     assert os.listdir(tmp_path) == ['a.bin']  # no temporary file stays
 
 
@@ -62,11 +66,12 @@ def test_a_shard_is_written_from_a_part_of_an_array(tmp_path):
 
 @pytest.mark.parametrize('spoil, message', [
     (lambda p: bin_shard(p, [1, 2], magic=20240801),
-     'not a token shard .magic number 20240801, expected 20240520'),
-    (lambda p: bin_shard(p, [1, 2], version=7), 'version 7, expected 1'),
+     'not a token shard .magic number 20240801'),
+    (lambda p: bin_shard(p, [1, 2], magic=20240801, version=7), 'promises 2 tokens = 1032 bytes'),
+    (lambda p: bin_shard(p, [1, 2], version=7), 'not a token shard .* version 7'),
     (lambda p: bin_shard(p, [1, 2], n=3), 'promises 3 tokens'),
     (lambda p: bin_shard(p, [1, 2], n=1), 'promises 1 tokens'),
-    (lambda p: bin_shard(p, [1, 2], n=-1), 'promises -1 tokens'),
+    (lambda p: bin_shard(p, [1, 2], n=-1), 'not a token shard .* -1 tokens'),
     (lambda p: p.write_bytes(b''), 'not a token shard'),
     (lambda p: p.write_bytes(struct.pack('<3i', 20240520, 1, 2)), 'promises 2 tokens'),
     (lambda p: p.write_bytes(p.read_bytes()[:-1]), 'promises 50 tokens'),
@@ -96,8 +101,8 @@ def test_a_bad_npy_shard_is_refused_by_name(tmp_path, spoil, message):
 
 def test_npy_shards_of_build_nanogpt_are_read(tmp_path):
     tokens = list(range(100, 141))
-    for name in ('edufineweb_train_000001.npy', 'edufineweb_val_000000.npy'):
-        np.save(tmp_path / name, np.array(tokens, dtype=np.uint16))
+    for name, dtype in (('edufineweb_train_000001.npy', 'uint16'), ('edufineweb_val_000000.npy', 'uint32')):
+        np.save(tmp_path / name, np.array(tokens, dtype))
     for split in ('train', 'val'):
         found = data.Split(str(tmp_path), split, 8, 50257)
         assert found.read(np.arange(found.n_sequences)).tolist() == sequences_of([tokens], 8)
@@ -360,6 +365,20 @@ def test_what_falls_off_an_epoch_is_less_than_one_step(tmp_path):
     assert not np.array_equal(seen[0], seen[1])
 
 
+def test_an_order_of_more_than_65536_sequences_has_each_of_them_once():
+    found = data.permutation(70_000, 1, 0)
+    assert sorted(found.tolist()) == list(range(70_000)) and found[:65536].max() > 65536
+
+
+def test_tokens_above_65535_are_read_from_shards_of_both_kinds(tmp_path):
+    tokens = [0, 65535, 65536, 151_642, 2**31 - 1, 7, 8, 9, 10, 11]
+    data.write_shard(str(tmp_path / 'a_train_1.bin'), np.array([1, 2, 65535], np.uint16))
+    data.write_shard(str(tmp_path / 'a_train_2.bin'), np.array(tokens, np.uint32))
+    split = data.Split(str(tmp_path), 'train', 2, 2**31)
+    assert split.read(np.arange(split.n_sequences)).tolist() == sequences_of([[1, 2, 65535], tokens], 2)
+    assert [data.token_dtype(n) for n in (2**16, 2**16 + 1)] == [np.uint16, np.uint32]
+
+
 def test_a_step_opens_only_the_shards_it_needs_and_keeps_none(tmp_path):
     folder_of(tmp_path, [8 * 10 + 1] * 100)
     split = data.Split(str(tmp_path), 'train', 8, 1000)
@@ -499,8 +518,39 @@ def test_bytes_are_their_own_tokens():
 
 
 def test_an_unknown_tokenizer_is_refused():
-    with pytest.raises(UserError, match="'gpt2' or 'bytes'"):
+    with pytest.raises(UserError, match="no tokenizer is called 'gpt3': 'gpt2', 'bytes', or"):
         data.get_tokenizer('gpt3')
+
+
+TEXT = 'the quick fox, naïve 漢字 🙂\n\tspells <|endoftext|> and </s>'
+
+
+@pytest.mark.parametrize('byte_level', [True, False])
+def test_a_tokenizer_json_beside_the_data_is_read_by_the_names_of_tiktoken(tmp_path, byte_level):
+    theirs = save_bpe(tmp_path, byte_level=byte_level)
+    content, name = data.read_tokenizer(str(tmp_path))
+    (tmp_path / 'ckpt_000001.pt').touch()
+    enc = data.get_tokenizer(name, str(tmp_path / 'ckpt_000001.pt'))
+    assert enc is not data.get_tokenizer(name, str(tmp_path)) and content == enc.content
+    tokens = enc.encode_ordinary(TEXT)
+    assert enc.decode_bytes(tokens) == TEXT.encode()
+    assert enc.eot_token == theirs.token_to_id('<|endoftext|>' if byte_level else '</s>') not in tokens
+    assert enc.n_vocab == theirs.get_vocab_size()
+    assert enc.encode_ordinary_batch([TEXT, '', 'fox']) == [tokens, [], enc.encode_ordinary('fox')]
+    assert b''.join(map(enc.decode_single_token_bytes, tokens)) == TEXT.encode()
+    assert len(enc.encode_ordinary('the quick brown')) < 8
+
+
+def test_another_tokenizer_json_is_refused(tmp_path):
+    save_bpe(tmp_path)
+    name = data.read_tokenizer(str(tmp_path))[1]
+    save_bpe(tmp_path, n_added=1)
+    with pytest.raises(UserError, match=f'its tokenizer.json is sha256:.* made with {name}'):
+        data.get_tokenizer(name, str(tmp_path))
+    without_end = (tmp_path / 'tokenizer.json').read_bytes().replace(b'endof', b'x')
+    for content, message in ((b'{}', 'not a tokenizer.json'), (without_end, 'no token for the end')):
+        with pytest.raises(UserError, match=message):
+            data.Tokenizer(content)
 
 
 def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):

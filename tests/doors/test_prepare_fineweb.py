@@ -2,12 +2,14 @@
 
 import functools
 import gzip
+import hashlib
 import http.server
 import json
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -20,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import save_bpe
 
 import prepare_fineweb
 from core import common, data
@@ -181,7 +184,9 @@ def test_a_text_is_cut_only_where_its_tokens_stay_the_same(tmp_path):
     for _ in range(200):
         text = ''.join(draw.choices(alphabet, k=draw.randrange(400)))
         (tmp_path / 'a.txt').write_text(text, encoding='utf-8', newline='')
-        pieces = [piece for piece, _ in prepare_fineweb.read_text(str(tmp_path / 'a.txt'), None, 20)]
+        places = prepare_fineweb.places_to_cut('gpt2')
+        with open(tmp_path / 'a.txt', 'rb') as f:
+            pieces = [piece for piece, _ in prepare_fineweb.read_text(f, 20, places)]
         assert ''.join(pieces) == text
         assert [t for piece in pieces for t in enc.encode_ordinary(piece)] == enc.encode_ordinary(text)
         cuts += len(pieces) - 1
@@ -212,6 +217,33 @@ def test_a_position_is_that_of_the_token_after_the_shard(tmp_path):
     one_round = [[0, 1, 0], [0, 2, 0], [0, 2, 10], [0, 3, 0], [0, 5, 0]]  # at its first token: that document
     again = [[0, n + 5, at] for _, n, at in one_round]
     assert found == (one_round + again + [[1, n, at] for _, n, at in one_round + again])[:-1]
+
+
+@pytest.mark.parametrize('n_added, dtype', [(0, 'uint16'), (70_000, 'uint32')])
+def test_a_tokenizer_json_goes_into_the_folder_which_then_needs_no_other(tmp_path, n_added, dtype):
+    theirs = save_bpe(tmp_path / 'bpe', n_added)
+    theirs.encode_special_tokens = True
+    documents = [*texts(60), 'word65999 and word00001', 'x.\n\ny ' * 40]
+    (tmp_path / 'a.jsonl').write_bytes(as_lines(documents))
+    (tmp_path / 'b.txt').write_text(documents[-1])
+    end = theirs.token_to_id('<|endoftext|>')
+    wanted = [token for text in [*documents, documents[-1]]
+              for token in (end, *theirs.encode(text, add_special_tokens=False).ids)]
+    flags = ['--source', tmp_path / 'a.jsonl', tmp_path / 'b.txt', f'--out={tmp_path}/out',
+             '--shard_tokens=9000', f'--tokenizer={tmp_path}/bpe']
+    prepare(*flags)
+    shutil.rmtree(tmp_path / 'bpe')
+    (tmp_path / 'out/shard_train_000001.bin').unlink()
+    prepare(*flags)
+    paths = sorted((tmp_path / 'out').glob('*_train_*.bin'))
+    found = [np.fromfile(path, dtype, offset=1024) for path in paths]
+    found.insert(0, np.fromfile(tmp_path / 'out/shard_val_000000.bin', dtype, offset=1024))
+    assert np.concatenate(found).tolist() == wanted and len(found) > 2
+    assert (max(wanted) > 2**16) == (dtype == 'uint32')
+    meta = data.read_meta(str(tmp_path / 'out'))
+    sha256 = hashlib.sha256((tmp_path / 'out/tokenizer.json').read_bytes()).hexdigest()
+    assert meta['tokenizer'] == f'sha256:{sha256}' and meta['options']['tokenizer'] == f'{tmp_path}/bpe'
+    assert (meta['vocab_size'], meta['eot']) == (theirs.get_vocab_size(), end) and meta['complete']
 
 
 # held out by documents
@@ -356,7 +388,7 @@ def test_a_bad_source_is_named(tmp_path, name, make, message):
     (['--source=none/*.parquet', '--out=x'], r'no file matches none/\*\.parquet'),
     (['--source', 'a.txt', 'none.jsonl', '--out=x'], r'no file matches none\.jsonl'),
     (['--source=a.parquet'], '--source needs --out'),
-    (['--source=a', '--pretokenized', '--out=x'], 'exclude each other'),
+    (['--source=a', '--pretokenized', '--out=x'], 'excludes --pretokenized'),
     (['--pretokenized', '--tokenizer=bytes'], 'leave out --tokenizer'),
     (['--pretokenized', '--val_tokens=9'], 'leave out .*--val_tokens'),
     (['--source=a.txt', '--out=x', '--tokenizer=nope'], "no tokenizer is called 'nope'"),
@@ -569,12 +601,14 @@ def test_a_long_word_is_named_and_the_first_ctrl_c_is_heard(tmp_path):
             said += line
         assert 'a.jsonl, document 1: tiktoken takes long over a word of 2,000,000 characters' in said
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == -signal.SIGINT  # of the signal itself: a loop in a shell ends, too
+        assert process.wait(60) == 130
+        said = process.stderr.read()
+        assert 'stopped; the same command goes on\n' in said and 'Traceback' not in said
 
 
 def test_what_tiktoken_cannot_do_is_named_by_document(tmp_path, capfd):
     (tmp_path / 'a.jsonl').write_bytes(as_lines(['fine', '\n' * 2_000_000 + 'x']))
-    with pytest.raises(UserError, match=r'a\.jsonl, document 1: tiktoken fails'):
+    with pytest.raises(UserError, match=r'a\.jsonl, document 1: the tokenizer fails'):
         prepare(f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--shard_tokens=1000')
 
 
