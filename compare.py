@@ -37,10 +37,12 @@ import os
 import sys
 
 from core.common import Parser, UserError, atomic_write, read_json, run_main
+from core.plot import check_name
 from grid import plan
 from grid.study_file import HERE
-from verdict import figure, old_judge, old_runs, paired, report
-from verdict.judge import MARGIN, Report, curve_rows, judge_runs, rows
+from verdict import figure, paired, report
+from verdict.judge import MARGIN, Report, curve_rows, judge_runs
+from verdict.report import as_csv, rows
 from verdict.runs import expand, read_runs
 
 FORMATS = ('markdown', 'latex', 'json', 'csv')
@@ -71,14 +73,14 @@ def main():
                 f.write(text)
     # Last: whatever drawing may meet, the numbers are there by then.
     if args.figure:
-        before = old_judge.judge_runs(old_runs.read_runs(args.runs + args.baseline), args.baseline or None)
-        figure.draw_report(args.figure, before, [panel for panel in args.panels.split(',') if panel])
+        for path in figure.draw(args.figure, judged):
+            print(f'drawn: {path}', file=sys.stderr)
 
 
 def judge(args: argparse.Namespace) -> Report:
     """The runs judged: a study's by its study file, others by what they are."""
     study, folders = study_of(args.runs)
-    if study and not args.baseline and hasattr(plan, 'judge'):
+    if study and not args.baseline :
         _, grid = plan.plan_runs(study)
         judged = plan.judge(study, [run for run in grid if not folders or run.folder in folders])
         if judged.groups:
@@ -127,13 +129,6 @@ def compare_scorings(paths: list[str]):
     print(f'{paths[1]} less {paths[0]}: {paired.in_words(difference)}')
 
 
-def as_csv(some_rows: list[dict]) -> str:
-    import pandas  # here: half a second that the tables alone don't need
-
-    # As they are: a column with gaps would turn its whole numbers into others.
-    return pandas.DataFrame(some_rows, dtype=object).to_csv(index=False, lineterminator='\n')
-
-
 def as_json(judged: Report) -> str:
     """The rows, the sentences and the notes, as plain types."""
     found = {'comparisons': rows(judged), 'verdicts': report.sentences(judged), 'notes': judged.notes}
@@ -153,8 +148,6 @@ def parse_arguments() -> argparse.Namespace:
     # The shell leaves the ~ of --figure=~/x.png as it is.
     parser.add_argument('--figure', metavar='FILE', type=os.path.expanduser,
                         help='draw into FILE (.png, .pdf or .svg)')
-    parser.add_argument('--panels', default='', metavar='PANELS',
-                        help=f'panels of the figure, joined by commas: {", ".join(figure.PANELS)}')
     parser.add_argument('--curves', metavar='FILE', type=os.path.expanduser,
                         help='write every evaluation of every run into FILE, as CSV')
     parser.add_argument('--full', action='store_true', help='print the catch-up and all settings, too')
@@ -169,7 +162,8 @@ def parse_arguments() -> argparse.Namespace:
         # Written as "not between", the test refuses nan as well, which float() accepts.
         if value is not None and not 0 < value < float('inf'):
             raise UserError(f'--{name}={value}: must be a positive number')
-    figure.check_panels(args.figure, args.panels)
+    if args.figure:
+        check_name(args.figure)
     # Two formats in one stream are neither.
     if sum(getattr(args, name) == '-' for name in FORMATS) > 1:
         raise UserError(f'only one of {", ".join(bare)} can go to the standard output; give the others a '

@@ -32,6 +32,7 @@ from collections import Counter
 import schedule
 from config import config_from_dict
 from core.common import Parser, UserError, locked, run_main, table
+from core.plot import check_name
 from grid.launch import Launcher, check_gpus, command_of, last_step, parse_slots, slot_environment
 from grid.plan import (
     Run,
@@ -67,7 +68,7 @@ def main():
         elif args.status:
             print_status(study, args)
         elif args.report:
-            write_report(study)
+            write_report(study, args.figure, args.latex)
         elif args.collect:
             collect(study, args.take_from)
         elif args.print:
@@ -92,6 +93,10 @@ def parse_args():
     what.add_argument('--report', action='store_true', help='write the report from what is there')
     what.add_argument('--collect', action='store_true', help='put finished records into results/')
     what.add_argument('--print', action='store_true', help='print the commands, prefixes first')
+    for name, what in (('figure', 'draw the figures into FILE (.png, .pdf or .svg) and beside it'),
+                       ('latex', 'write the tables as LaTeX')):
+        parser.add_argument(f'--{name}', default='', metavar='FILE', type=os.path.expanduser,
+                            help=f'with --report: also {what}')
     parser.add_argument('--from', dest='take_from', default='', metavar='DIR', type=os.path.expanduser,
                         help="with --collect: take another study's records of runs with the same settings")
     parser.add_argument('--slots', default='', help='cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
@@ -103,16 +108,18 @@ def parse_args():
     for name in PART:
         parser.add_argument(f'--{name}', default='', metavar='A[,B]', help='a part of the grid')
     args = parser.parse_args()
+    if args.figure:
+        check_name(args.figure)
     for name in ('minutes', 'tflops'):
         if not 0 <= getattr(args, name) < float('inf'):
             raise UserError(f'--{name}={getattr(args, name)}: must be a positive number')
     return args
 
 
-def write_report(study: Study):
+def write_report(study: Study, figure: str = '', latex: str = ''):
     from grid import page  # here, since statistics and drawing take a moment to load
 
-    page.write_report(study)
+    page.write_report(study, figure, latex)
 
 
 # ------------------------------------------------------------------------------------------------------------

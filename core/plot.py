@@ -7,6 +7,7 @@ What all figures share, and the one of a plan. matplotlib is imported only when 
 import contextlib
 import itertools
 import os
+import warnings
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from core.common import UserError
 
 FORMATS = ('.png', '.pdf', '.svg')
 GRAY = '0.4'
+OTHER_SCRIPTS = ('CJK', 'Noto Sans', 'WenQuanYi', 'IPAGothic', 'Droid Sans Fallback', 'PingFang', 'YaHei')
 STYLE = {
     'font.size': 9,
     'axes.spines.top': False,
@@ -45,7 +47,9 @@ def new_figure(path: str, width: float, height: float):
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError('--figure needs matplotlib (pip install matplotlib); the tables do not') from None
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | {'font.family': fonts()}), warnings.catch_warnings():
+        # Without a font that has it a character is an empty box: the figure is drawn all the same.
+        warnings.filterwarnings('ignore', 'Glyph .* missing')
         # Figure itself, not pyplot: no window, and no global list of figures to close.
         figure = Figure(figsize=(width, height), layout='constrained')
         yield figure
@@ -53,6 +57,14 @@ def new_figure(path: str, width: float, height: float):
         temporary = path + '.tmp'
         figure.savefig(temporary, format=os.path.splitext(path)[1][1:], dpi=200)
     os.replace(temporary, path)
+
+
+def fonts() -> list[str]:
+    """The usual font, then what is installed for other scripts: names may be in Chinese, say."""
+    from matplotlib import font_manager
+
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    return ['DejaVu Sans', *sorted(name for name in there if any(part in name for part in OTHER_SCRIPTS))]
 
 
 def remark(axes, text: str, loc: str = 'right'):

@@ -1,167 +1,150 @@
 """
-A study's report: report.md, report.csv and report.png from its finished runs. study.py --report writes it.
+A study's report: report.md, report.csv and its figures from its finished runs. study.py --report writes it.
 
 The numbers are judge.py's, the words report.py's, the drawing figure.py's. Here they become one page that
-reads well on a code host: what to know first, what was found, what it rests on, and the commands. Nothing on
-it depends on where the runs lie, or when it is made: from the records in results/ it comes out the same. """
+reads well on a code host: the question, its answer, the pictures, what to know, the tables, the commands.
+Nothing on it depends on where the runs lie, or when it is made: from results/ it comes out the same. """
 
 import itertools
 import os
+import re
 import shlex
 
 from core.common import UserError, atomic_write
 from grid.launch import command_of
-from grid.plan import Run, outcome_of, plan_runs, record_of
+from grid.plan import Run, budget_of, judge, outcome_of, plan_runs
 from grid.study_file import Study
-from verdict import figure, report, words
-from verdict.old_compare import as_csv, rows
-from verdict.old_judge import Report, judge_runs
-from verdict.old_runs import run_of_record
-from verdict.tables import Table, escaped
+from verdict import figure, report
+from verdict.judge import Report
+from verdict.report import Table, bullets, escaped
+
+ALT_TEXTS = {'report': 'what each arm needs for the same loss',
+             'report_losses': 'loss against compute, by arm',
+             'report_catch_up': 'gap to the opponent since the last growth',
+             'report_trend': 'cost against size, predicted and measured'}
 
 
-def write_report(study: Study):
+def write_report(study: Study, figure_path: str = '', latex_path: str = ''):
     """Write the report into the study's folder; into results/ if all that is finished is there.
 
-    Raises UserError if no run of the grid is finished.
-    """
+    `figure_path`: draw the figures there, too (.pdf for a paper). `latex_path`: write the tables there.
+    Raises UserError if no run of the grid is over. """
     tunings, grid = plan_runs(study)  # with what is finished here or elsewhere
-    finished = {}  # folder: run
-    for run in grid:
-        outcome = outcome_of(study, run)
-        if outcome and not outcome.diverged:
-            finished[outcome.folder] = run
+    outcomes = {run: outcome_of(study, run) for run in grid}
+    finished = [run for run in grid if outcomes[run]]
     if not finished:
         raise UserError(f'{study.out}: no run of the grid is finished yet, so there is nothing to report')
     judged = judge(study, finished)
-    # All text is made before any file is written: a mistake leaves the old report whole.
-    texts = {'report.csv': as_csv(rows(judged)),
-             'report.md': '\n\n'.join(page_parts(study, judged, tunings, grid, finished)) + '\n'}
-    target = study.out
+    # What is held out is predicted once all the others are over, so that no prediction is half of one.
+    may_predict = all(outcomes[run] or run.scale in study.held_out for run in grid)
+    trends = trends_of(study, judged) if may_predict else []
     # A report in results/ must not rest on runs that only this machine has.
-    if all(folder.startswith(study.results + os.sep) for folder in finished):
-        target = study.results
-    for name, text in texts.items():
-        # One name for both places, so that the page is the same from either.
-        for root in (study.out, study.results):
-            text = text.replace(root + os.sep, f'out/{study.name}/')
-        with atomic_write(os.path.join(target, name)) as f:
+    is_here = any(outcomes[run].is_here for run in finished)
+    target = study.out if is_here else study.results
+    csv = report.as_csv(report.rows(judged, trends))
+    drawn = figure.draw(os.path.join(target, 'report.png'), judged, trends)
+    names = [os.path.basename(path) for path in drawn]
+    page = page_parts(study, judged, trends, may_predict, names)
+    page += basis_parts(study, judged, tunings, grid, finished)
+    texts = {os.path.join(target, 'report.csv'): csv,
+             os.path.join(target, 'report.md'): '\n\n'.join(part for part in page if part) + '\n'}
+    if latex_path:
+        texts[latex_path] = report.latex(judged, report.trend_tables(trends))
+    for path, text in texts.items():
+        with atomic_write(path) as f:
+            # One name wherever the runs lie, so that the page is the same from there and from results/.
+            for root in (study.out, escaped(study.out)):
+                text = text.replace(root + os.sep, f'out/{study.name}/')
             f.write(text)
-    panels = figure.study_panels(judged)
-    if panels:
-        figure.draw_report(os.path.join(target, 'report.png'), judged, panels)
-    others = 'report.csv and report.png' if panels else 'report.csv'
-    print(f'the report is {os.path.join(target, "report.md")}, with {others}')
+    if figure_path:
+        figure.draw(figure_path, judged, trends)
+    print(f'the report is {os.path.join(target, "report.md")}, with report.csv and {len(drawn)} figures')
 
 
-def judge(study: Study, finished: dict) -> Report:
-    """Every finished run, judged by the baseline of its budget that starts and is trained like it."""
-    arms = {folder: run.arm for folder, run in finished.items()}
-    # A baseline that has no run yet judges nobody; the others go on.
-    baselines = [arm for arm in study.baseline if arm in arms.values()]
-    runs = [run_of_record(record_of(study, run, outcome_of(study, run)), folder)
-            for folder, run in finished.items()]
-    judged = judge_runs(runs, baselines or None, arms)
-    # An arm is a group at each budget: the name says which.
-    for group in judged.groups:
-        budget = finished[group.runs[0].path].budget
-        group.name = f'{group.arm}, budget {budget:,}'
-    return judged
+def trends_of(study: Study, judged: Report) -> list[report.Trend]:
+    """How costs go with size, in a study of several scales."""
+    if not study.is_ladder:
+        return []
+    sizes = {scale: budget_of(study, scale, study.budgets[0])[0] for scale in study.scales}
+    return report.trends(judged, sizes, study.held_out, study.budgets)
 
 
-def page_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], finished: dict) -> list[str]:
-    """The page from top to bottom; empty parts are left out."""
-    tuned = set()
-    for tune in study.tune.values():
-        tuned |= tune.keys()
-    # That tuned settings differ is no flaw: each arm has its own best.
-    notes = words.caveats(judged, tuple(tuned))
-    parts = [f'# {study.name}', study.about, count_text(study, grid, finished)]
-    parts.append(sharing_text(judged))
-    if figure.study_panels(judged):
-        parts.append('![final loss and compute multiplier against budget](report.png)')
-    if notes:
-        # The limits come before the numbers: nobody reads them after.
-        parts += ['## What to know first', bullets(notes)]
+def page_parts(study: Study, judged: Report, trends: list, may_predict: bool, drawn: list) -> list[str]:
+    """The question, its answer, the pictures, what to know first, and what was found."""
+    # A study's comment begins with its question.
+    question, mark, rest = study.about.partition('?')
+    title = question + mark if mark else study.name
+    parts = [f'# {title}', f'**{escaped(report.answer(judged))}**', (rest if mark else study.about).strip(),
+             escaped(report.counts(judged))]
+    parts += [f'![{ALT_TEXTS[os.path.splitext(name)[0]]}]({name})' for name in drawn]
+    if study.held_out and may_predict:
+        parts += ['## Prediction', '' if trends else 'No arm has a cost at four cells: nothing is predicted.']
+        parts += [table.markdown() for table in report.trend_tables(trends)]
+    # The limits come before the numbers: nobody reads them after.
+    limits = report.sentences(judged, limited=True)
+    if judged.notes or limits:
+        parts += ['## What to know first', bullets([*limits, *judged.notes])]
     parts.append('## What was found')
-    parts += as_markdown([report.multiplier_table(judged), *report.budget_tables(judged)])
-    parts.append(bullets(words.verdicts(judged)))
-    parts += as_markdown([*report.run_tables(judged), report.catch_up_table(judged)])
-    parts.append('## What it rests on')
-    parts += as_markdown([arms_table(study), tuning_table(study, tunings), *report.settings_tables(judged)])
-    parts += ['## Commands', f'All of it is `python study.py {study.path}`. The first run of each arm:']
-    parts.append(first_commands(study, grid))
-    return [part for part in parts if part]
+    parts += [table.markdown() for table in report.verdict_tables(judged)]
+    if not study.held_out:
+        parts += [table.markdown() for table in report.trend_tables(trends)]
+    return parts
 
 
-def as_markdown(tables: list) -> list[str]:
-    # A table with nothing to show is None.
-    return [table.markdown() for table in tables if table]
+def basis_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], finished: list) -> list[str]:
+    """What the page rests on: the runs, the arms, their tuning, settings, commands."""
+    tables = report.run_tables(judged) + [arms_table(study), tuning_table(study, tunings)]
+    tables += report.detail_tables(judged)
+    return ['## What it rests on', count_text(study, grid, finished), sharing_text(judged),
+            *(table.markdown() for table in tables if table),
+            '## Commands', f'All of it is `python study.py {study.path}`. The first run of each arm:',
+            first_commands(study, grid)]
 
 
-def bullets(sentences: list[str]) -> str:
-    return '\n'.join(f'- {escaped(sentence)}' for sentence in sentences)
-
-
-def count_text(study: Study, grid: list[Run], finished: dict) -> str:
+def count_text(study: Study, grid: list[Run], finished: list[Run]) -> str:
     """How much of the grid is there, what is missing, and why some of it failed."""
     n_asked = 0
-    for arm, budget in itertools.product(study.arms, study.budgets):
-        n_asked += len(study.seeds_at(arm, budget))
-    asked = f'Arms: {len(study.arms)}, budgets: {len(study.budgets)}, seeds: {len(study.seeds)}'
-    sentences = [f'{asked}; {len(finished)} of {n_asked} runs are finished.',
-                 'A budget is the compute of so many full-depth steps.']
-    for budget in study.budgets:
-        missing = [run for run in grid if run.budget == budget and run not in finished.values()]
-        there = [run for run in finished.values() if run.budget == budget]
-        if missing and not there:
-            sentences.append(f'Nothing is finished at {budget:,}.')
-        elif missing:
-            sentences.append(f'Missing at {budget:,}: {missing_text(missing)}.')
+    for arm, (scale, budget) in itertools.product(study.arms, study.cells):
+        n_asked += len(study.seeds_at(arm, budget, scale))
+    n_asked = max(n_asked, len(grid))  # open questions ask for more seeds
+    what = 'tokens a parameter of full depth' if study.is_ladder else 'full-depth steps'
+    sentences = [f'{len(finished)} of {n_asked} runs are finished.',
+                 f'A budget is the compute of so many {what}.']
+    missing = {}
+    for run in grid:
+        if run not in finished:
+            missing.setdefault(report.place_text(*run.place), []).append(str(run.seed))
+    sentences += [f'Missing: {place}, seed {", ".join(seeds)}.' for place, seeds in missing.items()]
     known = {run.arm for run in grid}  # an arm whose tuning isn't finished has no runs there
     untuned = [arm for arm in study.arms if arm not in known]
     if untuned:
         sentences.append(f'Not tuned yet: {"; ".join(untuned)}.')
     sentences += [f'{folder} failed: {why}.' for folder, why in study.failed.items()]
-    return ' '.join(sentences)
-
-
-def missing_text(runs: list[Run]) -> str:
-    """Runs of one budget: each arm with its seeds."""
-    seeds = {}
-    for run in runs:
-        seeds.setdefault(run.arm, []).append(str(run.seed))
-    return '; '.join(f'{arm} (seed {", ".join(numbers)})' for arm, numbers in seeds.items())
+    return escaped(' '.join(sentences))
 
 
 def sharing_text(judged: Report) -> str:
-    """What shared prefixes have spared, by the ledger and on the clock; '' if no run branched off another."""
-    whole = {'flops': 0.0, 'seconds': 0.0}
-    spared = {'flops': 0.0, 'seconds': 0.0}
-    for group in judged.groups:
-        if group.sunk:  # the same runs again, with what made them counted
-            continue
-        for run in group.runs:
-            # A run that didn't branch off has spared nothing.
-            branch = run.info.get('branch_from') or {'step': 0}
-            for axis in whole:
-                whole[axis] += run.records[-1][axis]
-                # The log of a branch counts the prefix, too, as if the run had trained it itself.
-                spared[axis] += float(run.where(axis, branch['step']))
-    if not spared['flops']:
-        return ''
-    share = {axis: spared[axis] / whole[axis] for axis in whole}
-    return (f'Shared prefixes, trained once, spared {share["flops"]:.1%} of the FLOPs of separate runs, and '
-            f'{share["seconds"]:.1%} of their training time.')
+    """What shared prefixes have spared by the ledger; '' if no run branched off another."""
+    whole = spared = 0.0
+    for run in [run for group in judged.groups for run in group.runs]:
+        # The log of a branch counts the prefix, too, as if the run had trained it itself.
+        branch = run.info.get('branch_from') or {'step': 0}
+        whole += run.flops(run.step)
+        spared += run.flops(branch['step'])
+    share = spared / whole if whole else 0
+    return f'Shared prefixes spared {share:.1%} of the FLOPs of separate runs.' if spared else ''
 
 
 def arms_table(study: Study) -> Table:
     lines = []
     for arm, text in study.arms.items():
         lines.append([arm, text, 'baseline' if arm in study.baseline else ''])
+    for scale, text in study.scales.items():
+        if scale:
+            lines.append([scale, text, 'held out' if scale in study.held_out else 'scale'])
     settings = ', '.join(f'{name}={value}' for name, value in study.settings.items())
     note = f'All with {", ".join(study.overlays) or "no overlay"}; {settings}.'
-    return Table('What the arms are', ['arm', 'configs and flags', ''], lines, left=3, note=note)
+    return Table('What the arms are', ['arm', 'configs and flags', ''], lines, 'lll', note)
 
 
 def tuning_table(study: Study, tunings: dict) -> Table | None:
@@ -179,18 +162,19 @@ def tuning_table(study: Study, tunings: dict) -> Table | None:
             if run.tuned == tuning.best:
                 # A best value at the edge of those tried may not be the best there is.
                 kept = f'kept; {tuning.edge}' if tuning.edge else 'kept'
-            lines.append([run.arm, values, loss, kept])
+            lines.append([report.place_text(*run.place), values, str(run.seed), loss, kept])
     if not lines:
         return None
-    seeds = ' and '.join(str(seed) for seed in study.tune_seeds)
-    note = f'At a budget of {study.budgets[0]:,} with seed {seeds}, which is judged nowhere.'
-    return Table('What was tried', ['arm', 'values', 'val loss', ''], lines, left=4, note=note)
+    note = 'The seeds of tuning judge nothing.'
+    return Table('What was tried', ['arm', 'values', 'seed', 'val loss', ''], lines, 'llrrl', note)
 
 
 def first_commands(study: Study, grid: list[Run]) -> str:
-    """One command of each arm; the other runs differ in steps and seed."""
+    """One command of each arm; the other runs differ in size, steps and seed."""
     commands = {}
     for run in grid:
         if run.arm not in commands:
-            commands[run.arm] = shlex.join(command_of(study, run, 'cpu', separate=True))
+            # A line break in a name would end the command.
+            command = re.sub(r'\s+', ' ', shlex.join(command_of(study, run, 'cpu', separate=True)))
+            commands[run.arm] = command
     return '```\n' + '\n'.join(commands.values()) + '\n```'

@@ -21,3 +21,6 @@ settings = {
 }
 budgets = (1_000, 4_000)
 seeds = (4, 5, 6, 7)
+# Declared before its runs.
+questions = (('Bu, random, tau .8', 1_000), ('Bu, random, tau .8', 4_000),
+             ('Gong, 3 6 12, Muon', 1_000), ('Gong, 3 6 12, Muon', 4_000))

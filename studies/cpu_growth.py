@@ -37,6 +37,15 @@ settings = {
 }
 budgets = (1_000, 4_000, 16_000)
 seeds = (1, 2, 3)
+# What it was made for: each growing recipe at two budgets, and at the third what was chosen before its runs.
+# Not asked: 6 layers, and rate .02 at the two budgets that chose it, on a seed that judges it (cpu_rates.py).
+_growing = (
+    'Li, 8 stages', '8 stages, never frozen', 'Bu, layer copied, tau .5', 'Bu, random, tau .8',
+    'Gong, 3 6 12', 'interleave, 6 12', 'Li, 8 stages, Muon', 'Bu, random, tau .8, Muon',
+    'Gong, 3 6 12, Muon')
+questions = (
+    *((arm, 1_000) for arm in _growing), *((arm, 4_000) for arm in _growing),
+    ('Bu, random, tau .8, rate .02', 16_000), ('Gong, 3 6 12, Muon', 16_000))
 # Full depth and the growing arm that was best at the first budget, under each optimizer. Bu goes on with the
 # rate that is best at 4,000 (cpu_rates.py): eight times the one that was chosen at 1,000, where three of the
 # four that were tried ended within the seeds' noise of each other.

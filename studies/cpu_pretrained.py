@@ -32,6 +32,7 @@ settings = {
 }
 budgets = (1_000,)
 seeds = (1, 2, 3)
+questions = (('grown, zero', 1_000), ('grown, stack', 1_000), ('grown, interleave', 1_000))
 _trained = {'learning_rate': (1.25e-3, 2.5e-3)}  # a trained model asks for less; of two one is at the edge
 tune = {
     'learning_rate': (2.5e-3, 5e-3, 1e-2), '18 from scratch, rate .01': {},

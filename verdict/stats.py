@@ -9,6 +9,7 @@ axes before it are independent comparisons. All intervals are two-sided, 95%.
     holm([.01, .04, .03])                                 p values of one family, corrected: [.03 .06 .06]
     mcnemar(right_a, right_b)                             (only a right, only b right, exact p)
     detectable(sd, 3, 3, tests=1)                         the smallest difference that comes out as clear
+    weighted_fit(x, y, error).term(1)                     a least-squares fit -> its slopes, predict(x)
 
 Welch's t keeps its promise here: equal schedules are called different in 2.3, 3.5, 4.5% of the cases with 2,
 3, 5 seeds a side, where the rule of two standard errors does so in 18, 12, 8%.
@@ -129,3 +130,33 @@ def detectable(sd: float, n_a: int, n_b: int, tests: int = 1) -> tuple[float, fl
     needed = special.stdtrit(df, 1 - SIGNIFICANT / tests / 2)
     # The noncentrality at which one t in five stays below what is needed.
     return float(needed * se), float(special.nctdtrinc(df, 1 - POWER, needed) * se)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """y = x @ slopes + noise, fitted by weighted least squares."""
+
+    slopes: np.ndarray  # (k,)
+    covariance: np.ndarray  # (k, k)
+    df: int
+    noise: float  # variance of a further y of the mean error
+
+    def term(self, k: int) -> Estimate:
+        return estimate(self.slopes[k], self.covariance[k, k], self.df)
+
+    def predict(self, x: np.ndarray) -> Estimate:
+        """A further y at x, (k,); the interval holds its own noise, too."""
+        return estimate(x @ self.slopes, x @ self.covariance @ x + self.noise, self.df)
+
+
+def weighted_fit(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> Fit:
+    """Fit y (n,) by the columns of x (n, k); `error` (n,): relative sizes of the errors of y.
+
+    Their common scale is estimated from what the fit leaves, so n must be above k.
+    """
+    weights = 1 / np.asarray(error) ** 2
+    inverse = np.linalg.inv(x.T @ (weights[:, None] * x))
+    slopes = inverse @ (x.T @ (weights * y))
+    df = len(y) - x.shape[1]
+    scale = float(np.sum(weights * (y - x @ slopes) ** 2)) / df
+    return Fit(slopes, scale * inverse, df, scale / float(np.mean(weights)))

@@ -145,3 +145,42 @@ def test_mcnemar_equals_statsmodels(share):
     assert (only_a, only_b) == (table[0][1], table[1][0])
     assert p == pytest.approx(reference_mcnemar(table, exact=True).pvalue)
     assert stats.mcnemar(a, a) == (0, 0, 1.0)
+
+
+# ---- a weighted fit
+
+
+def test_a_weighted_fit_is_statsmodels():
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(3)
+    x = np.column_stack([np.ones(8), rng.standard_normal((8, 2))])
+    error = rng.uniform(0.5, 2, 8)
+    y = x @ [0.3, -1.0, 2.0] + error * rng.standard_normal(8)
+    fit = stats.weighted_fit(x, y, error)
+    reference = sm.WLS(y, x, weights=error**-2.0).fit()
+    assert fit.slopes == pytest.approx(reference.params)
+    assert fit.covariance == pytest.approx(reference.cov_params())
+    for k, (low, high) in enumerate(reference.conf_int()):
+        assert [fit.term(k).low, fit.term(k).high] == pytest.approx([low, high])
+    place = np.array([1.0, 0.5, -0.5])
+    frame = reference.get_prediction(place[None], weights=np.mean(error**-2.0)).summary_frame()
+    expected = frame[['mean', 'obs_ci_lower', 'obs_ci_upper']].iloc[0]
+    guess = fit.predict(place)
+    assert [guess.value, guess.low, guess.high] == pytest.approx(list(expected))
+
+
+def test_slopes_and_predictions_lie_in_their_intervals_19_times_of_20():
+    rng = np.random.default_rng(4)
+    sizes, tokens = np.meshgrid(np.log([1, 2.2, 5]), np.log([5, 20]))
+    x = np.column_stack([np.ones(6), sizes.ravel(), tokens.ravel()])
+    place, slopes = np.array([1, np.log(10), np.log(20)]), np.array([-0.3, 0.1, -0.05])
+    error = np.array([0.05, 0.1, 0.05, 0.1, 0.05, 0.1])
+    typical = np.mean(error**-2.0)**-0.5
+    inside = np.zeros(2)
+    for _ in range(2000):
+        fit = stats.weighted_fit(x, x @ slopes + error * rng.standard_normal(6), error)
+        further = place @ slopes + typical * rng.standard_normal()
+        inside += [fit.term(1).low < 0.1 < fit.term(1).high,
+                   fit.predict(place).low < further < fit.predict(place).high]
+    assert inside / 2000 == pytest.approx([0.95, 0.95], abs=0.012)
