@@ -73,8 +73,10 @@ def main():
                 f.write(text)
     # Last: whatever drawing may meet, the numbers are there by then.
     if args.figure:
-        for path in figure.draw(args.figure, judged):
-            print(f'drawn: {path}', file=sys.stderr)
+        drawn = figure.draw(args.figure, judged)
+        if not drawn:
+            raise UserError('--figure: none of these runs has an evaluation yet')
+        print(f'drawn: {", ".join(drawn)}', file=sys.stderr)
 
 
 def judge(args: argparse.Namespace) -> Report:

@@ -33,11 +33,14 @@ OPTIMIZERS = {'adamw': 'AdamW', 'muon': 'Muon'}
 
 
 def draw(path: str, report: Report, trends: list = ()) -> list[str]:
-    """Draw what there is to see into `path` and, for further figures, beside it; returns their paths.
+    """Draw what there is to see into `path` and, for further figures, beside it; returns their paths, [] for
+    runs without an evaluation.
 
     Raises UserError for a file that matplotlib can't write. """
     check_name(path)
     stem, form = os.path.splitext(path)
+    if not any(len(group.mean) for group in report.groups):
+        return []
     if is_few_runs(report):
         draw_curves(path, report)
         return [path]
@@ -382,7 +385,8 @@ def draw_curves(path: str, report: Report):
     """Loss against compute in percent of the baseline's, and behind the curves the depth of what grows as a
     pale staircase."""
     groups = [group for group in report.groups if len(group.mean)]
-    whole = max(group.mean.flops[-1] for group in groups if report.is_baseline(group) or not report.baselines)
+    by = [group for group in groups if report.is_baseline(group)] or groups
+    whole = max(group.mean.flops[-1] for group in by)
     with new_figure(path, WIDTH, 4.4) as figure:
         behind = figure.subplots()
         axes = behind.twinx()  # drawn after the staircase

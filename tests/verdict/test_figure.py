@@ -158,3 +158,11 @@ def test_files_are_whole_and_any_name_is_drawn(tmp_path, form, begins):
 def test_a_name_that_is_no_figures_is_refused(tmp_path):
     with pytest.raises(UserError, match='the name must end in'):
         figure.draw(str(tmp_path / 'x.jpg'), study({'a': 0.1}, (500,)))
+
+
+def test_nothing_is_drawn_of_runs_without_an_evaluation(tmp_path):
+    """And a baseline without one leaves the others' curves."""
+    runs = make_seeds('base', (3.0,), until=0)
+    assert figure.draw(str(tmp_path / 'x.png'), judge_runs(runs)) == []
+    runs += make_seeds('grown', (2.9,), n_stages=4)
+    assert figure.draw(str(tmp_path / 'x.png'), judge_runs(runs)) == [str(tmp_path / 'x.png')]
