@@ -1,12 +1,15 @@
 """Text from a checkpoint. Run: python -m pytest tests/doors/test_sample.py"""
 
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
+from conftest import save_bpe
 
 import sample
 from config import TrainConfig, config_to_dict
@@ -164,3 +167,31 @@ def test_a_terminal_without_the_characters_shows_question_marks(run_dir):
                           capture_output=True, env=os.environ | {'PYTHONIOENCODING': 'ascii'})
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b'na?ve ??')
+
+
+def test_a_run_on_tokens_of_a_tokenizer_json_is_scored_without_its_data(tmp_path, monkeypatch, say):
+    import hellaswag
+    import prepare_fineweb
+    import train
+
+    save_bpe(tmp_path / 'bpe')
+    (tmp_path / 'a.txt').write_text('the quick brown fox jumps over the lazy dog and naps. ' * 200)
+    question = {'ctx': 'the quick', 'endings': ['brown fox', 'dog', 'lazy', 'jumps over'], 'label': 0}
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/hellaswag.jsonl').write_text(json.dumps(question))
+
+    def run(main, *args):
+        monkeypatch.setattr(sys, 'argv', ['x', *map(str, args)])
+        main()
+
+    run(prepare_fineweb.main, '--source', tmp_path / 'a.txt', f'--out={tmp_path}/data', '--shard_tokens=400',
+        f'--tokenizer={tmp_path}/bpe')
+    flags = ['--vocab_size=0', '--n_layer=1', '--n_head=2', '--n_embd=16', '--block_size=16',
+             '--batch_size=2', '--total_batch_size=32', '--growth_steps=2', '--continual_steps=0',
+             '--val_tokens=64', '--device=cpu']
+    run(train.main, *flags, f'--data_dir={tmp_path}/data', f'--out_dir={tmp_path}/run')
+    shutil.rmtree(tmp_path / 'bpe')
+    shutil.copy(tmp_path / 'data/hellaswag.jsonl', tmp_path)
+    shutil.rmtree(tmp_path / 'data')
+    assert say(tmp_path / 'run', '--prompt=the quick', '--tokens=3').count('\nthe quick') == 1
+    run(hellaswag.main, tmp_path / 'run', f'--data={tmp_path}/hellaswag.jsonl', '--device=cpu')
