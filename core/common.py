@@ -8,18 +8,16 @@ import json
 import os
 import pathlib
 import re
-import select
 import shutil
 import signal
 import socket
 import sys
 import time
-import warnings
 
 import filelock
 
 RESTART_PATIENCE = 120  # seconds; an NFS server keeps a dead node's lock for 90
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
 SIGPIPE = 13
 
 
@@ -44,11 +42,11 @@ def run_main(main):
     where a folder should be), becomes one message on standard error and exit code 2, with no traceback.
     Ctrl-C ends the process as the signal itself would, so that a loop in a shell ends with it. A reader that
     has gone (`| head`) ends it quietly, and a terminal that lacks a character gets a ? for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not what a notebook or a test puts in its place
+            stream.reconfigure(errors='replace')
     try:
         try:
-            for stream in (sys.stdout, sys.stderr):
-                if isinstance(stream, io.TextIOWrapper):  # not what a notebook or a test puts in its place
-                    stream.reconfigure(errors='replace')
             main()
         finally:
             sys.stdout.flush()  # here, where a closed pipe can still be caught
@@ -56,9 +54,9 @@ def run_main(main):
     except KeyboardInterrupt:
         die_of(signal.SIGINT)
     except BrokenPipeError:
-        if not is_closed(sys.stdout):
+        if has_reader():
             raise
-        # Python flushes once more when it ends
+        # Python flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + SIGPIPE)  # what a shell reports of a process that SIGPIPE ended
     except UserError as error:
@@ -75,12 +73,13 @@ def run_main(main):
     sys.exit(2)
 
 
-def is_closed(stream) -> bool:
-    """Whether nobody reads what is written to a stream any more."""
-    poll = select.poll()
-    poll.register(stream, 0)
-    # No events were asked for: poll() reports errors and hang-ups in any case.
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+def has_reader() -> bool:
+    """Whether somebody still reads what is printed."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def die_of(signum: int):
@@ -154,18 +153,24 @@ def locked(folder: str):
     """Hold `folder` for this process until the block ends or the process dies, however it dies.
 
     The kernel owns the lock, so a file that a dead process left is no obstacle. A folder that this made, and
-    in which nothing was written, goes again. A start that torchrun or Slurm repeats waits for the one before
-    to be gone: on another node that may take its file server a while. On a file system without locks one line
-    says so, and the block runs. Raises UserError, naming host and process, where another process holds the
-    folder.
+    in which nothing was written, goes again. On a file system without locks one line says so, and the block
+    runs. Raises UserError, naming host and process, where another process holds the folder.
     """
     is_new = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
-    owner = os.path.join(folder, '.lock_owner')  # not the lock itself, which filelock truncates when it asks
+    owner = os.path.join(folder, '.lock_owner')  # beside the lock, which old versions of filelock empty
+    # A start that torchrun or Slurm repeats waits, since on another node the one before may still hold it.
+    counts = (os.environ.get(f'{name}_RESTART_COUNT', '0') for name in ('TORCHELASTIC', 'SLURM'))
+    patience = RESTART_PATIENCE if any(count != '0' for count in counts) else 0
     lock = filelock.FileLock(os.path.join(folder, '.lock'))
     try:
-        acquire(lock, folder, owner)
-    except (NotImplementedError, UserWarning, OSError) as error:
+        lock.acquire(timeout=patience)
+    except filelock.Timeout:
+        who = 'another process'
+        with contextlib.suppress(OSError), open(owner, encoding='utf-8', errors='replace') as f:
+            who = f.read() or who
+        raise UserError(f'{folder} is in use by {who}: wait for it to end, or stop it first') from None
+    except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         say(f'{folder} lies on a file system without locks: nothing keeps a second process out of it')
@@ -180,29 +185,6 @@ def locked(folder: str):
         if is_new and set(os.listdir(folder)) <= {'.lock'}:
             shutil.rmtree(folder)
         lock.release()
-
-
-def acquire(lock: filelock.FileLock, folder: str, owner: str):
-    """Take a lock, or raise UserError with what the file `owner` says of the process that has it."""
-    restarts = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'), os.environ.get('SLURM_RESTART_COUNT', '0')
-    patience = 0 if restarts == ('0', '0') else RESTART_PATIENCE
-    # First without waiting, so that a long wait can be announced.
-    for timeout in (0, patience):
-        try:
-            with warnings.catch_warnings():
-                # Without the kernel's locks filelock would warn and take a file's existence for one, which
-                # stays behind when a process is killed.
-                warnings.simplefilter('error', UserWarning)
-                lock.acquire(timeout=timeout)
-            return
-        except filelock.Timeout:
-            who = 'another process'
-            if os.path.exists(owner):
-                with open(owner, encoding='utf-8', errors='replace') as f:
-                    who = f.read() or who
-        if timeout < patience:
-            say(f'{folder} is still in use by {who}: waiting for it to end')
-    raise UserError(f'{folder} is in use by {who}: wait for it to end, or stop it first')
 
 
 # ----------------------------------------------------------------------------------------------------------
