@@ -118,10 +118,10 @@ def read_json(path: str, what: str):
         raise UserError(f'{path}: not {what} ({type(error).__name__})') from None
 
 
-def say(text: str):
+def say(text: str, file=None):
     """Print a line, once however many ranks run the script."""
     if os.environ.get('RANK', '0') == '0':
-        print(text, flush=True)
+        print(text, file=file, flush=True)
 
 
 def table(header: list, lines: list, align: str = '', style: str = 'simple') -> str:

@@ -17,18 +17,19 @@ ckpt_NNNNNN.pt is the state after NNNNNN updates; stage_NN.pt holds the weights 
 load_model() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
 """
 
-import functools
+import errno
 import os
 import sys
-import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from core import common, data
-from core.common import UserError, atomic_write
+from core.common import UserError, atomic_write, say
 from model import GPT, GPTConfig
 from run.hugging_face import HUB_NAMES, HUB_OWNER, download_gpt2, hugging_face_config, read_hugging_face
+from run.log import read_run_json
 
 FORMAT = 1
 KEYS = {'format', 'config', 'tokenizer', 'depth', 'step', 'model', 'optimizer', 'totals'}
@@ -54,14 +55,14 @@ class CheckpointWriter:
 
     On the CPU save() itself writes: a copy would hold 12 bytes a parameter, a third of what a run at full
     depth needs. The thread writes one checkpoint at a time: the next save waits for the one before. What goes
-    wrong in it is raised in the run, by the next call of any method. As a context the writer leaves when the
-    thread is done, whatever happened.
+    wrong in it is raised in the run, once, by the next call of any method. As a context the writer leaves
+    when the thread is done, whatever happened.
     """
 
     def __init__(self, device: torch.device):
         self.in_host_memory = device.type == 'cpu'
-        self.thread = None
-        self.error = None  # what the thread raised, until the run asks for it
+        self.thread = ThreadPoolExecutor(1)  # the process doesn't end before the file is written
+        self.writing = None  # the Future of the last save
         self.held = None  # the copy of save_nowhere()
 
     def save(self, files: dict, run_dir: str, keep_last: int, keep_steps: tuple = ()):
@@ -95,42 +96,29 @@ class CheckpointWriter:
     def start(self, write):
         if self.in_host_memory:
             write()  # now: the next step changes what is written
-            return
-
-        def run():
-            try:
-                write()
-            except BaseException as error:  # the thread's end would say nothing to the run
-                self.error = error
-
-        # Not a daemon thread: the process doesn't end before the file is written.
-        self.thread = threading.Thread(target=run, name='checkpoint')
-        self.thread.start()
+        else:
+            self.writing = self.thread.submit(write)
 
     def check(self):
         """Raise what went wrong in the thread, if something did."""
-        # Cleared, so that the same error isn't raised again on the way out.
-        error = self.error
-        self.error = None
-        if error is not None:
-            raise error
+        if self.writing is not None and self.writing.done():
+            self.wait()
 
     def wait(self):
         """Wait until what was to be saved is on the disk."""
-        if self.thread is not None:
-            self.thread.join()
-            self.thread = None
+        writing = self.writing
+        self.writing = None  # so that an error isn't raised again on the way out
         self.held = None
-        self.check()
+        if writing is not None:
+            writing.result()
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if error is None:
+        self.thread.shutdown()  # waits
+        if error is None:  # an error of the thread would hide the run's own
             self.wait()
-        elif self.thread is not None:
-            self.thread.join()  # an error of its own would hide the first one
 
 
 def copy_to_host(state: dict) -> dict:
@@ -159,22 +147,28 @@ def copy_to_host(state: dict) -> dict:
 
 
 def read_checkpoint(path: str) -> dict:
-    """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped
-    bit."""
-    # Before torch reads it: mapped tensors are read only when used, and their checksums never.
-    check_archive(path)
+    """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped bit;
+    OSError if the system can't read it, which says nothing about the checkpoint."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads.
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+            # torch itself never compresses, and maps what another program has compressed as it stands there.
+            is_stored = not any(member.compress_type for member in archive.infolist())
         try:
-            state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+            state = torch.load(path, map_location='cpu', weights_only=True, mmap=is_stored)
         except (OSError, RuntimeError) as error:
             if 'mmap' not in str(error):
                 raise
             # some file systems don't map files
             state = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-    except Exception as error:  # a damaged file can fail anywhere in pickle or torch
-        raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
+    except Exception as error:  # a damaged file can fail anywhere in zipfile, pickle or torch
+        # EINVAL comes of a damaged file, too: a place before its beginning.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            error.filename = path
+            raise
+        raise UserError(f'{path}: damaged, or not a checkpoint ({type(error).__name__})') from None
     if type(state) is not dict or state.keys() != KEYS or state['format'] != FORMAT:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
     # The right keys say nothing about the values, on which all readers rely.
@@ -186,24 +180,6 @@ def read_checkpoint(path: str) -> dict:
         raise UserError(f'{path}: damaged, or not made by this project ({(wrong or ["depth or step"])[0]} '
                         'makes no sense)')
     return state
-
-
-def check_archive(path: str):
-    """Raise UserError unless a file is a zip archive as torch writes it, with the right checksums."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type for member in archive.infolist()):
-                raise UserError(f'{path}: not a checkpoint (compressed, as torch never writes one)')
-            # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads
-            damaged = archive.testzip()
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-    except UserError:  # raised above; the next clause would replace its text
-        raise
-    except Exception as error:  # a damaged file can fail anywhere in zipfile
-        raise UserError(f'{path}: not a whole checkpoint ({type(error).__name__})') from None
-    if damaged is not None:
-        raise UserError(f'{path}: damaged (checksum of {damaged} is wrong)')
 
 
 def numbered(run_dir: str) -> list[tuple[int, str]]:
@@ -233,56 +209,24 @@ def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
 
 
 def set_aside_later(run_dir: str, step: int):
-    """Rename the checkpoints after `step`, from which a run goes on: they are damaged, or of another try.
-
-    Else keep_checkpoints would count them, and the next resume might prefer them. Nothing is deleted.
-    """
+    """Rename the checkpoints after `step`, from which a run goes on: they can't be read, or latest() had
+    taken one. Else keep_checkpoints would count them."""
     for number, path in numbered(run_dir):
         if number > step:
-            set_aside(path)
-
-
-def set_aside(path: str):
-    """Give a file a name that nothing looks for, and say so."""
-    target = f'{path}.set_aside'
-    # A step can be set aside more than once, by one try after another.
-    while os.path.exists(target):
-        target += '_'
-    os.replace(path, target)
-    print(f'warning: {path} is now called {os.path.basename(target)}', file=sys.stderr)
+            os.replace(path, f'{path}.set_aside')  # a newer version of this project may read it
+            print(f'warning: {path} is now called {os.path.basename(path)}.set_aside', file=sys.stderr)
 
 
 def prune(run_dir: str, n: int, keep: tuple = ()):
-    """Remove all but the n newest checkpoints and those of the steps in `keep`, and what killed saves have
-    left over.
-
-    A damaged one takes no slot, so that the n newest can be resumed from; it is set aside.
-    """
+    """Remove all but the n >= 1 newest checkpoints and those of the steps in `keep`, and what killed saves
+    have left over."""
     # The run's only writer calls this between its saves, so a .tmp file is what a kill left.
     for prefix in ('ckpt_', 'stage_'):
         for _, path in common.numbered(run_dir, prefix, '.pt.tmp'):
             os.remove(path)
-    n_whole = 0
-    for step, path in reversed(numbered(run_dir)):
-        if step in keep:
-            continue
-        # Those older than the n newest go unread: nobody resumes from them.
-        if n_whole == n:
-            os.remove(path)
-        elif is_whole(path, os.stat(path).st_size, os.stat(path).st_mtime_ns):
-            n_whole += 1
-        else:
-            set_aside(path)
-
-
-@functools.lru_cache(maxsize=64)
-def is_whole(path: str, size: int, mtime_ns: int) -> bool:
-    """Whether a checkpoint's checksums are right: read once, as long as its size and time stay the same."""
-    try:
-        check_archive(path)
-    except UserError:
-        return False
-    return True
+    paths = [path for step, path in numbered(run_dir) if step not in keep]
+    for path in paths[:-n]:
+        os.remove(path)
 
 
 def gpt_config(config: dict) -> GPTConfig:
@@ -309,8 +253,8 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     checkpoint), a Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
 
     info is the checkpoint without its tensors, and 'path'; from Hugging Face it has config (the model's
-    part), tokenizer, depth, step and path. Raises UserError if there is none, it is damaged, or it isn't
-    GPT-2.
+    part), tokenizer, depth, step and path. Says on standard error which checkpoint of a run it is. Raises
+    UserError if there is none, it is damaged, or it isn't GPT-2.
     """
     name = path.removeprefix(HUB_OWNER)
     path = os.path.expanduser(path)
@@ -326,9 +270,23 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     else:
         state = read_checkpoint(path)
     model = build_model(state, path)
+    if 'totals' in state:  # a checkpoint of ours
+        say(f'{path}: step {state["step"]:,}, {how_it_ended(path)}', sys.stderr)
     # The model has the tensors now; info would keep a second copy in memory.
     info = {k: v for k, v in state.items() if k not in ('model', 'optimizer')} | {'path': path}
     return model.to(device).eval(), info
+
+
+def how_it_ended(path: str) -> str:
+    """What became of the run that a checkpoint lies in, in words."""
+    run_json = read_run_json(os.path.dirname(path))
+    if not run_json:
+        return 'of a run that is elsewhere'
+    # A start takes `ended` out of run.json, so that a killed run has none either.
+    words = {'done': 'finished', 'stopped': 'was stopped', 'diverged': 'diverged'}
+    if run_json.get('ended') not in words:
+        return 'of a run that has not finished'
+    return f'of a run that {words[run_json["ended"]]} at step {run_json["ended_step"]:,}'
 
 
 def check_vocabulary(tokenizer: str, vocab_size: int, beside: str = ''):

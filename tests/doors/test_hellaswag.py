@@ -578,7 +578,7 @@ def test_mistakes_on_the_command_line_are_named(monkeypatch, tmp_path):
     for args, message in [
         (['nowhere.pt', '--data=x.jsonl'], r'nowhere\.pt: cannot be read'),
         (['empty', '--data=x.jsonl'], 'empty: holds no checkpoint'),
-        (['x.jsonl', '--data=x.jsonl'], r'x\.jsonl: not a whole checkpoint'),
+        (['x.jsonl', '--data=x.jsonl'], r'x\.jsonl: damaged, or not a checkpoint'),
         (['other.pt', '--data=x.jsonl'], "vocabulary of 320, the tokenizer 'gpt2' one of 50257"),
         (['ckpt_000005.pt', '--data=x.jsonl', '--limit=-1'], '--limit=-1'),
         (['ckpt_000005.pt', '--data=x.jsonl', '--per_example=there.jsonl'], r'there\.jsonl exists already'),

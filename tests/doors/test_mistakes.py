@@ -288,8 +288,8 @@ MISTAKES = [
     ('hellaswag', 'run_config_list --data=nowhere.jsonl', r'nowhere.jsonl'),
     # sample.py and export_hf.py
     ('sample', 'nowhere.pt', r'nowhere.pt: cannot be read'),
-    ('sample', 'torn.pt', r'torn.pt: not a whole checkpoint'),
-    ('sample', 'text.pt', r'text.pt: not a whole checkpoint'),
+    ('sample', 'torn.pt', r'torn.pt: damaged, or not a checkpoint'),
+    ('sample', 'text.pt', r'text.pt: damaged, or not a checkpoint'),
     ('sample', 'foreign.pt', r'foreign.pt: not a checkpoint of this project'),
     ('sample', 'deep.pt', r'deep.pt: damaged'),
     ('sample', 'shallow.pt', r"shallow.pt: its weights don't fit"),

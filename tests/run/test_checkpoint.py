@@ -1,5 +1,8 @@
-"""Checkpoints: whole or not there. Run: python -m pytest tests/test_checkpoint.py"""
+"""Checkpoints: whole or not there. Run: python -m pytest tests/run/test_checkpoint.py"""
 
+import contextlib
+import errno
+import json
 import os
 import pickle
 import resource
@@ -10,6 +13,7 @@ import sys
 import threading
 import time
 import zipfile
+from concurrent import futures
 
 import pytest
 import torch
@@ -66,7 +70,7 @@ def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys
     path, found = checkpoint.latest(str(tmp_path))
     assert path.endswith('ckpt_000002.pt') and found['step'] == 2
     warnings = capsys.readouterr().err
-    assert 'ckpt_000004.pt' in warnings and 'ckpt_000003.pt' in warnings and 'damaged' in warnings
+    assert 'ckpt_000004.pt: damaged' in warnings and 'ckpt_000003.pt: damaged' in warnings
 
 
 @pytest.mark.parametrize('at', range(0, 100, 5))
@@ -89,6 +93,35 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_an_error(tmp_path):
     with pytest.raises(UserError, match='none of its 1 checkpoints can be read'):
         checkpoint.latest(str(tmp_path))
     assert checkpoint.latest(str(tmp_path / 'nothing')) is None
+
+
+def test_a_checkpoint_that_the_system_can_not_read_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    """Else a resume would go back to the one before, and set this one aside."""
+    for step in (1, 2):
+        saved(tmp_path, step)
+    real_open = open
+
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith('ckpt_000002.pt'):
+            raise OSError(errno.EIO, 'Input/output error')
+        return real_open(path, *args, **kwargs)
+
+    monkeypatch.setattr(zipfile.io, 'open', refuse)
+    with pytest.raises(OSError, match=r'Input/output error: .*ckpt_000002.pt'):
+        checkpoint.latest(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.pt'):
+        checkpoint.load_model(str(tmp_path / 'nowhere.pt'))
+
+
+def test_a_checkpoint_that_another_program_has_compressed_has_the_same_weights(tmp_path):
+    path = saved(tmp_path)
+    with (zipfile.ZipFile(path) as archive,
+          zipfile.ZipFile(tmp_path / 'packed.pt', 'w', zipfile.ZIP_DEFLATED) as packed):
+        for member in archive.infolist():
+            packed.writestr(member.filename, archive.read(member))
+    weights = checkpoint.read_checkpoint(path)['model']
+    for name, tensor in checkpoint.read_checkpoint(str(tmp_path / 'packed.pt'))['model'].items():
+        assert torch.equal(tensor, weights[name])
 
 
 class Evil:
@@ -234,7 +267,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_once_by_the_next_call(monkeypat
     for call in (writer.wait, writer.check, lambda: writer.save({}, str(tmp_path), 1),
                  lambda: writer.__exit__(None, None, None)):
         writer.save({'x.pt': state()}, str(tmp_path), 2)
-        writer.thread.join()
+        futures.wait([writer.writing])
         with pytest.raises(UserError, match='could not be saved'):
             call()
         writer.check()
@@ -245,7 +278,7 @@ def test_an_error_of_the_run_is_not_hidden_by_one_of_the_thread(monkeypatch, tmp
     with pytest.raises(KeyError), checkpoint.CheckpointWriter(GPU) as writer:
         writer.save({'x.pt': state()}, str(tmp_path), 2)
         raise KeyError
-    assert not writer.thread.is_alive()
+    assert writer.writing.done()
 
 
 class Operators(TorchDispatchMode):
@@ -272,7 +305,7 @@ def test_on_the_cpu_a_checkpoint_is_written_at_once_and_without_a_copy(tmp_path,
             save(writer)
         assert operators.names.count('aten::copy_') == n_copies
         assert not set(operators.names) - {'aten::empty_like', 'aten::copy_', 'aten::detach'}
-        assert (writer.thread is None) == (device == 'cpu')
+        assert (writer.writing is None) == (device == 'cpu')
         assert device == 'cuda' or path.exists()
         writer.wait()
     assert torch.equal(checkpoint.read_checkpoint(str(path))['model']['x'], torch.ones(10))
@@ -335,20 +368,6 @@ def test_files_with_other_names_are_no_checkpoints_and_are_left_alone(tmp_path):
     assert names(tmp_path) == sorted([*others, 'ckpt_000003.pt'])
 
 
-@pytest.mark.parametrize('how', ['cut off', 'one bit', 'empty'])
-@pytest.mark.parametrize('n', [1, 2])
-def test_a_damaged_checkpoint_takes_no_slot_and_is_never_deleted(tmp_path, capsys, how, n):
-    for step in (1, 2, 3, 4):
-        saved(tmp_path, step)
-    checkpoint.prune(str(tmp_path), 4)  # all have been read by now
-    damage(tmp_path / 'ckpt_000004.pt', how)
-    checkpoint.prune(str(tmp_path), n)
-    kept = [f'ckpt_00000{step}.pt' for step in range(4 - n, 4)]
-    assert names(tmp_path) == [*kept, 'ckpt_000004.pt.set_aside']
-    assert 'ckpt_000004.pt is now called ckpt_000004.pt.set_aside' in capsys.readouterr().err
-    assert checkpoint.latest(str(tmp_path))[1]['step'] == 3
-
-
 def test_steps_that_are_kept_for_good_take_no_slot(tmp_path):
     for step in range(1, 8):
         saved(tmp_path, step)
@@ -356,16 +375,49 @@ def test_steps_that_are_kept_for_good_take_no_slot(tmp_path):
     assert [step for step, _ in checkpoint.numbered(str(tmp_path))] == [2, 5, 6, 7]
 
 
-def test_what_comes_after_the_step_that_a_run_goes_on_from_is_set_aside(tmp_path):
+def test_what_comes_after_the_step_that_a_run_goes_on_from_is_set_aside(tmp_path, capsys):
     for step in (3, 6, 9, 12):
         saved(tmp_path, step)
     content = (tmp_path / 'ckpt_000012.pt').read_bytes()
-    (tmp_path / 'ckpt_000012.pt.set_aside').write_bytes(b'of an earlier time')
     checkpoint.set_aside_later(str(tmp_path), 6)
     assert names(tmp_path) == ['ckpt_000003.pt', 'ckpt_000006.pt', 'ckpt_000009.pt.set_aside',
-                               'ckpt_000012.pt.set_aside', 'ckpt_000012.pt.set_aside_']
-    assert (tmp_path / 'ckpt_000012.pt.set_aside_').read_bytes() == content
+                               'ckpt_000012.pt.set_aside']
+    assert (tmp_path / 'ckpt_000012.pt.set_aside').read_bytes() == content
+    assert capsys.readouterr().err.count(' is now called ckpt_0000') == 2
     checkpoint.set_aside_later(str(tmp_path / 'nowhere'), 6)
+
+
+@pytest.mark.parametrize('run_json, words', [
+    (None, 'of a run that is elsewhere'),
+    ({}, 'of a run that is elsewhere'),
+    ({'run_id': 'x'}, 'of a run that has not finished'),
+    ({'ended': 'done', 'ended_step': 1200}, 'of a run that finished at step 1,200'),
+    ({'ended': 'stopped', 'ended_step': 7}, 'of a run that was stopped at step 7'),
+    ({'ended': 'diverged', 'ended_step': 7}, 'of a run that diverged at step 7')])
+def test_a_model_that_is_loaded_says_of_which_checkpoint_and_what_became_of_its_run(tmp_path, monkeypatch,
+                                                                                  capsys, run_json, words):
+    path = saved(tmp_path)
+    if run_json is not None:
+        (tmp_path / 'run.json').write_text(json.dumps(run_json))
+    checkpoint.load_model(str(tmp_path))
+    said = capsys.readouterr()
+    assert said.err == f'{path}: step 3, {words}\n' and said.out == ''
+    monkeypatch.chdir(tmp_path)
+    checkpoint.load_model('ckpt_000003.pt')
+    assert capsys.readouterr().err == f'ckpt_000003.pt: step 3, {words}\n'
+    monkeypatch.setenv('RANK', '1')
+    checkpoint.load_model(path)
+    assert capsys.readouterr().err == ''
+
+
+N_BYTES = 257  # tokens of the bytes tokenizer
+
+
+@pytest.mark.parametrize('vocab_size, fits', [(N_BYTES - 1, False), (N_BYTES, True), (N_BYTES + 1023, True),
+                                              (N_BYTES + 1024, False)])
+def test_a_vocabulary_is_the_tokenizers_and_at_most_some_padding(vocab_size, fits):
+    with contextlib.nullcontext() if fits else pytest.raises(UserError, match='do not belong together'):
+        checkpoint.check_vocabulary('bytes', vocab_size)
 
 
 @pytest.mark.parametrize('error', [RuntimeError('unable to mmap 9 bytes from file <x>: No such device (19)'),
