@@ -39,14 +39,12 @@ import schedule
 from config import TrainConfig, load_config
 from core.common import Parser, UserError, run_main
 from core.device import (
-    GLIBC_TUNABLES,
     autocast,
     compile_blocks,
     compile_failure,
     has_bfloat16,
     is_out_of_memory,
     keep_freed_memory,
-    lacks_glibc_tunables,
     peak_flops,
     pick_device,
 )
@@ -87,10 +85,6 @@ def main():
     device = pick_device(config.device)
     if own.repeats < 1:
         raise UserError(f'--repeats={own.repeats}: at least 1')
-    if device.type == 'cpu' and lacks_glibc_tunables(config):
-        print(
-            f'this takes less memory with GLIBC_TUNABLES={GLIBC_TUNABLES} in its environment', file=sys.stderr
-        )
 
     # What can be wrong is wrong before the first measurement: a whole plan takes half an hour on a CPU.
     rows = choose_rows(config, plan.phases, own.phases)

@@ -37,12 +37,11 @@ import torch.distributed as dist
 import hellaswag
 from core import data
 from core.device import (
-    GLIBC_TUNABLES,
     autocast,
     compile_blocks,
     keep_freed_memory,
-    lacks_glibc_tunables,
     leave_distributed,
+    meet_ranks,
     pick_device,
     read_ranks,
     to_device,
@@ -93,8 +92,6 @@ def prepare(argv: list[str]) -> Job:
         torch.backends.cuda.matmul.allow_tf32 = True  # for what stays float32 under autocast
     elif device.type == 'cpu':
         keep_freed_memory()
-        if lacks_glibc_tunables(config):
-            say(f'this run takes less memory with GLIBC_TUNABLES={GLIBC_TUNABLES} in its environment')
     train_split, val_sets, tokenizer = open_data(config, sequences_per_step)
     epochs = plan.total_steps * config.total_batch_size / train_split.n_tokens
     if epochs > 1000 and rank == 0:
@@ -102,6 +99,7 @@ def prepare(argv: list[str]) -> Job:
               f'{config.data_dir} {epochs:,.0f} times: is that meant?', file=sys.stderr)
     return Job(
         config=config, plan=plan, rank=rank, world_size=world_size, device=device,
+        store=meet_ranks(rank, world_size),  # only now, so that no folder is made if one rank refuses
         amp=autocast(device, config.dtype),
         compiled=device.type == 'cuda' if config.compile == 'auto' else config.compile,
         sequences_per_step=sequences_per_step,
@@ -436,12 +434,12 @@ def catch_signals() -> list:
     received = []
 
     def on_signal(signum, frame):
-        if received:
-            die_of(signum)
         received.append(signum)  # only noted: the step under way is finished and saved first
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
     return received
 
 

@@ -10,8 +10,8 @@ import glob
 import os
 import platform
 import re
+import signal
 import sys
-import warnings
 from datetime import timedelta
 
 import numpy as np
@@ -21,8 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from core.common import UserError, usable_cores
 
-LARGE = 2**20  # numbers in an activation, from which on glibc's fragmentation is worth a word
-GLIBC_TUNABLES = 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'
+# No evaluation or save takes as long: what hangs for longer is an error, and may restart.
+TIMEOUT = timedelta(minutes=20)
+PR_SET_PDEATHSIG = 1  # /usr/include/linux/prctl.h
 
 
 def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
@@ -86,51 +87,31 @@ def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.dev
 
 
 def has_cuda() -> bool:
-    """Whether torch can use a GPU here. Raises UserError where there is one and its driver doesn't suit
-    torch: torch itself would only warn and go on on the CPU, a hundred times slower."""
-    # torch says only in a warning why it can't use a GPU: the error below quotes it.
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter('always')
-        if torch.cuda.is_available():
-            return True
-    reasons = [str(w.message) for w in caught if 'CUDA' in str(w.message) or 'NVIDIA' in str(w.message)]
+    """Whether torch can use a GPU here. Raises UserError where there is one that it can't use: torch itself
+    would warn, with the reason, and go on on the CPU, a hundred times slower."""
+    if torch.cuda.is_available():
+        return True
     is_hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')  # by the user, who wants the CPU
     gpus = glob.glob('/dev/nvidia[0-9]*')  # in a container, only what was passed to it
-    if is_hidden or not (reasons or gpus):
+    if is_hidden or not gpus:
         return False
-    if torch.version.cuda is None and torch.version.hip is None:
-        print(
-            'this machine has an NVIDIA GPU, but this torch is built for the CPU alone: running on the CPU',
-            file=sys.stderr,
+    if torch.version.cuda is not None:
+        raise UserError(
+            f'this machine has a GPU that torch {torch.__version__} can not use: update the NVIDIA driver, '
+            f'install a torch built for an older CUDA than {torch.version.cuda}, or say --device=cpu'
         )
-        return False
-    reason = reasons[0].splitlines()[0] if reasons else 'no reason given'
-    raise UserError(
-        f'this machine has a GPU that torch {torch.__version__} can not use: {reason} (driver: '
-        f'{driver_version()}; torch is built for CUDA {torch.version.cuda}). Update the NVIDIA driver, '
-        'install a torch built for an older CUDA, or say --device=cpu'
+    print(
+        'this machine has an NVIDIA GPU, but this torch is built for the CPU alone: running on the CPU',
+        file=sys.stderr,
     )
-
-
-def driver_version() -> str:
-    """What the kernel says about NVIDIA's driver, like '470.57.02'."""
-    try:
-        with open('/proc/driver/nvidia/version', encoding='utf-8', errors='replace') as f:
-            found = re.search(r'\b\d{3}\.\d+(\.\d+)?\b', f.read())
-    except OSError:
-        found = None
-    return found[0] if found else 'unknown'
+    return False
 
 
 def use_expandable_segments():
     """Have CUDA's allocator grow its segments instead of adding new ones: each growth of the model changes
     all sizes, and what is free between old segments could not be used for the new ones. A setting of the
     user's own stays."""
-    names = (
-        'PYTORCH_ALLOC_CONF',
-        'PYTORCH_CUDA_ALLOC_CONF',
-        'PYTORCH_HIP_ALLOC_CONF',
-    )  # the first since torch 2.9
+    names = ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF', 'PYTORCH_HIP_ALLOC_CONF')
     if not any(name in os.environ for name in names):
         os.environ['PYTORCH_ALLOC_CONF'] = 'expandable_segments:True'  # read at the first allocation
 
@@ -202,39 +183,14 @@ def is_out_of_memory(error: Exception) -> bool:
 # Dense bfloat16 TFLOP/s with float32 sums, by the makers' data sheets (those that count 2:4 sparsity halved).
 # The first entry whose words all stand in a GPU's name counts.
 PEAK_TFLOPS = (
-    ('GB300', 2500),
-    ('B300', 2250),
-    ('GB200', 2500),
-    ('B200', 2250),
-    ('GH200', 989),
-    ('H200 NVL', 835),
-    ('H200', 989),
-    ('H100 PCIe', 756),
-    ('H100 HBM2e', 756),
-    ('H100 NVL', 835),
-    ('H100', 989),
-    ('H800 PCIe', 756),
-    ('H800', 989),
-    ('H20', 148),
-    ('A100', 312),
-    ('A800', 312),
-    ('A30', 165),
-    ('A40', 149.7),
-    ('A10G', 70),
-    ('A10', 125),
-    ('L40S', 362),
-    ('L40', 181),
-    ('L4', 121),
-    ('RTX 6000 Ada', 364.2),
-    ('RTX A6000', 154.8),
-    ('RTX 5090 D', None),
-    ('RTX 5090', 209.5),
-    ('RTX 4090 D', 147),
-    ('RTX 4090', 165),
-    ('RTX 3090 Ti', 80),
-    ('RTX 3090', 71),
+    ('GB300', 2500), ('B300', 2250), ('GB200', 2500), ('B200', 2250), ('GH200', 989), ('H200 NVL', 835),
+    ('H200', 989), ('H100 PCIe', 756), ('H100 HBM2e', 756), ('H100 NVL', 835), ('H100', 989),
+    ('H800 PCIe', 756), ('H800', 989), ('H20', 148), ('A100', 312), ('A800', 312), ('A30', 165),
+    ('A40', 149.7), ('A10G', 70), ('A10', 125), ('L40S', 362), ('L40', 181), ('L4', 121),
+    ('RTX 6000 Ada', 364.2), ('RTX A6000', 154.8), ('RTX 5090 D', None), ('RTX 5090', 209.5),
+    ('RTX 4090 D', 147), ('RTX 4090', 165), ('RTX 3090 Ti', 80), ('RTX 3090', 71),
 )
-SLOWER = {'laptop', 'mobile', 'max', 'mig', 'grid'}  # a part of the chip, or less power: its peak is another
+SLOWER = {'laptop', 'mobile', 'max', 'mig', 'grid'}  # less power, or a part of the chip: another peak
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
@@ -260,10 +216,7 @@ def peak_of(gpu: str) -> float | None:
     known."""
     # Whole words, so that L4 isn't found in the name of an L40S.
     words = set(re.findall(r'[a-z0-9]+', gpu.lower()))
-    is_slice = any(
-        re.fullmatch(r'\d+[abcq]', word) for word in words
-    )  # of a GPU shared by NVIDIA's vGPU: A100-10C
-    if is_slice or words & SLOWER:
+    if words & SLOWER:
         return None
     for name, tflops in PEAK_TFLOPS:
         if set(name.lower().split()) <= words:
@@ -284,21 +237,6 @@ def keep_freed_memory():
         M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # /usr/include/malloc.h
         ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
         ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, -1)
-
-
-def lacks_glibc_tunables(config) -> bool:
-    """Whether training `config`, a TrainConfig, on the CPU would take less memory with GLIBC_TUNABLES in the
-    environment.
-
-    Before 2.38 glibc cuts the aligned memory that torch asks for out of a larger piece and can't use it for
-    the same size again until the fragments around it are joined to it: GPT-2 124M then takes a quarter more.
-    glibc reads the setting when a program starts, so that only the user can give it. Small objects would only
-    get slower.
-    """
-    libc, version = platform.libc_ver()
-    old = libc == 'glibc' and [int(number) for number in version.split('.')] < [2, 38]
-    large = config.batch_size * config.block_size * config.n_embd >= LARGE
-    return old and large and 'GLIBC_TUNABLES' not in os.environ
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -330,18 +268,18 @@ def read_ranks() -> tuple[int, int, int]:
     return rank, world_size, local_rank
 
 
-def init_distributed(device: torch.device, rank: int, world_size: int):
-    """init_process_group, such that it also works after a restart by torchrun --max-restarts.
+def meet_ranks(rank: int, world_size: int) -> dist.Store | None:
+    """The store in which the ranks find each other, when every one of them has come here; None for one rank.
 
     torchrun lends the ranks its own store, in which a restarted rank finds the addresses of dead ones
     (pytorch#135712, still so in torch 2.13) and hangs. So each attempt has names of its own there; over
     several nodes, which don't count restarts alike, the ranks need a store of their own, which torchrun gives
     them if asked. Raises UserError if it wasn't.
     """
-    timeout = timedelta(
-        minutes=20
-    )  # no eval or save takes as long: what hangs for longer is an error, and may restart
-    store = next(dist.rendezvous('env://', rank, world_size, timeout=timeout))[0]
+    if world_size == 1:
+        return None
+    end_with_torchrun()
+    store = next(dist.rendezvous('env://', rank, world_size, timeout=TIMEOUT))[0]
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
         several_nodes = os.environ['LOCAL_WORLD_SIZE'] != os.environ['WORLD_SIZE']
         if os.environ['TORCHELASTIC_MAX_RESTARTS'] != '0' and several_nodes:
@@ -350,15 +288,30 @@ def init_distributed(device: torch.device, rank: int, world_size: int):
                 'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun'
             )
         store = dist.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
+    store.set(f'rank {rank} is here', '')
+    store.wait([f'rank {other} is here' for other in range(world_size)])
+    return store
+
+
+def end_with_torchrun():
+    """Have this rank told to stop if torchrun dies, by SIGKILL or a second Ctrl-C: it has a session of its
+    own, and would train on, or hang. Linux alone can do that."""
+    if 'TORCHELASTIC_RUN_ID' in os.environ and sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def init_distributed(device: torch.device, rank: int, world_size: int, store: dist.Store | None = None):
+    """init_process_group, such that it also works after a restart by torchrun --max-restarts. `store`:
+    meet_ranks(), where the ranks have met already."""
     on_gpu = device.type == 'cuda'
     dist.init_process_group(
         'nccl' if on_gpu else 'gloo',
-        store=store,
+        store=store or meet_ranks(rank, world_size),
         rank=rank,
         world_size=world_size,
-        timeout=timeout,
-        device_id=device if on_gpu else None,
-    )  # else NCCL guesses the GPU from the rank
+        timeout=TIMEOUT,
+        device_id=device if on_gpu else None,  # else NCCL guesses the GPU from the rank
+    )
 
 
 def wrap_distributed(model, world_size: int):

@@ -33,7 +33,6 @@ from hellaswag_examples import make_examples
 
 from config import TrainConfig
 from core import data
-from core.device import GLIBC_TUNABLES
 
 ROOT = Path(__file__).parent.parent
 PYTHON, TORCHRUN = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--standalone',
@@ -214,7 +213,7 @@ def memory(folder, turns, big):
     print(f'as nanoGPT has it: {plain / 1e9:.2f} GB', flush=True)
     for depth in (2, 12):
         found = peak([*run, f'--n_layer={depth}', f'--out_dir={folder}/memory_{depth}'],
-                     {'GLIBC_TUNABLES': GLIBC_TUNABLES})
+                     {'GLIBC_TUNABLES': 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'})
         print(f'{depth} layers: {found / 1e9:.2f} GB, {found / plain:.2f}x', flush=True)
 
 

@@ -36,6 +36,7 @@ class Job:
     rank: int
     world_size: int
     device: torch.device
+    store: dist.Store | None  # where several ranks have met
     amp: object  # the context of every forward pass: autocast, or nothing
     compiled: bool
     sequences_per_step: int  # of all ranks
@@ -70,7 +71,7 @@ def find_start(job: Job) -> tuple[dict | None, str]:
     config = job.config
     saved, prefix_dir = find_checkpoint(config)
     if job.world_size > 1:
-        init_distributed(job.device, job.rank, job.world_size)
+        init_distributed(job.device, job.rank, job.world_size, job.store)
         # Another out_dir on another node would else come to light at the first resume, days later.
         steps = [None] * job.world_size
         dist.all_gather_object(steps, saved['step'] if saved else None)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,17 @@ def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
         done.stderr
     )
     assert not (tmp_path / 'b').exists()
+    # Before rank 0 makes a folder all ranks have what they need.
+    script.write_text('import os, train\nfrom core.common import UserError, run_main\n'
+                      'real = train.pick_device\n'
+                      'def pick_device(*args):\n'
+                      "    if os.environ['RANK'] == '1':\n"
+                      "        raise UserError('this rank has no GPU')\n"
+                      '    return real(*args)\n'
+                      'train.pick_device = pick_device\nrun_main(train.main)\n')
+    done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/c')
+    assert done.returncode == 1 and 'error: this rank has no GPU' in done.stderr
+    assert not (tmp_path / 'c').exists()
 
 
 @pytest.mark.slow
@@ -223,6 +235,54 @@ def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, t
         assert after < steps[-1] < 24 and f'saved at step {steps[-1]}' in out
     assert run_ranks(2, 'train.py', *tiny, f'--out_dir={stopped}', '--resume')[0] == [0, 0]
     assert_same_run(straight / 'run', stopped)
+
+
+# A train.py whose update 6 takes ten seconds on each rank, which say that they are there and when they stop.
+SLOW_STEP = '''
+import os, sys, time, schedule, train
+from core.common import run_main
+real = schedule.Plan.row
+def row(plan, step):
+    if step == 6:
+        print('rank is', os.getpid(), flush=True)
+        time.sleep(10)
+    return real(plan, step)
+schedule.Plan.row = row
+run_main(train.main)
+'''
+
+
+def is_alive(pid: int) -> bool:
+    state = Path(f'/proc/{pid}/stat')
+    return state.exists() and state.read_text().rpartition(')')[2].split()[0] != 'Z'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process that its parent has died')
+@pytest.mark.parametrize('signals', [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGTERM],
+                                     [signal.SIGKILL]])
+def test_ranks_do_not_outlive_torchrun(tiny, tmp_path, signals):
+    """A second Ctrl-C ends it, and them at once; if it is killed they save and end."""
+    script = tmp_path / 'slow_step.py'
+    script.write_text(SLOW_STEP)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+               str(script), *tiny, f'--out_dir={tmp_path}/run']
+    launcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                                env=ENV)
+    ranks = []
+    for line in launcher.stdout:
+        if line.startswith('rank is '):
+            ranks.append(int(line.split()[2]))
+        if len(ranks) == 2:
+            break
+    for number in signals:
+        launcher.send_signal(number)
+        time.sleep(2)  # for torchrun to pass it on
+    launcher.wait(60)
+    assert any(is_alive(rank) for rank in ranks) == (len(signals) == 1)
+    launcher.stdout.read()  # until the last rank has closed it
+    assert not any(is_alive(rank) for rank in ranks)
+    assert checkpoint.latest(str(tmp_path / 'run'))[1]['step'] == 6 + (len(signals) == 1)
 
 
 # What slurm.sh calls, on one machine: srun starts a task for each of two nodes and passes scancel's signal on

@@ -24,7 +24,7 @@ import export_hf
 import schedule
 import train
 from config import TrainConfig
-from core import common, data, device, optim
+from core import common, data, optim
 from core.common import UserError
 from run import checkpoint, log, start
 
@@ -575,20 +575,6 @@ def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatc
     with pytest.raises(RuntimeError, match='too deep'):
         run(monkeypatch, tiny, tmp_path / 'a')
     assert not (tmp_path / 'a').exists()
-
-
-@pytest.mark.parametrize('batch_size, large', [(63, False), (64, True)])
-def test_a_large_run_on_the_cpu_names_the_glibc_setting_that_saves_memory(monkeypatch, batch_size, large):
-    config = TrainConfig(n_embd=512, block_size=32, batch_size=batch_size)
-    monkeypatch.delenv('GLIBC_TUNABLES', raising=False)
-    for version, old in (('2.9', True), ('2.36', True), ('2.38', False), ('2.100', False)):
-        monkeypatch.setattr(platform, 'libc_ver', lambda version=version: ('glibc', version))
-        assert device.lacks_glibc_tunables(config) == (large and old)
-    monkeypatch.setattr(platform, 'libc_ver', lambda: ('', ''))  # macOS, musl
-    assert not device.lacks_glibc_tunables(config)
-    monkeypatch.setattr(platform, 'libc_ver', lambda: ('glibc', '2.36'))
-    monkeypatch.setenv('GLIBC_TUNABLES', device.GLIBC_TUNABLES)
-    assert not device.lacks_glibc_tunables(config)
 
 
 def test_growing_from_a_checkpoint_with_zero_starts_at_exactly_its_loss(monkeypatch, tiny, finished,
