@@ -237,7 +237,7 @@ MISTAKES = [
     ('train', f'{GOOD} --init_depth=2', r'init_from and init_depth go together'),
     ('train', f'{GOOD} --init_from=run', r'3 stages need at least as many layers to grow.*init_depth 4'),
     ('train', f'{GOOD} --init_from=nowhere', r'init_from nowhere: .*: set init_depth'),
-    ('train', f'{GOOD} --n_stages=1 --init_from=nowhere --init_depth=2', r'nowhere: cannot be read'),
+    ('train', f'{GOOD} --n_stages=1 --init_from=nowhere --init_depth=2', r'nowhere: No such file'),
     ('train', f'{GOOD} --n_stages=1 --init_from=run --init_depth=3',
      r'init_from run: its depth is 4, the config says 3'),
     ('train', f'{GOOD} --n_stages=1 --init_from=run --n_head=4', r'its n_head is 2, the config says 4'),
@@ -287,7 +287,7 @@ MISTAKES = [
     ('hellaswag', 'klingon.pt --data=data/hellaswag.jsonl', r"no tokenizer is called 'klingon'"),
     ('hellaswag', 'run_config_list --data=nowhere.jsonl', r'nowhere.jsonl'),
     # sample.py and export_hf.py
-    ('sample', 'nowhere.pt', r'nowhere.pt: cannot be read'),
+    ('sample', 'nowhere.pt', r'nowhere.pt: No such file'),
     ('sample', 'torn.pt', r'torn.pt: damaged, or not a checkpoint'),
     ('sample', 'text.pt', r'text.pt: damaged, or not a checkpoint'),
     ('sample', 'foreign.pt', r'foreign.pt: not a checkpoint of this project'),
@@ -302,7 +302,7 @@ MISTAKES = [
     ('export_hf', 'run data', r'data is there already'),
     ('export_hf', 'run_empty new', r'run_empty: holds no checkpoint'),
     ('export_hf', 'run file/new', r'file/new could not be written'),
-    ('export_hf', 'run_deep/nothing.pt new', r'run_deep/nothing.pt: cannot be read'),
+    ('export_hf', 'run_deep/nothing.pt new', r'run_deep/nothing.pt: No such file'),
     # compare.py
     ('compare', '', r'arguments are required: RUN'),
     ('compare', 'nowhere', r'nowhere: no such run directory'),
