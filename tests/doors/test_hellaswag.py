@@ -493,7 +493,7 @@ def test_losses_that_are_not_finite_are_an_error(place):
     model = known_gpt(GPTConfig(1024, 320, 1, 1, 8))
     model.transformer.wpe.weight.data[place] = math.nan
     short = {'ctx': 'abc', 'endings': ['b', 'c', 'd', 'e'], 'label': 0}
-    examples = [short, short | {'endings': ['b', 'c', 'd', 'e' * 9]}, short]
+    examples = [short, short | {'endings': ['b', 'c', 'd', 'e' * 10]}, short]
     with pytest.raises(UserError, match='not finite'):
         hellaswag.evaluate(model, hellaswag.encode(examples, 'bytes', 'nanogpt', 1024))
 
