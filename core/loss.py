@@ -37,9 +37,6 @@ def compiled(function):
 def recompute_linear(function, linear: nn.Linear, x):
     """linear(function(x)), whose backward computes function(x) again where it is large.
 
-    Autograd would keep y = function(x) for the gradient of linear's weight, although x, which function needs
-    for its own backward, is kept as well:
-
         the plain way    x (kept) -> y (kept)           -> linear
         here             x (kept) -> y (computed again) -> linear
 
@@ -60,9 +57,7 @@ def recompute_linear(function, linear: nn.Linear, x):
         return tensor.shape if tensor.data_ptr() == y_address else tensor
 
     def unpack(packed):
-        if isinstance(packed, torch.Tensor):
-            return packed
-        return function(x).to(y_dtype).view(packed)
+        return packed if isinstance(packed, torch.Tensor) else function(x).to(y_dtype).view(packed)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return linear(y)
@@ -90,24 +85,18 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, targets, is_compiled: bool):
         """x (N, C), weight (V, C), targets (N,) int64 -> scalar."""
-        ctx.dx = None
-        ctx.dw = None
-        if ctx.needs_input_grad[0]:
-            ctx.dx = torch.empty_like(x)
-        if ctx.needs_input_grad[1]:
-            ctx.dw = torch.zeros_like(weight)
+        ctx.dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        ctx.dw = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         return loss_by_chunks(x, weight, targets, ctx.dx, ctx.dw, is_compiled).mean()
 
     @staticmethod
     def backward(ctx, grad):
-        dx = ctx.dx
-        dw = ctx.dw
+        gradients = ctx.dx, ctx.dw
         del ctx.dx, ctx.dw  # what is returned is accumulated in place where nobody else holds it
-        if dx is not None:
-            dx.mul_(grad)
-        if dw is not None:
-            dw.mul_(grad)
-        return dx, dw, None, None
+        for gradient in gradients:
+            if gradient is not None:
+                gradient.mul_(grad)
+        return *gradients, None, None
 
 
 def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
@@ -130,7 +119,9 @@ def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
         targets = F.pad(targets, (0, missing))
     loss_of_chunk = compiled(chunk_loss) if is_compiled else eager_chunk_loss
     n_to_mean = N if has_gradient else None
-    memory = empty_logits(n_rows, len(w), x, is_compiled)
+    # Tensor cores want rows that begin at multiples of 128 bytes. 50,257 columns don't give them.
+    columns = math.ceil(len(w) / 64) * 64 if is_compiled else len(w)
+    memory = torch.empty(n_rows, columns, dtype=dtype, device=x.device)[:, : len(w)]  # for every chunk
     losses = []
     for first in range(0, len(x), n_rows):
         x_chunk = x[first : first + n_rows]
@@ -150,20 +141,11 @@ def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
 def rows_of_a_chunk(N: int, V: int, device: torch.device, is_compiled: bool, has_gradient: bool) -> int:
     """Rows of x in a chunk: N shared out evenly, which in training never changes; in compiled evaluation,
     whose batches differ, as many for every N."""
-    largest = FusedLinearCrossEntropy.CHUNK
+    head = FusedLinearCrossEntropy
     if is_compiled and not has_gradient:
-        return max(1, FusedLinearCrossEntropy.CUDA_EVAL_CHUNK // V)
-    if is_compiled and device.type == 'cuda':
-        largest = FusedLinearCrossEntropy.CUDA_CHUNK
-    n_chunks = math.ceil(N * V / largest)
-    return math.ceil(N / n_chunks)
-
-
-def empty_logits(n_rows: int, V: int, x, is_compiled: bool):
-    """Memory for the logits (n_rows, V) of a chunk, which all chunks use."""
-    # Tensor cores want rows that begin at multiples of 128 bytes. 50,257 columns don't give them.
-    columns = math.ceil(V / 64) * 64 if is_compiled else V
-    return torch.empty(n_rows, columns, dtype=x.dtype, device=x.device)[:, :V]
+        return max(1, head.CUDA_EVAL_CHUNK // V)
+    largest = head.CUDA_CHUNK if is_compiled and device.type == 'cuda' else head.CHUNK
+    return math.ceil(N / math.ceil(N * V / largest))
 
 
 def eager_chunk_loss(logits, y, n_to_mean: int | None):
@@ -204,7 +186,7 @@ def chunk_loss(logits, y, n_to_mean: int | None):
 def add_matmul(total, a, b):
     """total += a @ b, where total is float32 and a and b may be bfloat16."""
     if a.dtype == total.dtype:
-        torch.addmm(total, a, b, out=total)  # addmm_ is not in torch's flop counter
+        torch.addmm(total, a, b, out=total)  # which, unlike addmm_, is in torch's flop counter
     elif adds_in_float32(a.device, a.dtype):
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
