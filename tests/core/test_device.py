@@ -261,6 +261,7 @@ def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, sec
     phase = schedule.Phase(1, kind, 0, 100, depth, tuple(range(frozen)), embeddings)
     plan = schedule.Plan(config, (phase,))
     job = types.SimpleNamespace(config=config, plan=plan, rank=0, world_size=world_size, device=CUDA,
+                                tokenizer='',
                                 amp=None, fingerprint={}, questions=None, grad_accum_steps=1, val_sets={})
     model = types.SimpleNamespace(depth=depth, parameters=list)
     state = types.SimpleNamespace(step=0, clock={'seconds': 0.0}, model=model, init_from=None)
