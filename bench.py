@@ -36,7 +36,7 @@ import torch.nn.functional as F
 
 import core.loss
 import schedule
-from config import TrainConfig, load_config
+from config import TrainConfig, config_to_dict, load_config
 from core.common import Parser, UserError, run_main
 from core.device import (
     autocast,
@@ -49,7 +49,8 @@ from core.device import (
     pick_device,
 )
 from core.optim import make_optimizers
-from model import GPT, GPTConfig
+from model import GPT
+from run import checkpoint
 
 
 @dataclass(frozen=True)
@@ -252,7 +253,7 @@ def measure(config: TrainConfig, job: Job) -> Measured:
     # These last as long as the process, which is this job's own.
     elif device.type == 'cpu' and job.has_memory_settings:
         keep_freed_memory()
-    model = GPT(gpt_config(config), job.phase.depth).to(device)
+    model = GPT(checkpoint.gpt_config(config_to_dict(config)), job.phase.depth).to(device)
     model.freeze(job.phase.frozen, job.phase.embeddings)
     # The two sides differ in these two lines and in nothing else.
     loss_of = prepare_plain(model, config) if job.is_plain else prepare(model, config)
@@ -282,10 +283,6 @@ def measure(config: TrainConfig, job: Job) -> Measured:
         timed.append([b - a for a, b in itertools.pairwise(times)])  # forward, backward, optimizer
     forward, backward, step = np.mean(timed[n_warm:], axis=0).tolist()
     return Measured(forward, backward, step, peak_memory(device))
-
-
-def gpt_config(config: TrainConfig) -> GPTConfig:
-    return GPTConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(GPTConfig)})
 
 
 def grad_accum_steps(config: TrainConfig) -> int:

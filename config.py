@@ -69,10 +69,21 @@ class TrainConfig:
         'their names; it may move while its content stays', free=True, path=True)
     shuffle: bool = setting('data', False, 'visit the sequences of an epoch in a seeded random order, not in '
                             'file order')
+    arch: str = setting('model', 'gpt2', "'gpt2', or 'llama': RMSNorm, rotary, SwiGLU, grouped queries",
+                        choices=('gpt2', 'llama'))
     n_layer: int = setting('model', 12, 'final depth: transformer blocks once everything has grown',
                            at_least=1)
     n_head: int = setting('model', 12, 'attention heads per block', at_least=1)
     n_embd: int = setting('model', 768, 'width of the residual stream', at_least=1)
+    n_kv_head: int = setting('model', 0, 'llama: heads of keys and values; 0: n_head', at_least=0)
+    head_dim: int = setting('model', 0, 'llama: width of a head; 0: n_embd / n_head', at_least=0)
+    n_ff: int = setting('model', 0, 'llama: width of gate and up; 0: 8/3 n_embd, up to a multiple of 64',
+                        at_least=0)
+    rope_theta: float | tuple[float, ...] = setting(
+        'model', 10_000.0, "llama: base of the rotary positions; with Llama 3.1's scaling five: base, "
+        'factor, low_freq_factor, high_freq_factor, original context', at_least=0)
+    norm_eps: float = setting('model', 1e-5, "llama: added to a norm's mean square", at_least=0)
+    tie_embeddings: bool = setting('model', True, 'llama: the head has the weights of the token embedding')
     block_size: int = setting('model', 1024, 'context length in tokens', at_least=1)
     vocab_size: int = setting(
         'model', 50304, "rows of the token embedding; not set, or 0: from the data's meta.json, rounded up "
@@ -80,7 +91,7 @@ class TrainConfig:
     dropout: float = setting('model', 0.0, 'dropout probability', at_least=0, below=1)
     init_from: str = setting(
         'model', 'scratch', "'scratch', or what to grow from: a checkpoint or run directory of ours, "
-        "'gpt2'..., or a Hugging Face GPT-2 folder", path=True)
+        "'gpt2'..., or a Hugging Face folder (GPT-2, Llama, Qwen2, Qwen3)", path=True)
     init_depth: int = setting('model', 0, 'layers that init_from has; 0: as many as its files say',
                               at_least=0)
     n_stages: int = setting('growth', 1, 'stages; 1 trains the full depth from the start', at_least=1)
@@ -263,7 +274,7 @@ def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
     values['match'] = match_at_this_scale(values.get('match', ''), given)
     config = TrainConfig(**values)
     raise_problems('the settings are wrong:', given.problems + check(config))
-    config = fill_in_from_data(config, given.notes)
+    config = fill_in_from_data(fill_in_shape(config), given.notes)
     for note in given.notes if say else ():
         say(note)
     return config
@@ -574,8 +585,9 @@ def check_shape(c: TrainConfig) -> list[str]:
     """Width, batch, learning rate and validation sets."""
     problems = []
     # Each head takes an equal part of the width; micro-batches and ranks an equal part of the step.
-    if c.n_embd % c.n_head:
+    if c.n_embd % c.n_head and not c.head_dim:
         problems.append(f'n_embd {c.n_embd} is not divisible by n_head {c.n_head}')
+    problems += check_llama(c)
     micro_batch = c.batch_size * c.block_size
     if c.total_batch_size % micro_batch:
         problems.append(f'total_batch_size {c.total_batch_size} is not a multiple of batch_size x block_size '
@@ -589,6 +601,24 @@ def check_shape(c: TrainConfig) -> list[str]:
     if len(names) < len(c.val_dirs):
         problems.append('val_dirs must be name:folder,name:folder, each name once, not '
                         f'{text_of(c.val_dirs)}')
+    return problems
+
+
+def check_llama(c: TrainConfig) -> list[str]:
+    """What only a Llama has, and what it hasn't."""
+    names = ('n_kv_head', 'head_dim', 'n_ff', 'rope_theta', 'norm_eps', 'tie_embeddings')
+    if c.arch == 'gpt2':
+        changed = [name for name in names if getattr(c, name) != FIELDS[name].default]
+        return [f'{name} is a setting of arch llama, and arch is gpt2' for name in changed]
+    problems = []
+    if c.n_kv_head and c.n_head % c.n_kv_head:
+        problems.append(f'n_head {c.n_head} is not divisible by n_kv_head {c.n_kv_head}')
+    if (c.head_dim or c.n_embd // c.n_head) % 2:
+        problems.append('the width of a head must be even: rotary positions turn pairs')
+    if type(c.rope_theta) is tuple and len(c.rope_theta) != 5:
+        problems.append(f'rope_theta must be one number or five, not {text_of(c.rope_theta)}')
+    if c.dropout:
+        problems.append('arch llama has no dropout')
     return problems
 
 
@@ -713,10 +743,21 @@ def match_at_this_scale(match: str, given: Given) -> str:
     parts = match.split('+')
     if len(parts) == 1:
         parts += given.paths[1:]  # the first config says what grows, those after it are overlays
-    for name in ('n_head', 'n_embd', 'block_size', 'vocab_size', 'total_batch_size', 'batch_size'):
+    shape = ('arch', 'n_head', 'n_embd', 'n_kv_head', 'head_dim', 'n_ff')
+    for name in (*shape, 'block_size', 'vocab_size', 'total_batch_size', 'batch_size'):
         if name in given.flags:
             parts.append(f'--{name}={given.flags[name]}')
     return '+'.join(parts)
+
+
+def fill_in_shape(config: TrainConfig) -> TrainConfig:
+    """The config with the widths of a Llama that are 0."""
+    if config.arch == 'gpt2':
+        return config
+    n_kv_head = config.n_kv_head or config.n_head
+    head_dim = config.head_dim or config.n_embd // config.n_head
+    n_ff = config.n_ff or -(-8 * config.n_embd // (3 * 64)) * 64
+    return dataclasses.replace(config, n_kv_head=n_kv_head, head_dim=head_dim, n_ff=n_ff)
 
 
 def fill_in_from_data(config: TrainConfig, notes: list[str]) -> TrainConfig:

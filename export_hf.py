@@ -1,47 +1,54 @@
 """
-A checkpoint as a Hugging Face GPT-2 folder, and on the Hub.
+A checkpoint as a Hugging Face folder, and on the Hub.
 
     python export_hf.py out/incremental_8stage out/incremental_8stage_hf
-    python export_hf.py out/incremental_8stage out/incremental_8stage_hf --push=USER/NAME
+    python export_hf.py out/llama_pro out/llama_pro_hf --dtype=bfloat16 --push=USER/NAME
 
 Then, in transformers:
 
     model = AutoModelForCausalLM.from_pretrained('out/incremental_8stage_hf')
     tokenizer = AutoTokenizer.from_pretrained('out/incremental_8stage_hf')
 
-Writes config.json, model.safetensors (float32), the tokenizer's vocab.json, merges.txt and
-tokenizer_config.json, and a model card, README.md: the schedule, what it cost by both ledgers, the scores,
-the command. The logits are the checkpoint's; the rows that pad the vocabulary to a multiple of 64 are
-dropped (50,304 to 50,257). A checkpoint from the middle of growth gives a model of the layers that it has.
-Where GPT-2's vocabulary is not at hand, the folder has no tokenizer files: transformers' own 'gpt2' is the
-same one.
+A GPT-2 is a GPT2LMHeadModel, a Llama a LlamaForCausalLM, or what it was grown from: Qwen2 or Qwen3. Writes
+config.json, safetensors (several of 5 GB where they are large), the tokenizer's files, and a model card,
+README.md: the plan, the command, the last scores. The logits are the checkpoint's; the rows that pad the
+vocabulary to a multiple of 64 are dropped where the tokenizer is GPT-2's or bytes (50,304 to 50,257). A
+checkpoint from the middle of growth gives a model of the layers that it has.
+
+GPT-2's tokenizer files are copied from the Hub's cache or the Hub; where neither has them, the folder has
+none: transformers' own 'gpt2' is the same one.
 
 --push uploads the folder into a new model repository of an account that is logged in (`hf auth login`, or
 HF_TOKEN).
 """
 
-import itertools
+import contextlib
+import io
 import json
 import os
 import re
 import shutil
 import sys
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 import schedule
 from config import config_from_dict
 from core import data
 from core.common import Parser, UserError, run_main
 from run import checkpoint, log
-from run.hugging_face import transposed
+from run.hugging_face import HUB_OWNER, their_names, transposed
+
+KINDS = {'gpt2': 'GPT-2', 'llama': 'Llama'}
+GPT2_FILES = ('tokenizer.json', 'tokenizer_config.json', 'vocab.json', 'merges.txt')
 
 
 def main():
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint or run directory')
     parser.add_argument('folder', help='folder to make; it must not be there yet')
+    parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the weights')
     parser.add_argument('--push', default='', metavar='USER/NAME', help='upload it as this repository')
     args = parser.parse_args()
     folder = os.path.expanduser(args.folder)
@@ -50,95 +57,154 @@ def main():
     if args.push:
         check_repository(args.push)  # before the work, and before anything is written
     model, info = checkpoint.load_model(args.checkpoint)
-    try:
-        enc = data.get_tokenizer(info['tokenizer'], info['path'])
-    except UserError as error:
-        enc = None  # without network GPT-2's is often not at hand: the model is of use all the same
-        print(f'warning: no tokenizer files in {folder}: {error}', file=sys.stderr)
-    export(model, info['tokenizer'], enc, folder, model_card(model, info))
-    files = 'with' if enc else 'without'
+    has_tokenizer = export(model, info, folder, model_card(model, info), args.dtype)
+    files = 'with' if has_tokenizer else 'without'
     print(f'{folder}: {model.depth} layers, step {info["step"]}, {files} tokenizer files')
     if args.push:
         print(push(folder, args.push))
 
 
-def export(model, tokenizer: str, enc, folder: str, card: str):
-    """Write the folder under a temporary name, then rename. enc: the tiktoken.Encoding, or None to leave it
-    out.
+def export(model, info: dict, folder: str, card: str, dtype: str = 'float32') -> bool:
+    """Write the folder under a temporary name, then rename; `info` is load_model()'s. Returns whether it has
+    tokenizer files."""
+    from huggingface_hub import save_torch_state_dict  # here, since nothing else needs it
 
-    Without enc, padding is dropped for 'gpt2' alone, whose vocabulary size is known.
-    """
-    config = config_json(model, tokenizer, enc)
-    n_vocab = config['vocab_size']
-    weights = {}
-    for name, weight in model.state_dict().items():
-        if name == 'transformer.wte.weight':
-            weight = weight[:n_vocab]  # also the tied head's, so that no padding can be generated
-        # safetensors refuses a transposed view.
-        weights[name] = transposed(name, weight).contiguous()
-
+    config = config_json(model, info, dtype)
     folder = os.path.normpath(folder)
     temporary = folder + '.tmp'
     shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
     try:
         os.makedirs(temporary)
-        safetensors = os.path.join(temporary, 'model.safetensors')
-        # transformers looks for the format in the file's metadata.
-        save_file(weights, safetensors, {'format': 'pt'})
+        weights = weights_of(model, config['vocab_size'], getattr(torch, dtype))
+        save_torch_state_dict(weights, temporary, metadata={'format': 'pt'})
         write_json(config, os.path.join(temporary, 'config.json'))
-        # save_file makes it readable for its owner alone.
-        shutil.copymode(os.path.join(temporary, 'config.json'), safetensors)
-        if enc:
-            write_tokenizer(enc, model.config.block_size, temporary)
+        for name in os.listdir(temporary):  # safetensors are made readable for their owner alone
+            shutil.copymode(os.path.join(temporary, 'config.json'), os.path.join(temporary, name))
+        has_tokenizer = write_tokenizer(info, model.config.block_size, temporary)
         with open(os.path.join(temporary, 'README.md'), 'w', encoding='utf-8') as f:
             f.write(card)  # the Hub shows a repository's README.md as its model card
         os.rename(temporary, folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f'{folder} could not be written ({error})') from None
+    return has_tokenizer
 
 
-def config_json(model, tokenizer: str, enc) -> dict:
+def weights_of(model, n_vocab: int, dtype: torch.dtype) -> dict:
+    """The weights by Hugging Face's names."""
+    arch = model.config.arch
+    modules = dict(model.named_modules())
+    weights = {}
+    for name, weight in model.state_dict().items():
+        if name in ('transformer.wte.weight', 'lm_head.weight'):
+            weight = weight[:n_vocab]  # so that no padding can be generated
+        weight = transposed(name, weight, arch)
+        names = their_names(name, arch)
+        parts = [weight]
+        if len(names) > 1:
+            parts = weight.split(modules[name.rpartition('.')[0]].rows)
+        for their_name, part in zip(names, parts):
+            # A copy: safetensors refuses a view.
+            weights[their_name] = part.to(dtype, copy=True).contiguous()
+    return weights
+
+
+def config_json(model, info: dict, dtype: str) -> dict:
     """What config.json says. Raises UserError if the model has fewer rows of token embedding than the
     tokenizer has tokens."""
     c = model.config
-    n_vocab = c.vocab_size
-    eot = None
-    if enc:
-        n_vocab = enc.n_vocab
+    n_tokens, eot = c.vocab_size, None
+    if info['tokenizer'] == 'gpt2':  # known where its files aren't at hand
+        n_tokens, eot = data.GPT2_META['vocab_size'], data.GPT2_META['eot']
+    else:
+        enc = data.get_tokenizer(info['tokenizer'], info['path'])
         eot = enc.eot_token
-    elif tokenizer == 'gpt2':
-        n_vocab = data.GPT2_META['vocab_size']
-        eot = data.GPT2_META['eot']
-    if n_vocab > c.vocab_size:
+        # Many models of the Hub have more rows than tokens, which transformers would miss.
+        n_tokens = max(enc.n_vocab, 0 if info['tokenizer'] == 'bytes' else c.vocab_size)
+    if n_tokens > c.vocab_size:
         raise UserError(f'the checkpoint has {c.vocab_size} rows of token embedding, fewer than the '
-                        f'{n_vocab} tokens of its tokenizer')
+                        f'{n_tokens} tokens of its tokenizer')
     config = {
-        'architectures': ['GPT2LMHeadModel'],
-        'model_type': 'gpt2',
-        'vocab_size': n_vocab,
-        'n_positions': c.block_size,
-        'n_ctx': c.block_size,  # n_positions' old name, which some readers ask for
-        'n_embd': c.n_embd,
-        'n_layer': model.depth,
-        'n_head': c.n_head,
-        'n_inner': None,  # four times the width
-        'activation_function': 'gelu_new',  # by tanh, as GPT-2 computes it
-        'layer_norm_epsilon': 1e-5,
+        'vocab_size': n_tokens,
+        'tie_word_embeddings': c.tie_embeddings,
         'initializer_range': 0.02,
-        'embd_pdrop': c.dropout,
-        'attn_pdrop': c.dropout,
-        'resid_pdrop': c.dropout,
-        'tie_word_embeddings': True,
-        'torch_dtype': 'float32',  # "dtype" since transformers 5, which reads this too
+        'bos_token_id': eot,
+        'eos_token_id': eot,
+        'torch_dtype': dtype,  # "dtype" since transformers 5, which reads this too
     }
-    if eot is not None:
-        config |= {'bos_token_id': eot, 'eos_token_id': eot}
-    return config
+    if c.arch == 'gpt2':
+        return config | {
+            'architectures': ['GPT2LMHeadModel'],
+            'model_type': 'gpt2',
+            'n_positions': c.block_size,
+            'n_ctx': c.block_size,  # n_positions' old name, which some readers ask for
+            'n_embd': c.n_embd,
+            'n_layer': model.depth,
+            'n_head': c.n_head,
+            'n_inner': None,  # four times the width
+            'activation_function': 'gelu_new',  # by tanh, as GPT-2 computes it
+            'layer_norm_epsilon': 1e-5,
+            'embd_pdrop': c.dropout,
+            'attn_pdrop': c.dropout,
+            'resid_pdrop': c.dropout,
+        }
+    kind = 'Qwen2' if c.qkv_bias else 'Qwen3' if c.qk_norm else 'Llama'
+    theta, *scaling = c.rope_theta if type(c.rope_theta) is tuple else (c.rope_theta,)
+    rope = None
+    if scaling:
+        names = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
+        rope = {'rope_type': 'llama3'} | dict(zip(names, scaling))
+        rope[names[-1]] = int(rope[names[-1]])
+    return config | {
+        'architectures': [f'{kind}ForCausalLM'],
+        'model_type': kind.lower(),
+        'max_position_embeddings': c.block_size,
+        'hidden_size': c.n_embd,
+        'intermediate_size': c.n_ff,
+        'num_hidden_layers': model.depth,
+        'num_attention_heads': c.n_head,
+        'num_key_value_heads': c.n_kv_head,
+        'head_dim': c.head_dim,
+        'hidden_act': 'silu',
+        'rms_norm_eps': c.norm_eps,
+        'rope_theta': theta,  # and rope_scaling: rope_parameters since transformers 5, which reads these too
+        'rope_scaling': rope,
+        'attention_bias': False,
+        'attention_dropout': 0.0,
+    }
 
 
-# ------------------------------------------------------------------------------------------------------------
-# the tokenizer's files
+def write_tokenizer(info: dict, block_size: int, folder: str) -> bool:
+    """The tokenizer's files; False, with a warning, where GPT-2's aren't at hand."""
+    name, path = info['tokenizer'], info['path']
+    if name not in data.OWN_TOKENIZERS:
+        beside = path if os.path.isdir(path) else os.path.dirname(path)
+        for file in data.TOKENIZER_FILES:
+            if os.path.exists(os.path.join(beside, file)):
+                shutil.copyfile(os.path.join(beside, file), os.path.join(folder, file))
+        return True
+    if name == 'gpt2':
+        import huggingface_hub
+
+        try:
+            for file in GPT2_FILES:
+                path = huggingface_hub.hf_hub_download(HUB_OWNER + name, file)
+                shutil.copyfile(path, os.path.join(folder, file))
+        except Exception as error:  # whatever the Hub's client and the network raise
+            print("warning: no tokenizer files: GPT-2's could not be fetched from the Hub "
+                  f'({type(error).__name__})', file=sys.stderr)
+            return False
+        return True
+    # 'bytes': a byte-level BPE without merges.
+    vocab = {letter: b for b, letter in enumerate(data.byte_letters())}
+    end = '<|endoftext|>'
+    write_json(vocab | {end: 256}, os.path.join(folder, 'vocab.json'))
+    with open(os.path.join(folder, 'merges.txt'), 'w', encoding='utf-8') as f:
+        f.write('#version: 0.2\n')
+    settings = {'tokenizer_class': 'GPT2Tokenizer', 'model_max_length': block_size, 'add_prefix_space': False,
+                'bos_token': end, 'eos_token': end, 'unk_token': end}
+    write_json(settings, os.path.join(folder, 'tokenizer_config.json'))
+    return True
 
 
 def write_json(values: dict, path: str):
@@ -146,173 +212,42 @@ def write_json(values: dict, path: str):
         json.dump(values, f, ensure_ascii=False, indent=1)
 
 
-def write_tokenizer(enc, block_size: int, folder: str):
-    """vocab.json, merges.txt, tokenizer_config.json of a byte-level BPE ('bytes' is one without merges); of a
-    tokenizer.json the file itself."""
-    if isinstance(enc, data.Tokenizer):
-        with open(os.path.join(folder, 'tokenizer.json'), 'wb') as f:
-            f.write(enc.content)
-        return
-    ids = {token: enc.encode_single_token(token) for token in enc.token_byte_values()}
-    in_order = sorted(ids, key=ids.get)
-    letters = data.byte_letters()
-
-    def spelled(token: bytes) -> str:
-        return ''.join(letters[b] for b in token)
-
-    end = enc.decode([enc.eot_token])
-    vocab = {spelled(token): ids[token] for token in in_order}
-    vocab[end] = enc.eot_token  # spelled as it is: a special token is not made of bytes
-    write_json(vocab, os.path.join(folder, 'vocab.json'))
-    with open(os.path.join(folder, 'merges.txt'), 'w', encoding='utf-8') as f:
-        f.write('#version: 0.2\n')
-        for token in in_order:
-            # A token of one byte comes from no merge.
-            if len(token) > 1:
-                left, right = split(token, ids)
-                f.write(f'{spelled(left)} {spelled(right)}\n')
-    settings = {
-        'tokenizer_class': 'GPT2Tokenizer',
-        'model_max_length': block_size,
-        'add_prefix_space': False,
-        # GPT-2 has one special token, which takes every role.
-        'bos_token': end,
-        'eos_token': end,
-        'unk_token': end,
-    }
-    write_json(settings, os.path.join(folder, 'tokenizer_config.json'))
-
-
-def split(token: bytes, ids: dict) -> tuple[bytes, bytes]:
-    """The two parts whose merge makes `token`: what is left of its bytes after all merges of lower rank."""
-    # tiktoken keeps the ranks of tokens, GPT-2's file the pairs: the pair comes out if all merges of lower
-    # rank are done first.
-    parts = [token[i:i + 1] for i in range(len(token))]
-    while len(parts) > 2:
-        ranks = [ids.get(a + b, len(ids)) for a, b in itertools.pairwise(parts)]
-        i = ranks.index(min(ranks))
-        parts[i:i + 2] = [parts[i] + parts[i + 1]]
-    return parts[0], parts[1]
-
-
-# ------------------------------------------------------------------------------------------------------------
-# the model card
-
-
 def model_card(model, info: dict) -> str:
-    """README.md in Markdown, from the checkpoint and from what lies beside it: run.json and metrics.jsonl.
-
-    What isn't there, as for a checkpoint that was copied elsewhere, is left out.
-    """
-    run_dir = os.path.dirname(info['path'])
-    is_ours = 'seed' in info['config']  # a Hugging Face folder's config is the model's part alone
+    """README.md in Markdown: the shape, and of a run of ours the plan as schedule.py prints it, the commands
+    and the last evaluation."""
     name = info['config'].get('run_name') or os.path.basename(os.path.normpath(info['path']))
-    n_parameters = sum(p.numel() for p in model.parameters())
     shape = model.config
+    n_parameters = sum(p.numel() for p in model.parameters())
     lines = [
         # The Hub reads what stands between the dashes as YAML.
-        '---',
-        'library_name: transformers',
-        'pipeline_tag: text-generation',
-        'tags: [gpt2, layer-growth]',
-        '---',
-        f'# {name}',
-        '',
-        f'A GPT-2 of {model.depth} layers, width {shape.n_embd}, {shape.n_head} heads, {shape.block_size} '
-        f'tokens of context and {n_parameters:,} parameters; tokenizer `{info["tokenizer"]}`.',
+        '---', 'library_name: transformers', 'pipeline_tag: text-generation', 'tags: [layer-growth]', '---',
+        f'# {name}', '',
+        f'A {KINDS[shape.arch]} of {model.depth} layers, width {shape.n_embd}, {shape.n_head} heads, '
+        f'{shape.block_size} tokens of context and {n_parameters:,} parameters; tokenizer '
+        f'{info["tokenizer"]}.',
     ]
-    if is_ours:
-        config = schedule.resolve(config_from_dict(info['config'], info['path']))
-        run = log.read_run_json(run_dir)
-        lines += schedule_lines(config, info['step'])
-        lines += start_lines(config, run)
-        lines += score_lines(run_dir, info['step'])
-        lines += origin_lines(run)
-    return '\n'.join(lines) + '\n'
-
-
-def schedule_lines(config, step: int) -> list[str]:
-    """What grew when, up to `step`, and what it cost."""
-    plan = schedule.plan(config)
-    lines = ['', '## Schedule', '']
-    lines += [f'Step {step:,} of {plan.total_steps:,}, {config.total_batch_size:,} tokens each.', '']
-    lines += ['| stage | phase | steps | layers | frozen |', '|---|---|---|---|---|']
-    for phase in plan.phases:
-        if phase.start < step:  # the others are still to come
-            last = min(phase.stop, step)
-            lines.append(f'| {phase.stage} | {phase.phase} | {phase.start:,} to {last:,} | {phase.depth} | '
-                         f'{phase.n_frozen} |')
-    lines += ['', '## Compute', '', f'{step * config.total_batch_size:,} tokens.', '']
-    lines += ['| ledger | FLOPs | of full depth, same tokens |', '|---|---|---|']
-    for ledger, what in (('flops', 'every matrix product'), ('paper', 'layers only (Li, Fung, Huang 2024)')):
-        spent = plan.flops(step, ledger)
-        # At step 0 nothing was spent, and the share is 0.
-        share = spent / max(1, step * schedule.step_cost(config, ledger))
-        lines.append(f'| {ledger}: {what} | {spent:.4g} | {share:.3f} |')
-    return lines
-
-
-def start_lines(config, run: dict) -> list[str]:
-    """What the model was grown from, and what that had cost, which the table of compute leaves out."""
-    if config.init_from == 'scratch':
-        return []
-    line = f'It began with the {config.init_depth} layers of `{config.init_from}`'
-    cost = run.get('init_from') or {}
-    if cost.get('flops') is None:
-        return ['', line + ', whose cost is not known and not in this table.']
-    spent = f'{cost["flops"]:.4g} FLOPs ({cost["flops_paper"]:.4g} by the paper)'
-    return ['', f'{line}, which had cost {spent} before; they are not in this table.']
-
-
-def score_lines(run_dir: str, step: int) -> list[str]:
-    """The newest value up to `step` of what evaluations measured."""
-    records, _ = log.read_metrics(os.path.join(run_dir, 'metrics.jsonl'))
-    lines = []
-    for name, what in (
-        ('val_loss', 'validation loss, nats a token'),
-        ('hellaswag_acc', 'HellaSwag accuracy'),
-        ('hellaswag_acc_norm', 'HellaSwag accuracy, by mean loss per token'),
-        ('hellaswag_bits', "HellaSwag, the true endings' bits per byte"),
-        ('hellaswag_margin', 'HellaSwag, margin in bits per byte'),
-    ):
-        for record in reversed(records):
-            # Later ones are of another checkpoint of the run.
-            if record['kind'] == 'eval' and name in record and record['step'] <= step:
-                lines.append(f'| {what} | {record[name]:.4f} | {record["step"]:,} |')
-                break
-    if lines:
-        lines = ['', '## Scores', '', '| measure | value | at step |', '|---|---|---|', *lines]
-    return lines
-
-
-def origin_lines(run: dict) -> list[str]:
-    """The command, the code and the machine, as run.json has them."""
-    if not run:
-        return []
-    commands = []  # of the run's starts: the one that began it, and others that went on otherwise
-    for start in run.get('starts') or [run]:
-        if start.get('command') and start['command'] not in commands:
-            commands.append(start['command'])
-    lines = ['', '## How it was made', '']
+    if 'seed' not in info['config']:  # a Hugging Face folder's config is the model's part alone
+        return '\n'.join(lines) + '\n'
+    config = schedule.resolve(config_from_dict(info['config'], info['path']))
+    plan = io.StringIO()
+    with contextlib.redirect_stdout(plan):
+        schedule.print_plan(schedule.plan(config), 0)
+    lines += ['', f'After step {info["step"]:,} of this plan:', '', '```', plan.getvalue().rstrip(), '```']
+    run_dir = os.path.dirname(info['path'])
+    run = log.read_run_json(run_dir)
+    commands = [start['command'] for start in run.get('starts') or [run] if start.get('command')]
     if commands:
-        lines += ['```', *commands, '```', '']
-    commit = run.get('git_commit')
-    if commit:
-        changed = ', with changes that are not committed' if run.get('git_dirty') else ''
-        lines.append(f'* code: commit {commit}{changed}')
-    versions = run.get('versions') or {}
-    if versions:
-        known = [f'{name} {version}' for name, version in versions.items() if version]  # no CUDA on a CPU
-        lines.append(f'* versions: {", ".join(known)}')
-    if run.get('device'):
-        count = run.get('device_count') or 1
-        ranks = run.get('world_size') or 1
-        lines.append(f'* hardware: {count} x {run["device"]}, {ranks} ranks')
-    return lines
-
-
-# ------------------------------------------------------------------------------------------------------------
-# the Hub
+        lines += ['', 'Made by', '', '```', *dict.fromkeys(commands), '```']
+    records, _ = log.read_metrics(os.path.join(run_dir, 'metrics.jsonl'))
+    scores = {}
+    for record in records:
+        is_before = record['kind'] == 'eval' and record['step'] <= info['step']
+        for key, value in record.items() if is_before else ():
+            if key.startswith(('val_loss', 'hellaswag_')):
+                scores[key] = f'{key} {value:.4f} (step {record["step"]:,})'
+    if scores:
+        lines += ['', 'Scores: ' + ', '.join(scores.values())]
+    return '\n'.join(lines) + '\n'
 
 
 def check_repository(name: str):

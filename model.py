@@ -1,13 +1,18 @@
 """
-GPT-2 with layer-stage hooks: grow() adds blocks, freeze() says what trains.
+GPT-2, or a Llama, with layer-stage hooks: grow() adds blocks, freeze() says what trains.
 
-The model is GPT-2 exactly: learned positions, pre-norm blocks with biases, LayerNorm epsilon 1e-5, tanh GELU,
-head tied to the token embedding. Parameters have nanoGPT's names (transformer.h.0.attn.c_attn.weight, ...). A
-block that has not grown yet does not exist. At GPT-2's vocabulary of 50,257 and 12 layers the model has
-124,439,808 parameters.
+    arch     positions  norm       MLP        attention                               head
+    gpt2     learned    LayerNorm  tanh GELU  biases everywhere                       tied to the embedding
+    llama    rotary     RMSNorm    SwiGLU     n_kv_head keys and values, no biases    tied or not
+
+Both are the published models exactly; Qwen2 is a Llama with biases on queries, keys and values, Qwen3 one
+with a norm on each head's queries and keys. Parameters have nanoGPT's names (transformer.h.0.attn.c_attn...),
+also a Llama's: c_attn holds queries, keys and values, c_fc gate and up. A block that has not grown yet does
+not exist. At GPT-2's vocabulary of 50,257 and 12 layers GPT-2 has 124,439,808 parameters.
 """
 
 import contextlib
+import functools
 import math
 from dataclasses import dataclass
 
@@ -21,8 +26,7 @@ from core.loss import FusedLinearCrossEntropy, compiled, loss_by_chunks, recompu
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Shape of the model. n_layer is the final depth, by which residual projections are scaled at
-    initialisation."""
+    """Shape of the model. n_layer is the final depth, which scales residual projections at initialisation."""
 
     block_size: int = 1024
     vocab_size: int = 50257
@@ -30,6 +34,17 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     dropout: float = 0.0
+    arch: str = 'gpt2'
+    # what a Llama has beside them
+    n_kv_head: int = 0
+    head_dim: int = 0
+    n_ff: int = 0  # width of gate and up
+    rope_theta: float | tuple = 10_000.0  # the base; five numbers with Llama 3.1's scaling
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = True
+    # what only a checkpoint can bring
+    qkv_bias: bool = False
+    qk_norm: bool = False
 
 
 def gelu(x):
@@ -42,9 +57,10 @@ class SelfAttention(nn.Module):
         self.n_head = config.n_head
         self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys, values of all heads
+        self.c_attn.rows = (config.n_embd,) * 3  # for who takes them apart, as Muon does
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, norm, mask=None):
+    def forward(self, x, norm, mask=None, rotary=None):
         B, T, C = x.shape
         heads = (B, T, self.n_head, C // self.n_head)
         q, k, v = recompute_linear(norm, self.c_attn, x).split(C, dim=2)
@@ -71,29 +87,103 @@ class MLP(nn.Module):
         return F.dropout(y, self.dropout, self.training)
 
 
+@functools.lru_cache
+def frequencies(config: GPTConfig, device: torch.device):
+    """How many radians a token each pair of a head's numbers turns, float32 (head_dim / 2,).
+
+    The i-th turns by theta^(-2 i / head_dim) (Su et al. 2021); in Llama 3.1 those that turn less than `low`
+    times in the `original` context by `factor` less, those above `high` not, and in between it blends.
+    """
+    theta, *scaling = config.rope_theta if isinstance(config.rope_theta, tuple) else (config.rope_theta,)
+    turning = 1.0 / theta ** (torch.arange(0, config.head_dim, 2, device=device).float() / config.head_dim)
+    if scaling:
+        factor, low, high, original = scaling
+        turns = original * turning / (2 * math.pi)
+        share = ((turns - low) / (high - low)).clamp(0, 1)
+        turning = turning * (share + (1 - share) / factor)
+    return turning
+
+
+def rotate(x, rotary):
+    """Turn each pair (i, i + head_dim / 2) of the numbers of x (B, heads, T, head_dim) by its angle."""
+    cos, sin = rotary  # (1, T, head_dim / 2) or (B, 1, T, head_dim / 2), float32
+    a, b = x.float().chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
+
+
+class GroupedQueryAttention(nn.Module):
+    """Attention in which n_head / n_kv_head heads of queries share one of keys and values (Llama's)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.head_dim = config.head_dim
+        n, n_kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        self.c_attn = nn.Linear(config.n_embd, n + 2 * n_kv, bias=config.qkv_bias)
+        self.c_attn.rows = (n, n_kv, n_kv)
+        self.c_proj = nn.Linear(n, config.n_embd, bias=False)
+        self.q_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x, norm, mask=None, rotary=None):
+        B, T, _ = x.shape
+        q, k, v = recompute_linear(norm, self.c_attn, x).split(self.c_attn.rows, dim=2)
+        q, k = q.view(B, T, -1, self.head_dim), k.view(B, T, -1, self.head_dim)
+        v = v.view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, n_kv_head, T, head_dim)
+        if self.q_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q = rotate(q.transpose(1, 2), rotary)  # (B, n_head, T, head_dim)
+        k = rotate(k.transpose(1, 2), rotary)
+        causal, shared = mask is None, q.size(1) != k.size(1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=shared)
+        return self.c_proj(y.transpose(1, 2).flatten(2))
+
+
+def swiglu(x):
+    gate, up = x.chunk(2, dim=-1)  # (B, T, n_ff) each
+    return F.silu(gate) * up
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 2 * config.n_ff, bias=False)
+        self.c_fc.rows = (config.n_ff, config.n_ff)  # gate, up
+        self.c_proj = nn.Linear(config.n_ff, config.n_embd, bias=False)
+
+    def forward(self, x, norm):
+        return recompute_linear(swiglu, self.c_proj, recompute_linear(norm, self.c_fc, x))
+
+
 class Block(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
-        self.attn = SelfAttention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
-        self.mlp = MLP(config)
+        self.ln_1 = new_norm(config)
+        self.attn = GroupedQueryAttention(config) if config.arch == 'llama' else SelfAttention(config)
+        self.ln_2 = new_norm(config)
+        self.mlp = GatedMLP(config) if config.arch == 'llama' else MLP(config)
 
-    def forward(self, x, added=None, mask=None):
+    def forward(self, x, added=None, mask=None, rotary=None):
         """x (B, T, C) and what the block below adds to it (B, T, C) -> the same two of this block.
 
         So compiled code adds it in the kernel of the next norm. mask (B, 1, T, T): True where attention may
-        look; None: causal.
+        look; None: causal. rotary: a Llama's cosines and sines.
         """
         if added is not None:  # nothing is below the first block
             x = x + added
-        x = x + self.attn(x, self.ln_1, mask)
+        x = x + self.attn(x, self.ln_1, mask, rotary)
         return x, self.mlp(x, self.ln_2)
 
 
-def embed(idx, positions, wte, wpe):
-    """idx (B, T), positions (T,) or (B, T) -> (B, T, C), by the weights of both embeddings."""
-    return F.embedding(idx, wte) + F.embedding(positions, wpe)
+def new_norm(config: GPTConfig) -> nn.Module:
+    if config.arch == 'llama':
+        return nn.RMSNorm(config.n_embd, config.norm_eps)
+    return nn.LayerNorm(config.n_embd)
+
+
+def embed(idx, positions, wte, wpe=None):
+    """idx (B, T), positions (T,) or (B, T) -> (B, T, C). A Llama has no weights wpe for positions."""
+    x = F.embedding(idx, wte)
+    return x if wpe is None else x + F.embedding(positions, wpe)
 
 
 def final_norm(x, added, norm):
@@ -107,7 +197,7 @@ def cudnn_attention_first():
 
 
 class GPT(nn.Module):
-    """A GPT-2 of `depth` blocks (default: n_layer), initialised from `generator` (default: torch's own)."""
+    """A model of `depth` blocks (default: n_layer), initialised from `generator` (default: torch's own)."""
 
     def __init__(self, config: GPTConfig, depth: int | None = None, generator: torch.Generator | None = None):
         super().__init__()
@@ -115,11 +205,15 @@ class GPT(nn.Module):
         self.is_compiled = False  # device.compile_blocks sets it
         self.transformer = nn.ModuleDict()
         self.transformer['wte'] = nn.Embedding(config.vocab_size, config.n_embd)
-        self.transformer['wpe'] = nn.Embedding(config.block_size, config.n_embd)
+        if config.arch == 'gpt2':
+            self.transformer['wpe'] = nn.Embedding(config.block_size, config.n_embd)
         self.transformer['h'] = nn.ModuleList()
-        self.transformer['ln_f'] = nn.LayerNorm(config.n_embd)
-        for embedding in (self.transformer.wte, self.transformer.wpe):
-            nn.init.normal_(embedding.weight, std=0.02, generator=generator)
+        self.transformer['ln_f'] = new_norm(config)
+        if not config.tie_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        for p in self.parameters():
+            if p.dim() == 2:
+                nn.init.normal_(p, std=0.02, generator=generator)
         n_blocks = config.n_layer if depth is None else depth
         self.grow([(None, True)] * n_blocks, 'random', generator)
         self.freeze((), 'train')
@@ -127,6 +221,15 @@ class GPT(nn.Module):
     @property
     def depth(self) -> int:
         return len(self.transformer.h)
+
+    @property
+    def embeddings(self) -> list:
+        return [self.transformer[name] for name in ('wte', 'wpe') if name in self.transformer]
+
+    @property
+    def head_weight(self):
+        """(vocab_size, C): the token embedding's, or the head's own."""
+        return self.transformer.wte.weight if self.config.tie_embeddings else self.lm_head.weight
 
     def grow(self, layers, fresh: str = 'random', generator: torch.Generator | None = None) -> list:
         """Become the model that the layout `layers` says, (source, is_new) from the bottom up: see growth.py.
@@ -158,9 +261,9 @@ class GPT(nn.Module):
         return new_blocks
 
     def new_block(self, generator: torch.Generator | None) -> Block:
-        """A block as GPT-2 initialises it: normal with std 0.02, residual projections by 1/sqrt(2 n_layer)
-        less."""
-        with torch.device('cpu'):
+        """A block as GPT-2 initialises it: std 0.02, residual projections by 1/sqrt(2 n_layer) less."""
+        # A model on 'meta' holds no numbers yet: whoever built it there brings them.
+        with torch.device('meta' if self.transformer.wte.weight.is_meta else 'cpu'):
             block = Block(self.config)
         for name, p in block.named_parameters():
             if name.endswith('c_proj.weight'):
@@ -174,16 +277,17 @@ class GPT(nn.Module):
     def freeze(self, blocks, embeddings: str):
         """Set requires_grad on every parameter: `blocks` (indices, or n for the n lowest) don't train.
 
-        embeddings: 'train' trains both embeddings (and so the tied head); 'input_frozen' cuts the graph after
-        the embeddings: the token embedding moves through the head alone, positions don't; 'frozen' trains
+        embeddings: 'train' trains embeddings and head; 'input_frozen' cuts the graph after the embeddings:
+        the head trains, which moves the token embedding where both are one, positions don't; 'frozen' trains
         neither. The final norm always trains.
         """
         blocks = range(blocks) if isinstance(blocks, int) else blocks
         self.requires_grad_(True)
         for i in blocks:
             self.transformer.h[i].requires_grad_(False)
-        self.transformer.wte.requires_grad_(embeddings != 'frozen')
-        self.transformer.wpe.requires_grad_(embeddings == 'train')
+        for embedding in self.embeddings:
+            embedding.weight.requires_grad_(embeddings == 'train')
+        self.head_weight.requires_grad_(embeddings != 'frozen')
         self.cut_input = embeddings != 'train'
 
     def hidden(self, idx, positions=None, mask=None):
@@ -194,21 +298,24 @@ class GPT(nn.Module):
         )
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
-        wte = self.transformer.wte.weight
-        wpe = self.transformer.wpe.weight
+        weights = [embedding.weight for embedding in self.embeddings]
         if self.cut_input:  # from here up to the first layer that trains, autograd keeps nothing
-            wte = wte.detach()
-            wpe = wpe.detach()
+            weights = [weight.detach() for weight in weights]
         first, last = embed, final_norm
         if self.is_compiled and self.training:
             first, last = compiled(embed), compiled(final_norm)
-        x = first(idx, positions, wte, wpe)
+        x = first(idx, positions, *weights)
+        rotary = None
+        if self.config.arch == 'llama':
+            # (1, T, head_dim / 2) or (B, 1, T, head_dim / 2): the same for all heads
+            angles = (positions.unsqueeze(-1) * frequencies(self.config, idx.device)).unsqueeze(-3)
+            rotary = angles.cos(), angles.sin()
         x = F.dropout(x, self.config.dropout, self.training)
         added = None
         with cudnn_attention_first() if self.training else contextlib.nullcontext():
             for block in self.transformer.h:
                 run = block if self.training else block.forward  # block.forward: never the compiled one
-                x, added = run(x, added, mask)
+                x, added = run(x, added, mask, rotary)
         if added is None:  # no block has grown yet
             return self.transformer.ln_f(x)
         return last(x, added, self.transformer.ln_f)
@@ -219,7 +326,7 @@ class GPT(nn.Module):
         targets = targets.flatten()
         if not torch.is_grad_enabled():
             return self.token_losses(x, targets).mean()
-        weight = self.transformer.wte.weight
+        weight = self.head_weight
         is_compiled = self.is_compiled and self.training
         return FusedLinearCrossEntropy.apply(x, weight, targets, is_compiled)
 
@@ -228,7 +335,7 @@ class GPT(nn.Module):
         """x (N, C) of hidden(), targets (N,) int64 -> cross-entropy (N,) in nats, without a gradient."""
         # Evaluation of the compiled model compiles just this, and only where it pays.
         is_compiled = self.is_compiled and x.device.type == 'cuda'
-        return loss_by_chunks(x, self.transformer.wte.weight, targets, None, None, is_compiled)
+        return loss_by_chunks(x, self.head_weight, targets, None, None, is_compiled)
 
     def logits(self, idx, at=None, positions=None, mask=None):
         """idx (B, T) -> logits: (B, T, vocab_size), or (N, vocab_size) at the N places `at` = (rows (N,),
@@ -240,4 +347,4 @@ class GPT(nn.Module):
         x = self.hidden(idx, positions, mask)
         if at is not None:
             x = x[at]
-        return F.linear(x, self.transformer.wte.weight)
+        return F.linear(x, self.head_weight)

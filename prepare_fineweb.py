@@ -35,6 +35,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -209,6 +210,9 @@ def new_meta(args) -> dict:
     if args.tokenizer not in data.OWN_TOKENIZERS:
         with atomic_write(os.path.join(args.out, 'tokenizer.json'), 'wb') as f:
             f.write(content)
+        for file in data.TOKENIZER_FILES[1:]:  # which export_hf.py carries along
+            if os.path.isfile(os.path.join(args.tokenizer, file)):
+                shutil.copy(os.path.join(args.tokenizer, file), args.out)
     piece = PIECE
     # Of a few text files, pieces of about a 16th of --val_tokens are held out. Many files are held out whole:
     # a page of an article whose other pages train is no test.

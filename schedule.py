@@ -384,8 +384,11 @@ def layer_matrices(config: TrainConfig) -> list[tuple[int, int]]:
     """(rows, columns) of each weight matrix of a layer; queries, keys and values apart, as Muon takes
     them."""
     C = config.n_embd
-    # Queries, keys, values and their projection; the two of the MLP: 12 C^2 weights.
-    return 4 * [(C, C)] + [(4 * C, C), (C, 4 * C)]
+    # Queries, keys, values and their projection; the MLP's. Of GPT-2 12 C^2 weights.
+    if config.arch == 'gpt2':
+        return 4 * [(C, C)] + [(4 * C, C), (C, 4 * C)]
+    n, n_kv, n_ff = config.n_head * config.head_dim, config.n_kv_head * config.head_dim, config.n_ff
+    return [(n, C), (n_kv, C), (n_kv, C), (C, n), (n_ff, C), (n_ff, C), (C, n_ff)]
 
 
 def layer_weights(config: TrainConfig) -> int:
@@ -395,11 +398,11 @@ def layer_weights(config: TrainConfig) -> int:
 
 def layer_flops(config: TrainConfig) -> tuple[int, int]:
     """FLOPs per token of a layer's forward pass: (products with weights; attention's two products)."""
-    C, T = config.n_embd, config.block_size
+    all_heads = layer_matrices(config)[0][0]  # numbers in a token's queries
     # One multiply and one add for each.
     weights = 2 * layer_weights(config)
     # Each query with T keys, and T weights with the values.
-    attention = 2 * 2 * T * C
+    attention = 2 * 2 * config.block_size * all_heads
     return weights, attention
 
 
@@ -464,16 +467,19 @@ def step_cost(config: TrainConfig, ledger: str) -> int:
 
 
 def trained_parameters(config: TrainConfig, phase: Phase) -> int:
-    """Parameters that move in a phase. The tied head, the token embedding's matrix, counts wherever it
-    trains."""
+    """Parameters that move in a phase. A tied head, the token embedding's matrix, counts wherever it trains.
+    Qwen's biases and norms of queries and keys, which only a checkpoint shows, are left out."""
     C = config.n_embd
-    # A layer has 13 C in biases and two norms.
-    layer = layer_weights(config) + 13 * C
-    parameters = 2 * C + (phase.depth - phase.n_frozen) * layer  # final norm, layers
+    # The vectors: GPT-2's layer has 13 C in biases and two norms, the final norm a bias too.
+    of_layer, of_end, positions = 13 * C, 2 * C, config.block_size
+    if config.arch == 'llama':
+        of_layer, of_end, positions = 2 * C, C, 0
+    parameters = of_end + (phase.depth - phase.n_frozen) * (layer_weights(config) + of_layer)
     if phase.embeddings != 'frozen':
         parameters += config.vocab_size * C
     if phase.embeddings == 'train':
-        parameters += config.block_size * C
+        parameters += positions * C
+        parameters += 0 if config.tie_embeddings else config.vocab_size * C
     return parameters
 
 

@@ -34,6 +34,9 @@ SPLITS = ('train', 'val')
 TIKTOKEN_FILES = ('6d1cbeee0f20b3d9449abfede4726ed8212e3aee', '6c7ea1a7e38e3a7f062df639a5b80947f075ffe6')
 OWN_TOKENIZERS = ('gpt2', 'bytes')
 TOKENIZERS = "'gpt2', 'bytes', or a folder, or a repository on the Hub, with a tokenizer.json"
+# what may lie beside shards and checkpoints, for export_hf.py
+TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json',
+                   'generation_config.json', 'chat_template.jinja')
 # as Qwen, SmolLM2 and GPT-2, Llama 3, Llama 2, Gemma call it
 END_OF_TEXT = ('<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>')
 GPT2_META = {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}

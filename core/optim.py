@@ -75,11 +75,13 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
     `new_blocks`: the blocks that have just grown; with config.rewarm 'new' their parameters are in groups of
     their own, whose is_new is True.
     """
-    by_muon, fused = set(), set()
+    rows_of = {}  # each matrix of Muon's -> the rows of the matrices that it holds, None if it is one
     if config.optimizer == 'muon':
         # Muon is made for matrices between layers; AdamW keeps the embeddings and lm_head.
-        by_muon = {p for p in model.transformer.h.parameters() if p.dim() == 2}
-        fused = {block.attn.c_attn.weight for block in model.transformer.h}
+        for module in model.transformer.h.modules():
+            if isinstance(module, torch.nn.Linear):
+                # Queries, keys and values: measured to be better orthogonalized apart (docs/BENCH.md).
+                rows_of[module.weight] = getattr(module, 'rows', None)
     just_grown = set()
     if config.rewarm == 'new':
         for block in new_blocks:
@@ -87,23 +89,21 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
 
     adamw_groups, muon_groups = [], []
     for is_new in (False, True):
-        matrices, vectors, single, three = [], [], [], []
+        matrices, vectors = [], []
+        by_rows = {None: []}  # first those that hold one matrix
         for p in model.parameters():
             if (p in just_grown) != is_new:
                 continue
-            if p in fused:
-                three.append(p)
-            elif p in by_muon:
-                single.append(p)
+            if p in rows_of:
+                by_rows.setdefault(rows_of[p], []).append(p)
             elif p.dim() >= 2:
                 matrices.append(p)
             else:
                 vectors.append(p)  # biases and norms don't decay
         adamw_groups.append({'params': matrices, 'weight_decay': config.weight_decay, 'is_new': is_new})
         adamw_groups.append({'params': vectors, 'weight_decay': 0.0, 'is_new': is_new})
-        muon_groups.append({'params': single, 'is_new': is_new})
-        # Queries, keys and values: measured to be better orthogonalized apart (docs/BENCH.md).
-        muon_groups.append({'params': three, 'rows': [config.n_embd] * 3, 'is_new': is_new})
+        for rows, params in by_rows.items():
+            muon_groups.append({'params': params, 'rows': rows, 'is_new': is_new})
     # torch takes no group without parameters: mostly nothing is new, and at depth 0 Muon has nothing at all.
     adamw_groups = [group for group in adamw_groups if group['params']]
     muon_groups = [group for group in muon_groups if group['params']]

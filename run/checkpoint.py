@@ -5,7 +5,7 @@ A checkpoint is a dict of plain types and tensors, read with weights_only=True, 
 
     format      1
     config      the TrainConfig, as a dict
-    tokenizer   its name, for scoring and sampling
+    tokenizer   its name, as core/data.py has it, for scoring and sampling
     depth       blocks that exist
     step        updates done
     model       the model's state dict, raw names
@@ -14,7 +14,7 @@ A checkpoint is a dict of plain types and tensors, read with weights_only=True, 
 
 ckpt_NNNNNN.pt is the state after NNNNNN updates; stage_NN.pt holds the weights at the end of stage NN.
 
-load_model() also reads Hugging Face's GPT-2 folders, and GPT-2's published weights from the Hub by name.
+load_model() also reads Hugging Face's folders, and published weights from the Hub by name.
 """
 
 import errno
@@ -28,7 +28,7 @@ import torch
 from core import common, data
 from core.common import UserError, atomic_write, say
 from model import GPT, GPTConfig
-from run.hugging_face import HUB_NAMES, HUB_OWNER, download_gpt2, hugging_face_config, read_hugging_face
+from run.hugging_face import download, hugging_face_config, is_hub_name, read_hugging_face
 from run.log import read_run_json
 
 FORMAT = 1
@@ -229,20 +229,33 @@ def prune(run_dir: str, n: int, keep: tuple = ()):
         os.remove(path)
 
 
-def gpt_config(config: dict) -> GPTConfig:
-    """The model's part of a run's settings."""
-    return GPTConfig(**{k: config[k] for k in GPTConfig.__dataclass_fields__})
+def gpt_config(config: dict, weights=()) -> GPTConfig:
+    """The model's part of a run's settings, and what only the names of its weights say."""
+    # A run from before there was another arch has no more than GPT-2's settings.
+    shape = {name: config[name] for name in GPTConfig.__dataclass_fields__ if name in config}
+    if type(shape.get('rope_theta')) is list:  # as JSON has it
+        shape['rope_theta'] = tuple(shape['rope_theta'])
+    if shape.get('arch') == 'llama':
+        shape['qkv_bias'] = any(name.endswith('.attn.c_attn.bias') for name in weights)
+        shape['qk_norm'] = any(name.endswith('.attn.q_norm.weight') for name in weights)
+    return GPTConfig(**shape)
 
 
 def build_model(state: dict, where: str) -> GPT:
     """The model that a checkpoint's state holds. Raises UserError, naming `where`, if its weights aren't of
     its shape."""
     try:
-        shape = gpt_config(state['config'])
-        if shape.n_head < 1 or shape.n_embd % shape.n_head:  # which shows in no weight's shape
+        shape = gpt_config(state['config'], state['model'])
+        # What shows in no weight's shape.
+        if shape.n_head < 1 or (shape.arch == 'gpt2' and shape.n_embd % shape.n_head):
             raise ValueError(shape.n_head)
-        model = GPT(shape, state['depth'])
-        model.load_state_dict(state['model'])
+        with torch.device('meta'):  # nothing is drawn that the weights replace
+            model = GPT(shape, state['depth'])
+        # Weights that a file was mapped for are copied, others are the model's from here on.
+        is_mapped = 'totals' in state
+        if is_mapped:
+            model.to_empty(device='cpu')
+        model.load_state_dict(state['model'], assign=not is_mapped)
     except (RuntimeError, KeyError, TypeError, ValueError):
         raise UserError(f"{where}: its weights don't fit the shape that its config gives") from None
     return model
@@ -250,16 +263,15 @@ def build_model(state: dict, where: str) -> GPT:
 
 def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid
-    checkpoint), a Hugging Face GPT-2 folder, or 'gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl' from the Hub.
+    checkpoint), a Hugging Face folder (GPT-2, Llama, Qwen2, Qwen3), or such a model's name on the Hub.
 
     info is the checkpoint without its tensors, and 'path'; from Hugging Face it has config (the model's
     part), tokenizer, depth, step and path. Says on standard error which checkpoint of a run it is. Raises
-    UserError if there is none, it is damaged, or it isn't GPT-2.
+    UserError if there is none, it is damaged, or it is another model.
     """
-    name = path.removeprefix(HUB_OWNER)
     path = os.path.expanduser(path)
-    if name in HUB_NAMES:  # also where a folder here is called so: that one is ./gpt2
-        state = read_hugging_face(download_gpt2(name), 'gpt2')
+    if is_hub_name(path):  # gpt2 also where a folder here is called so: that one is ./gpt2
+        state = read_hugging_face(download(path))
     elif hugging_face_config(path) is not None:
         state = read_hugging_face(path)
     elif os.path.isdir(path):

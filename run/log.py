@@ -34,6 +34,7 @@ import growth
 import schedule
 from config import config_to_dict
 from core.common import UserError, atomic_write, read_json, say, table
+from core.data import TOKENIZER_FILES
 
 COUNTERS = ('step', 'tokens', 'flops', 'flops_paper', 'seconds')
 LARGEST_DIFF = 2**20  # bytes in run.json
@@ -89,7 +90,9 @@ class RunLog:
         with atomic_write(os.path.join(config.out_dir, 'config.json')) as f:
             json.dump(config_to_dict(config), f, indent=1)
         if self.job.tokenizer.startswith('sha256:'):  # what scores and samples looks beside the checkpoint
-            shutil.copy(os.path.join(config.data_dir, 'tokenizer.json'), config.out_dir)
+            for name in TOKENIZER_FILES:
+                if os.path.exists(os.path.join(config.data_dir, name)):
+                    shutil.copy(os.path.join(config.data_dir, name), config.out_dir)
         if self.tracker:  # what it lacks: a branched run's first steps, a kill's last ones
             for record in kept:
                 self.tracker.send(record)

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 import schedule
-from config import FIELDS, TrainConfig, config_from_dict, config_to_dict, load_run_config
+from config import FIELDS, TrainConfig, config_from_dict, config_to_dict, load_run_config, text_of
 from core import data
 from core.common import UserError, numbered, say
 from core.device import (
@@ -223,11 +223,12 @@ def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
 def initial_state(job: Job) -> State:
     """Step 0: a model of the first depth, from scratch or from init_from."""
     config = job.config
-    shape = checkpoint.gpt_config(config_to_dict(config))
-    is_new = config.init_from == 'scratch'
-    depth = job.plan.phases[0].depth if is_new else config.init_depth
-    model = GPT(shape, depth, stage_generator(config, 1)).to(job.device)
-    cost = None if is_new else load_initial_weights(model, job)
+    if config.init_from == 'scratch':
+        shape = checkpoint.gpt_config(config_to_dict(config))
+        model, cost = GPT(shape, job.plan.phases[0].depth, stage_generator(config, 1)), None
+    else:
+        model, cost = load_initial_model(job)
+    model.to(job.device)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
     return State(0, model, make_optimizers(model, config), clock, cost)
 
@@ -243,26 +244,38 @@ def restore_state(job: Job, saved: dict) -> State:
     return State(saved['step'], model, optimizers, clock)
 
 
-def load_initial_weights(model, job: Job) -> dict:
-    """Put the weights of init_from into the model, and return what they have cost until now, for run.json.
+def load_initial_model(job: Job) -> tuple[GPT, dict]:
+    """(the model of init_from, what its weights have cost until now, for run.json).
 
     Raises UserError if its shape isn't the config's, or its tokenizer not the data's.
     """
     config = job.config
-    source, info = checkpoint.load_model(config.init_from)
-    shapes = [('depth', source.depth, config.init_depth)]
-    for name in ('n_head', 'n_embd', 'block_size', 'vocab_size'):
-        shapes.append((name, getattr(source.config, name), getattr(config, name)))
+    model, info = checkpoint.load_model(config.init_from)
+    theirs = model.config
+    wrong = []
+    if model.depth != config.init_depth:
+        wrong.append(f'depth is {model.depth}, the config says {config.init_depth}')
+    names = ['arch']
+    if theirs.arch == config.arch:
+        names += ['n_head', 'n_embd', 'vocab_size', 'block_size']
+        # Rotary positions have no weights: a shorter context is one to train at.
+        if theirs.arch == 'llama':
+            names += ['n_kv_head', 'head_dim', 'n_ff', 'rope_theta', 'norm_eps', 'tie_embeddings']
+            names.remove('block_size' if config.block_size <= theirs.block_size else '')
+    for name in names:
+        if getattr(theirs, name) != getattr(config, name):
+            wrong.append(f'{name} is {text_of(getattr(theirs, name))}, the config says '
+                         f'{text_of(getattr(config, name))}')
     # All differences in one message, so that one correction is enough.
-    wrong = [f'{name} is {theirs}, the config says {ours}' for name, theirs, ours in shapes if theirs != ours]
     if wrong:
         raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
     # Of one vocabulary size or not: tokens of another tokenizer are other words than it has learned.
     if info['tokenizer'] != job.tokenizer:
         raise UserError(f"init_from {config.init_from}: its tokenizer is {info['tokenizer']!r}, and the data "
                         f'in {config.data_dir} are in tokens of {job.tokenizer!r}')
-    model.load_state_dict(source.state_dict())
-    return sunk_cost(info)
+    own = {name: getattr(config, name) for name in ('block_size', 'n_layer', 'dropout')}
+    model.config = dataclasses.replace(theirs, **own)
+    return model.train(), sunk_cost(info)
 
 
 def sunk_cost(info: dict) -> dict:

