@@ -45,6 +45,7 @@ from verdict.stats import Estimate, Interval
 
 MARGIN = 0.1  # of the cost around 1, within which it is the same
 EXPONENTS = (0.0, 0.5, 1.0)  # how a ladder of two rungs may bend; not measured, so the interval holds all
+BEYOND = 1.1  # how far outside of the opponent's budgets a cost counts as extrapolated
 FLAT = 1e-9  # an exponent below this is 0
 UNSAFE = 2.0  # seeds of one side over the other's, from which on Welch's t isn't to be trusted
 WIDTH = ('n_embd', 'n_head')
@@ -541,7 +542,24 @@ def caveats(report: Report, tuned: tuple) -> list[str]:
     for group in report.groups:
         notes += about_group(group)
     notes += best_of_many(report)
+    notes += beyond_the_ladder(report)
     return notes + other_machines(report.groups)
+
+
+def beyond_the_ladder(report: Report) -> list[str]:
+    """Costs that no budget of the opponent encloses: its curve is drawn out beyond its runs."""
+    names = []
+    for one in report.comparisons:
+        if one.cost is None:
+            continue
+        ends = [rung.end('flops') for rung in ladder_of(one.against, report.baselines)]
+        cost = one.group.end('flops') / np.array([min(ends), max(ends)])  # at its lowest and highest rung
+        if one.cost.value > BEYOND * cost[0] or one.cost.value * BEYOND < cost[1]:
+            names.append(one.group.name)
+    if not names:
+        return []
+    return [f'{shortened(names)}: the same loss lies beyond the budgets at which the opponent was trained: '
+            'the cost is extrapolated']
 
 
 def about_group(group: Group) -> list[str]:

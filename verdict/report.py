@@ -32,7 +32,8 @@ CATCH_UP_ROWS = 6  # of each run
 FEW = 3  # findings of a kind that one sentence names with their numbers
 # Settings that say nothing about training: places, names, what is logged and kept.
 NOT_SHOWN = ('out_dir', 'run_name', 'seed', 'resume', 'match', 'branch_from', 'tracker', 'tracker_project',
-             'data_dir', 'log_interval', 'checkpoint_interval', 'keep_checkpoints', 'checkpoint_steps')
+             'data_dir', 'hellaswag_data', 'log_interval', 'checkpoint_interval', 'keep_checkpoints',
+             'checkpoint_steps')
 SCORES = {'bits': 'bits a byte', 'acc_norm': 'acc_norm', 'margin': 'margin'}  # bits agrees with the loss best
 WORDS = {'saves': 'saves compute', 'costs': 'costs compute', 'same': 'the same', 'open': 'open'}
 HEADS = {'saves': 'Saves compute', 'costs': 'Costs compute', 'same': 'Makes no difference', 'open': 'Open',

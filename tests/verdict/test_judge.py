@@ -277,6 +277,14 @@ def test_a_cost_is_recovered_at_each_rung(exponent, multiplier, budget):
     assert set(found.costs) == set(AXES)
 
 
+@pytest.mark.parametrize('multiplier, budget, is_beyond', [
+    (1.3, 1000, False), (1.3, 2000, True), (1.05, 2000, False), (0.7, 500, True), (0.7, 1000, False)])
+def test_a_cost_beyond_the_budgets_of_the_opponent_is_said_to_be_extrapolated(multiplier, budget, is_beyond):
+    losses = truth(multiplier * budget * RATES['flops']) + np.array([-0.001, 0, 0.001])
+    report = study_of({'full': ladder(), 'grown': {budget: grown(losses, steps=budget)}}, ['full'])
+    assert any('extrapolated' in note for note in report.notes) == is_beyond
+
+
 def test_the_interval_of_a_cost_is_the_difference_s_read_off_the_ladder():
     arms = {'full': ladder(), 'grown': grown(truth(3e13) + np.array([-0.01, 0.02, 0.0]))}
     found = of(study_of(arms, ['full']), 'grown')
