@@ -25,7 +25,7 @@ from run import checkpoint
 from run.start import sunk_cost
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != 'cpu')
+CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('cpu', 'cpu_llama'))
 TIMES = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec', 'mfu')
 
 

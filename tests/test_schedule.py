@@ -137,6 +137,25 @@ def test_flops_ledger_equals_torchs_counter_on_the_real_model(embeddings, depth,
     assert count_flops(model) == pytest.approx(64 * sum(schedule.token_flops(c, phase)), rel=0.01)
 
 
+@pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
+@pytest.mark.parametrize('depth, frozen', [(2, ()), (5, (0, 1, 2)), (4, (0, 2))])
+@pytest.mark.parametrize('tie_embeddings, n_kv_head, head_dim', [(True, 2, 16), (False, 4, 32)])
+def test_flops_ledger_equals_torchs_counter_on_a_llama(embeddings, depth, frozen, tie_embeddings, n_kv_head,
+                                                       head_dim):
+    shape = {'n_layer': 6, 'n_head': 4, 'n_embd': 64, 'block_size': 32, 'vocab_size': 512, 'arch': 'llama',
+             'n_kv_head': n_kv_head, 'head_dim': head_dim, 'n_ff': 192, 'tie_embeddings': tie_embeddings}
+    c = TrainConfig(**shape, total_batch_size=64, batch_size=2)
+    phase = schedule.Phase(1, 'phase1', 0, 1, depth, frozen, embeddings)
+    model = GPT(GPTConfig(**shape), depth)
+    model.freeze(frozen, embeddings)
+    assert count_flops(model) == pytest.approx(64 * sum(schedule.token_flops(c, phase)), rel=0.01)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == schedule.trained_parameters(c, phase)
+    rows = [matrix for linear in model.transformer.h[0].modules() if isinstance(linear, torch.nn.Linear)
+            for matrix in linear.weight.split(getattr(linear, 'rows', len(linear.weight)))]
+    assert sorted(tuple(matrix.shape) for matrix in rows) == sorted(schedule.layer_matrices(c))
+
+
 def test_compute_up_to_a_step_grows_to_the_total():
     c = TrainConfig(n_stages=3, growth_steps=100, continual_steps=10)
     at = [plan(c).flops(s) for s in range(111)]
