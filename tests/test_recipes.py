@@ -25,7 +25,8 @@ from run import checkpoint
 from run.start import sunk_cost
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('cpu', 'cpu_llama'))
+OVERLAYS = ('cpu', 'cpu_llama')
+CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in OVERLAYS)
 TIMES = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec', 'mfu')
 
 
