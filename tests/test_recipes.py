@@ -159,11 +159,24 @@ def test_a_recipe_costs_what_its_comment_says(name):
         assert share[1] == '100.0'
 
 
+LLAMA_FLAGS = ('--n_kv_head=1', '--n_ff=32')
+
+
+def small_llama(toy):
+    """A model of SmolLM2's 30 layers to grow from."""
+    flags = ('--n_layer=30', '--rope_theta=100000', '--growth_steps=2', '--continual_steps=2')
+    if not (toy.folder / 'llama' / 'config.json').exists():
+        toy.run('llama', 'configs/llama_baseline_wsd.py', *LLAMA_FLAGS, *flags)
+    return toy.folder / 'llama'
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_recipe_runs_to_its_end_at_toy_size(toy, source, name):
     flags = []
     settings = (ROOT / 'configs' / f'{name}.py').read_text()
-    if 'init_from' in settings:
+    if 'smollm2' in name:
+        flags += [f'--init_from={small_llama(toy)}', *LLAMA_FLAGS]
+    elif 'init_from' in settings:
         flags.append(f'--init_from={source}')
     matched = re.search(r"^match = '(.*)'", settings, re.M)
     if matched:
