@@ -27,6 +27,7 @@ def job_in(folder, **settings):
     config = TrainConfig(out_dir=str(folder), **settings)
     return types.SimpleNamespace(config=config, plan=schedule.plan(config), rank=0, world_size=2,
                                  device=torch.device('cpu'), amp=contextlib.nullcontext(), questions=None,
+                                 tokenizer='gpt2',
                                  fingerprint={'train': {'tokens': 5}}, grad_accum_steps=1,
                                  val_sets={'val_loss': None})
 
