@@ -21,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import traceback
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from run.evaluate import estimate_loss
 from torch._dynamo.utils import counters
 from torch.nn.parallel import DistributedDataParallel
 
@@ -43,6 +43,7 @@ from config import TrainConfig
 from core import data
 from core.device import autocast, compile_blocks, peak_flops, pick_device
 from core.loss import FusedLinearCrossEntropy
+from core.optim import make_optimizers
 from growth import layout
 from model import GPT, GPTConfig
 from run import checkpoint
@@ -451,7 +452,7 @@ def whole_run(setup: Setup):
 def fused_AdamW(setup: Setup):
     """An optimizer step at full depth."""
     model = setup.gpt()
-    optimizers = train.make_optimizers(model, run_config(setup))
+    optimizers = make_optimizers(model, run_config(setup))
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
 
@@ -466,7 +467,7 @@ def fused_AdamW(setup: Setup):
 def Muon(setup: Setup):
     """The same by Muon, which orthogonalizes the blocks' matrices, and AdamW beside it."""
     model = setup.gpt()
-    optimizers = train.make_optimizers(model, dataclasses.replace(run_config(setup), optimizer='muon'))
+    optimizers = make_optimizers(model, dataclasses.replace(run_config(setup), optimizer='muon'))
     for p in model.parameters():
         p.grad = torch.randn_like(p)
 
@@ -517,9 +518,12 @@ def share_of_evaluation(setup: Setup):
     with tempfile.TemporaryDirectory() as folder:
         write_data(folder, tokens[: setup.tokens + 1], tokens)
         val = data.Split(folder, 'val', setup.shape.block_size, setup.shape.vocab_size)
+        # what estimate_loss asks of a job: this device alone
+        job = types.SimpleNamespace(config=run_config(setup), rank=0, world_size=1, device=setup.device,
+                                    amp=setup.amp())
 
         def validate():
-            estimate_loss(model, val, n_sequences, setup.batch_size, 0, 1, setup.amp())
+            train.estimate_loss(job, model, val, n_sequences)
 
         def score():
             with setup.amp():

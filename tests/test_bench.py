@@ -15,9 +15,10 @@ import bench
 import core.loss
 import model
 import schedule
-from config import load_config
+from config import config_to_dict, load_config
 from core import device
 from core.common import UserError
+from run import checkpoint
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -99,7 +100,7 @@ def test_a_row_keeps_its_name_when_others_are_left_out(wanted, names):
 def test_a_row_that_is_not_there_is_refused(wanted):
     config = tiny_config()
     with pytest.raises(UserError, match=r'--phases=.*: numbers from 0 to 5, like 0,5, or none'):
-        bench.choose_rows(config, schedule.plan(config), wanted)
+        bench.choose_rows(config, schedule.plan(config).phases, wanted)
 
 
 def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
@@ -110,7 +111,7 @@ def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
     ]
     monkeypatch.setattr(bench, 'peak_flops', lambda device, dtype: 1e12)
     times = [(i, measured(0.25, 0.75, 0.5)) for i in range(len(jobs))]
-    found = bench.summarize(config, phases, jobs, times, 1e9, torch.device('cpu'))
+    found = bench.summarize(schedule.plan(config), jobs, times, 1e9, torch.device('cpu'))
     full = schedule.step_cost(config, 'flops')
     for row, job in zip(found['phases'], jobs):
         of_steps = (job.phase.steps * schedule.step_flops(config, job.phase, 'flops')) / job.phase.steps
@@ -186,7 +187,7 @@ class Watch:
 
 def test_a_measurement_freezes_as_the_phase_does_in_its_dtype_and_leaves_the_warm_up_out(monkeypatch):
     config = tiny_config()
-    rows = bench.choose_rows(config, schedule.plan(config), '')
+    rows = bench.choose_rows(config, schedule.plan(config).phases, '')
     frozen = rows['1']
     watch = Watch(monkeypatch)
     clock = iter(
@@ -201,7 +202,7 @@ def test_a_measurement_freezes_as_the_phase_does_in_its_dtype_and_leaves_the_war
 
 def test_the_plain_way_is_not_ours_and_has_the_same_memory_settings(monkeypatch):
     config = tiny_config()
-    full = bench.choose_rows(config, schedule.plan(config), 'none')['full']
+    full = bench.choose_rows(config, schedule.plan(config).phases, 'none')['full']
     made = []
     real = torch.optim.AdamW
     monkeypatch.setattr(
@@ -225,7 +226,7 @@ def test_the_plain_way_is_not_ours_and_has_the_same_memory_settings(monkeypatch)
 
 def test_on_cuda_the_plain_way_has_fused_adamw_and_no_line_about_the_c_library(monkeypatch):
     config = tiny_config()
-    full = bench.choose_rows(config, schedule.plan(config), 'none')['full']
+    full = bench.choose_rows(config, schedule.plan(config).phases, 'none')['full']
     monkeypatch.setattr(bench, 'has_bfloat16', lambda device: True)
     jobs = bench.comparisons(full, config, torch.device('cuda', 0))
     assert [(job.dtype, job.is_plain, job.has_memory_settings) for job in jobs] == [
@@ -248,7 +249,7 @@ def test_on_cuda_the_plain_way_has_fused_adamw_and_no_line_about_the_c_library(m
 def test_the_plain_loss_is_the_models():
     config = tiny_config()
     torch.manual_seed(0)
-    gpt = model.GPT(bench.gpt_config(config), 2)
+    gpt = model.GPT(checkpoint.gpt_config(config_to_dict(config)), 2)
     x, y = torch.randint(320, (2, 2, 64))
     limit = core.loss.LARGE
     try:
@@ -286,7 +287,7 @@ def test_the_comparison_as_text(capsys):
         bench.Job('no memory settings', full, 'float32', has_memory_settings=False),
     ]
     times = [(0, measured(1, 2, 4, 100)), (1, measured(2, 4, 8, 200)), (2, measured(1.5, 3, 6, 400))]
-    found = bench.summarize(config, phases, jobs, times, 1e9, torch.device('cpu'))
+    found = bench.summarize(schedule.plan(config), jobs, times, 1e9, torch.device('cpu'))
     del found['plan']
     bench.print_summary(config, found)
     plain, settings = capsys.readouterr().out.splitlines()[-2:]

@@ -167,8 +167,8 @@ def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeyp
 def test_more_tokens_than_a_header_can_count_are_refused_when_written_and_when_read(tmp_path, monkeypatch):
     folder_of(tmp_path, [50])
     bin_shard(tmp_path / 'x_train_000001.bin', [1, 2], n=2**31 - 2**32)  # what 2^31 becomes as int32
-    with pytest.raises(UserError, match=r'x_train_000001\.bin: not a token shard .* -2147483648 tokens, .* and '
-                                        r'up to 2147483647 tokens are expected'):
+    with pytest.raises(UserError, match=r'x_train_000001\.bin: not a token shard .* -2147483648 tokens, '
+                                        r'.* and up to 2147483647 tokens are expected'):
         data.Split(str(tmp_path), 'train', 8, 1000)
     monkeypatch.setattr(data, 'MAX_SHARD_TOKENS', 3)
     with pytest.raises(UserError, match=r'a\.bin: 4 tokens, and a \.bin shard holds at most 3'):
