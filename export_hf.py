@@ -243,7 +243,7 @@ def model_card(model, info: dict) -> str:
     for record in records:
         is_before = record['kind'] == 'eval' and record['step'] <= info['step']
         for key, value in record.items() if is_before else ():
-            if key.startswith(('val_loss', 'hellaswag_')):
+            if key.startswith(('val_loss', 'hellaswag_')) and key != 'hellaswag_data':
                 scores[key] = f'{key} {value:.4f} (step {record["step"]:,})'
     if scores:
         lines += ['', 'Scores: ' + ', '.join(scores.values())]

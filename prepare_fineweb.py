@@ -435,7 +435,7 @@ def make_shards(args, meta: dict):
     documents = read_documents(args, meta, file, number)
     # in a log file, a line every half minute is enough
     interval = 0.5 if sys.stderr.isatty() else 30
-    with (tqdm(initial=writer.total, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1,
+    with (tqdm(initial=writer.total, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1, delay=1,
                mininterval=interval) as bar, ThreadPoolExecutor(args.workers) as pool):
         for batch in one_ahead(batches(documents, BATCH * args.workers)):
             for document, tokens in zip(batch, encode(enc, batch, pool)):

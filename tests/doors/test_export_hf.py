@@ -143,7 +143,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match='hf is there already'):
         export('a.pt', 'hf')
     assert [p.name for p in (tmp_path / 'hf').iterdir()] == ['mine.txt']
-    with pytest.raises(UserError, match='nowhere'):
+    with pytest.raises(FileNotFoundError, match='nowhere'):
         export('nowhere.pt', 'new')
     with monkeypatch.context() as m:
         m.setattr(export_hf, 'write_tokenizer',
