@@ -605,3 +605,10 @@ def test_help_comes_in_groups_as_wide_as_the_terminal(monkeypatch, columns):
     titles = [line for line in lines if line and not line.startswith(' ')]
     assert titles == list(configuration.GROUPS.values())
     assert lines.index('Optimizer') < lines.index('  --learning_rate=0.0006') < lines.index('Evaluation')
+
+
+def test_the_docs_have_every_setting_as_help_prints_it(monkeypatch):
+    """Made by: COLUMNS=80 python -c 'import config; print(config.describe())'"""
+    monkeypatch.setenv('COLUMNS', '80')
+    docs = Path(__file__).parent.parent / 'docs' / 'settings.md'
+    assert docs.read_text(encoding='utf-8').split('```')[1].X.strip('\n')
