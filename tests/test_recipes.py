@@ -20,7 +20,6 @@ import export_hf
 import schedule
 import train
 from config import load_config, load_run_config
-from core.common import UserError
 from run import checkpoint
 from run.start import sunk_cost
 
@@ -457,7 +456,7 @@ def test_12_layers_become_18_by_zero_at_exactly_the_old_loss(toy, source, export
 
 def test_a_solar_start_is_two_copies_of_the_source_on_each_other(toy, source):
     out_dir = toy.run('solar_start', 'configs/solar_12to18.py', f'--init_from={source}', '--learning_rate=0',
-                      '--weight_decay=0', '--growth_steps=1', '--continual_steps=0')
+                      '--weight_decay=0', '--growth_steps=1', '--continual_steps=0', '--warmup_steps=0')
     old, new = last_state(source)['model'], last_state(out_dir)['model']
     for place, layer in enumerate([*range(9), *range(3, 12)]):
         for name in ('attn.c_attn.weight', 'mlp.c_fc.bias', 'ln_2.weight'):
@@ -515,8 +514,10 @@ def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, every
     source = everything / 'stage_01.pt'
     flags = [f'--init_from={source}', '--n_layer=2', '--n_stages=2', '--grow_init=zero', '--growth_steps=4',
              '--continual_steps=0']
-    with pytest.raises(UserError, match='init_from and init_depth go together'):
-        toy.run('refused', *flags)
+    # Its file says that it has no layer. Stage 2 has two phases, since only there is something to freeze.
+    by_default = toy.run(f'from_nothing_by_default_{everything.name}', *flags)
+    phases = [(line['step'], line['depth']) for line in lines_of(by_default, 'phase')]
+    assert phases == [(0, 1), (2, 2), (3, 2)]
     out_dir = toy.run(
         f'from_nothing_{everything.name}', *flags, '--stage_depths=0,2', '--stage_fractions=0,0.5'
     )
