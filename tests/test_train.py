@@ -328,7 +328,10 @@ REFUSED = {
     'optimizer': 'muon',
     'learning_rate': 0.02, 'min_lr': 0.001, 'lr_schedule': 'wsd', 'warmup_steps': 2, 'rewarm_steps': 2,
     'decay_fraction': 0.2, 'weight_decay': 0.2, 'beta1': 0.8, 'beta2': 0.99, 'muon_learning_rate': 0.1,
-    'grad_clip': 1.0}
+    'grad_clip': 1.0,
+    'arch': 'llama', 'n_kv_head': '1 --arch=llama', 'head_dim': '4 --arch=llama', 'n_ff': '64 --arch=llama',
+    'rope_theta': '500.0 --arch=llama', 'norm_eps': '1e-6 --arch=llama',
+    'tie_embeddings': 'False --arch=llama'}
 LENGTH = {'baseline_steps', 'ledger'}  # may change where the steps so far stay the same
 ACCEPTED = {
     'out_dir': '{copy}', 'run_name': 'another', 'data_dir': '{data}', 'resume': 'auto', 'batch_size': 4,

@@ -213,7 +213,8 @@ def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay
                        ('--batch_size=1', 'batch_size: 2 and 1')):
         with pytest.raises(UserError, match=f'share only their first 0 steps, .*{what}'):
             train_run(*base, flag, f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a')
-    with pytest.raises(UserError, match=r'at step 14 of 14.*first 10 steps.*step 10: .*learning rate 0\.01 and .*learning rate 0\.0095'):
+    there_and_here = r'step 10: .*learning rate 0\.01 and .*learning rate 0\.0095'
+    with pytest.raises(UserError, match=rf'at step 14 of 14.*first 10 steps.*{there_and_here}'):
         train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b',
                   f'--branch_from={tmp_path}/a/ckpt_000014.pt')
     with pytest.raises(UserError, match='no optimizer state'):
