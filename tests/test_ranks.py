@@ -279,7 +279,8 @@ def test_ranks_do_not_outlive_torchrun(tiny, tmp_path, signals):
         launcher.send_signal(number)
         time.sleep(2)  # for torchrun to pass it on
     launcher.wait(60)
-    assert any(is_alive(rank) for rank in ranks) == (len(signals) == 1)
+    if len(signals) == 2:  # at once; after a kill they first finish their step
+        assert not any(is_alive(rank) for rank in ranks)
     launcher.stdout.read()  # until the last rank has closed it
     assert not any(is_alive(rank) for rank in ranks)
     assert checkpoint.latest(str(tmp_path / 'run'))[1]['step'] == 6 + (len(signals) == 1)
