@@ -259,7 +259,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process that its parent has died')
-@pytest.mark.xfail(strict=False, reason='about one time in three the run goes on to its end: not understood yet')
+@pytest.mark.xfail(strict=False, reason='one time in three the run goes on to its end; not understood')
 @pytest.mark.parametrize('signals', [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGTERM],
                                      [signal.SIGKILL]])
 def test_ranks_do_not_outlive_torchrun(tiny, tmp_path, signals):
