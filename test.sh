@@ -2,7 +2,7 @@
 # Everything that must hold, in under six minutes on two cores. Arguments go to pytest:
 #
 #     bash test.sh -m "not slow"             the quick round
-#     bash test.sh tests/test_config.py      one file
+#     bash test.sh tests/core/test_data.py   one file
 set -euo pipefail
 cd "$(dirname "$0")"
 if ! cat requirements.txt requirements-dev.txt | cmp -s - .venv/installed-dev.txt; then
@@ -17,4 +17,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 # Once more without asserts: no file and no setting of a user's is checked by one.
 [ $# -gt 0 ] || .venv/bin/python -O -m pytest -n 2 -W ignore::pytest.PytestConfigWarning \
-    -k 'not process_of_its_own and not memory_stays_flat' tests/test_mistakes.py tests/core/test_data.py
+    -k 'not process_of_its_own and not memory_stays_flat' tests/doors/test_mistakes.py tests/core/test_data.py
