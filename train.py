@@ -37,6 +37,7 @@ import torch.distributed as dist
 import hellaswag
 from core import data
 from core.device import (
+    TORCHRUN_DIED,
     autocast,
     compile_blocks,
     keep_freed_memory,
@@ -429,16 +430,18 @@ def save_checkpoint(job: Job, state: State, names: list):
 
 
 def catch_signals() -> list:
-    """A list that SIGTERM and Ctrl-C fill; all ranks then agree on the step after which they stop. A second
-    one ends the process at once."""
+    """A list that SIGTERM, Ctrl-C and torchrun's death fill; all ranks then agree on the step after which
+    they stop. A second one ends the process at once."""
     received = []
+    numbers = [number for number in (signal.SIGTERM, signal.SIGINT, TORCHRUN_DIED) if number]
 
     def on_signal(signum, frame):
         received.append(signum)  # only noted: the step under way is finished and saved first
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        for number in numbers:
+            if number != signum or signum != TORCHRUN_DIED:  # of which there may be several
+                signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, on_signal)
     return received
 

@@ -24,6 +24,9 @@ from core.common import UserError, usable_cores
 # No evaluation or save takes as long: what hangs for longer is an error, and may restart.
 TIMEOUT = timedelta(minutes=20)
 PR_SET_PDEATHSIG = 1  # /usr/include/linux/prctl.h
+# What tells a rank that its torchrun died. A signal of its own, since the kernel sends it once for each
+# thread that torchrun had, and a second SIGTERM would end the rank before it has saved. None but on Linux.
+TORCHRUN_DIED = getattr(signal, 'SIGRTMIN', None) if sys.platform == 'linux' else None
 
 
 def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
@@ -296,8 +299,8 @@ def meet_ranks(rank: int, world_size: int) -> dist.Store | None:
 def end_with_torchrun():
     """Have this rank told to stop if torchrun dies, by SIGKILL or a second Ctrl-C: it has a session of its
     own, and would train on, or hang. Linux alone can do that."""
-    if 'TORCHELASTIC_RUN_ID' in os.environ and sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if 'TORCHELASTIC_RUN_ID' in os.environ and TORCHRUN_DIED:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(TORCHRUN_DIED))
 
 
 def init_distributed(device: torch.device, rank: int, world_size: int, store: dist.Store | None = None):
