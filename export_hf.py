@@ -149,12 +149,7 @@ def config_json(model, info: dict, dtype: str) -> dict:
             'resid_pdrop': c.dropout,
         }
     kind = 'Qwen2' if c.qkv_bias else 'Qwen3' if c.qk_norm else 'Llama'
-    theta, *scaling = c.rope_theta if type(c.rope_theta) is tuple else (c.rope_theta,)
-    rope = None
-    if scaling:
-        names = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
-        rope = {'rope_type': 'llama3'} | dict(zip(names, scaling))
-        rope[names[-1]] = int(rope[names[-1]])
+    theta, rope = rope_json(c.rope_theta)
     return config | {
         'architectures': [f'{kind}ForCausalLM'],
         'model_type': kind.lower(),
@@ -172,6 +167,17 @@ def config_json(model, info: dict, dtype: str) -> dict:
         'attention_bias': False,
         'attention_dropout': 0.0,
     }
+
+
+def rope_json(rope_theta) -> tuple[float, dict | None]:
+    """rope_theta and rope_scaling of config.json: the latter None, or Llama 3's by its four numbers."""
+    theta, *scaling = rope_theta if type(rope_theta) is tuple else (rope_theta,)
+    if not scaling:
+        return theta, None
+    names = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
+    rope = {'rope_type': 'llama3'} | dict(zip(names, scaling))
+    rope[names[-1]] = int(rope[names[-1]])
+    return theta, rope
 
 
 def write_tokenizer(info: dict, block_size: int, folder: str) -> bool:
