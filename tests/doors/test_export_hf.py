@@ -1,4 +1,4 @@
-"""Checkpoints as Hugging Face folders. Run: python -m pytest tests/test_export_hf.py"""
+"""Checkpoints as Hugging Face folders. Run: python -m pytest tests/doors/test_export_hf.py"""
 
 import base64
 import contextlib

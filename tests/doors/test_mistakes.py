@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-REPO = Path(__file__).parent.parent.parent
+REPO = Path(__file__).parents[2]
 EXAMPLE = {'ind': 0, 'ctx': 'the quick brown', 'label': 0, 'endings': ['fox', 'hen', 'dog', 'oak']}
 
 

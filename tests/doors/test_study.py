@@ -16,7 +16,7 @@ import pytest
 from core.common import UserError
 from grid import launch, plan
 
-HERE = Path(__file__).parent.parent.parent
+HERE = Path(__file__).parents[2]
 
 
 def write_study(path: Path, **names) -> str:

@@ -16,7 +16,7 @@ from core.data import fingerprint, write_shard
 from grid.plan import plan_runs
 from grid.records import read_records, write_records
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 NO_BUDGETS = {name: value for name, value in TWO_ARMS.items() if name != 'budgets'}
 SCALES = {'w48': '--n_embd=48 --n_head=3', 'w64': '--n_embd=64', 'w96': '--n_embd=96'}
 

@@ -13,7 +13,7 @@ from fake_study import TWO_ARMS, make_study
 from grid.launch import Clock, Launcher, kill_tree, parse_slots, start_process
 from grid.plan import plan_runs
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from core.common import UserError
 from grid.plan import argv_of, kept_point, load_study, outcome_of, plan_runs, saved_prefix
 from grid.records import write_records
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 LADDER = {'scales': {'small': '--n_embd=48 --n_head=3', 'large': '--n_embd=96 --n_head=6'},
           'per_parameter': (1, 4), 'seeds': (1,)}
 

@@ -12,7 +12,7 @@ from core.common import UserError
 from grid.plan import load_study
 from grid.records import make_record, portable, portable_command, read_records, write_records
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

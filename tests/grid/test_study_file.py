@@ -8,7 +8,7 @@ from fake_study import TWO_ARMS, write_study
 from core.common import UserError
 from grid.plan import load_study, plan_runs
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 MISTAKES = [
     ({'seds': (1,)}, "has no 'seds'; did you mean 'seeds'"),
     ({'baseline': 'ful'}, "baseline 'ful' is no arm; did you mean 'full'"),

@@ -1,5 +1,5 @@
 """Hugging Face's GPT-2 folders, and what only looks like one. Run: python -m pytest
-tests/test_hugging_face.py"""
+tests/run/test_hugging_face.py"""
 
 import importlib.util
 import json

@@ -20,7 +20,7 @@ from core.common import UserError
 from grid import launch, study_file
 from run import checkpoint
 
-HERE = Path(__file__).parent.parent.parent
+HERE = Path(__file__).parents[2]
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
 
 

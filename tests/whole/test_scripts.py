@@ -1,5 +1,5 @@
 """The files as a whole: floors, imports, what every script has in common. Run: python -m pytest
-tests/test_scripts.py"""
+tests/whole/test_scripts.py"""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDERS = ('core', 'run', 'verdict', 'grid')
 FILES = sorted(ROOT.glob('*.py'))
 for folder in FOLDERS:

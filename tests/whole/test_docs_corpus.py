@@ -1,7 +1,7 @@
 """
 The text functions of dev/make_docs_corpus.py, on small archives made here.
 
-    python -m pytest tests/test_docs_corpus.py
+    python -m pytest tests/whole/test_docs_corpus.py
 """
 
 import gzip

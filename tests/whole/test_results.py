@@ -1,5 +1,5 @@
 """The records in results/: reports and the numbers of docs/results.md come out of them again. Run: python -m
-pytest tests/test_results.py"""
+pytest tests/whole/test_results.py"""
 
 import csv
 import functools
@@ -15,7 +15,7 @@ from config import config_from_dict
 from grid import page, plan
 from grid.records import read_records
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 STUDIES = sorted(path.parent.name for path in ROOT.glob('results/*/report.md'))
 # What arms may differ in: how they grow, how deep they are, how long they go on, and what was tuned.
 GROWTH = {'n_layer', 'n_stages', 'init_from', 'init_depth', 'stage_depths', 'growth_steps', 'stage_steps',

@@ -1,4 +1,4 @@
-"""Strict settings. Run: python -m pytest tests/test_config.py"""
+"""Strict settings. Run: python -m pytest tests/story/test_config.py"""
 
 import dataclasses
 import json
@@ -614,6 +614,6 @@ def test_help_comes_in_groups_as_wide_as_the_terminal(monkeypatch, columns):
 def test_the_docs_have_every_setting_as_help_prints_it(monkeypatch):
     """Made by: COLUMNS=80 python -c 'import config; print(config.describe())'"""
     monkeypatch.setenv('COLUMNS', '80')
-    docs = Path(__file__).parent.parent / 'docs' / 'settings.md'
+    docs = Path(__file__).parents[2] / 'docs' / 'settings.md'
     text = docs.read_text(encoding='utf-8').split('```')[1]
     assert text.strip('\n') == configuration.describe().strip('\n')

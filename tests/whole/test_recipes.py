@@ -1,4 +1,4 @@
-"""Every recipe at toy size, and its parts over whole runs. Run: python -m pytest tests/test_recipes.py"""
+"""Every recipe at toy size, its parts over whole runs. Run: python -m pytest tests/whole/test_recipes.py"""
 
 import ast
 import json
@@ -23,7 +23,7 @@ from config import load_config, load_run_config
 from run import checkpoint
 from run.start import sunk_cost
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 OVERLAYS = ('cpu', 'cpu_llama')
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in OVERLAYS)
 TIMES = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec', 'mfu')

@@ -1,5 +1,5 @@
 """bench.py, run for real on a tiny plan. Its figures of speed are not judged here. Run: python -m pytest
-tests/test_bench.py"""
+tests/doors/test_bench.py"""
 
 import json
 import math
@@ -20,7 +20,7 @@ from core import device
 from core.common import UserError
 from run import checkpoint
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TINY = [
     'configs/incremental_4stage.py',
     '--n_layer=4',

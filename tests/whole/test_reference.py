@@ -1,5 +1,5 @@
 """
-Whole runs of train.py beside a plain re-implementation of them. Run: python -m pytest tests/test_reference.py
+Whole runs of train.py beside a plain re-implementation. Run: python -m pytest tests/whole/test_reference.py
 
 The re-implementation shares no line with the project: its blocks are torch's TransformerEncoderLayer,
 AdamW and the learning rates are written out, numpy reads the shards, a step is one batch instead of some

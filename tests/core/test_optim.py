@@ -1,4 +1,4 @@
-"""Optimizers over growth: moments, learning rates of new layers. Run: python -m pytest tests/test_optim.py"""
+"""Optimizers over growth: moments, rates of new layers. Run: python -m pytest tests/core/test_optim.py"""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The training loop on one process. Run: python -m pytest tests/test_train.py"""
+"""The training loop on one process. Run: python -m pytest tests/story/test_train.py"""
 
 import ctypes
 import json

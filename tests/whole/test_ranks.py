@@ -1,5 +1,5 @@
 """The same run on 1, 2 and 4 gloo ranks, on two nodes, through kills and signals. Run: python -m pytest
-tests/test_ranks.py"""
+tests/whole/test_ranks.py"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""GPT-2, growing and freezing. Run: python -m pytest tests/test_model.py"""
+"""GPT-2, growing and freezing. Run: python -m pytest tests/story/test_model.py"""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Which layer comes from which. Run: python -m pytest tests/test_growth.py"""
+"""Which layer comes from which. Run: python -m pytest tests/story/test_growth.py"""
 
 import ast
 import re
@@ -13,7 +13,7 @@ from config import TrainConfig, load_config
 from core.common import UserError
 from growth import OPERATORS, describe, layout, layout_of, problem_with
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # Each operator for growths that divide evenly and for some that don't: (old, new, layers from the bottom up).
 EXPECTED = {
@@ -135,7 +135,7 @@ def test_the_readmes_own_operator_is_one_function_in_growth_and_passes_what_is_a
                f'sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; '
                'sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-k", '
                '"for_any_depths or from_no_layer or names_every_operator or shipped", '
-               f'{str(ROOT / "tests" / "test_growth.py")!r}]))')
+               f'{str(ROOT / "tests" / "story" / "test_growth.py")!r}]))')
     done = run_python('-c', general)
     assert done.returncode == 0 and 'failed' not in done.stdout, done.stdout
 

@@ -1,6 +1,6 @@
 """What train.py does before step 0 and at each phase's start for memory and compiled code.
 
-Run: python -m pytest tests/test_dry_run.py
+Run: python -m pytest tests/run/test_dry_run.py
 """
 
 import dataclasses

@@ -1,5 +1,5 @@
 """dev/gpu_check.py at toy size, so that it runs where there is a GPU. Run: python -m pytest
-tests/test_gpu_check.py"""
+tests/whole/test_gpu_check.py"""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Plan, learning rate and ledgers. Run: python -m pytest tests/test_schedule.py"""
+"""Plan, learning rate and ledgers. Run: python -m pytest tests/story/test_schedule.py"""
 
 import dataclasses
 import itertools
