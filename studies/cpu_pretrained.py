@@ -5,9 +5,8 @@
 #   python study.py studies/cpu_pretrained.py --slots=cpu,cpu
 #
 # Every arm but the first three starts from the end of 'trained, 12' of its own seed, and gets as much
-# compute again; the grown ones are judged by 'on at 12', which has the same first training behind it. With
-# that counted ('+ first training') they are judged by 18 from scratch, by bounds: for more, add 2_000 to
-# the budgets. A budget is steps of 18 layers. New layers that are random come out as those that are zero:
+# compute again; the grown ones are judged by 'on at 12', which has the same first training behind it, in
+# pairs by seed. A budget is steps of 18 layers. New layers that are random come out as those that are zero:
 # with the three rates tried, on the tuning's seed, within .0007 of each other. The tuning's seed chose .02
 # for 18 layers from scratch, by .009 before .01; other seeds don't hold with .02, so .01 has an arm and is
 # the baseline. 21 runs and the tuning: two hours of two cores.

@@ -466,15 +466,11 @@ def catch_up_table(report: Report) -> Table | None:
 def pairs_table(report: Report) -> Table | None:
     """HellaSwag question by question, run minus opponent, for each seed that both have."""
     lines = []
+    # A study's page comes out of its records alone, which hold no questions: it has no such table.
     for one in report.comparisons:
-        mine = question_files(one.group)
-        theirs = question_files(one.against)
-        for seed in mine.keys() & theirs.keys():
-            first, second = (paired.read_per_example(files[seed]) for files in (theirs, mine))
-            if [(line['ind'], line['label']) for line in first] != [(line['ind'], line['label'])
-                                                                    for line in second]:
-                continue  # not of the same questions
-            pair = paired.compare_lines(first, second)
+        mine = one.group.done if one.group else []
+        theirs = one.against.done if one.against else []
+        for seed, pair in paired.by_seed(mine, theirs):
             only = f'{pair.acc_norm_only_second}:{pair.acc_norm_only_first}'  # the run is the second
             lines.append([f'{place_of(one)}, seed {seed}', f'{pair.n:,}',
                           f'{pair.bits:+.4f} ± {number(pair.bits_stderr, ".4f")}', f'{pair.acc_norm:+.4f}',
@@ -485,12 +481,6 @@ def pairs_table(report: Report) -> Table | None:
             "of the seeds isn't in it.")
     header = ['run', 'questions', 'bits ± se', 'acc_norm', 'only one right', 'p']
     return Table('HellaSwag question by question, run minus opponent', header, lines, 'lrrrrr', note)
-
-
-def question_files(group: Group | None) -> dict[int, str]:
-    """The hellaswag.jsonl of each seed that has one."""
-    paths = {run.seed: os.path.join(run.path, 'hellaswag.jsonl') for run in group.done} if group else {}
-    return {seed: path for seed, path in paths.items() if os.path.exists(path)}
 
 
 def setting_of(config: TrainConfig, name: str) -> str:

@@ -8,14 +8,12 @@ axes before it are independent comparisons. All intervals are two-sided, 95%.
     paired(losses_a, losses_b)                            of the same seeds or questions -> Estimate
     holm([.01, .04, .03])                                 p values of one family, corrected: [.03 .06 .06]
     mcnemar(right_a, right_b)                             (only a right, only b right, exact p)
-    detectable(sd, 3, 3, tests=1)                         the smallest difference that comes out as clear
     weighted_fit(x, y, error).term(1)                     a least-squares fit -> its slopes, predict(x)
 
 Welch's t keeps its promise here: equal schedules are called different in 2.3, 3.5, 4.5% of the cases with 2,
 3, 5 seeds a side, where the rule of two standard errors does so in 18, 12, 8%.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +21,6 @@ from scipy import special  # not scipy.stats, which takes a second to import
 
 LEVEL = 0.95  # of every interval
 SIGNIFICANT = 1 - LEVEL
-POWER = 0.8  # "four times in five"
 
 
 @dataclass(frozen=True)
@@ -115,21 +112,6 @@ def mcnemar(a, b) -> tuple[int, int, float]:
     # A fair coin's two tails, which are alike; both hold the middle.
     tail = special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
     return only_a, only_b, min(1.0, 2 * float(tail))
-
-
-def detectable(sd: float, n_a: int, n_b: int, tests: int = 1) -> tuple[float, float]:
-    """(the smallest observed difference that is clear; the true difference that is found four times in five).
-
-    `sd` is the deviation of single values on both sides, `tests` the size of the family that Holm corrects
-    for: the worst of it is taken. nan for one value a side.
-    """
-    se = sd * math.sqrt(1 / n_a + 1 / n_b)
-    df = n_a + n_b - 2
-    if df < 1:
-        return math.nan, math.nan
-    needed = special.stdtrit(df, 1 - SIGNIFICANT / tests / 2)
-    # The noncentrality at which one t in five stays below what is needed.
-    return float(needed * se), float(special.nctdtrinc(df, 1 - POWER, needed) * se)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,6 @@ def test_a_known_deviation_and_another_margin_are_options(tmp_path, run):
 # ---- a study
 
 
-@pytest.mark.skipif(not hasattr(plan, 'judge'), reason='the grid has no judge yet')
 def test_a_study_s_runs_are_judged_as_its_page_judges_them(run, tmp_path):
     """By the study file, which knows the arms' names, what was declared, and which runs were tuning."""
     study = plan.load_study('studies/cpu_pretrained.py')
@@ -119,7 +118,6 @@ def test_a_study_s_runs_are_judged_as_its_page_judges_them(run, tmp_path):
         assert line.startswith(f'{arm} at 1,000: costs')
 
 
-@pytest.mark.skipif(not hasattr(plan, 'judge'), reason='the grid has no judge yet')
 def test_one_comparison_has_one_cost():
     """Gong and Bu of cpu_confirm, which has one budget, have none; cpu_growth's is the only one."""
     costs = {}

@@ -173,6 +173,15 @@ def test_losses_are_interpolated_in_the_logarithm_of_the_compute(tmp_path):
     assert np.isnan(group.losses_at('flops', 1.0)) and np.isnan(group.losses_at('flops', 1e20))
 
 
+def test_a_curve_reaches_one_percent_beyond_its_end_since_budgets_are_met_by_whole_steps(tmp_path):
+    write_run(tmp_path / 'base')
+    [group] = groups_in(tmp_path)
+    curve = group.curves[0]
+    end = curve.flops[-1]
+    assert curve.at('flops', [end, 1.0099 * end]) == pytest.approx(curve.loss[-1])
+    assert np.isnan(curve.at('flops', 1.011 * end))
+
+
 def test_a_mean_over_the_clock_is_the_mean_of_the_clocks(tmp_path):
     for seed, seconds in ((1, 0.2), (2, 0.4)):
         write_run(tmp_path / f's{seed}', seed=seed, rates={'seconds': seconds})
@@ -195,6 +204,15 @@ def test_evaluations_on_other_validation_tokens_than_the_last_are_left_out_and_t
 
 
 # ---- experiments
+
+
+def test_seeds_stand_in_their_order_in_whatever_order_runs_come(tmp_path):
+    for seed in (10, 2, 1):
+        write_run(tmp_path / f'run{seed}', shifted(power_law, seed), seed=seed)
+    paths = [str(tmp_path / f'run{seed}') for seed in (10, 1, 2)]
+    [group], _ = make_groups(read_runs(paths))
+    assert group.seeds == (1, 2, 10)
+    assert list(np.diff(group.finals())) == pytest.approx([1, 8])
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_group(tmp_path):

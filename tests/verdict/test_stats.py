@@ -88,30 +88,6 @@ def test_four_deviations_are_found_by_five_seeds_in_over_95_of_100_cases():
     assert np.mean(p < stats.SIGNIFICANT) > 0.95
 
 
-@pytest.mark.parametrize('n_a, n_b', [(2, 2), (3, 3), (5, 5), (3, 8)])
-def test_what_could_be_seen_is_seen(n_a, n_b):
-    clear, often = stats.detectable(1.0, n_a, n_b)
-    # Samples whose deviations are exactly 1: the smallest clear difference is the half-width of their
-    # interval.
-    if n_a == n_b:
-        sample = reference.zscore(np.arange(n_a), ddof=1)
-        found = stats.welch(sample, sample)
-        assert found.high - found.value == pytest.approx(clear)
-    # The true difference that is found four times in five, by the pooled t test that it is computed for.
-    p = reference.ttest_ind(draws(DRAWS, n_a) + often, draws(DRAWS, n_b, seed=1), axis=-1).pvalue
-    assert np.mean(p < stats.SIGNIFICANT) == pytest.approx(0.8, abs=0.012)
-
-
-def test_what_could_be_seen_at_the_noise_of_gpt2():
-    """The sd of .0013 nats and the seeds of GROWTH's table, where one percent of compute is about .00147
-    nats."""
-    clear = {n: stats.detectable(0.0013, n, n)[0] for n in (2, 3, 5, 10)}
-    savings = {n: 1 - math.exp(-value / 0.147) for n, value in clear.items()}
-    assert savings == pytest.approx({2: 0.037, 3: 0.020, 5: 0.013, 10: 0.008}, abs=0.001)
-    assert stats.detectable(0.0013, 3, 3, tests=7)[0] > 1.5 * clear[3]
-    assert math.isnan(stats.detectable(0.0013, 1, 1)[0])
-
-
 # ---- families and pairs
 
 
