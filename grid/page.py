@@ -66,7 +66,9 @@ def trends_of(study: Study, judged: Report) -> list[report.Trend]:
     if not study.is_ladder:
         return []
     sizes = {scale: budget_of(study, scale, study.budgets[0])[0] for scale in study.scales}
-    return report.trends(judged, sizes, study.held_out, study.budgets)
+    coming = [(arm, scale, budget) for arm in study.arms for scale, budget in study.cells
+              if scale in study.held_out and study.seeds_at(arm, budget, scale)]
+    return report.trends(judged, sizes, study.held_out, coming)
 
 
 def page_parts(study: Study, judged: Report, trends: list, may_predict: bool, drawn: list) -> list[str]:

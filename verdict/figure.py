@@ -74,9 +74,8 @@ def shorten(name: str) -> str:
 
 
 def budget_text(group: Group) -> str:
-    """A scale and budget."""
     if group.scale:
-        return f'{group.scale}, {group.budget:g} tokens/parameter'
+        return f'{group.budget:g} tokens a parameter'
     if type(group.budget) is int:  # a study's
         return f'{group.budget:,} full-depth steps'
     return f'{group.budget:.2g} FLOPs'
@@ -87,32 +86,33 @@ def budget_text(group: Group) -> str:
 
 
 def draw_forest(path: str, report: Report):
-    """A row an arm, a column a budget or scale. x: compute for the same loss on a logarithmic axis; with one
-    budget there is none, and x is the difference in loss, for each kind of arms on an axis of its own. A bar
-    is the 95% interval; filled: settled."""
-    cells = columns_of(report)
-    kinds = kinds_of(report)
+    """A row an arm, a column a budget; a block of rows a scale, or a kind of arms. x: compute for the same
+    loss on a logarithmic axis; with one budget there is none, and x is the difference in loss, on an axis of
+    its own for each kind. A bar is the 95% interval; filled: settled."""
+    scales = list(dict.fromkeys(one.scale for one in report.comparisons))
+    budgets = sorted({one.budget for one in report.comparisons if one.group})
+    blocks = {scale: arms_at(report, scale) for scale in scales} if len(scales) > 1 else kinds_of(report)
     has_costs = any(one.cost for one in report.comparisons)
-    n_rows = sum(len(arms) for arms in kinds.values()) + (len(kinds) - 1)
-    longest = max(len(shorten(arm)) for arms in kinds.values() for arm in arms)
-    width = max(WIDTH, 0.4 + 0.075 * longest + 2.2 * len(cells))
-    with new_figure(path, width, 1.1 + 0.4 * len(kinds) + 0.24 * n_rows) as figure:
-        grid = figure.subplots(len(kinds), len(cells), squeeze=False, sharey='row',
-                               height_ratios=[len(arms) + 0.8 for arms in kinds.values()])
-        for line, (kind, arms) in zip(grid, kinds.items()):
-            some = [one for one in report.comparisons if one.arm in arms]
+    n_rows = sum(len(arms) for arms in blocks.values()) + (len(blocks) - 1)
+    longest = max(len(shorten(arm)) for arms in blocks.values() for arm in arms)
+    width = max(WIDTH, 0.4 + 0.075 * longest + 2.2 * len(budgets))
+    with new_figure(path, width, 1.1 + 0.4 * len(blocks) + 0.24 * n_rows) as figure:
+        grid = figure.subplots(len(blocks), len(budgets), squeeze=False, sharey='row',
+                               height_ratios=[len(arms) + 0.8 for arms in blocks.values()])
+        for line, (title, arms) in zip(grid, blocks.items()):
+            some = [one for one in report.comparisons
+                    if one.arm in arms and (len(scales) == 1 or one.scale == title)]
             low, high = limits_of(some if not has_costs else report.comparisons, has_costs)
-            for axes, cell in zip(line, cells):
-                inside = [one for one in some if (one.scale, one.budget) == cell]
-                draw_column(axes, inside, list(arms), (low, high), has_costs)
+            for axes, budget in zip(line, budgets):
+                inside = [one for one in some if one.budget == budget]
+                draw_column(axes, inside, arms, (low, high), has_costs)
                 axes.tick_params(labelbottom=line[0] is grid[-1, 0] or not has_costs)
-            line[0].set_yticks([0.9, *(-k for k in range(len(arms)))], [kind, *map(shorten, arms)])
+            line[0].set_yticks([0.9, *(-k for k in range(len(arms)))], [title, *map(shorten, arms)])
             for tick in line[0].get_yticklabels():
                 tick.set_parse_math(False)
             line[0].get_yticklabels()[0].set_weight('bold')
-        for axes, (scale, budget) in zip(grid[0], cells):
-            there = [one.group for one in report.comparisons
-                     if one.group and (one.scale, one.budget) == (scale, budget)]
+        for axes, budget in zip(grid[0], budgets):
+            there = [one.group for one in report.comparisons if one.group and one.budget == budget]
             axes.set_title(budget_text(there[0]), fontsize=9)
         what = 'compute for the same loss, where the best arm that does not grow needs 1'
         if not has_costs:
@@ -136,14 +136,12 @@ def draw_column(axes, comparisons: list, arms: list[str], limits: tuple, has_cos
     axes.spines['left'].set_visible(False)
 
 
-def columns_of(report: Report) -> list[tuple]:
-    """(scale, budget) of each column that has a comparison, in the order of the study, budgets ascending."""
-    scales = list(dict.fromkeys(one.scale for one in report.comparisons))
-    cells = {(one.scale, one.budget) for one in report.comparisons if one.group}
-    return sorted(cells, key=lambda cell: (scales.index(cell[0]), cell[1]))
+def arms_at(report: Report, scale: str) -> list[str]:
+    """The arms that are compared at a scale, in their order."""
+    return list(dict.fromkeys(one.arm for one in report.comparisons if one.group and one.scale == scale))
 
 
-def kinds_of(report: Report) -> dict[str, dict]:
+def kinds_of(report: Report) -> dict[str, list]:
     """{kind: its arms} of arms that are compared with the same opponents; a kind is named after what sets it
     apart."""
     groups = {one.arm: one.group for one in report.comparisons if one.group}
@@ -153,7 +151,7 @@ def kinds_of(report: Report) -> dict[str, dict]:
     differ = [k for k in range(2) if len({fact[k] for fact in facts.values()}) > 1]
     kinds = {}
     for arm, fact in facts.items():
-        kinds.setdefault(', '.join(fact[k] for k in differ), {})[arm] = True
+        kinds.setdefault(', '.join(fact[k] for k in differ), []).append(arm)
     return kinds
 
 
@@ -336,44 +334,46 @@ def draw_trend(path: str, trends: list):
     from matplotlib.ticker import NullLocator
 
     names = [trend.arm for trend in trends]
+    every = [cell for trend in trends for cell in trend.cells]
+    values = [one.value for cell in every for one in (cell.predicted, cell.measured)
+              if one and 0 < one.value < math.inf]
+    low, high = min([0.9, *values]) / 1.5, max([1.1, *values]) * 1.5
+    sizes = sorted({cell.size for cell in every})
+    budgets = sorted({cell.budget for cell in every})
     with new_figure(path, *size_for(len(trends))) as figure:
-        found = [one for trend in trends for cell in trend.cells
-                 for one in (cell.predicted, cell.measured)
-                 if one and 0 < one.value < math.inf]
-        low = min([0.9, *(one.value for one in found)]) / 1.5
-        high = max([1.1, *(one.value for one in found)]) * 1.5
-        for (axes, _), trend in zip(panels_for(figure, names), trends):
+        panels = panels_for(figure, names)
+        for (axes, _), trend in zip(panels, trends):
             axes.axhline(1, color='black', linewidth=1)
-            budgets = sorted({cell.budget for cell in trend.cells})
-            for budget, color in zip(budgets, SERIES):
+            for k, (budget, color) in enumerate(zip(budgets, SERIES)):
                 cells = [cell for cell in trend.cells if cell.budget == budget]
                 cells.sort(key=lambda cell: cell.size)
-                predicted = [cell.predicted.value for cell in cells]
-                axes.plot([cell.size for cell in cells], predicted, color=color, linewidth=1,
-                          label=f'{budget:g} tokens a parameter')
+                axes.plot([cell.size for cell in cells], [cell.predicted.value for cell in cells],
+                          color=color, linewidth=1, label=f'{budget:g} tokens a parameter')
                 for cell in cells:
-                    draw_cell(axes, cell, color)
+                    draw_cell(axes, cell, color, 4 - 3 * k / len(budgets))
             axes.set_xscale('log')
             axes.set_yscale('log')
             axes.set_ylim(low, high)
             use_ratios(axes.yaxis, low, high)
-            sizes = sorted({cell.size for cell in trend.cells})
             axes.set_xticks(sizes, [f'{size / 1e6:.2g}M' for size in sizes])
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.legend(fontsize=7, frameon=False)
+        panels[0][0].legend(fontsize=7, frameon=False)
         figure.supxlabel('parameters without embeddings\npoint: measured;  hollow: held out;  cross and '
-                         'dotted bar: predicted for what was held out, 95%', fontsize=8.5)
+                         'capped bar: predicted for what was held out, 95%', fontsize=8.5)
         figure.supylabel('compute for the same loss', fontsize=8.5)
 
 
-def draw_cell(axes, cell, color: str):
+def draw_cell(axes, cell, color: str, width: float):
+    """One cell; bars of several budgets at one size have several widths, since none may hide another."""
     if cell.is_held_out:
-        axes.plot([cell.size] * 2, [cell.predicted.low, cell.predicted.high], color=color, linestyle=':')
+        ends = [cell.predicted.low, cell.predicted.high]
+        axes.plot([cell.size] * 2, ends, color=color, linewidth=width / 3, marker='_',
+                  markersize=6 + 2 * width)
         axes.plot(cell.size, cell.predicted.value, 'x', color=color)
     if cell.measured:
         ends = [cell.measured.low, cell.measured.high]
-        axes.plot([cell.size] * 2, ends, color=color, linewidth=1.8, alpha=0.5)
-        axes.plot(cell.size, cell.measured.value, 'o', color=color,
+        axes.plot([cell.size] * 2, ends, color=color, linewidth=width, alpha=0.4)
+        axes.plot(cell.size, cell.measured.value, 'o', color=color, markersize=4 + width / 2,
                   markerfacecolor='white' if cell.is_held_out else color)
 
 

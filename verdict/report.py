@@ -538,10 +538,10 @@ class Trend:
     cells: list[Cell]
 
 
-def trends(report: Report, sizes: dict[str, int], held_out: tuple, budgets: tuple) -> list[Trend]:
+def trends(report: Report, sizes: dict[str, int], held_out: tuple, coming: list[tuple]) -> list[Trend]:
     """The trend of each arm whose costs are known at enough cells, fitted where nothing is held out.
 
-    `sizes`: parameters of each scale; `budgets`: tokens a parameter. """
+    `sizes`: parameters of each scale; `coming`: (arm, scale, budget) of what is predicted before it runs. """
     found = []
     for arm in dict.fromkeys(one.arm for one in report.comparisons):
         costs = {(one.scale, one.budget): one.cost for one in report.comparisons
@@ -553,7 +553,7 @@ def trends(report: Report, sizes: dict[str, int], held_out: tuple, budgets: tupl
             continue  # three numbers from three cells would have no interval
         ends = np.log([[cost.value, cost.low, cost.high] for cost in fitted.values()])
         fit = stats.weighted_fit(x, ends[:, 0], (ends[:, 2] - ends[:, 1]) / 2)
-        asked = dict.fromkeys([*costs, *itertools.product(held_out, budgets)])
+        asked = dict.fromkeys([*costs, *(cell[1:] for cell in coming if cell[0] == arm)])
         cells = []
         for scale, budget in asked:
             guess = fit.predict(design([(scale, budget)], sizes)[0])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_runs import make_seeds
 from matplotlib.figure import Figure
-from test_report import ladder, study
+from test_report import COMING, ladder, study
 
 from core.common import UserError
 from verdict import figure, report
@@ -131,7 +131,7 @@ def test_a_few_runs_are_curves_over_percent_of_the_baseline_before_a_pale_stairc
 
 def test_the_trend_shows_predicted_and_measured(drawn):
     judged, sizes = ladder(0.2, -0.1, ('small', 'middle', 'large'))
-    trends = report.trends(judged, sizes, ('largest',), (5, 20, 80))
+    trends = report.trends(judged, sizes, ('largest',), COMING)
     figure.draw_trend('x.png', trends)
     [axes] = drawn[0].axes
     measured = {(cell.size, cell.measured.value) for cell in trends[0].cells if cell.measured}

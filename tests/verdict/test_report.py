@@ -161,6 +161,8 @@ def test_catching_up_is_shown_until_a_rate_decays_and_for_arms_that_are_asked_ab
 
 # ---- the trend
 
+COMING = [('grown', 'largest', budget) for budget in (5, 20, 80)]
+
 
 def ladder(b, c, scales, budgets=(5, 20, 80)):
     """Arms whose cost is known: .8 (N / 1e6)^b (D / 20)^c."""
@@ -178,7 +180,7 @@ def ladder(b, c, scales, budgets=(5, 20, 80)):
 
 def test_a_trend_finds_the_slopes_and_predicts_what_is_held_out_before_it_runs():
     judged, sizes = ladder(0.2, -0.1, ('small', 'middle', 'large'))
-    [trend] = report.trends(judged, sizes, ('largest',), (5, 20, 80))
+    [trend] = report.trends(judged, sizes, ('largest',), COMING)
     assert [term.value for term in trend.terms[1:]] == pytest.approx([0.2, -0.1], abs=0.03)
     held_out = [cell for cell in trend.cells if cell.is_held_out]
     assert [(cell.scale, cell.budget, cell.measured) for cell in held_out] == [
@@ -197,8 +199,8 @@ def test_a_trend_finds_the_slopes_and_predicts_what_is_held_out_before_it_runs()
 def test_what_is_held_out_does_not_move_the_fit_and_stands_beside_its_prediction():
     before, sizes = ladder(0.2, -0.1, ('small', 'middle', 'large'))
     after, _ = ladder(0.2, -0.1, ('small', 'middle', 'large', 'largest'))
-    [first] = report.trends(before, sizes, ('largest',), (5, 20, 80))
-    [second] = report.trends(after, sizes, ('largest',), (5, 20, 80))
+    [first] = report.trends(before, sizes, ('largest',), COMING)
+    [second] = report.trends(after, sizes, ('largest',), COMING)
     assert first.terms == second.terms
     measured = [cell for cell in second.cells if cell.is_held_out]
     assert all(isinstance(cell.measured, Interval) for cell in measured) and len(measured) == 3
@@ -206,8 +208,8 @@ def test_what_is_held_out_does_not_move_the_fit_and_stands_beside_its_prediction
 
 def test_three_cells_have_no_trend():
     judged, sizes = ladder(0.2, -0.1, ('small', 'middle'), (5, 20))
-    assert len(report.trends(judged, sizes, (), (5, 20))) == 1  # four cells
-    assert report.trends(judged, sizes, ('middle',), (5, 20)) == []
+    assert len(report.trends(judged, sizes, (), [])) == 1  # four cells
+    assert report.trends(judged, sizes, ('middle',), []) == []
 
 
 @pytest.mark.parametrize('seconds, text', [(None, '-'), (59.6, '60 s'), (600, '10.0 min'), (7200, '2.0 h')])
