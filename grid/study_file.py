@@ -511,6 +511,8 @@ def find_config(name: str) -> str:
 
 def as_flag(name: str, value) -> str:
     """--name=value, such that the loader reads the same value."""
+    if isinstance(value, dict):  # as a config may write val_dirs
+        value = tuple(f'{key}:{text}' for key, text in value.items())
     if isinstance(value, (tuple, list)):  # the loader takes it as Python, the shell without spaces
         value = repr(tuple(value)).replace(' ', '')
     return f'--{name}={value}'

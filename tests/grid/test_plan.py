@@ -74,7 +74,9 @@ def test_the_command_of_a_run_makes_its_config(tmp_path):
     arms = TWO_ARMS['arms'] | {'on': "baseline --init_from @full --init_depth=12 --grow_init zero",
                                'stages': 'incremental_4stage --stage_steps=10,20,30,40 --baseline_steps=400',
                                'late': 'bu_1to12_wsd'}
-    study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'tune': {'late': {'learning_rate': (1, 2e-2)}}})
+    settings = TWO_ARMS['settings'] | {'val_dirs': {'old': 'data/old', 'code': 'data/code'}}
+    study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'settings': settings,
+                                               'tune': {'late': {'learning_rate': (1, 2e-2)}}})
     finish(study, lambda run: 1.0 + run.config.learning_rate)
     _, grid = plan_runs(study)
     assert len(grid) == 5 * 2 * 2
@@ -82,6 +84,7 @@ def test_the_command_of_a_run_makes_its_config(tmp_path):
         typed = load_config(argv_of(study, run), '', say=None)
         free = {name: getattr(typed, name) for name in ('out_dir', 'run_name')}
         assert typed == dataclasses.replace(run.config, **free), run.folder
+        assert typed.val_dirs == ('old:data/old', 'code:data/code')
         if run.arm == 'on':
             assert run.config.init_from == f'{tmp_path}/out/full/b{run.budget}_s{run.seed}'
 
