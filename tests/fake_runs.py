@@ -3,11 +3,16 @@ figure."""
 
 import json
 import random
+from dataclasses import replace
+
+import numpy as np
 
 import schedule
 from config import TrainConfig, config_to_dict
-from verdict.runs import Run
+from verdict.judge import judge_runs
+from verdict.runs import Place, Run
 
+COMING = [('grown', 'largest', budget) for budget in (5, 20, 80)]  # what ladder() holds out
 RATES = {'tokens': 2048, 'flops': 3e10, 'flops_paper': 2e10, 'seconds': 0.25}  # per step
 
 
@@ -78,3 +83,38 @@ def make_run(name, loss=3.0, seed=1, steps=1000, until=None, info=None, **settin
 def make_seeds(name, losses, **settings):
     """Runs in memory of seeds 1, 2, ..., one for each loss."""
     return [make_run(name, loss, seed, **settings) for seed, loss in enumerate(losses, 1)]
+
+
+def truth(steps):
+    return 1 + 4 * (steps + 20)**-0.4
+
+
+def study(shifts, budgets=(500, 1000, 2000), questions=None, scales=('',), sizes=None):
+    """A report on {arm: its loss minus full depth's}, or a function of (scale, budget) that gives it."""
+    runs, places = [], {}
+    for arm, shift in {'full depth': 0.0, **shifts}.items():
+        settings = {} if arm == 'full depth' else {'n_stages': 4}
+        for scale in scales:
+            for budget in budgets:
+                moved = shift(scale, budget) if callable(shift) else shift
+                steps = round(budget * (sizes or {}).get(scale, 1))
+                losses = truth(steps) + moved + 0.001 * np.array([-1, 0, 1])
+                for run in make_seeds(arm, losses, steps=steps, **settings):
+                    run = replace(run, path=f'{arm}/{scale}{budget}_s{run.seed}')
+                    runs.append(run)
+                    places[run.path] = Place(arm, scale, budget)
+    return judge_runs(runs, ['full depth'], places, questions)
+
+
+def ladder(b, c, scales, budgets=(5, 20, 80)):
+    """Arms whose cost is known: .8 (N / 1e6)^b (D / 20)^c."""
+    sizes = {'small': 1e6, 'middle': 2e6, 'large': 4e6, 'largest': 8e6}
+    steps = {name: 10 * size / 1e6 for name, size in sizes.items()}
+
+    def shift(scale, budget):
+        cost = 0.8 * (sizes[scale] / 1e6)**b * (budget / 20)**c
+        n = round(budget * steps[scale])
+        return truth(n / cost) - truth(n)
+
+    judged = study({'grown': shift}, budgets, scales=scales, sizes=steps)
+    return judged, {name: round(size) for name, size in sizes.items()}

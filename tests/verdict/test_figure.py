@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_runs import make_seeds
+from fake_runs import COMING, ladder, make_seeds, study
 from matplotlib.figure import Figure
-from test_report import COMING, ladder, study
 
 from core.common import UserError
 from verdict import figure, report

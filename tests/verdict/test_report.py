@@ -7,9 +7,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from fake_runs import RATES, make_run, make_seeds
+from fake_runs import COMING, RATES, ladder, make_run, make_seeds, study
 from same_report import assert_same_report
 
 from core.common import table
@@ -19,27 +18,6 @@ from verdict.runs import Place
 from verdict.stats import Interval
 
 GOLDEN = Path(__file__).parent / 'golden_report.md'
-
-
-def truth(steps):
-    return 1 + 4 * (steps + 20)**-0.4
-
-
-def study(shifts, budgets=(500, 1000, 2000), questions=None, scales=('',), sizes=None, scale_loss=None):
-    """A report on {arm: its loss minus full depth's}, or a function of (scale, budget) that gives it."""
-    runs, places = [], {}
-    for arm, shift in {'full depth': 0.0, **shifts}.items():
-        settings = {} if arm == 'full depth' else {'n_stages': 4}
-        for scale in scales:
-            for budget in budgets:
-                moved = shift(scale, budget) if callable(shift) else shift
-                steps = round(budget * (sizes or {}).get(scale, 1))
-                losses = truth(steps) + moved + 0.001 * np.array([-1, 0, 1])
-                for run in make_seeds(arm, losses, steps=steps, **settings):
-                    run = replace(run, path=f'{arm}/{scale}{budget}_s{run.seed}')
-                    runs.append(run)
-                    places[run.path] = Place(arm, scale, budget)
-    return judge_runs(runs, ['full depth'], places, questions)
 
 
 @pytest.fixture(scope='module')
@@ -160,23 +138,6 @@ def test_catching_up_is_shown_until_a_rate_decays_and_for_arms_that_are_asked_ab
 
 
 # ---- the trend
-
-COMING = [('grown', 'largest', budget) for budget in (5, 20, 80)]
-
-
-def ladder(b, c, scales, budgets=(5, 20, 80)):
-    """Arms whose cost is known: .8 (N / 1e6)^b (D / 20)^c."""
-    sizes = {'small': 1e6, 'middle': 2e6, 'large': 4e6, 'largest': 8e6}
-    steps = {name: 10 * size / 1e6 for name, size in sizes.items()}
-
-    def shift(scale, budget):
-        cost = 0.8 * (sizes[scale] / 1e6)**b * (budget / 20)**c
-        n = round(budget * steps[scale])
-        return truth(n / cost) - truth(n)
-
-    judged = study({'grown': shift}, budgets, scales=scales, sizes=steps)
-    return judged, {name: round(size) for name, size in sizes.items()}
-
 
 def test_a_trend_finds_the_slopes_and_predicts_what_is_held_out_before_it_runs():
     judged, sizes = ladder(0.2, -0.1, ('small', 'middle', 'large'))

@@ -61,7 +61,7 @@ def test_nothing_imports_train():
 
 
 def test_nobody_takes_another_modules_private_names():
-    for path in (*FILES, *ROOT.glob('dev/*.py'), *ROOT.glob('tests/*.py')):
+    for path in (*FILES, *ROOT.glob('dev/*.py'), *ROOT.glob('tests/**/*.py')):
         tree = ast.parse(path.read_text(encoding='utf-8'))
         ours = set()  # what our modules are called in this file
         for node in ast.walk(tree):
@@ -81,7 +81,7 @@ def is_private(name: str) -> bool:
 
 
 def test_no_test_imports_another_test():
-    for path in (ROOT / 'tests').glob('*.py'):
+    for path in (ROOT / 'tests').rglob('*.py'):
         for module, _ in imports_of(path):
             assert not module.startswith('test_'), path.name
 
