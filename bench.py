@@ -1,17 +1,14 @@
 """
 What each phase of a plan really costs on this machine, beside what the ledger predicts.
 
-    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...] [--repeats=3]
-                                                  [--phases=LIST] [--plain] [--json]
+    python bench.py configs/incremental_8stage.py [more configs] [--key=value ...]
+                    [--repeats=3] [--phases=LIST] [--json]
 
 For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a
 micro-step's forward and backward and of an optimizer step, tokens/s, peak memory, the share of the matmul
 speed measured beside it, MFU where the GPU's peak is known, and the cost of a step relative to full depth,
 predicted (flops ledger) and measured. Then the whole plan beside its baseline, in hours. --phases=0,3
-measures just these rows, --phases=none none, and full depth. --plain adds the full-depth step as it is
-usually written (all logits at once, nothing computed again, AdamW not fused but on CUDA; compiled as a whole
-where the blocks are compiled), in float32 and, where the hardware has it, under bfloat16 autocast, with the
-same memory settings as ours; on the CPU a further line says what these settings bring.
+measures just these rows, --phases=none none, and full depth.
 
 Each measurement has a process of its own, so that neither memory nor compiled code is left from another one;
 they take turns and medians are reported, relative to full depth as it was measured before and after, so that
@@ -24,7 +21,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import os
 import statistics
 import sys
 import time
@@ -32,17 +28,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
-import core.loss
 import schedule
 from config import TrainConfig, config_to_dict, load_config
-from core.common import Parser, UserError, run_main
+from core.common import Parser, UserError, run_main, table
 from core.device import (
     autocast,
     compile_blocks,
     compile_failure,
-    has_bfloat16,
     is_out_of_memory,
     keep_freed_memory,
     peak_flops,
@@ -51,17 +44,6 @@ from core.device import (
 from core.optim import make_optimizers
 from model import GPT
 from run import checkpoint
-
-
-@dataclass(frozen=True)
-class Job:
-    """One thing to measure: a step of `phase`, ours or as scripts usually have it."""
-
-    name: str  # the row's name: 'full', '0', '1', ...
-    phase: schedule.Phase
-    dtype: str  # as config.dtype
-    is_plain: bool = False
-    has_memory_settings: bool = True  # those of train.py for the CPU
 
 
 @dataclass(frozen=True)
@@ -89,11 +71,8 @@ def main():
 
     # What can be wrong is wrong before the first measurement: a whole plan takes half an hour on a CPU.
     rows = choose_rows(config, plan.phases, own.phases)
-    jobs = [Job(name, phase, config.dtype) for name, phase in rows.items()]
-    if own.plain:
-        jobs += comparisons(rows['full'], config, device)
-    measured, matmul_speeds = measure_in_turns(config, jobs, own.repeats)
-    found = summarize(plan, jobs, measured, max(matmul_speeds), device)
+    measured, matmul_speeds = measure_in_turns(config, rows, own.repeats)
+    found = summarize(plan, rows, measured, max(matmul_speeds), device)
     if own.phases:
         del found['plan']  # of rows that were left out nothing is known
     if own.json:
@@ -107,7 +86,6 @@ def parse_args():
     # --help is load_config's to answer, with the settings; an abbreviation could be one of them.
     parser = Parser(add_help=False, allow_abbrev=False)
     parser.add_argument('--json', action='store_true')
-    parser.add_argument('--plain', action='store_true')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--phases', default='')
     return parser.parse_known_args()
@@ -145,11 +123,7 @@ def row_numbers(wanted: str, n: int) -> list[int]:
     # What is no number counts as one too many; so does -1, which Python would take from the end.
     numbers = [int(text) if text.isdecimal() else n for text in wanted.split(',')]
     if max(numbers) >= n:
-        which = (
-            f'numbers from 0 to {n - 1}, like 0,{n - 1}, or none'
-            if n
-            else 'only none: the plan is full depth'
-        )
+        which = f'numbers from 0 to {n - 1}, like 0,{n - 1}, or none' if n else 'only none: all is full depth'
         raise UserError(f'--phases={wanted}: {which}')
     return numbers
 
@@ -160,46 +134,30 @@ def kind_of(phase: schedule.Phase) -> tuple:
     return phase.depth, phase.frozen, embeddings
 
 
-def comparisons(full: schedule.Phase, config: TrainConfig, device: torch.device) -> list[Job]:
-    """What --plain adds."""
-    dtypes = ['float32']
-    if has_bfloat16(device):
-        dtypes.append('bfloat16')
-    jobs = [Job(f'plain {dtype}', full, dtype, is_plain=True) for dtype in dtypes]
-    if device.type == 'cpu':  # else part of what ours gains over scripts that lack them would go unexplained
-        jobs.append(Job('no memory settings', full, config.dtype, has_memory_settings=False))
-    return jobs
-
-
 # ------------------------------------------------------------------------------------------------------------
 # measuring
 
 
-def measure_in_turns(config: TrainConfig, jobs: list[Job], repeats: int) -> tuple[list, list]:
-    """([(number of the job, Measured)] in order of time, [FLOP/s of a matmul, once a repeat])."""
-    # Full depth, job 0, again before every fourth of the others: all are judged by it.
+def measure_in_turns(config: TrainConfig, rows: dict, repeats: int) -> tuple[list, list]:
+    """([(name of the row, Measured)] in order of time, [FLOP/s of a matmul, once a repeat])."""
+    # Full depth again before every fourth of the others: all are judged by it.
     order = []
-    for i in range(1, len(jobs)):
-        if i % 4 == 1:
-            order.append(0)
-        order.append(i)
-    # Full depth alone: no other job has put it into the order.
-    order = order or [0]
+    for i, name in enumerate(name for name in rows if name != 'full'):
+        if i % 4 == 0:
+            order.append('full')
+        order.append(name)
+    order = order or ['full']
     measured = []
     speeds = []
-    # All jobs once, then all again: a slow minute doesn't hit every repeat of one job.
+    # All rows once, then all again: a slow minute doesn't hit every repeat of one row.
     for repeat in range(repeats):
-        for place, i in enumerate(order, 1):
-            found = in_own_process(measure, config, jobs[i])
-            measured.append((i, found))
+        for place, name in enumerate(order, 1):
+            found = in_own_process(measure, config, rows[name])
+            measured.append((name, found))
             # A line for each: who stops a long measurement keeps what it has found.
-            print(
-                f'repeat {repeat + 1}/{repeats}, {place}/{len(order)}: row {jobs[i].name}, '
-                f'{found.forward + found.backward:.4f} s a micro-step, {found.optimizer:.4f} s the '
-                f'optimizer, {found.memory / 1e9:.2f} GB',
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f'repeat {repeat + 1}/{repeats}, {place}/{len(order)}: row {name}, '
+                  f'{found.forward + found.backward:.4f} s a micro-step, {found.optimizer:.4f} s the '
+                  f'optimizer, {found.memory / 1e9:.2f} GB', file=sys.stderr, flush=True)
         # The fastest of these counts as the limit, so one a repeat is enough.
         speeds.append(in_own_process(matmul_speed, config))
     return measured, speeds
@@ -208,22 +166,13 @@ def measure_in_turns(config: TrainConfig, jobs: list[Job], repeats: int) -> tupl
 def in_own_process(function, config: TrainConfig, *args):
     """function(config, *args) in a fresh process. Raises UserError if the process is killed, as one without
     memory is."""
-    tunables = os.environ.get('GLIBC_TUNABLES')
-    if args and not args[0].has_memory_settings:
-        os.environ.pop('GLIBC_TUNABLES', None)  # a process reads it when it starts
     context = multiprocessing.get_context('spawn')  # a fork would inherit this process's memory
     try:
         with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
             return pool.submit(call, function, config, *args).result()
     except concurrent.futures.process.BrokenProcessPool:
-        raise UserError(
-            f'a measurement was killed, perhaps for want of memory: lower --batch_size, now '
-            f'{config.batch_size}'
-        ) from None
-    finally:
-        # The jobs that follow start with it again.
-        if tunables is not None:
-            os.environ['GLIBC_TUNABLES'] = tunables
+        raise UserError('a measurement was killed, perhaps for want of memory: lower --batch_size, now '
+                        f'{config.batch_size}') from None
 
 
 def call(function, config: TrainConfig, *args):
@@ -241,37 +190,36 @@ def call(function, config: TrainConfig, *args):
         raise
 
 
-def measure(config: TrainConfig, job: Job) -> Measured:
-    """What a step of the job takes, on a model of its own.
+def measure(config: TrainConfig, phase: schedule.Phase) -> Measured:
+    """What a step of a phase takes, on a model of its own.
 
     A step here has at most two micro-steps, and the last is timed: where there are many, most add to
     gradients that exist. Two steps warm up, the mean of the next two counts; on CUDA three and ten.
     """
     device = pick_device(config.device)
+    # These last as long as the process, which is this measurement's own.
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
-    # These last as long as the process, which is this job's own.
-    elif device.type == 'cpu' and job.has_memory_settings:
+    elif device.type == 'cpu':
         keep_freed_memory()
-    model = GPT(checkpoint.gpt_config(config_to_dict(config)), job.phase.depth).to(device)
-    model.freeze(job.phase.frozen, job.phase.embeddings)
-    # The two sides differ in these two lines and in nothing else.
-    loss_of = prepare_plain(model, config) if job.is_plain else prepare(model, config)
-    optimizers = plain_optimizers(model) if job.is_plain else make_optimizers(model, config)
+    model = GPT(checkpoint.gpt_config(config_to_dict(config)), phase.depth).to(device)
+    model.freeze(phase.frozen, phase.embeddings)
+    if config.compile is True or (config.compile == 'auto' and device.type == 'cuda'):
+        compile_blocks(model)
+    optimizers = make_optimizers(model, config)
     tokens = torch.randint(config.vocab_size, (config.batch_size, config.block_size + 1)).to(device)
     x = tokens[:, :-1].contiguous()  # as train.py's batches are
     y = tokens[:, 1:].contiguous()
-    amp = autocast(device, job.dtype)
+    amp = autocast(device, config.dtype)
     n_warm, n_timed = (3, 10) if device.type == 'cuda' else (2, 2)
     timed = []
     for _ in range(n_warm + n_timed):
-        with torch.autocast(
-            device.type, enabled=False
-        ):  # as in train.py, for the weights that autocast has cast
+        # As in train.py, for the weights that autocast has cast.
+        with torch.autocast(device.type, enabled=False):
             for _ in range(min(2, grad_accum_steps(config))):
                 times = [now(device)]
                 with amp:
-                    loss = loss_of(x, y)
+                    loss = model(x, y)
                 times.append(now(device))
                 loss.backward()
         times.append(now(device))
@@ -288,37 +236,6 @@ def measure(config: TrainConfig, job: Job) -> Measured:
 def grad_accum_steps(config: TrainConfig) -> int:
     """Micro-steps of a step on one device."""
     return config.total_batch_size // (config.batch_size * config.block_size)
-
-
-def is_compiled(config: TrainConfig, model: GPT) -> bool:
-    if config.compile == 'auto':
-        return model.transformer.wte.weight.device.type == 'cuda'
-    return config.compile
-
-
-def prepare(model: GPT, config: TrainConfig):
-    """The loss as train.py computes it: a function of x and y."""
-    if is_compiled(config, model):
-        compile_blocks(model)
-    return model
-
-
-def prepare_plain(model: GPT, config: TrainConfig):
-    """The loss as it is usually written: the logits of every position at once, and autograd keeps what it
-    keeps."""
-    core.loss.LARGE = math.inf  # no activation is so large that it is computed again
-
-    def loss_of(x, y):
-        return F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
-
-    # As a whole, as scripts usually do it; ours compiles block by block.
-    return torch.compile(loss_of) if is_compiled(config, model) else loss_of
-
-
-def plain_optimizers(model: GPT) -> list:
-    """AdamW as nanoGPT has it: fused on CUDA only."""
-    on_gpu = model.transformer.wte.weight.device.type == 'cuda'
-    return [torch.optim.AdamW(model.parameters(), fused=on_gpu)]
 
 
 def now(device: torch.device) -> float:
@@ -380,64 +297,47 @@ def matmul_speed(config: TrainConfig) -> float:
 # reporting
 
 
-def relative_costs(costs: list[tuple[int, float]]) -> list[float]:
-    """(number of the job, cost) in order of time -> each job's cost relative to job 0's, the median of its
-    repeats.
+def relative_costs(costs: list[tuple[str, float]]) -> dict[str, float]:
+    """(row, cost) in order of time -> each row's cost relative to full depth's, the median of its repeats.
 
-    What counts is what job 0 would have cost at that place, interpolated between its costs before and after,
-    so that drifts cancel.
+    What counts is what full depth would have cost at that place, interpolated between its costs before and
+    after, so that drifts cancel.
     """
-    places = [place for place, (i, _) in enumerate(costs) if i == 0]
-    full = [cost for i, cost in costs if i == 0]
+    places = [place for place, (name, _) in enumerate(costs) if name == 'full']
+    full = [cost for name, cost in costs if name == 'full']
     ratios = {}
-    for place, (i, cost) in enumerate(costs):
+    for place, (name, cost) in enumerate(costs):
         # After the last full-depth measurement, np.interp holds its cost.
-        ratios.setdefault(i, []).append(cost / float(np.interp(place, places, full)))
-    return [statistics.median(ratios[i]) for i in sorted(ratios)]
+        ratios.setdefault(name, []).append(cost / float(np.interp(place, places, full)))
+    return {name: statistics.median(some) for name, some in ratios.items()}
 
 
-def summarize(plan: schedule.Plan, jobs: list[Job], measured: list, matmul: float, device) -> dict:
-    """Everything that was found, as plain types: 'phases' (one dict a row), 'plan', and with --plain
-    'plain'."""
+def summarize(plan: schedule.Plan, rows: dict, measured: list, matmul: float, device) -> dict:
+    """Everything that was found, as plain types: 'phases' (one dict a row), and 'plan'."""
     config = plan.config
     n = grad_accum_steps(config)
-    relative = relative_costs([(i, one.step(n)) for i, one in measured])
+    relative = relative_costs([(name, one.step(n)) for name, one in measured])
     peak = peak_flops(device, config.dtype)
-    found = {
-        'device': str(device),
-        'matmul_flops_per_second': matmul,
-        'peak_flops_per_second': peak,
-        'phases': [],
-    }
-    full_flops = sum(schedule.token_flops(config, jobs[0].phase))
-    by_kind = {}
-    for i, job in enumerate(jobs):
-        of_job = [one for number, one in measured if number == i]
-        row = medians(of_job)
+    full_flops = sum(schedule.token_flops(config, rows['full']))
+    found = []
+    for name, phase in rows.items():
+        of_row = [one for other, one in measured if other == name]
+        row = {'row': int(name) if name.isdecimal() else name, 'depth': phase.depth,
+               'n_frozen': phase.n_frozen, 'embeddings': phase.embeddings if phase.frozen else 'train',
+               **medians(of_row)}
         # A step's seconds are the median of steps, not the sum of medians: drifts move the parts together.
-        row['tok_per_sec'] = config.total_batch_size / statistics.median([one.step(n) for one in of_job])
-        row['measured'] = relative[i]
-        if job.is_plain or not job.has_memory_settings:  # not of the plan: no prediction
-            found.setdefault('plain', {})[job.name.removeprefix('plain ')] = row
-            continue
-        flops = sum(schedule.token_flops(config, job.phase))  # of a token
+        row['tok_per_sec'] = config.total_batch_size / statistics.median([one.step(n) for one in of_row])
+        flops = sum(schedule.token_flops(config, phase))  # of a token
         # Of forward and backward alone: the FLOPs of the optimizer are not in the ledger.
         per_second = flops * config.batch_size * config.block_size / (row['forward'] + row['backward'])
         row['of_matmul'] = per_second / matmul
         row['mfu'] = per_second / peak if peak else None
         row['predicted'] = flops / full_flops
-        name = int(job.name) if job.name.isdecimal() else job.name
-        embeddings = job.phase.embeddings if job.phase.frozen else 'train'
-        place = {
-            'row': name,
-            'depth': job.phase.depth,
-            'n_frozen': job.phase.n_frozen,
-            'embeddings': embeddings,
-        }
-        found['phases'].append({**place, **row})
-        by_kind[kind_of(job.phase)] = relative[i]
-    found['plan'] = whole_plan(plan, by_kind, found['phases'][0]['tok_per_sec'])
-    return found
+        row['measured'] = relative[name]
+        found.append(row)
+    by_kind = {kind_of(phase): relative[name] for name, phase in rows.items()}
+    return {'device': str(device), 'matmul_flops_per_second': matmul, 'peak_flops_per_second': peak,
+            'phases': found, 'plan': whole_plan(plan, by_kind, found[0]['tok_per_sec'])}
 
 
 def medians(many: list[Measured]) -> dict:
@@ -457,67 +357,34 @@ def whole_plan(plan: schedule.Plan, by_kind: dict, tok_per_sec: float) -> dict:
     predicted = plan.flops() / schedule.step_cost(config, 'flops') / n_steps
     # nan with a phase that --phases left out; main drops the plan then.
     measured = sum(phase.steps * by_kind.get(kind_of(phase), math.nan) for phase in plan.phases) / n_steps
-    return {
-        'steps': n_steps,
-        'full_depth_hours': hours,
-        'cost': {'measured': measured, 'predicted': predicted},
-        'hours': {'measured': measured * hours, 'predicted': predicted * hours},
-    }
+    return {'steps': n_steps, 'full_depth_hours': hours,
+            'cost': {'measured': measured, 'predicted': predicted},
+            'hours': {'measured': measured * hours, 'predicted': predicted * hours}}
 
 
 def print_summary(config: TrainConfig, found: dict):
     tokens = config.batch_size * config.block_size
     speed = found['matmul_flops_per_second'] / 1e9
-    print(
-        f'{found["device"]}: {speed:,.0f} GFLOP/s in matmuls; micro-steps of {tokens} tokens, '
-        f'{grad_accum_steps(config)} to a step'
-    )
-    print_rows(found['phases'])
+    print(f'{found["device"]}: {speed:,.0f} GFLOP/s in matmuls; micro-steps of {tokens} tokens, '
+          f'{grad_accum_steps(config)} to a step')
+    header = ['row', 'depth', 'frozen', 'embeddings', 'forward s', 'backward s', 'optim. s', 'tok/s',
+              'peak GB', 'of matmul', 'MFU', 'predicted', 'measured']
+    lines = []
+    for row in found['phases']:
+        seconds = [f'{row[name]:.4f}' for name in ('forward', 'backward', 'optimizer')]
+        mfu = f'{row["mfu"]:.1%}' if row['mfu'] else '-'  # no CPU's peak is known
+        lines.append([row['row'], row['depth'], row['n_frozen'], row['embeddings'], *seconds,
+                      f'{row["tok_per_sec"]:.0f}', f'{row["memory"] / 1e9:.2f}', f'{row["of_matmul"]:.1%}',
+                      mfu, f'{row["predicted"]:.1%}', f'{row["measured"]:.1%}'])
+    print(table(header, lines, 'rrrlrrrrrrrrr'))
     if 'plan' in found:
         plan = found['plan']
         hours = plan['hours']
         cost = plan['cost']
-        print(
-            f'the whole plan, {plan["steps"]} steps on this one device: {hours["measured"]:.2f} h measured, '
-            f'{hours["predicted"]:.2f} h predicted; the same steps at full depth '
-            f'{plan["full_depth_hours"]:.2f} h: {cost["measured"]:.1%} measured, {cost["predicted"]:.1%} '
-            'predicted'
-        )
-    full = found['phases'][0]
-    for name, plain in found.get('plain', {}).items():
-        speed = plain['measured']
-        # Peak memory is 0 where the system doesn't tell.
-        memory = full['memory'] / plain['memory'] if plain['memory'] else math.nan
-        if name == 'no memory settings':
-            print(
-                f"of that, the C library's memory settings: ours has {speed:.2f}x the tokens/s that it has "
-                f'without them, {memory:.2f}x the memory; both sides above have them'
-            )
-            continue
-        print(
-            f'full depth written the plain way in {name}: forward {plain["forward"]:.4f} s, backward '
-            f'{plain["backward"]:.4f} s, optimizer {plain["optimizer"]:.4f} s, '
-            f'{plain["tok_per_sec"]:.0f} tok/s, peak {plain["memory"] / 1e9:.2f} GB: ours has {speed:.2f}x '
-            f'its tokens/s, {memory:.2f}x its memory'
-        )
-
-
-def print_rows(rows: list[dict]):
-    """The table. A column MFU only where the peak is known."""
-    with_mfu = rows[0]['mfu'] is not None
-    mfu = f' {"MFU":>6}' if with_mfu else ''
-    print(
-        f'{"row":>4} {"depth":>5} {"frozen":>6} {"embeddings":>12} {"forward s":>10} {"backward s":>10} '
-        f'{"optim. s":>9} {"tok/s":>9} {"peak GB":>8} {"of matmul":>9}{mfu} {"predicted":>9} {"measured":>9}'
-    )
-    for row in rows:
-        mfu = f' {row["mfu"]:>6.1%}' if with_mfu else ''
-        print(
-            f'{row["row"]:>4} {row["depth"]:>5} {row["n_frozen"]:>6} {row["embeddings"]:>12} '
-            f'{row["forward"]:>10.4f} {row["backward"]:>10.4f} {row["optimizer"]:>9.4f} '
-            f'{row["tok_per_sec"]:>9.0f} {row["memory"] / 1e9:>8.2f} {row["of_matmul"]:>9.1%}{mfu} '
-            f'{row["predicted"]:>9.1%} {row["measured"]:>9.1%}'
-        )
+        print(f'the whole plan, {plan["steps"]} steps on this one device: {hours["measured"]:.2f} h '
+              f'measured, {hours["predicted"]:.2f} h predicted; the same steps at full depth '
+              f'{plan["full_depth_hours"]:.2f} h: {cost["measured"]:.1%} measured, {cost["predicted"]:.1%} '
+              'predicted')
 
 
 if __name__ == '__main__':

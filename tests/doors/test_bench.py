@@ -2,43 +2,28 @@
 tests/doors/test_bench.py"""
 
 import json
-import math
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
 
 import bench
-import core.loss
 import model
 import schedule
-from config import config_to_dict, load_config
+from config import load_config
 from core import device
 from core.common import UserError
-from run import checkpoint
 
 ROOT = Path(__file__).parents[2]
-TINY = [
-    'configs/incremental_4stage.py',
-    '--n_layer=4',
-    '--n_head=2',
-    '--n_embd=32',
-    '--block_size=64',
-    '--vocab_size=320',
-    '--batch_size=2',
-    '--total_batch_size=512',
-    '--device=cpu',
-    '--repeats=1',
-]
+TINY = ['configs/incremental_4stage.py', '--n_layer=4', '--n_head=2', '--n_embd=32', '--block_size=64',
+        '--vocab_size=320', '--batch_size=2', '--total_batch_size=512', '--device=cpu', '--repeats=1']
 
 
 def run_here(monkeypatch, capsys, *flags):
     """bench.py in this process, measurements too; returns what it prints."""
     monkeypatch.setattr(bench, 'in_own_process', bench.call)
-    monkeypatch.setattr(core.loss, 'LARGE', core.loss.LARGE)  # a plain measurement changes it
     monkeypatch.setattr(bench, 'keep_freed_memory', lambda: None)
     monkeypatch.setattr(sys, 'argv', ['bench.py', *TINY, *flags])
     bench.main()
@@ -57,36 +42,25 @@ def measured(forward, backward, optimizer, memory=1):
 # rows and their predictions
 
 
-def test_rows_and_the_plain_way(monkeypatch, capsys):
-    found = json.loads(run_here(monkeypatch, capsys, '--plain', '--json', '--phases=0,1'))
+def test_rows_of_a_plan_as_data(monkeypatch, capsys):
+    found = json.loads(run_here(monkeypatch, capsys, '--json', '--phases=0,1'))
     assert [(r['row'], r['depth'], r['n_frozen']) for r in found['phases']] == [
-        ('full', 4, 0),
-        (0, 1, 0),
-        (1, 2, 1),
-    ]
+        ('full', 4, 0), (0, 1, 0), (1, 2, 1)]
     full = found['phases'][0]
-    assert full['measured'] == full['predicted'] == 1
-    dtypes = {'float32', 'bfloat16'} if device.has_bfloat16(torch.device('cpu')) else {'float32'}
-    assert set(found['plain']) == {*dtypes, 'no memory settings'} and 'plan' not in found
-    for row in (*found['phases'], *found['plain'].values()):
+    assert full['measured'] == full['predicted'] == 1 and 'plan' not in found
+    for row in found['phases']:
         assert row['memory'] > 1e7
-        step = (
-            4 * (row['forward'] + row['backward']) + row['optimizer']
-        )  # 512 tokens are four micro-steps of 2 x 64
+        # 512 tokens are four micro-steps of 2 x 64.
+        step = 4 * (row['forward'] + row['backward']) + row['optimizer']
         assert row['tok_per_sec'] == pytest.approx(512 / step)
     assert full['of_matmul'] < 1 and found['matmul_flops_per_second'] > 0
     assert full['mfu'] is None  # no CPU's peak is known
 
 
-@pytest.mark.parametrize(
-    'wanted, names',
-    [
-        ('', ['full', '0', '1', '2', '3', '4', '5']),
-        ('none', ['full']),
-        ('4,5', ['full', '4', '5']),
-        ('5,0', ['full', '5', '0']),
-    ],
-)
+@pytest.mark.parametrize('wanted, names', [
+    ('', ['full', '0', '1', '2', '3', '4', '5']), ('none', ['full']), ('4,5', ['full', '4', '5']),
+    ('5,0', ['full', '5', '0']),
+])
 def test_a_row_keeps_its_name_when_others_are_left_out(wanted, names):
     config = tiny_config()
     phases = schedule.plan(config).phases
@@ -106,21 +80,18 @@ def test_a_row_that_is_not_there_is_refused(wanted):
 def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
     config = tiny_config('--phase1_embeddings=frozen')
     phases = schedule.plan(config).phases
-    jobs = [
-        bench.Job(name, phase, 'float32') for name, phase in bench.choose_rows(config, phases, '').items()
-    ]
+    rows = bench.choose_rows(config, phases, '')
     monkeypatch.setattr(bench, 'peak_flops', lambda device, dtype: 1e12)
-    times = [(i, measured(0.25, 0.75, 0.5)) for i in range(len(jobs))]
-    found = bench.summarize(schedule.plan(config), jobs, times, 1e9, torch.device('cpu'))
+    times = [(name, measured(0.25, 0.75, 0.5)) for name in rows]
+    found = bench.summarize(schedule.plan(config), rows, times, 1e9, torch.device('cpu'))
     full = schedule.step_cost(config, 'flops')
-    for row, job in zip(found['phases'], jobs):
-        of_steps = (job.phase.steps * schedule.step_flops(config, job.phase, 'flops')) / job.phase.steps
-        assert row['predicted'] == pytest.approx(of_steps / full)
-        assert row['of_matmul'] == pytest.approx(of_steps / 4 / 1e9)  # a quarter of the tokens in a second
-        assert row['mfu'] == pytest.approx(of_steps / 4 / 1e12)
-    assert found['plan']['cost']['predicted'] == pytest.approx(
-        schedule.plan(config).flops() / full / phases[-1].stop
-    )
+    for row, phase in zip(found['phases'], rows.values()):
+        of_step = schedule.step_flops(config, phase, 'flops')
+        assert row['predicted'] == pytest.approx(of_step / full)
+        assert row['of_matmul'] == pytest.approx(of_step / 4 / 1e9)  # a quarter of the tokens in a second
+        assert row['mfu'] == pytest.approx(of_step / 4 / 1e12)
+    predicted = schedule.plan(config).flops() / full / phases[-1].stop
+    assert found['plan']['cost']['predicted'] == pytest.approx(predicted)
     assert found['plan']['cost']['measured'] == pytest.approx(1)  # all took the same time
     assert found['plan']['hours']['measured'] == pytest.approx(phases[-1].stop * 4.5 / 3600)
 
@@ -133,7 +104,7 @@ def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
     def slowing(function, config, *args):
         if function is bench.matmul_speed:
             return 1e9
-        phase = args[0].phase
+        phase = args[0]
         done.append(phase.depth)
         seconds = (phase.depth - phase.n_frozen / 2) * 1.02 ** len(done)
         return measured(seconds, 2 * seconds, 0.0)
@@ -150,112 +121,31 @@ def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
 # what a measurement does
 
 
-class Watch:
-    """Writes down what bench.measure does in this process."""
-
-    def __init__(self, monkeypatch):
-        self.fused, self.frozen, self.dtypes, self.settings = 0, [], set(), 0
-        real_apply, real_freeze, real_hidden = (
-            model.FusedLinearCrossEntropy.apply,
-            model.GPT.freeze,
-            model.GPT.hidden,
-        )
-
-        def apply(*args):
-            self.fused += 1
-            return real_apply(*args)
-
-        def freeze(gpt, blocks, embeddings):
-            self.frozen.append((blocks, embeddings))
-            real_freeze(gpt, blocks, embeddings)
-
-        def hidden(gpt, *args):
-            self.dtypes.add(
-                torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else torch.float32
-            )
-            return real_hidden(gpt, *args)
-
-        def settings():
-            self.settings += 1
-
-        monkeypatch.setattr(model.FusedLinearCrossEntropy, 'apply', apply)
-        monkeypatch.setattr(model.GPT, 'freeze', freeze)
-        monkeypatch.setattr(model.GPT, 'hidden', hidden)
-        monkeypatch.setattr(bench, 'keep_freed_memory', settings)
-        monkeypatch.setattr(core.loss, 'LARGE', core.loss.LARGE)  # a plain measurement changes it
-
-
 def test_a_measurement_freezes_as_the_phase_does_in_its_dtype_and_leaves_the_warm_up_out(monkeypatch):
-    config = tiny_config()
-    rows = bench.choose_rows(config, schedule.plan(config).phases, '')
-    frozen = rows['1']
-    watch = Watch(monkeypatch)
-    clock = iter(
-        [*(100.0 * i for i in range(12)), 0.0, 1.0, 0.0, 1.0, 3.0, 7.0, 0.0, 1.0, 0.0, 1.0, 3.0, 7.0]
-    )
+    config = tiny_config('--dtype=bfloat16')
+    phase = bench.choose_rows(config, schedule.plan(config).phases, '')['1']
+    frozen, dtypes, settings = [], set(), []
+    real_freeze, real_hidden = model.GPT.freeze, model.GPT.hidden
+
+    def freeze(gpt, blocks, embeddings):
+        frozen.append((blocks, embeddings))
+        real_freeze(gpt, blocks, embeddings)
+
+    def hidden(gpt, *args):
+        dtypes.add(torch.get_autocast_dtype('cpu') if torch.is_autocast_enabled('cpu') else torch.float32)
+        return real_hidden(gpt, *args)
+
+    monkeypatch.setattr(model.GPT, 'freeze', freeze)
+    monkeypatch.setattr(model.GPT, 'hidden', hidden)
+    monkeypatch.setattr(bench, 'keep_freed_memory', lambda: settings.append(1))
+    warm_up = [100.0 * i for i in range(12)]
+    step = [0.0, 1.0, 0.0, 1.0, 3.0, 7.0]
+    clock = iter([*warm_up, *step, *step])
     monkeypatch.setattr(bench, 'now', lambda device: next(clock))
-    found = bench.measure(config, bench.Job('1', frozen, 'bfloat16'))
-    assert watch.frozen[-1] == (frozen.frozen, frozen.embeddings) and frozen.frozen
-    assert watch.dtypes == {torch.bfloat16} and watch.fused == 8 and watch.settings == 1
+    found = bench.measure(config, phase)
+    assert frozen[-1:] == [(phase.frozen, phase.embeddings)] and phase.frozen
+    assert dtypes == {torch.bfloat16} and settings == [1]
     assert (found.forward, found.backward, found.optimizer) == (1, 2, 4) and found.memory > 1e7
-
-
-def test_the_plain_way_is_not_ours_and_has_the_same_memory_settings(monkeypatch):
-    config = tiny_config()
-    full = bench.choose_rows(config, schedule.plan(config).phases, 'none')['full']
-    made = []
-    real = torch.optim.AdamW
-    monkeypatch.setattr(
-        torch.optim, 'AdamW', lambda *args, **kwargs: made.append(kwargs['fused']) or real(*args, **kwargs)
-    )
-    clock = iter(range(1000))
-    for job, fused, n_losses, settings in (
-        (bench.Job('plain', full, 'float32', is_plain=True), False, 0, 1),
-        (bench.Job('full', full, 'float32'), True, 8, 1),
-        (bench.Job('full', full, 'float32', has_memory_settings=False), True, 8, 0),
-    ):
-        with monkeypatch.context() as patch:
-            watch = Watch(patch)
-            patch.setattr(bench, 'now', lambda device: next(clock))
-            made.clear()
-            bench.measure(config, job)
-            assert (made[-1], watch.fused, watch.settings) == (fused, n_losses, settings)
-            assert math.isinf(core.loss.LARGE) == job.is_plain  # nothing is computed again
-    assert bench.comparisons(full, config, torch.device('cpu'))[-1].has_memory_settings is False
-
-
-def test_on_cuda_the_plain_way_has_fused_adamw_and_no_line_about_the_c_library(monkeypatch):
-    config = tiny_config()
-    full = bench.choose_rows(config, schedule.plan(config).phases, 'none')['full']
-    monkeypatch.setattr(bench, 'has_bfloat16', lambda device: True)
-    jobs = bench.comparisons(full, config, torch.device('cuda', 0))
-    assert [(job.dtype, job.is_plain, job.has_memory_settings) for job in jobs] == [
-        ('float32', True, True),
-        ('bfloat16', True, True),
-    ]
-    gpt = model.GPT(model.GPTConfig(8, 16, 1, 1, 4))
-    fake = types.SimpleNamespace(
-        transformer=types.SimpleNamespace(
-            wte=types.SimpleNamespace(weight=types.SimpleNamespace(device=types.SimpleNamespace(type='cuda')))
-        ),
-        parameters=gpt.parameters,
-    )
-    assert (
-        bench.plain_optimizers(fake)[0].defaults['fused']
-        and not bench.plain_optimizers(gpt)[0].defaults['fused']
-    )
-
-
-def test_the_plain_loss_is_the_models():
-    config = tiny_config()
-    torch.manual_seed(0)
-    gpt = model.GPT(checkpoint.gpt_config(config_to_dict(config)), 2)
-    x, y = torch.randint(320, (2, 2, 64))
-    limit = core.loss.LARGE
-    try:
-        assert bench.prepare_plain(gpt, config)(x, y).item() == pytest.approx(gpt(x, y).item(), abs=1e-5)
-    finally:
-        core.loss.LARGE = limit
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -271,31 +161,8 @@ def test_each_measurement_has_a_process_of_its_own():
 
 def test_the_whole_plan_as_text(monkeypatch, capsys):
     lines = run_here(monkeypatch, capsys, '--n_stages=2', '--n_layer=2').splitlines()
-    assert len(lines) == 2 + 3 + 1  # full depth, depth 1, depth 2 with a frozen layer
-    assert lines[-1].startswith('the whole plan, ') and not any(
-        'plain' in line or 'MFU' in line for line in lines
-    )
-
-
-def test_the_comparison_as_text(capsys):
-    config = tiny_config()
-    phases = schedule.plan(config).phases
-    full = bench.choose_rows(config, phases, 'none')['full']
-    jobs = [
-        bench.Job('full', full, 'float32'),
-        bench.Job('plain float32', full, 'float32', is_plain=True),
-        bench.Job('no memory settings', full, 'float32', has_memory_settings=False),
-    ]
-    times = [(0, measured(1, 2, 4, 100)), (1, measured(2, 4, 8, 200)), (2, measured(1.5, 3, 6, 400))]
-    found = bench.summarize(schedule.plan(config), jobs, times, 1e9, torch.device('cpu'))
-    del found['plan']
-    bench.print_summary(config, found)
-    plain, settings = capsys.readouterr().out.splitlines()[-2:]
-    assert plain.endswith('ours has 2.00x its tokens/s, 0.50x its memory')
-    assert (
-        settings.startswith("of that, the C library's memory settings: ours has 1.50x the tokens/s")
-        and '0.25x' in settings
-    )
+    assert len(lines) == 3 + 3 + 1  # full depth, depth 1, depth 2 with a frozen layer
+    assert lines[-1].startswith('the whole plan, ')
 
 
 def test_out_of_memory_is_one_line(monkeypatch, capsys):
