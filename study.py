@@ -30,7 +30,6 @@ import time
 from collections import Counter
 
 import schedule
-from config import config_from_dict
 from core.common import Parser, UserError, locked, run_main, table
 from core.plot import check_name
 from grid.launch import Launcher, check_gpus, command_of, last_step, parse_slots, slot_environment
@@ -38,18 +37,17 @@ from grid.plan import (
     Run,
     all_tuning_runs,
     arm_config,
-    end_of,
     last_state,
     load_study,
     out_folder,
     outcome_of,
     plan_runs,
     saved_prefix,
-    settings_of,
     spared_flops,
 )
-from grid.records import make_record, read_lines, read_records, write_records
+from grid.records import make_record, read_records, write_records
 from grid.study_file import STUDY_NAMES, Study, did_you_mean, folder_of
+from run.log import read_metrics
 
 # Flags for a part of the grid, and what each names.
 PART = {'only': 'arm', 'scales': 'scale', 'budgets': 'budget', 'seeds': 'seed'}
@@ -70,7 +68,7 @@ def main():
         elif args.report:
             write_report(study, args.figure, args.latex)
         elif args.collect:
-            collect(study, args.take_from)
+            collect(study)
         elif args.print:
             print_commands(study, args)
         else:
@@ -97,8 +95,6 @@ def parse_args():
                        ('latex', 'write the tables as LaTeX')):
         parser.add_argument(f'--{name}', default='', metavar='FILE', type=os.path.expanduser,
                             help=f'with --report: also {what}')
-    parser.add_argument('--from', dest='take_from', default='', metavar='DIR', type=os.path.expanduser,
-                        help="with --collect: take another study's records of runs with the same settings")
     parser.add_argument('--slots', default='', help='cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
     parser.add_argument('--minutes', type=float, default=0.0, help='end by then; the rest goes on next time')
     parser.add_argument('--separate', action='store_true', help='share no prefixes')
@@ -464,7 +460,8 @@ def draw_curves(study: Study, runs: list[Run]):
 
     curves = {}  # (scale, budget): [(arm, FLOPs, losses)]
     for run in runs:
-        lines = [line for line in read_lines(out_folder(study, run)) if 'val_loss' in line and line['flops']]
+        records, _ = read_metrics(os.path.join(out_folder(study, run), 'metrics.jsonl'))
+        lines = [line for line in records if 'val_loss' in line and line['flops']]
         if lines:
             x, y = [line['flops'] for line in lines], [line['val_loss'] for line in lines]
             curves.setdefault(run.place[1:], []).append((run.arm, x, y))
@@ -546,67 +543,18 @@ def levels_of(runs: list[Run], separate: bool) -> dict:
 # records
 
 
-def collect(study: Study, take_from: str):
-    """Put the records of the runs that are over into results/, without weights, beside those that are there.
-
-    `take_from`: the folder or the results of another study; its records of runs with the same settings are
-    taken as this study's. """
+def collect(study: Study):
+    """Put the records of the runs that are over into results/, without weights, beside those that are
+    there."""
     os.makedirs(study.results, exist_ok=True)
-    taken = 0
-    if take_from:
-        others = other_records(take_from)
-        # What is tuned decides what the grid is, and that which seeds are asked for.
-        while new := take_over(study, others):
-            taken += new
     records = dict(read_records(study.records_path))
-    for run in every_run(study):
+    tunings, grid = plan_runs(study)
+    for run in all_tuning_runs(tunings) + grid:
         outcome = outcome_of(study, run, elsewhere=False)
         if outcome:
             records[run.folder] = make_record(study.name, study.out, run.folder, outcome.folder)
     write_records(study.records_path, records)
-    others = f', {taken} of them taken from {take_from}' if take_from else ''
-    print(f'{len(records)} finished runs are in {study.records_path}{others}')
-
-
-def every_run(study: Study) -> list[Run]:
-    tunings, grid = plan_runs(study)
-    return all_tuning_runs(tunings) + grid
-
-
-def other_records(folder: str) -> list[dict]:
-    """All records of another study: of its records.jsonl, or of its run directories."""
-    path = os.path.join(folder, 'records.jsonl')
-    if os.path.exists(path):
-        return list(read_records(path).values())
-    name = os.path.basename(os.path.normpath(folder))
-    records = []
-    for root, _, files in os.walk(folder):
-        if 'config.json' in files and 'metrics.jsonl' in files:
-            records.append(make_record(name, folder, os.path.relpath(root, folder), root))
-    if not records:
-        raise UserError(f'--from={folder}: no run of a study is there')
-    return records
-
-
-def take_over(study: Study, others: list[dict]) -> int:
-    """Add the others' records of runs that this study asks for and lacks; returns how many."""
-    records = dict(read_records(study.records_path))
-    by_settings = {}
-    for record in others:
-        config = config_from_dict(record['config'], f'the record of {record["run"]}')
-        by_settings.setdefault(settings_of(config), record)
-    new = 0
-    for run in every_run(study):
-        record = by_settings.get(settings_of(run.config))
-        if record is None or run.folder in records or outcome_of(study, run):
-            continue
-        if end_of(run, record['metrics'][-1] if record['metrics'] else None, record['info']) is None:
-            continue
-        config = record['config'] | {'out_dir': f'out/{study.name}/{run.folder}'}
-        records[run.folder] = record | {'run': run.folder, 'config': config}
-        new += 1
-    write_records(study.records_path, records)
-    return new
+    print(f'{len(records)} finished runs are in {study.records_path}')
 
 
 if __name__ == '__main__':

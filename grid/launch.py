@@ -25,7 +25,6 @@ from core.common import UserError, atomic_write, locked, usable_cores
 from grid.plan import (
     Run,
     argv_of,
-    last_record,
     out_folder,
     outcome_of,
     saved_prefix,
@@ -33,6 +32,7 @@ from grid.plan import (
     spared_flops,
 )
 from grid.study_file import HERE, Study, as_flag
+from run.log import last_record
 
 POLL_SECONDS = 0.5
 LOG_SECONDS = 300  # between the lines of progress where there is no terminal

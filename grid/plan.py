@@ -10,7 +10,6 @@ and records alone, so that a study can be stopped at any time. """
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 import statistics
@@ -19,8 +18,9 @@ from dataclasses import dataclass, field
 import schedule
 from config import FIELDS, TrainConfig, check, config_from_dict, config_to_dict, load_config
 from core.common import UserError, numbered, read_json
-from grid.records import make_record, read_info, read_records
+from grid.records import make_record, read_records
 from grid.study_file import Study, arm_argv, as_flag, folder_of, read_study, refuse
+from run.log import last_record, read_run_json
 
 # A run that differs here may train the same prefix, but would have logged it otherwise.
 LOGGING = ('eval_interval', 'eval_after_growth', 'val_tokens', 'log_interval', 'hellaswag_interval',
@@ -536,7 +536,7 @@ def loss_here(study: Study, run: Run, folder: str) -> float | None:
     """The loss at the end of the run in a run directory, None if it has none, or can't be read."""
     try:
         saved = read_json(os.path.join(folder, 'config.json'), 'a readable config')
-        info = read_info(folder)
+        info = read_run_json(folder)
         config_from_dict(saved, folder)
     except UserError as error:
         study.damaged[run.folder] = str(error)
@@ -567,12 +567,6 @@ def check_same_settings(run: Run, saved: dict, where: str, what_to_do: str):
                             f'{what_to_do}')
 
 
-def settings_of(config: TrainConfig) -> tuple:
-    """What two runs share that are the same but for their names."""
-    return tuple(getattr(config, name) for name, setting in FIELDS.items()
-                 if name in MEASURED or not setting.metadata['free'])
-
-
 def record_of(study: Study, run: Run, outcome: Outcome) -> dict:
     """The record of a run that is over: what --collect would make of it, or has made."""
     if outcome.is_here:
@@ -583,21 +577,6 @@ def record_of(study: Study, run: Run, outcome: Outcome) -> dict:
 def saved_steps(folder: str) -> list[int]:
     """The steps whose checkpoints a run directory holds."""
     return [step for step, _ in numbered(folder, 'ckpt_', '.pt')]
-
-
-def last_record(folder: str) -> dict | None:
-    """The last whole line of a run's metrics.jsonl, None if there is none that makes sense."""
-    path = os.path.join(folder, 'metrics.jsonl')
-    if not os.path.exists(path):
-        return None
-    with open(path, 'rb') as f:
-        f.seek(max(0, os.path.getsize(path) - 4096))  # some lines; this is asked of every run, every second
-        whole = f.read().rpartition(b'\n')[0]
-    try:
-        record = json.loads(whole.rpartition(b'\n')[2])
-        return record if type(record['step']) is int and type(record['kind']) is str else None
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def last_state(study: Study) -> dict:

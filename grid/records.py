@@ -19,6 +19,7 @@ import shlex
 from config import FIELDS
 from core.common import UserError, atomic_write, read_json
 from grid.study_file import HERE
+from run.log import read_metrics, read_run_json
 
 KEYS = {'run': str, 'config': dict, 'info': dict, 'metrics': list}
 
@@ -64,41 +65,15 @@ def make_record(study: str, out: str, run: str, run_dir: str) -> dict:
     for name, value in config.items():
         if name in FIELDS and FIELDS[name].metadata['path']:
             config[name] = portable(study, out, value)
-    info = read_info(run_dir)
+    info = read_run_json(run_dir)
+    metrics, _ = read_metrics(os.path.join(run_dir, 'metrics.jsonl'))  # the last line may be truncated
     for start in (info, *info.get('starts', [])):
         if 'command' in start:
             start['command'] = portable_command(study, out, start['command'])
     for name in ('init_from', 'branch_from'):
         if info.get(name):
             info[name]['path'] = portable(study, out, info[name]['path'])
-    return {'run': run, 'config': config, 'info': info, 'metrics': read_lines(run_dir)}
-
-
-def read_info(run_dir: str) -> dict:
-    """What run.json says, {} without one. Raises UserError for one that can't be read."""
-    path = os.path.join(run_dir, 'run.json')
-    if not os.path.exists(path):
-        return {}
-    info = read_json(path, 'a readable run.json')
-    if type(info) is not dict:
-        raise UserError(f'{path}: not a readable run.json')
-    return info
-
-
-def read_lines(run_dir: str) -> list[dict]:
-    """The whole lines of metrics.jsonl. Raises UserError, naming the line, for one that is none."""
-    path = os.path.join(run_dir, 'metrics.jsonl')
-    lines = []
-    if os.path.exists(path):
-        with open(path, encoding='utf-8', errors='replace') as f:
-            lines = [line for line in f if line.endswith('\n')]  # the last one may be torn
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            records.append(json.loads(line))
-        except (ValueError, RecursionError):
-            raise UserError(f'{path}, line {number}: not a line of metrics') from None
-    return records
+    return {'run': run, 'config': config, 'info': info, 'metrics': metrics}
 
 
 def portable(study: str, out: str, path: str) -> str:

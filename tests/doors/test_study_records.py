@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_study import TWO_ARMS, finish, finish_all, left, make_study, record_of
+from fake_study import TWO_ARMS, finish, left, make_study, record_of
 
 import study as door
 from core.common import UserError
@@ -29,31 +29,6 @@ def in_the_repository(monkeypatch):
 def arguments(**part):
     everything = {'only': '', 'scales': '', 'budgets': '', 'seeds': '', 'separate': False, 'slots': 'cpu'}
     return argparse.Namespace(**everything | part)
-
-
-def test_records_of_a_study_with_the_same_settings_are_taken_over(tmp_path, capsys):
-    (tmp_path / 'plain').mkdir()
-    tune = {'tune': {'Li': {'learning_rate': (0.01, 0.02)}}, 'tune_seeds': (0,)}
-    settings = TWO_ARMS['settings'] | {'n_embd': 48, 'n_head': 3}
-    plain = make_study(tmp_path / 'plain', **TWO_ARMS | tune | {'budgets': (166,), 'settings': settings})
-    assert len(finish_all(plain, lambda run: 1 + run.config.learning_rate)) == 6
-    ladder = make_study(tmp_path, **NO_BUDGETS | tune | {'scales': {'w48': SCALES['w48']},
-                                                         'per_parameter': (1,)})
-    door.collect(ladder, str(tmp_path / 'plain' / 'results'))
-    assert '6 finished runs' in (said := capsys.readouterr().out) and '6 of them taken from' in said
-    records = read_records(ladder.records_path)
-    assert set(records) >= {'li/w48_p1_s1', 'li/tune_w48_p1_s0_learning_rate=0.02'} and left(ladder) == []
-    assert all(record['config']['out_dir'] == f'out/mine/{run}' for run, record in records.items())
-    door.collect(ladder, str(tmp_path / 'plain' / 'results'))
-    assert ', 0 of them' in capsys.readouterr().out
-    # Another learning rate is another run.
-    other = make_study(tmp_path, **NO_BUDGETS | {'scales': {'w48': f'{SCALES["w48"]} --beta1=0.8'},
-                                                 'per_parameter': (1,)})
-    other.results = str(tmp_path / 'other')
-    door.collect(other, str(tmp_path / 'plain' / 'results'))
-    assert read_records(other.records_path) == {}
-    with pytest.raises(UserError, match='no run of a study is there'):
-        door.collect(other, 'configs')
 
 
 def test_a_source_of_which_only_the_record_is_left_is_trained_once_it_is_needed(tmp_path):

@@ -1,5 +1,6 @@
 """Slots, clock and children of the launcher, without a run. Run: python -m pytest tests/grid"""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from fake_study import TWO_ARMS, make_study
 
 from grid.launch import Clock, Launcher, kill_tree, parse_slots, start_process
 from grid.plan import plan_runs
+from run.log import COUNTERS
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,7 +62,8 @@ def test_the_last_slot_is_never_given_up_and_a_run_that_got_somewhere_blames_non
     assert len(launcher.usable_slots()) == 1
     launcher.failed_on.clear()
     for run in launcher.runs[:2]:
-        Path(launcher.study.out, run.folder, 'metrics.jsonl').write_text('{"kind": "train", "step": 20}\n')
+        line = {'kind': 'train'} | dict.fromkeys(COUNTERS, 20)
+        Path(launcher.study.out, run.folder, 'metrics.jsonl').write_text(json.dumps(line) + '\n')
         fail(launcher, run, 0)
     assert launcher.usable_slots() == [0, 1, 2]
 
