@@ -362,14 +362,13 @@ def parse(name: str, text: str):
         return text
     if leaf is bool:
         return {'true': True, 'false': False}.get(text.lower(), text)
-    if depths != {0} and not text.strip():
-        return ()
-    with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):
-        return ast.literal_eval(text.strip())
-    if leaf is str:  # words without quotes
-        return tuple(text.split(',')) if ',' in text else text
-    with contextlib.suppress(ValueError):  # 007, which Python refuses
-        return int(text)
+    if depths != {0}:
+        with contextlib.suppress(SyntaxError, ValueError, MemoryError, RecursionError):
+            return ast.literal_eval(text.strip() or '()')
+        return tuple(text.split(',')) if leaf is str and ',' in text else text
+    for number in (int, float):  # int first: a float is exact for whole numbers only up to 2^53
+        with contextlib.suppress(ValueError):
+            return number(text)
     return text
 
 

@@ -200,12 +200,12 @@ def test_a_flag_means_what_its_setting_is(flag, value):
 
 
 @pytest.mark.parametrize('flag, piece', [
-    ('--n_layer=0x', "n_layer must be int, not '0x'"), ('--n_layer=None', 'n_layer must be int, not None'),
-    ('--n_layer=True', 'n_layer must be int, not True'), ('--n_layer=', "n_layer must be int, not ''"),
+    ('--n_layer=0x10', "must be int, not '0x10'"), ('--n_layer=None', "n_layer must be int, not 'None'"),
+    ('--n_layer=True', "n_layer must be int, not 'True'"), ('--n_layer=', "n_layer must be int, not ''"),
     ('--n_layer=4.5', 'n_layer must be int, not 4.5'), ('--n_layer=1e999', 'n_layer must be int'),
-    ('--n_layer=2,4', 'n_layer must be int, not (2, 4)'), ('--n_layer=()', 'n_layer must be int, not ()'),
+    ('--n_layer=2,4', "n_layer must be int, not '2,4'"), ('--n_layer=()', "n_layer must be int, not '()'"),
     ('--learning_rate=fast', "learning_rate must be float, not 'fast'"),
-    ('--learning_rate=nan', "learning_rate must be float, not 'nan'"),
+    ('--learning_rate=nan', 'learning_rate must be float, not nan'),
     ('--shuffle=1', "shuffle must be bool, not '1'"),
     ('--compile=1', "compile must be bool or 'auto', not '1'"),
     ('--stage_depths=2,,4', "stage_depths must be a tuple of int, not '2,,4'"),
