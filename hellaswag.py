@@ -5,10 +5,10 @@ HellaSwag: four endings to a context, one of them true; the model picks the one 
     python hellaswag.py out/baseline out/incremental_8stage   # two on the same examples, and their difference
     torchrun --standalone --nproc_per_node=8 hellaswag.py out/incremental_8stage --style=both --json
 
-MODEL is a checkpoint, a run directory, a Hugging Face GPT-2 folder, or gpt2, gpt2-medium, gpt2-large,
-gpt2-xl. Without --data the examples are the official validation set's, 10,042, from the Hugging Face Hub. A
-file of your own has one JSON object a line: 'ctx' (the context), 'endings' (four), 'label' (the true one's
-number, 0 to 3), and optionally 'ind', 'activity_label', 'ctx_a' and 'ctx_b'.
+MODEL is a checkpoint, a run directory, a Hugging Face folder (GPT-2, Llama, Qwen2, Qwen3), or gpt2,
+gpt2-medium, gpt2-large, gpt2-xl. Without --data the examples are the official validation set's, 10,042, from
+the Hugging Face Hub. A file of your own has one JSON object a line: 'ctx' (the context), 'endings' (four),
+'label' (the true one's number, 0 to 3), and optionally 'ind', 'activity_label', 'ctx_a' and 'ctx_b'.
 
 Two conventions are in use, and their numbers differ. GPT-2 124M scores, on the official validation set:
 
@@ -53,7 +53,7 @@ def parse_args():
     add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
         help='autocast to bfloat16, or stay with float32; default: bfloat16 where the hardware has it')
     add('--json', action='store_true', help='end with one line of JSON: the numbers of each style')
-    add('--per_example', default='', metavar='FILE', help='write a JSON line per example (see paired.py)')
+    add('--per_example', default='', metavar='FILE', help='a JSON line an example (verdict/paired.py)')
     args = parser.parse_args()
 
     if len(args.models) > 2:

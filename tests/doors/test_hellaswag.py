@@ -646,3 +646,36 @@ def test_ranks_meet_as_trainings_do(monkeypatch, tmp_path):
     with pytest.raises(Met):
         run_main(monkeypatch, str(tmp_path / 'a.pt'), f'--data={path}', '--device=cpu')
     assert met == [('cpu', 1, 2)]
+
+
+@pytest.mark.slow
+def test_a_folder_with_a_bpe_of_its_own_scores_as_the_harness_has_it(tmp_path, monkeypatch, capsys):
+    """By transformers' tokenizer and model, one text at a time, as lm-evaluation-harness does it."""
+    import transformers
+    from llamas import make_folder
+
+    theirs = make_folder(tmp_path / 'model', 'smollm2', max_position_embeddings=384)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'model')
+    examples = examples_of(200, seed=5)
+    write(tmp_path / 'x.jsonl', examples)
+    right = right_norm = 0
+    for example in examples:
+        context = f'{example["activity_label"]}: {example["ctx_a"]} {example["ctx_b"].capitalize()}'
+        context = hellaswag.clean(context)
+        sums, means = [], []
+        for ending in map(hellaswag.clean, example['endings']):
+            whole = tokenizer.encode(f'{context} {ending}', add_special_tokens=False)
+            n = len(tokenizer.encode(context.rstrip(), add_special_tokens=False))
+            cut = max(0, len(whole) - 385)  # the model has 384 places, and the last token is no input
+            whole, n = whole[cut:], n - cut
+            with torch.no_grad():
+                logits = theirs(torch.tensor([whole[:-1]])).logits[0].log_softmax(-1)
+            sums.append(sum(logits[i - 1, whole[i]].item() for i in range(n, len(whole))))
+            means.append(sums[-1] / len(ending))
+        right += int(np.argmax(sums)) == int(example['label'])
+        right_norm += int(np.argmax(means)) == int(example['label'])
+    run_main(monkeypatch, str(tmp_path / 'model'), f'--data={tmp_path}/x.jsonl', '--style=lm_eval', '--json',
+             '--device=cpu', '--dtype=float32')
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found['lm_eval']['n_cut'] > 0
+    assert found['lm_eval']['acc'] == right / 200 and found['lm_eval']['acc_norm'] == right_norm / 200
