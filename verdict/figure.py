@@ -163,7 +163,8 @@ def limits_of(comparisons: list, has_costs: bool) -> tuple[float, float]:
     if not has_costs:
         sizes = [abs(one.value) for one in found if one] or [1.0]
         # One arm far away must not press the others together.
-        size = min(max(map(abs, ends), default=1.0), 2 * max(sizes), 5 * statistics.median(sizes)) * 1.05
+        size = min(max(map(abs, ends), default=1.0), 2 * max(sizes), 5 * statistics.median(sizes))
+        size = 1.05 * size or 0.01  # all end at the same loss
         return -size, size
     values = [one.value for one in found if one and 0 < one.value < math.inf]
     low, high = min([*values, 0.9]), max([*values, 1.1])

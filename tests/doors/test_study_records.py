@@ -75,6 +75,23 @@ def test_the_curves_of_runs_under_way_are_drawn(tmp_path):
     assert os.path.getsize(os.path.join(study.out, 'curves.png')) > 10_000
 
 
+def test_watching_says_again_and_again_what_is_done_by_now(tmp_path, monkeypatch, capsys):
+    study = make_study(tmp_path, **TWO_ARMS)
+    said = []
+
+    def sleep(seconds):
+        said.append(capsys.readouterr().out)
+        finish(study, lambda run: 1.0)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(door.time, 'sleep', sleep)
+    with pytest.raises(KeyboardInterrupt):
+        door.watch(study, arguments())
+    assert '8 waiting' in said[0] and 'the report is' not in said[0]
+    assert '8 done' in said[1] and 'the report is' in said[1]
+
+
 def test_records_of_other_data_are_found_out_before_anything_is_trained(tmp_path):
     folder = tmp_path / 'data'
     folder.mkdir()

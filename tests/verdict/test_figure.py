@@ -99,6 +99,15 @@ def test_what_lies_far_away_is_told_at_the_edge_and_presses_nothing_together(dra
     assert '3 →' in [text.get_text() for text in axes.texts]
 
 
+def test_arms_that_end_alike_have_an_axis_all_the_same(drawn):
+    runs = make_seeds('base', (3.0, 3.0)) + make_seeds('grown', (3.0, 3.0), n_stages=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        figure.draw_forest('x.png', judge_runs(runs))
+    [axes] = drawn[0].axes
+    assert axes.get_xlim()[0] < 0 < axes.get_xlim()[1]
+
+
 def test_a_diverged_arm_is_a_row_without_a_value(drawn):
     runs = []
     for name, stages in (('base', 1), ('grown', 4), ('lost', 4)):
