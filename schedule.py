@@ -2,18 +2,18 @@
 The paper's idea as pure arithmetic: which layers exist and train at which step, at what learning rate, at
 what cost. No torch is needed to print the plan of a run:
 
-    python schedule.py CONFIG [CONFIG ...] [--key=value ...] [--json] [--figure=plan.png]
+    python schedule.py CONFIG [CONFIG ...] [--key=value ...] [--figure=plan.png]
     python schedule.py CONFIG --tflops=400 --gpus=8 --price=2.5      hours and money, at 400 TFLOP/s a GPU
     python schedule.py CONFIG --gpu=H100 --mfu=0.4 --gpus=8          the same by the GPU's peak
 
---json prints one JSON object instead. --figure draws depth over the steps, frozen layers hatched, and what a
-step costs. At GPT-2 124M with the head's input path frozen, growing in 8 stages costs .585 of full depth for
-the same tokens by the `flops` ledger and .469 by the paper's.
+--figure draws depth over the steps, frozen layers hatched, and what a step costs. At GPT-2 124M with the
+head's input path frozen, growing in 8 stages costs .585 of full depth for the same tokens by the `flops`
+ledger and .469 by the paper's.
 
 plan(config) is made once: the phases of a run, and a row for each of its steps. Learning rates, FLOPs and the
 steps that two runs share are looked up there and computed nowhere else.
 
-Two ledgers count the compute, both in FLOPs:
+Two ledgers count the compute, both in FLOPs; neither counts the optimizer, as is usual:
   paper   a layer costs c per token forward and the same backward, only layers that train go backward,
           embeddings and head cost nothing (Li, Fung, Huang 2024). c is a layer's forward pass as the other
           ledger counts it.
@@ -21,15 +21,12 @@ Two ledgers count the compute, both in FLOPs:
           product for the weight's gradient where the weight trains, and the one for the input's gradient
           where something below still trains. Attention counts as full T x T products (the convention of PaLM
           and nanoGPT). The head is included.
-Neither counts the optimizer, as is usual. Muon has matmuls of its own: 9.5% of the FLOPs of the demo's
-full-depth step of 2,048 tokens, .4% of GPT-2 124M's of 524,288. Its plan says how many.
 """
 
 import bisect
 import dataclasses
 import functools
 import itertools
-import json
 import math
 import os
 import re
@@ -39,10 +36,9 @@ from typing import NamedTuple
 import numpy as np
 
 from config import FIELDS, TrainConfig, check, config_from_dict, load_config, load_run_config, raise_problems
-from core.common import Parser, UserError, numbered, read_json, run_main, say, table
+from core.common import Parser, UserError, numbered, read_json, run_main, table
 from growth import describe, layout, layout_of, problem_with
 
-LEDGERS = ('flops', 'paper')
 LONGEST = 10**9  # steps
 NEWTON_SCHULZ_STEPS = 5  # core/optim.py's, which would bring torch
 
@@ -95,8 +91,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The phases of a run, and a row for each of its steps. The rows are kept as columns, made when one is
-    first looked up."""
+    """The phases of a run, and a row for each of its steps, kept as columns."""
 
     config: TrainConfig
     phases: tuple
@@ -126,20 +121,14 @@ class Plan:
     def step_costs(self) -> dict[str, list[int]]:
         """FLOPs of a step of each phase, by ledger. Python's whole numbers: a run has more than 2^63."""
         costs = {}
-        for ledger in LEDGERS:
+        for ledger in ('flops', 'paper'):
             costs[ledger] = [step_flops(self.config, phase, ledger) for phase in self.phases]
         return costs
 
     @functools.cached_property
     def lr(self) -> np.ndarray:
-        """The learning rate of each step, float64: the schedule over the whole run, times the factors of
-        growth.
-
-        constant; cosine from the end of the warm-up to min_lr; wsd: constant, then over the last
-        decay_fraction of all steps linear to min_lr. All of it times the stage's stage_lr_scale (1 in
-        continual training), times (depth / n_layer)^-lr_depth_power (No Train No Gain, arXiv 2307.06440;
-        depth 0 counts as 1) and, with rewarm 'all', times rewarming().
-        """
+        """The learning rate of each step, float64: the schedule's, times the stage's stage_lr_scale, times
+        (depth / n_layer)^-lr_depth_power (No Train No Gain, arXiv 2307.06440; depth 0 counts as 1)."""
         c = self.config
         lr = lr_of_schedule(c, self.total_steps)
         for phase in self.phases:
@@ -151,8 +140,8 @@ class Plan:
 
     @functools.cached_property
     def new_scale(self) -> np.ndarray:
-        """The share of lr that the latest layers get, float64: below 1 only where `rewarm` is 'new' and they
-        warm up."""
+        """The share of lr that the latest layers get, float64: below 1 where `rewarm` is 'new' and they warm
+        up."""
         if self.config.rewarm == 'new':
             return rewarming(self.config, self.phases)
         return np.broadcast_to(1.0, self.total_steps)
@@ -185,13 +174,16 @@ def check_plan(made: Plan, steps_of_stages: tuple):
         if config.continual_steps == 'equal_compute':
             what = f"baseline_steps, whose compute 'equal_compute' aims at, is {config.baseline_steps}"
         raise UserError(f'there is nothing to do: {what}')
-    depth = phases[-1].depth
+    depth, n_growths = phases[-1].depth, sum(len(phase.growths) for phase in phases)
     if depth < config.n_layer:
         raise UserError(f'the run would end with {depth} of {config.n_layer} layers, since stage '
                         f'{config.n_stages} has no steps: give it some, or leave some to continual training')
-    if config.n_stages > 1 and not any(p.growths for p in phases):
+    if config.n_stages > 1 and not n_growths:
         raise UserError(f'nothing grows, although n_stages is {config.n_stages}: all steps are at {depth} '
                         'layers. Give the earlier stages steps and fewer layers, or set n_stages=1')
+    if config.grow_map and len(config.grow_map) != n_growths:
+        raise UserError(f'grow_map has {len(config.grow_map)} entries, and the run {n_growths} growths: give '
+                        'it one for each, or leave it: --grow_map=()')
     # A value that a user wrote for one stage must not vanish with that stage's steps.
     for name, neutral in (('stage_lr_scale', 1.0), ('phase1_fraction', 0.0)):
         values = getattr(config, name)
@@ -206,7 +198,7 @@ def check_plan(made: Plan, steps_of_stages: tuple):
     if warmup > total or total - warmup < 0.9 * decay:
         raise UserError(f'warmup_steps {warmup} is too long for a run of {total} steps, of which the last '
                         f'{decay:.0f} decay')
-    check_length(config, made.total_steps)
+    check_length(config, total)
 
 
 def check_length(config: TrainConfig, total: int):
@@ -228,14 +220,17 @@ def make_phases(config: TrainConfig, n: int) -> tuple:
     """
     steps_of_stages, continual = split_steps(config, n)
     phases = []
-    step = 0
+    step, n_growths = 0, 0
     # For each layer that exists, whether it has trained; None before there is a model.
     has_trained = None if config.init_from == 'scratch' else [True] * config.init_depth
     growths, new = (), ()  # growths since the last step; the layers that the latest ones added
     for stage, (depth, steps) in enumerate(zip(stage_depths(config), steps_of_stages), 1):
         if has_trained is not None and depth > len(has_trained):
-            growth = growth_of_stage(config, stage, len(has_trained), depth)
+            grow_map = config.grow_map[n_growths] if n_growths < len(config.grow_map) else ()
+            init = of_stage(config.grow_init, stage)
+            growth = make_growth(stage, len(has_trained), depth, init, grow_map)
             growths += (growth,)
+            n_growths += 1
             has_trained = [not is_new and has_trained[source] for source, is_new in growth.layers]
             new = tuple(i for i in range(depth) if not has_trained[i])
         if steps == 0:
@@ -258,57 +253,25 @@ def make_phases(config: TrainConfig, n: int) -> tuple:
     return tuple(phases)
 
 
-def growth_of_stage(config: TrainConfig, stage: int, old_depth: int, depth: int) -> Growth:
-    """How a stage grows. Raises UserError, naming the operator or grow_map, if what it says is no growth to
-    `depth`."""
-    init = of_stage(config.grow_init, stage)
-    grow_map = map_of_stage(config, stage)
+@functools.lru_cache(maxsize=512)
+def make_growth(stage: int, old_depth: int, depth: int, init: str, grow_map: tuple) -> Growth:
+    """How a stage grows: as grow_map says, or by the operator `init`. Raises UserError, naming it, if that is
+    no growth to `depth`."""
+    name, hint = f'grow_init {init!r}', ''
+    if grow_map:
+        name, hint = f'grow_map {grow_map}', '; --grow_map=() leaves the growth to grow_init'
     if grow_map and init not in ('random', 'zero'):
-        raise UserError(f'grow_map {grow_map} of stage {stage} says which layer comes from which: grow_init '
-                        f"beside it is 'random' or 'zero' (how the layers -1 start), not {init!r}; "
-                        '--grow_map=() leaves the growth to grow_init')
-    layers, problem = layers_of(init, grow_map, old_depth, depth)
+        raise UserError(f"{name} of stage {stage} needs grow_init 'random' or 'zero' (how the layers -1 "
+                        f'start) beside it, not {init!r}{hint}')
+    layers = tuple(layout_of(grow_map) if grow_map else layout(init, old_depth, depth))
+    problem = problem_with(layers, old_depth, depth)
     if problem:
-        where = f'grow_map {grow_map}' if grow_map else f'grow_init {init!r}'
-        leave = '; --grow_map=() leaves the growth to grow_init' if grow_map else ''
-        raise UserError(f'{where} of stage {stage} {problem}{leave}')
+        raise UserError(f'{name} of stage {stage} {problem}{hint}')
     # What other names for the same growth have in common, so that shared prefixes can compare it.
     fresh = ''
     if any(source is None for source, _ in layers):
         fresh = 'zero' if init == 'zero' else 'random'
     return Growth(stage, old_depth, depth, layers, fresh, 'grow_map' if grow_map else init)
-
-
-@functools.lru_cache(maxsize=512)
-def layers_of(init: str, grow_map: tuple, old_depth: int, depth: int) -> tuple[tuple, str]:
-    """(the layout of a growth, what is wrong with it or '')."""
-    layers = layout_of(grow_map) if grow_map else layout(init, old_depth, depth)
-    return tuple(layers), problem_with(layers, old_depth, depth)
-
-
-def map_of_stage(config: TrainConfig, stage: int) -> tuple:
-    """The entry of grow_map for a stage that grows, () if it leaves the stage to grow_init.
-
-    grow_map has one entry for each growth, or one for each stage, () where nothing grows. Raises UserError if
-    it has another number of them.
-    """
-    if not config.grow_map:
-        return ()
-    depths = stage_depths(config)
-    growing = []
-    for k, depth in enumerate(depths, 1):
-        # From scratch the first stage's layers don't grow, they are there.
-        before = depths[k - 2] if k > 1 else config.init_depth
-        if depth > before and (k > 1 or config.init_from != 'scratch'):
-            growing.append(k)
-    if len(config.grow_map) == len(growing):
-        return config.grow_map[growing.index(stage)]
-    idle = [k for k, entry in enumerate(config.grow_map, 1) if entry and k not in growing]
-    if len(config.grow_map) != config.n_stages or idle:
-        raise UserError(f'grow_map has {len(config.grow_map)} entries, and the run {len(growing)} growths in '
-                        f'{config.n_stages} stages: give it one entry for each growth, or leave it: '
-                        '--grow_map=()')
-    return config.grow_map[stage - 1]
 
 
 def of_stage(value, stage: int):
@@ -399,22 +362,14 @@ def layer_weights(config: TrainConfig) -> int:
 def layer_flops(config: TrainConfig) -> tuple[int, int]:
     """FLOPs per token of a layer's forward pass: (products with weights; attention's two products)."""
     all_heads = layer_matrices(config)[0][0]  # numbers in a token's queries
-    # One multiply and one add for each.
-    weights = 2 * layer_weights(config)
-    # Each query with T keys, and T weights with the values.
-    attention = 2 * 2 * config.block_size * all_heads
-    return weights, attention
-
-
-def head_flops(config: TrainConfig) -> int:
-    """FLOPs per token of the head's forward pass."""
-    return 2 * config.n_embd * config.vocab_size
+    # One multiply and one add for each weight; each query with T keys, and T weights with the values.
+    return 2 * layer_weights(config), 2 * 2 * config.block_size * all_heads
 
 
 def token_flops(config: TrainConfig, phase: Phase) -> tuple[int, int]:
     """FLOPs per token of a phase's (forward, backward) pass, by the `flops` ledger."""
     weights, attention = layer_flops(config)
-    head = head_flops(config)
+    head = 2 * config.n_embd * config.vocab_size  # its forward pass
     forward = phase.depth * (weights + attention) + head
     # The graph reaches down to the first layer that trains; through all of them if the embeddings train.
     trained = [i for i in range(phase.depth) if i not in phase.frozen]
@@ -428,16 +383,11 @@ def token_flops(config: TrainConfig, phase: Phase) -> tuple[int, int]:
     return forward, backward
 
 
-def token_flops_paper(config: TrainConfig, phase: Phase) -> int:
-    """FLOPs per token of a phase by the paper's ledger: forward through all layers, backward through those
-    that train."""
-    passes = phase.depth + (phase.depth - phase.n_frozen)  # forward, backward
-    return passes * sum(layer_flops(config))
-
-
 def step_flops(config: TrainConfig, phase: Phase, ledger: str) -> int:
     """FLOPs of one step of a phase."""
-    per_token = token_flops_paper(config, phase) if ledger == 'paper' else sum(token_flops(config, phase))
+    per_token = sum(token_flops(config, phase))
+    if ledger == 'paper':  # forward through all layers, backward through those that train
+        per_token = (2 * phase.depth - phase.n_frozen) * sum(layer_flops(config))
     return per_token * config.total_batch_size
 
 
@@ -469,17 +419,15 @@ def step_cost(config: TrainConfig, ledger: str) -> int:
 def trained_parameters(config: TrainConfig, phase: Phase) -> int:
     """Parameters that move in a phase. A tied head, the token embedding's matrix, counts wherever it trains.
     Qwen's biases and norms of queries and keys, which only a checkpoint shows, are left out."""
-    C = config.n_embd
+    C, embedding = config.n_embd, config.n_embd * config.vocab_size
     # The vectors: GPT-2's layer has 13 C in biases and two norms, the final norm a bias too.
-    of_layer, of_end, positions = 13 * C, 2 * C, config.block_size
-    if config.arch == 'llama':
-        of_layer, of_end, positions = 2 * C, C, 0
+    of_layer, of_end = (13 * C, 2 * C) if config.arch == 'gpt2' else (2 * C, C)
     parameters = of_end + (phase.depth - phase.n_frozen) * (layer_weights(config) + of_layer)
     if phase.embeddings != 'frozen':
-        parameters += config.vocab_size * C
+        parameters += embedding
     if phase.embeddings == 'train':
-        parameters += positions * C
-        parameters += 0 if config.tie_embeddings else config.vocab_size * C
+        parameters += config.block_size * C if config.arch == 'gpt2' else 0
+        parameters += 0 if config.tie_embeddings else embedding
     return parameters
 
 
@@ -528,13 +476,11 @@ def fit(config: TrainConfig, budget: int) -> TrainConfig:
 
 
 def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
-    """The config with what other runs decide, so that the plan depends on the config alone: `match` replaced
-    by the steps that it means, init_depth by the layers that init_from has.
+    """The config with what other runs decide: `match` replaced by the steps that it means (see fit()),
+    init_depth by the layers that init_from has. `matched`: what was followed to get here.
 
-    The run's own stages stay as they are and continual_steps fills up to the other's compute; a run of one
-    stage (a baseline) gets as many steps in all. `matched`: what was followed to get here. Raises UserError
-    if the other can't be read, costs less than the stages, matches this one in turn, or makes a plan that no
-    one can have meant.
+    Raises UserError if the other can't be read, costs less than the stages, matches this one in turn, or
+    makes a plan that no one can have meant.
     """
     if config.init_from != 'scratch' and config.init_depth == 0:
         config = dataclasses.replace(config, init_depth=depth_of(config.init_from))
@@ -564,12 +510,13 @@ def depth_of(init_from: str) -> int:
     folder, name = (init_from, '') if os.path.isdir(init_from) else os.path.split(init_from)
     path = os.path.join(folder, 'config.json')
     values = read_json(path, 'a readable config') if os.path.exists(path) else {}
-    for key in ('n_layer', 'num_hidden_layers'):
-        if type(values) is dict and 'model_type' in values and type(values.get(key)) is int:
-            return values[key]  # Hugging Face's
+    if type(values) is dict and 'model_type' in values:  # Hugging Face's
+        name, depth = '', values.get('n_layer', values.get('num_hidden_layers'))
+        if type(depth) is int:
+            return depth
+    elif numbered(folder, 'ckpt_', '.pt') and not name:
+        name = os.path.basename(numbered(folder, 'ckpt_', '.pt')[-1][1])
     found = re.fullmatch(r'(ckpt|stage)_(\d+)\.pt', name)
-    if not name and numbered(folder, 'ckpt_', '.pt'):
-        found = re.fullmatch(r'.*(ckpt)_(\d+)\.pt', numbered(folder, 'ckpt_', '.pt')[-1][1])
     if not found or not values:
         raise UserError(f'init_from {init_from}: nothing there says how many layers it has: set init_depth')
     config = resolve(config_from_dict(values, path))
@@ -583,13 +530,12 @@ def depth_of(init_from: str) -> int:
 
 # Settings that may change on resume and yet change the order of a sum, or the rounding of a product.
 CHANGE_BITS = {'batch_size', 'dtype', 'compile'}
-# Settings that act through the rows alone, which are compared.
-IN_ROWS = ('growth', 'schedule')
+IN_ROWS = ('growth', 'schedule')  # settings that act through the rows alone, which are compared
 
 
 def shared_prefix(a: TrainConfig, b: TrainConfig) -> int:
-    """The number of first steps that two configs train alike: on the same hardware, and on as many ranks, the
-    state after so many steps is the same bit for bit. Both configs come from resolve()."""
+    """The number of first steps that two configs of resolve() train alike: on the same hardware, and on as
+    many ranks, the state after so many steps is the same bit for bit."""
     return prefix_difference(a, b)[0]
 
 
@@ -628,22 +574,15 @@ def first_other_row(a: Plan, b: Plan) -> int:
 
 
 def what_trains(config: TrainConfig, phase: Phase) -> tuple:
-    """What a row says of a phase beside its learning rates, with the growth before its first step."""
-    growth = (phase.growths, grown_state(config, phase))
-    return phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings, growth
-
-
-def grown_state(config: TrainConfig, phase: Phase) -> str:
-    """What the growths of a phase do to the optimizer state; '' where they do nothing to it."""
+    """What a row says of a phase beside its learning rates, with the growth before its first step and what
+    that does to the optimizer state."""
+    copied = [source for growth in phase.growths for source, is_new in growth.layers if is_new]
+    state = config.grow_optimizer
+    if state == 'copy' and copied.count(None) == len(copied):
+        state = 'keep'  # nothing is copied
     if not phase.growths or phase.start == 0:
-        return ''  # there is no state yet
-    if config.grow_optimizer != 'copy':
-        return config.grow_optimizer
-    for growth in phase.growths:
-        for source, is_new in growth.layers:
-            if is_new and source is not None:
-                return 'copy'
-    return 'keep'  # nothing is copied
+        state = ''  # there is none yet
+    return phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings, phase.growths, state
 
 
 def row_text(made: Plan, step: int) -> str:
@@ -651,98 +590,57 @@ def row_text(made: Plan, step: int) -> str:
     if step >= made.total_steps:
         return 'the end'
     phase, lr, new_scale, _, _ = made.row(step)
-    words = [f'stage {phase.stage} {phase.phase} of {phase.depth} layers']
-    if phase.frozen:
-        words.append(f'{phase.n_frozen} frozen')
-    if phase.embeddings != 'train':
-        words.append(f'embeddings {phase.embeddings}')
-    if phase.growths and step == phase.start:
-        for growth in phase.growths:
-            words.append(f'grown by {growth.name} to {describe(growth.layers)}')
-        words.append(f'optimizer state {made.config.grow_optimizer}')
-    words.append(f'learning rate {lr!r}')
-    if new_scale != 1:
-        words.append(f'{new_scale:.3g} of it for new layers')
-    return ', '.join(words)
+    text = f'stage {phase.stage} {phase.phase} of {phase.depth} layers, {phase.n_frozen} frozen, '
+    text += f'embeddings {phase.embeddings}, learning rate {lr!r}, {new_scale:.3g} of it for new layers'
+    for growth in phase.growths if step == phase.start else ():
+        text += f', grown by {growth.name} to {describe(growth.layers)}'
+        text += f' (optimizer state {made.config.grow_optimizer})'
+    return text
 
 
 # ----------------------------------------------------------------------------------------------------------
 # the printed plan
 
 
-def costs(config: TrainConfig, phases) -> dict:
-    """What some phases take: tokens, and FLOPs by both ledgers."""
-    found = {'tokens': sum(phase.steps for phase in phases) * config.total_batch_size}
-    for name, ledger in (('flops', 'flops'), ('flops_paper', 'paper')):
-        found[name] = Plan(config, tuple(phases)).flops(ledger=ledger)
-    return found
-
-
-def full_depth_steps(made: Plan, step: int | None = None) -> dict:
-    """Steps at full depth, all training, that cost as much as a plan's first `step` steps, by each ledger."""
-    config = made.config
-    return {ledger: made.flops(step, ledger) / step_cost(config, ledger) for ledger in LEDGERS}
-
-
-def as_json(made: Plan) -> dict:
-    """The plan as plain types: `phases` and `growths`, one dict each, and `totals`."""
-    config = made.config
-    rows, growths = [], []
-    for phase in made.phases:
-        names = ('stage', 'phase', 'start', 'stop', 'depth', 'n_frozen')
-        row = {name: getattr(phase, name) for name in names}
-        row['trained_parameters'] = trained_parameters(config, phase)
-        rows.append(row | costs(config, [phase]))
-        for growth in phase.growths:
-            row = {name: getattr(growth, name) for name in ('stage', 'old_depth', 'depth')}
-            layers = describe(growth.layers)
-            growths.append(row | {'step': phase.start, 'operator': growth.name, 'layers': layers})
-    equal = {ledger: round(steps, 1) for ledger, steps in full_depth_steps(made).items()}
-    weights = 4 * trained_parameters(config, full_depth(config, 1))  # bytes, in float32
+def memory(config: TrainConfig) -> dict[str, int]:
+    """Bytes at full depth in float32: 'weights', 'gradients', 'optimizer'."""
+    weights = 4 * trained_parameters(config, full_depth(config, 1))
     state = 2 * weights  # AdamW's two moments
     if config.optimizer == 'muon':
         state -= 4 * config.n_layer * layer_weights(config)  # for the blocks' matrices Muon has one
-    memory = {'weights': weights, 'gradients': weights, 'optimizer': state}
-    totals = {'steps': made.total_steps, **costs(config, made.phases)}
-    totals |= {'flops_optimizer': optimizer_flops(config, made.phases), 'equal_compute_steps': equal}
-    totals['bytes'] = memory
-    return {'phases': rows, 'growths': growths, 'totals': totals}
+    return {'weights': weights, 'gradients': weights, 'optimizer': state}
 
 
 def print_plan(made: Plan, speed: float):
-    """The plan as a table, then the budgets of equal compute, memory, and where the layers come from.
+    """The plan as a table, then its compute, memory, and where the layers come from.
 
     `speed`: FLOP/s of all GPUs together, for the hours; 0 for none.
     """
-    config, printed = made.config, as_json(made)
+    config = made.config
     print_phases(made, speed)
-    baseline = {ledger: config.baseline_steps * step_cost(config, ledger) for ledger in LEDGERS}
-    total, equal = printed['totals'], full_depth_steps(made)
-    stages = full_depth_steps(made, sum(p.steps for p in made.phases if p.phase != 'continual'))
-    left = {ledger: config.baseline_steps - steps for ledger, steps in stages.items()}
-    print(f"\nbaseline: {config.baseline_steps} steps at full depth, {baseline['flops']:.4g} FLOPs "
-          f"({baseline['paper']:.4g} by the paper's ledger)")
-    print(f"this plan: {total['flops']:.4g} FLOPs ({total['flops_paper']:.4g} by the paper's ledger)")
-    if total['flops_optimizer']:
-        print(f"Muon's own matmuls, in neither ledger: {total['flops_optimizer']:.4g} FLOPs a rank, "
-              f"{total['flops_optimizer'] / total['flops']:.1%} of this plan's")
-    print(f"equal compute: {equal['flops']:.1f} steps at full depth "
-          f"({equal['paper']:.1f} by the paper's ledger)")
-    print(f"to reach the baseline's compute the stages leave {left['flops']:.1f} continual steps "
-          f"({left['paper']:.1f} by the paper's ledger)")
+    flops, paper = made.flops(), made.flops(ledger='paper')
+    equal, equal_paper = flops / step_cost(config, 'flops'), paper / step_cost(config, 'paper')
+    print(f"\nthis plan: {flops:.4g} FLOPs ({paper:.4g} by the paper's ledger), as many as {equal:.1f} steps "
+          f'at full depth ({equal_paper:.1f})')
+    optimizer = optimizer_flops(config, made.phases)
+    if optimizer:
+        print(f"Muon's own matmuls, in neither ledger: {optimizer:.4g} FLOPs a rank, {optimizer / flops:.1%} "
+              "of this plan's")
     sizes = []
-    for name, size in total['bytes'].items():
+    for name, size in memory(config).items():
         sizes.append(f'{name} {size / 1e9:.2f} GB' if size >= 1e7 else f'{name} {size / 1e6:.2f} MB')
     print(f'memory at full depth, before activations: {", ".join(sizes)}')
-    if not printed['growths']:
+    if config.n_stages == 1 and config.init_from == 'scratch':
         return
     print("\nlayers from the bottom up: 0 is the old layer 0, +0' a copy of it, +new a fresh one")
+    first, what = config.init_depth, 'layers of init_from'
     if config.init_from == 'scratch':
-        print(f'stage 1, step 0: {made.phases[0].depth} fresh layers')
-    else:
-        print(f'init_from, step 0: {config.init_depth} layers')
-    for growth in printed['growths']:
-        print('stage {stage}, step {step}: {old_depth} -> {depth} by {operator}: {layers}'.format(**growth))
+        first, what = made.phases[0].depth, 'fresh layers'
+    print(f'step 0: {first} {what}')
+    for phase in made.phases:
+        for growth in phase.growths:
+            print(f'stage {growth.stage}, step {phase.start}: {growth.old_depth} -> {growth.depth} by '
+                  f'{growth.name}: {describe(growth.layers)}')
 
 
 def print_phases(made: Plan, speed: float):
@@ -751,15 +649,16 @@ def print_phases(made: Plan, speed: float):
     baseline = config.baseline_steps * step_cost(config, 'flops')
     lines = []
     for phases in [*([phase] for phase in made.phases), made.phases]:
-        cost, first = costs(config, phases), phases[0]
+        first, last = phases[0], phases[-1]
+        flops = Plan(config, tuple(phases)).flops()
         line = [first.stage, first.phase, first.steps, first.stop, first.depth, first.n_frozen,
                 f'{trained_parameters(config, first):,}']
         if phases is made.phases:
-            line = ['', 'total', made.total_steps, made.total_steps, '', '', '']
-        share = f'{cost["flops"] / baseline:.1%}' if baseline else '-'
-        line += [f'{cost["tokens"]:.3g}', f'{cost["flops"]:.3g}', share]
+            line = ['', 'total', last.stop, last.stop, '', '', '']
+        line.append(f'{(last.stop - first.start) * config.total_batch_size:.3g}')
+        line += [f'{flops:.3g}', f'{flops / baseline:.1%}' if baseline else '-']
         if speed:
-            line.append(f'{cost["flops"] / speed / 3600:.2f}')
+            line.append(f'{flops / speed / 3600:.2f}')
         lines.append(line)
     header = ['stage', 'phase', 'steps', 'until', 'depth', 'frozen', 'trained', 'tokens', 'FLOPs',
               'of baseline', 'hours'][:len(lines[0])]
@@ -769,10 +668,8 @@ def print_phases(made: Plan, speed: float):
 def speed_of(own) -> float:
     """FLOP/s of all GPUs together by the flags, 0 if they don't say. Raises UserError for a GPU that isn't in
     the table."""
-    if own.tflops:
+    if own.tflops or not own.mfu:
         return own.tflops * 1e12 * own.gpus
-    if not own.mfu:
-        return 0.0
     from core.device import peak_of  # torch comes with it: for this one option only
 
     peak = peak_of(own.gpu)
@@ -783,28 +680,22 @@ def speed_of(own) -> float:
 
 def main():
     parser = Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument('--json', action='store_true')
-    parser.add_argument('--tflops', type=float, default=0.0)
+    for name, default in (('tflops', 0.0), ('mfu', 0.0), ('price', 0.0), ('gpus', 1)):
+        parser.add_argument(f'--{name}', type=type(default), default=default)
     parser.add_argument('--gpu', default='H100')
-    parser.add_argument('--gpus', type=int, default=1)
-    parser.add_argument('--mfu', type=float, default=0.0)
-    parser.add_argument('--price', type=float, default=0.0)
     parser.add_argument('--figure', default='', type=os.path.expanduser)
     # The rest, --help included, is for load_config(), which knows every setting.
     own, rest = parser.parse_known_args()
-    for name, most in (('tflops', math.inf), ('mfu', 1), ('price', math.inf), ('gpus', math.inf)):
+    for name in ('tflops', 'mfu', 'price', 'gpus'):
         value = getattr(own, name)
-        if not 0 <= value <= most or value == math.inf:
-            raise UserError(f'--{name}={value}: must be a positive number{"" if most > 1 else ", at most 1"}')
-    made = plan(resolve(load_config(rest, __doc__, say=None if own.json else say)))
+        if not 0 <= value < math.inf or (name == 'mfu' and value > 1):
+            raise UserError(f'--{name}={value}: must be a positive number, for --mfu at most 1')
+    made = plan(resolve(load_config(rest, __doc__)))
     speed = speed_of(own)
     if own.price and not speed:
         raise UserError('--price needs --mfu or --tflops, from which the hours follow')
-    if own.json:
-        print(json.dumps(as_json(made)))
-    else:
-        print_plan(made, speed)
-    if speed and not own.json:
+    print_plan(made, speed)
+    if speed:
         hours = made.flops() / speed / 3600
         money = f', {hours * own.gpus * own.price:,.2f} at {own.price:g} an hour and GPU' if own.price else ''
         print(f'\n{hours:.2f} hours of training on {own.gpus} GPUs at {speed / own.gpus / 1e12:.4g} TFLOP/s '
@@ -813,8 +704,7 @@ def main():
         from core.plot import draw_plan  # matplotlib comes with it
 
         draw_plan(own.figure, made, made.config.run_name)
-        if not own.json:
-            print(f'\n{own.figure} written')
+        print(f'\n{own.figure} written')
 
 
 if __name__ == '__main__':

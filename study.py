@@ -398,7 +398,7 @@ def print_costs(study: Study, args):
 def disk_bytes(run: Run) -> int:
     """At most what a run leaves on the disk: its newest checkpoints, those that others branch from, each
     stage's weights."""
-    size = schedule.as_json(schedule.plan(run.config))['totals']['bytes']
+    size = schedule.memory(run.config)
     # At the end of each stage and of the run, then at every interval.
     saves = run.config.n_stages + 1
     if run.config.checkpoint_interval:

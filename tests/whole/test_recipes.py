@@ -20,6 +20,7 @@ import export_hf
 import schedule
 import train
 from config import load_config, load_run_config
+from growth import describe
 from run import checkpoint
 from run.start import sunk_cost
 
@@ -213,8 +214,11 @@ LAYERS = {
 @pytest.mark.parametrize('name', LAYERS)
 def test_a_recipe_grows_the_layers_of_its_paper(name):
     config = load_config([f'configs/{name}.py'], '')
-    growths = schedule.as_json(schedule.plan(config))['growths']
-    assert [(growth['step'], growth['old_depth'], growth['layers']) for growth in growths] == LAYERS[name]
+    found = []
+    for phase in schedule.plan(config).phases:
+        for growth in phase.growths:
+            found.append((phase.start, growth.old_depth, describe(growth.layers)))
+    assert found == LAYERS[name]
 
 
 def test_ntngs_learning_rates_are_those_of_its_comment():
