@@ -234,7 +234,7 @@ def test_the_plan_is_printed_with_the_layers_of_each_stage(capsys, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['schedule.py', 'configs/ntng_3_6_12.py'])
     schedule.main()
     printed = capsys.readouterr().out.splitlines()
-    assert 'stage 1, step 0: 3 fresh layers' in printed
+    assert 'step 0: 3 fresh layers' in printed
     assert "stage 2, step 2500: 3 -> 6 by stack: 0 1 2 +0' +1' +2'" in printed
     monkeypatch.setattr(sys, 'argv', ['schedule.py', 'configs/baseline.py'])
     schedule.main()
