@@ -5,7 +5,6 @@ Does growing pay? Runs side by side, judged at equal compute.
     python compare.py out/cpu_growth                          a study's runs, as its page judges them
     python compare.py out/* --baseline=out/baseline_cosine --figure=compare.png --csv=compare.csv
     python compare.py out/* --markdown > report.md            or --latex, --json, --csv; each also takes =FILE
-    python compare.py out/* --curves=curves.csv               every evaluation of every run, as one table
     python compare.py a/hellaswag.jsonl b/hellaswag.jsonl     two scorings of the same questions
 
 Runs are run directories, folders of them, or a records.jsonl. Runs that differ in nothing but the seed are
@@ -23,12 +22,7 @@ What is said of each arm, and when to believe it (verdict/judge.py has the detai
                the verdict on a declared question (by default on every arm at the largest budget), at
                p < .05 after Holm's correction. All else is exploration and has none
 
-A row of --csv is a comparison, with all its numbers; in a script
-
-    rows = pandas.read_csv('curves.csv')
-    rows.pivot_table('val_loss', 'flops', 'arm').plot(logx=True)
-
-or verdict.judge.judge_runs(verdict.runs.read_runs(paths)).
+A row of --csv is a comparison, with all its numbers. In a script: verdict.judge.judge_runs(read_runs(paths)).
 """
 
 import argparse
@@ -41,9 +35,8 @@ from core.plot import check_name
 from grid import plan
 from grid.study_file import HERE
 from verdict import figure, paired, report
-from verdict.judge import MARGIN, Report, curve_rows, judge_runs
-from verdict.report import as_csv, rows
-from verdict.runs import expand, read_runs
+from verdict.judge import MARGIN, Report, judge_runs
+from verdict.runs import read_runs
 
 FORMATS = ('markdown', 'latex', 'json', 'csv')
 
@@ -57,10 +50,8 @@ def main():
     judged = judge(args)
     # All text is made before any file is written: a mistake leaves no half of them.
     makers = {'markdown': report.markdown, 'latex': report.latex, 'json': as_json,
-              'csv': lambda judged: as_csv(rows(judged))}
+              'csv': lambda judged: report.as_csv(report.rows(judged))}
     texts = {name: makers[name](judged) for name in FORMATS if getattr(args, name)}
-    if args.curves:
-        texts['curves'] = as_csv(curve_rows(judged))
     standard = [name for name in texts if getattr(args, name) == '-']
     if standard:
         # Instead of the tables, so that it can be piped into another program.
@@ -82,7 +73,7 @@ def main():
 def judge(args: argparse.Namespace) -> Report:
     """The runs judged: a study's by its study file, others by what they are."""
     study, folders = study_of(args.runs)
-    if study and not args.baseline :
+    if study and not args.baseline:
         _, grid = plan.plan_runs(study)
         judged = plan.judge(study, [run for run in grid if not folders or run.folder in folders])
         if judged.groups:
@@ -96,8 +87,7 @@ def study_of(paths: list[str]) -> tuple:
     """(the study whose runs some paths are, which of its runs' folders; [] for all); (None, []) if they are
     none's, or several's."""
     roots, folders, is_whole = set(), [], False
-    for path in expand(paths):
-        path = os.path.abspath(path)
+    for path in map(os.path.abspath, paths):
         if os.path.isfile(os.path.join(path, 'config.json')):
             # The folder of a run in a study: STUDY/ARM/RUN.
             root = os.path.dirname(os.path.dirname(path))
@@ -133,7 +123,7 @@ def compare_scorings(paths: list[str]):
 
 def as_json(judged: Report) -> str:
     """The rows, the sentences and the notes, as plain types."""
-    found = {'comparisons': rows(judged), 'verdicts': report.sentences(judged), 'notes': judged.notes}
+    found = {'comparisons': report.rows(judged), 'verdicts': report.sentences(judged), 'notes': judged.notes}
     return json.dumps(found, indent=1) + '\n'
 
 
@@ -150,9 +140,8 @@ def parse_arguments() -> argparse.Namespace:
     # The shell leaves the ~ of --figure=~/x.png as it is.
     parser.add_argument('--figure', metavar='FILE', type=os.path.expanduser,
                         help='draw into FILE (.png, .pdf or .svg)')
-    parser.add_argument('--curves', metavar='FILE', type=os.path.expanduser,
-                        help='write every evaluation of every run into FILE, as CSV')
-    parser.add_argument('--full', action='store_true', help='print the catch-up and all settings, too')
+    parser.add_argument('--full', action='store_true',
+                        help='print costs by ledger, scores in pairs and what differs, too')
     for name in FORMATS:
         file_help = f'write {name} into FILE, or alone: instead of the tables'
         parser.add_argument(f'--{name}', metavar='FILE', type=os.path.expanduser, help=file_help)
@@ -171,7 +160,7 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError(f'only one of {", ".join(bare)} can go to the standard output; give the others a '
                         'file: --csv=FILE')
     # Standard output, '-', passes as a name in the current folder.
-    for path in [args.figure, args.curves] + [getattr(args, name) for name in FORMATS]:
+    for path in [args.figure] + [getattr(args, name) for name in FORMATS]:
         if path and not os.path.isdir(os.path.dirname(path) or '.'):
             raise UserError(f'{path}: there is no folder {os.path.dirname(path)}')
     return args

@@ -28,7 +28,6 @@ Speed: an example is one row, not four padded ones: the context once and its end
 (see pack), which is half the tokens. dev/bench_hellaswag.py measures the gain.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -534,7 +533,7 @@ def report(args, models, encoded, sums):
         if len(models) > 1:
             difference = paired.compare_lines(*lines)
             print(f'the second less the first, {style}: {paired.in_words(difference)}')
-            for_json[style] = {'scores': scores, 'difference': dataclasses.asdict(difference)}
+            for_json[style] = {'scores': scores, 'difference': difference}
     if args.per_example:
         paired.write_per_example(args.per_example, all_lines)
     if args.json:

@@ -17,10 +17,10 @@ from grid.study_file import Study
 from verdict import figure, report
 from verdict.judge import Report
 from verdict.report import Table, bullets, escaped
+from verdict.runs import place_text
 
 ALT_TEXTS = {'report': 'what each arm needs for the same loss',
              'report_losses': 'loss against compute, by arm',
-             'report_catch_up': 'gap to the opponent since the last growth',
              'report_trend': 'cost against size, predicted and measured'}
 
 
@@ -115,7 +115,7 @@ def count_text(study: Study, grid: list[Run], finished: list[Run]) -> str:
     missing = {}
     for run in grid:
         if run not in finished:
-            missing.setdefault(report.place_text(*run.place), []).append(str(run.seed))
+            missing.setdefault(place_text(*run.place), []).append(str(run.seed))
     sentences += [f'Missing: {place}, seed {", ".join(seeds)}.' for place, seeds in missing.items()]
     known = {run.arm for run in grid}  # an arm whose tuning isn't finished has no runs there
     untuned = [arm for arm in study.arms if arm not in known]
@@ -164,7 +164,7 @@ def tuning_table(study: Study, tunings: dict) -> Table | None:
             if run.tuned == tuning.best:
                 # A best value at the edge of those tried may not be the best there is.
                 kept = f'kept; {tuning.edge}' if tuning.edge else 'kept'
-            lines.append([report.place_text(*run.place), values, str(run.seed), loss, kept])
+            lines.append([place_text(*run.place), values, str(run.seed), loss, kept])
     if not lines:
         return None
     note = 'The seeds of tuning judge nothing.'

@@ -289,10 +289,10 @@ def judge(study: Study, runs: list[Run]):
         outcome = outcome_of(study, run)
         if outcome:
             record = record_of(study, run, outcome)
+            path = os.path.join(study.out, run.folder)
             plan = schedule.plan(run.config)
-            found.append(verdict_runs.Run(run.folder, run.config, plan, record['metrics'], False,
-                                          record['info'], 0.0))
-            places[run.folder] = verdict_runs.Place(*run.place)
+            found.append(verdict_runs.Run(path, run.config, plan, record['metrics'], record['info']))
+            places[path] = verdict_runs.Place(*run.place)
     questions = None
     if study.questions or study.looks:
         questions = [judge.Question(arm, budget, scale, study.looks)
@@ -300,7 +300,7 @@ def judge(study: Study, runs: list[Run]):
     arms = {place.arm for place in places.values()}
     baselines = [arm for arm in study.baseline if arm in arms]
     if not baselines:
-        return judge.Report([], [], [], [], study.margin, None)
+        return judge.Report([], [], [], [])
     tuned = {name for scale in study.scales for arm in study.arms for name in study.values_to_try(arm, scale)}
     return judge.judge_runs(found, baselines, places, questions, study.margin, tuned=tuple(tuned))
 

@@ -77,7 +77,7 @@ def make_run(name, loss=3.0, seed=1, steps=1000, until=None, info=None, **settin
     for step, height in ((steps // 2, loss + 0.4), (steps, loss)):
         if until is None or step <= until:
             records.append({'kind': 'eval', **counters(step, RATES), 'val_loss': height})
-    return Run(f'out/{name}_s{seed}', config, schedule.plan(config), records, False, info or {}, 0.0)
+    return Run(f'out/{name}_s{seed}', config, schedule.plan(config), records, info or {})
 
 
 def make_seeds(name, losses, **settings):

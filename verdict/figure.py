@@ -5,7 +5,6 @@ The figures of a judge.Report, each for one question. matplotlib is imported onl
     draw_curves(path, report)             loss against compute, the depth behind it
     draw_forest(path, report)             what each arm needs for the same loss: a row an arm
     draw_losses(path, report)             loss against compute, a panel an arm, its opponent in grey
-    draw_catch_up(path, report)           arms that a question asks about, since their last growth
     draw_trend(path, report, trends)      cost against size, predicted beside measured
 
 A color means one thing: blue less than the opponent, orange more, grey neither or the opponent itself. A
@@ -18,7 +17,7 @@ import statistics
 
 from core.plot import GRAY, check_name, new_figure, remark
 from verdict.judge import Comparison, Report
-from verdict.report import asked_about, gaps, shown
+from verdict.report import shown
 from verdict.runs import Group
 
 LESS, MORE, NEITHER = '#0072B2', '#D55E00', '0.45'
@@ -39,7 +38,7 @@ def draw(path: str, report: Report, trends: list = ()) -> list[str]:
     Raises UserError for a file that matplotlib can't write. """
     check_name(path)
     stem, form = os.path.splitext(path)
-    if not any(len(group.mean) for group in report.groups):
+    if not any(group.done for group in report.groups):
         return []
     if is_few_runs(report):
         draw_curves(path, report)
@@ -51,9 +50,6 @@ def draw(path: str, report: Report, trends: list = ()) -> list[str]:
     if report.comparisons:
         draw_losses(f'{stem}_losses{form}', report)
         drawn.append(f'{stem}_losses{form}')
-    if gaps_of(report):
-        draw_catch_up(f'{stem}_catch_up{form}', report)
-        drawn.append(f'{stem}_catch_up{form}')
     if trends:
         draw_trend(f'{stem}_trend{form}', trends)
         drawn.append(f'{stem}_trend{form}')
@@ -285,44 +281,10 @@ def draw_losses(path: str, report: Report):
 
 def draw_fall(axes, group: Group, color: str, front: int) -> float:
     """How the loss of a group fell, with a point at its end, which is returned."""
-    curve = group.mean
+    curve = group.mean()
     axes.plot(curve.flops, curve.loss, color=color, linewidth=0.9, alpha=0.7, zorder=front)
     axes.plot(curve.flops[-1], curve.loss[-1], 'o', color=color, markersize=4.5, zorder=front + 2)
     return curve.loss[-1]
-
-
-def gaps_of(report: Report) -> dict[str, list]:
-    """{arm: [(comparison, points since its last growth)]} of the arms that a question asks about."""
-    found = {}
-    for one in asked_about(report):
-        points = [point for point in gaps(one, report) if point.tokens > 0 and point.at_tokens]
-        if len(points) > 1:
-            found.setdefault(one.arm, []).append((one, points))
-    return found
-
-
-def draw_catch_up(path: str, report: Report):
-    """The gap to the opponent after as many tokens in all, against the tokens since the last growth."""
-    by_arm = gaps_of(report)
-    with new_figure(path, *size_for(len(by_arm))) as figure:
-        panels = panels_for(figure, list(by_arm))
-        reach = 0.0
-        for axes, arm in panels:
-            axes.axhline(0, color='black', linewidth=1)
-            for (one, points), color in zip(by_arm[arm], SERIES):
-                x = [point.tokens for point in points]
-                found = [point.at_tokens for point in points]
-                axes.plot(x, [gap.value for gap in found], color=color, linewidth=1.4, marker='.',
-                          label=budget_text(one.group))
-                axes.fill_between(x, [gap.low for gap in found], [gap.high for gap in found], color=color,
-                                  alpha=0.15, linewidth=0)
-                reach = max(reach, *(1.4 * abs(gap.value) for gap in found))
-            axes.legend(fontsize=7, frameon=False, loc='lower left')
-        panels[0][0].set_ylim(-reach, reach)
-        use_powers([axes for axes, _ in panels])
-        figure.supxlabel('tokens since the last growth, until a learning rate decays  (band: 95%)',
-                         fontsize=8.5)
-        figure.supylabel("loss minus the opponent's", fontsize=8.5)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -385,16 +347,16 @@ def draw_cell(axes, cell, color: str, width: float):
 def draw_curves(path: str, report: Report):
     """Loss against compute in percent of the baseline's, and behind the curves the depth of what grows as a
     pale staircase."""
-    groups = [group for group in report.groups if len(group.mean)]
+    groups = [group for group in report.groups if group.done]
     by = [group for group in groups if report.is_baseline(group)] or groups
-    whole = max(group.mean.flops[-1] for group in by)
+    whole = max(group.mean().flops[-1] for group in by)
     with new_figure(path, WIDTH, 4.4) as figure:
         behind = figure.subplots()
         axes = behind.twinx()  # drawn after the staircase
         colors = iter(SERIES)
         for group in groups:
             color = 'black' if report.is_baseline(group) else next(colors)
-            curve = group.mean
+            curve = group.mean()
             x = 100 * curve.flops / whole
             name = f'{shorten(group.name)}, ends at {curve.loss[-1]:.3f}'
             axes.plot(x, curve.loss, color=color, linewidth=1.8, label=name)
@@ -423,8 +385,8 @@ def draw_curves(path: str, report: Report):
 def draw_depth(axes, group: Group, whole: float, color: str):
     """A pale staircase of a group's depth over its compute."""
     run = group.runs[0]
-    stops = [float(run.where('flops', phase.stop)) for phase in run.phases]
-    edges = [0.0] + [100 * stop / whole for stop in stops]
+    end = 100 * group.end('flops') / whole
+    edges = [0.0] + [end * run.flops(phase.stop) / run.flops() for phase in run.phases]
     depths = [phase.depth for phase in run.phases]
     axes.stairs(depths, edges, color=color, fill=True, alpha=0.1)
 

@@ -22,31 +22,23 @@ Report.comparisons are the findings, Report.groups what they rest on, Report.not
 No loss is read in the middle of a decay, and a seed that diverged or stopped leaves no mean of the others.
 """
 
+import itertools
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from core.common import UserError
 from verdict import stats
-from verdict.runs import (
-    AXES,
-    COUNTERS,
-    MATCHED,
-    TUNED,
-    Group,
-    Run,
-    facts,
-    make_groups,
-    questions_of,
-)
+from verdict.runs import AXES, MATCHED, TUNED, Group, Run, identity, make_groups, questions_of
 from verdict.stats import Estimate, Interval
 
 MARGIN = 0.1  # of the cost around 1, within which it is the same
 EXPONENTS = (0.0, 0.5, 1.0)  # how a ladder of two rungs may bend; not measured, so the interval holds all
 BEYOND = 1.1  # how far outside of the opponent's budgets a cost counts as extrapolated
 FLAT = 1e-9  # an exponent below this is 0
+STEEPEST = 10.0  # exponent
 UNSAFE = 2.0  # seeds of one side over the other's, from which on Welch's t isn't to be trusted
 WIDTH = ('n_embd', 'n_head')
 # Scores, and whether a better model has more.
@@ -62,8 +54,12 @@ class Question:
     scale: str = ''
     looks: tuple = ()  # the seeds of each planned look, each with those before; (): one look at all there are
 
+    @property
+    def place(self) -> tuple:
+        return self.arm, self.scale, self.budget
 
-@dataclass(frozen=True)
+
+@dataclass
 class Comparison:
     """An arm against its opponent at one budget."""
 
@@ -105,31 +101,18 @@ class Report:
     baselines: list[Group]
     comparisons: list[Comparison]
     notes: list[str]  # what to know before believing any of it
-    margin: float
-    sigma: float | None
 
     @property
     def declared(self) -> list[Comparison]:
         return [one for one in self.comparisons if one.declared]
 
-    @property
-    def looks(self) -> int:
-        """Looks planned at most."""
-        return max((one.planned for one in self.declared), default=0)
-
     def is_baseline(self, group: Group) -> bool:
-        return any(group is baseline for baseline in self.baselines)
+        return group in self.baselines
 
 
-def judge_runs(
-    runs: list[Run],
-    baselines: list[str] | None = None,
-    places: dict | None = None,
-    questions: list[Question] | None = None,
-    margin: float = MARGIN,
-    sigma: float | None = None,
-    tuned: tuple = (),
-) -> Report:
+def judge_runs(runs: list[Run], baselines: list[str] | None = None, places: dict | None = None,
+               questions: list[Question] | None = None, margin: float = MARGIN, sigma: float | None = None,
+               tuned: tuple = ()) -> Report:
     """Judge every run that isn't a baseline.
 
     `baselines`: paths of runs, or with `places` ({path: Place}) names of arms; None: what has one stage and
@@ -150,23 +133,23 @@ def judge_runs(
 
 def judge_groups(groups, baselines, questions=None, margin=MARGIN, sigma=None, tuned=()) -> Report:
     """Judge groups as judge_runs() does, which says what the arguments are."""
-    report = Report(groups, baselines, [], [], margin, sigma)
+    report = Report(groups, baselines, [], [])
     if not baselines:
         return report
     if questions is None:
         questions = at_largest_budget(report)
-    asked = {(question.arm, question.scale, question.budget): question for question in questions}
+    asked = {question.place: question for question in questions}
     for group in groups:
-        question = asked.get((group.arm, group.scale, group.budget))
+        question = asked.get(group.place)
         if question or not is_reference(group, baselines):
             report.comparisons.append(compare(group, question, baselines, sigma, tuned))
-    there = {(group.arm, group.scale, group.budget) for group in groups}
-    for place, question in asked.items():
-        if place not in there:
-            needs = question.looks[0] if question.looks else ()
-            report.comparisons.append(Comparison(question.arm, question.scale, question.budget, None,
-                                                 declared=True, why='no run of it is there', needs=needs))
-    report.comparisons = with_words(report, len(asked))
+    there = {group.place for group in groups}
+    for question in questions:
+        if question.place not in there:
+            first_look = question.looks[0] if question.looks else ()
+            report.comparisons.append(Comparison(*question.place, None, declared=True, needs=first_look,
+                                                 why='no run of it is there'))
+    put_words(report, len(asked), margin)
     return report
 
 
@@ -192,30 +175,32 @@ def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -
         return sorted(still, key=lambda group: -group.config.n_layer)
     found = []
     for name in names:
-        if by_arm:
-            named = [group for group in groups if group.arm == name]
-        else:
-            named = [group for group in groups
-                     if any(os.path.realpath(name) == os.path.realpath(run.path) for run in group.runs)]
+        named = [group for group in groups if is_named(group, name, by_arm)]
         if not named:
-            what = 'no run of that arm is there' if by_arm else 'none of the runs, or a repetition'
-            raise UserError(f'--baseline={name}: {what}')
+            raise UserError(f'--baseline={name}: none of the runs, or a repetition')
         found += [group for group in named if group not in found]
     if not by_arm:
         # A baseline that is named by its run is a ladder, with its like at other budgets.
         budgets = {group.budget for group in found}
-        found += [group for group in groups
-                  if group.budget not in budgets and any(is_rung(group, one) for one in found)]
+        for group in groups:
+            if group.budget not in budgets and any(is_rung(group, one) for one in found):
+                found.append(group)
     return found
+
+
+def is_named(group: Group, name: str, by_arm: bool) -> bool:
+    if by_arm:
+        return group.arm == name
+    return any(os.path.realpath(run.path) == os.path.realpath(name) for run in group.runs)
 
 
 def is_rung(group: Group, other: Group) -> bool:
     """Whether two groups that don't grow are the same but for their budget and what is tuned."""
     is_size = group.scale == other.scale and group.config.n_layer == other.config.n_layer
-    return is_size and not group.grows and not any(unlike(group, other, ()))
+    return is_size and not group.grows and not any(unlike(group, other))
 
 
-def unlike(group: Group, other: Group, tuned: tuple) -> tuple:
+def unlike(group: Group, other: Group, tuned: tuple = ()) -> tuple:
     """How far a baseline is from being a fair opponent; the least is the most alike."""
     return (
         sum(value != other.data[key] for key, value in group.data.items()),
@@ -225,37 +210,29 @@ def unlike(group: Group, other: Group, tuned: tuple) -> tuple:
     )
 
 
-def alike(group: Group, baselines: list[Group], tuned: tuple = ()) -> list[Group]:
-    """The baselines that are as fair opponents as there are, at all budgets; not the group's own arm."""
-    others = [baseline for baseline in baselines
-              if baseline.arm != group.arm and baseline.scale == group.scale]
-    how_far = [unlike(group, baseline, tuned) for baseline in others]
-    return [baseline for baseline, far in zip(others, how_far) if far == min(how_far)]
-
-
 def is_reference(group: Group, baselines: list[Group]) -> bool:
     """Whether a group is what others are seen beside: of baselines that are trained alike the one named
     first. The others are judged, too."""
-    if not any(group is baseline for baseline in baselines):
-        return False
-    names = [baseline.arm for baseline in baselines]
-    rivals = [rival for rival in alike(group, baselines) if rival.budget == group.budget]
-    if not rivals or any(unlike(group, rivals[0], ())):
-        return True
-    return all(names.index(group.arm) < names.index(rival.arm) for rival in rivals)
+    earlier = itertools.takewhile(lambda baseline: baseline.arm != group.arm, baselines)
+    rivals = [one for one in earlier if (one.scale, one.budget) == (group.scale, group.budget)]
+    return group in baselines and all(any(unlike(group, rival)) for rival in rivals)
 
 
-def at_budget(group: Group, fair: list[Group]) -> list[Group]:
-    """Of fair opponents those that can be read at the group's budget."""
+def find_rivals(group: Group, baselines: list[Group], tuned: tuple) -> list[Group]:
+    """The baselines that are as fair opponents as there are, as far as they can be read at the group's
+    budget."""
+    others = [baseline for baseline in baselines
+              if baseline.arm != group.arm and baseline.scale == group.scale]
+    distances = [unlike(group, baseline, tuned) for baseline in others]
+    fair = [baseline for baseline, distance in zip(others, distances) if distance == min(distances)]
     same = [baseline for baseline in fair if baseline.budget == group.budget]
     if same or group.config.lr_schedule != 'constant':
         return same
     # At a constant rate each point of a run is the end of a shorter one: there is no decay to be in.
     constant = [baseline for baseline in fair if baseline.config.lr_schedule == 'constant']
+    constant.sort(key=lambda baseline: baseline.budget)
     longer = [baseline for baseline in constant if baseline.budget > group.budget]
-    if longer:
-        return [min(longer, key=lambda baseline: baseline.budget)]
-    return [max(constant, key=lambda baseline: baseline.budget)] if constant else []
+    return longer[:1] or constant[-1:]
 
 
 def best_of(groups: list[Group], seeds: tuple | None) -> Group:
@@ -276,44 +253,55 @@ def best_of(groups: list[Group], seeds: tuple | None) -> Group:
 def compare(group: Group, question: Question | None, baselines: list[Group], sigma, tuned) -> Comparison:
     """A group against its opponent, before anything is corrected."""
     looks = question.looks if question else ()
-    found = Comparison(group.arm, group.scale, group.budget, group, declared=bool(question),
-                       planned=max(1, len(looks)), needs=looks[0] if looks else ())
-    rivals = at_budget(group, alike(group, baselines, tuned))
+    found = Comparison(*group.place, group, declared=bool(question), planned=max(1, len(looks)),
+                       needs=looks[0] if looks else ())
+    rivals = find_rivals(group, baselines, tuned)
     if not rivals:
-        return replace(found, why='no baseline ends at this budget')
-    against = best_of(rivals, looks[0] if looks else None)
-    found = measure(replace(found, opponent=against.arm, against=against), looks, rivals, baselines, sigma)
+        found.why = 'no baseline ends at this budget'
+        return found
+    found.against = best_of(rivals, looks[0] if looks else None)
+    measure(found, looks, rivals, baselines, sigma)
     if found.difference and found.difference.value > 0:
         # To be worse than the best of several is easier than to be worse than one of them.
-        found = replace(found, p=min(1.0, found.p * len(rivals)))
-    full = [rival for rival in rivals if rival.config.n_layer == group.config.n_layer] or rivals
-    if full[0] is not against:
-        beside = replace(found, opponent=full[0].arm, against=full[0], declared=False)
-        found = replace(found, to_full_depth=measure(beside, looks, full[:1], baselines, sigma))
+        found.p = min(1.0, found.p * len(rivals))
+    as_deep = [rival for rival in rivals if rival.config.n_layer == group.config.n_layer]
+    full_depth = (as_deep or rivals)[0]
+    if full_depth is not found.against:
+        found.to_full_depth = Comparison(*group.place, group, against=full_depth)
+        measure(found.to_full_depth, looks, [full_depth], baselines, sigma)
     return found
 
 
-def measure(found: Comparison, looks: tuple, rivals: list, baselines: list, sigma) -> Comparison:
-    """Difference, p and costs of an arm against its opponent; why, where there can be no verdict."""
+def measure(found: Comparison, looks: tuple, rivals: list, baselines: list, sigma):
+    """Fill in the difference, p and costs of an arm against its opponent; why, where there can be no
+    verdict."""
     group, against = found.group, found.against
-    wrong = not_comparable(group, against)
-    if wrong:
-        return replace(found, why=wrong, looks=0, needs=())
+    found.opponent = against.arm
+    found.why = not_comparable(group, against)
+    if found.why:
+        found.needs = ()
+        return
     taken = 0  # looks
-    while taken < len(looks) and set(looks[taken]) <= set(group.seeds) & set(against.seeds):
+    there = set(group.seeds) & set(against.seeds)
+    while taken < len(looks) and there.issuperset(looks[taken]):
         taken += 1
-    coming = looks[taken] if taken < len(looks) else ()
-    why = missing_seeds(found, rivals, coming, bool(looks), taken)
-    measured = difference_of(found, looks[taken - 1] if taken else None, sigma)
-    found = replace(found, looks=taken if looks else int(not why), why=why, needs=coming, **measured)
-    if found.difference is None:
-        return replace(found, looks=0, why=why or 'one of the two has no evaluation at that compute')
+    found.needs = looks[taken] if taken < len(looks) else ()
+    found.why = missing_seeds(found, rivals, bool(looks), taken)
+    found.looks = taken if looks else int(not found.why)
+    find_difference(found, looks[taken - 1] if taken else None, sigma)
     if math.isnan(found.p):
-        found = replace(found, looks=0, why=why or 'one seed a side has no spread: it takes two, or --sigma')
-    rungs = ladder_of(against, baselines)
-    costs = {axis: cost_for_same_loss(found, rungs, axis) for axis in AXES}
-    costs = {axis: cost for axis, cost in costs.items() if cost}
-    return replace(found, cost=costs.get('flops'), costs=costs, disagree=disagreeing(found))
+        found.looks = 0
+        what = 'one seed a side has no spread: it takes two, or --sigma'
+        found.why = found.why or (what if found.difference else 'one of the two has no evaluation there')
+    if found.difference:
+        rungs = ladder_of(against, baselines)
+        for axis in AXES:
+            cost = cost_for_same_loss(found, rungs, axis)
+            if cost:
+                found.costs[axis] = cost
+        found.cost = found.costs.get('flops')
+        found.caution = '; '.join(cautions(found, rungs, sigma))
+        found.disagree = disagreeing(found)
 
 
 def not_comparable(group: Group, against: Group) -> str:
@@ -321,81 +309,87 @@ def not_comparable(group: Group, against: Group) -> str:
     for one in (group, against):
         if one.mixed:
             return f'{one.name}: its seeds differ in {one.mixed} and are not pooled'
-    differ = [key for key, value in group.data.items() if value != against.data[key]]
-    told = [key if key == 'data' else f'{key} {group.data[key]}, not {against.data[key]}' for key in differ]
+    told = []
+    for key, value in group.data.items():
+        if value != against.data[key]:
+            told.append(key if key == 'data' else f'{key} {value}, not {against.data[key]}')
     return f'not measured on what {against.name} is: {", ".join(told)}' if told else ''
 
 
-def missing_seeds(found: Comparison, rivals: list[Group], coming: tuple, looks: bool, taken: int) -> str:
-    """Why there is no verdict yet, or can't be one: which seeds aren't done; '' if all are.
-
-    `coming`: the seeds of the next look; without looks all seeds that there are count.
-    """
-    def lost(one):
-        return [(one, run) for run in one.lost if not looks or run.seed in coming]
-
-    sides = (found.group, found.against)
-    missing = lost(found.group) + lost(found.against)
+def missing_seeds(found: Comparison, rivals: list[Group], has_looks: bool, taken: int) -> str:
+    """Why there is no verdict yet, or can't be one: which seeds aren't done, of the next look or, without
+    looks, of all that there are; '' if none is missing."""
     told = []
-    if taken:
-        # The verdict of a look stands, until a further one can't be taken at all.
-        missing = [(one, run) for one, run in missing if run.ended == 'diverged']
-    else:
-        # A rival that is under way may become the opponent, one that diverged is none.
-        for rival in rivals:
-            if rival is not found.against:
-                missing += [(one, run) for one, run in lost(rival) if run.ended != 'diverged']
-        absent = [(one, sorted(set(coming) - {run.seed for run in one.runs})) for one in sides]
-        told = [f'{one.name}: seed {", ".join(map(str, seeds))} is not there'
-                for one, seeds in absent if seeds]
-    for one, run in missing:
-        step = run.info.get('ended_step', run.step)
-        told.append(f'{one.name}: seed {run.seed} {run.ended} at step {step:,} of {run.total_steps:,}')
+    others = [rival for rival in rivals if rival is not found.against]
+    for one in (found.group, found.against, *others):
+        is_side = one not in others
+        absent = set(found.needs) - {run.seed for run in one.runs}
+        if absent and is_side and not taken:
+            told.append(f'{one.name}: seed {", ".join(map(str, sorted(absent)))} is not there')
+        for run in one.lost:
+            # The verdict of a look stands until a further one can't be taken at all. A rival that is under
+            # way may become the opponent, one that diverged is none.
+            counts = is_side if run.ended == 'diverged' else not taken
+            if counts and (not has_looks or run.seed in found.needs):
+                step = run.info.get('ended_step', run.step)
+                told.append(f'{one.name}: seed {run.seed} {run.ended} at step {step:,} of '
+                            f'{run.total_steps:,}')
     return '; '.join(told)
 
 
-def difference_of(found: Comparison, seeds: tuple | None, sigma: float | None) -> dict:
-    """The difference at equal compute and what it rests on, as fields of a Comparison."""
+def find_difference(found: Comparison, seeds: tuple | None, sigma: float | None):
+    """Fill in the difference at equal compute and what it rests on."""
     group, against = found.group, found.against
     # Whole steps may leave two ends of one budget some permille apart.
-    at = group.end('flops')
+    found.at = group.end('flops')
     if group.budget != against.budget:
-        at = min(at, against.end('flops'))
-    mine, theirs = final_losses(group, at, seeds), final_losses(against, at, seeds)
+        found.at = min(found.at, against.end('flops'))
+    mine = losses_at(group, found.at, seeds)
+    theirs = losses_at(against, found.at, seeds)
     if not mine or not theirs:
-        return {'at': at}
+        return
     pairs = [seed for seed in mine if seed in theirs]
     if len(pairs) > 1 and sigma is None and all(same_start(group, against, seed) for seed in pairs):
-        mine, theirs = {seed: mine[seed] for seed in pairs}, {seed: theirs[seed] for seed in pairs}
-        difference, how = stats.paired(list(mine.values()), list(theirs.values())), 'pairs'
+        mine = {seed: mine[seed] for seed in pairs}
+        theirs = {seed: theirs[seed] for seed in pairs}
+        found.how = 'pairs'
+        found.difference = stats.paired(list(mine.values()), list(theirs.values()))
     else:
-        difference, how = stats.welch(list(mine.values()), list(theirs.values()), sigma), 'Welch'
-    sizes = sorted((len(mine), len(theirs)))
-    caution = ''
-    if how == 'Welch' and sigma is None and 1 < sizes[0] <= sizes[1] / UNSAFE:
-        caution = f'{sizes[0]} seeds against {sizes[1]}: unsafe where one side scatters more'
-    return {'at': at, 'seeds': tuple(mine), 'opponent_seeds': tuple(theirs), 'difference': difference,
-            'how': how, 'p': float(difference.p), 'caution': caution}
+        found.how = 'Welch'
+        found.difference = stats.welch(list(mine.values()), list(theirs.values()), sigma)
+    found.seeds, found.opponent_seeds = tuple(mine), tuple(theirs)
+    found.p = float(found.difference.p)
 
 
-def final_losses(group: Group, at: float, seeds: tuple | None) -> dict:
+def losses_at(group: Group, at: float, seeds: tuple | None) -> dict:
     """{seed: loss at the end}; of a run that goes on beyond `at`, at a constant rate, its loss there."""
-    losses = group.finals(seeds)
-    if at < group.end('flops') * (1 - MATCHED):
-        losses = group.losses_at('flops', at, seeds)
-    kept = [group.seeds[i] for i in group.of(seeds)]
-    return {seed: float(loss) for seed, loss in zip(kept, losses) if not math.isnan(loss)}
+    is_longer = at < group.end('flops') * (1 - MATCHED)
+    losses = group.losses(seeds, at if is_longer else None)
+    return {seed: loss for seed, loss in losses.items() if not math.isnan(loss)}
 
 
 def same_start(group: Group, against: Group, seed: int) -> bool:
     """Whether the two runs of a seed start from the same checkpoint."""
     starts = []
-    for one in (group, against):
-        run = one.runs[[run.seed for run in one.runs].index(seed)]
-        made = run.info.get('init_from') or {}
-        known = [made[key] for key in ('sha256', 'path') if made.get(key)]
-        starts.append(known[0] if known else run.config.init_from)
+    for run in (*group.runs, *against.runs):
+        if run.seed == seed:
+            made = run.info.get('init_from') or {}
+            starts.append(made.get('sha256') or made.get('path') or run.config.init_from)
     return starts[0] == starts[1] != 'scratch'
+
+
+def cautions(found: Comparison, rungs: list[Group], sigma: float | None) -> list[str]:
+    """What to think of before relying on a difference and its cost."""
+    told = []
+    few, many = sorted((len(found.seeds), len(found.opponent_seeds)))
+    if found.how == 'Welch' and sigma is None and 1 < few <= many / UNSAFE:
+        told.append(f'{few} seeds against {many}: unsafe where one side scatters more')
+    if found.cost:
+        ends = [rung.end('flops') for rung in rungs]
+        at_least, at_most = found.group.end('flops') / max(ends), found.group.end('flops') / min(ends)
+        if found.cost.value > BEYOND * at_most or found.cost.value * BEYOND < at_least:
+            told.append("the cost is extrapolated beyond the opponent's budgets")
+    return told
 
 
 def disagreeing(found: Comparison) -> tuple:
@@ -422,21 +416,20 @@ def cost_for_same_loss(found: Comparison, rungs: list[Group], axis: str) -> Inte
     clock. `rungs`: the opponent at each budget. None with one, or where their loss doesn't fall."""
     if len(rungs) < 2 or found.group.budget != found.against.budget:
         return None
-    end = found.group.end(axis)
-    compute = np.array([rung.end(axis) for rung in rungs])
-    if not (np.all(np.isfinite(compute)) and np.all(np.diff(compute, prepend=0) > 0) and end > 0):
-        return None
-    level = found.against.finals(found.opponent_seeds).mean()
-    losses = [level if rung is found.against else rung.finals().mean() for rung in rungs]
     # The budget's own rung and its neighbors: three are a curve.
-    own = [rung is found.against for rung in rungs].index(True)
+    own = rungs.index(found.against)
     first = max(0, min(own - 1, len(rungs) - 3))
-    near = slice(first, first + 3)
-    if np.any(np.diff(losses[near]) >= 0):
+    near = rungs[first:first + 3]
+    end = found.group.end(axis)
+    compute = np.array([rung.end(axis) for rung in near])
+    level = found.against.finals(found.opponent_seeds).mean()
+    losses = np.array([level if rung is found.against else rung.finals().mean() for rung in near])
+    is_ladder = np.all(np.diff(compute, prepend=0) > 0) and np.all(np.diff(losses) < 0)  # False with a nan
+    if not is_ladder or not end > 0:
         return None
     difference = found.difference
     ends = level + np.array([difference.value, difference.low, difference.high])
-    needs = compute_at(ends, compute[near], np.array(losses[near]))  # (exponents, 3)
+    needs = compute_at(ends, compute, losses)  # (exponents, 3)
     with np.errstate(divide='ignore'):
         costs = end / needs
     middle = costs[len(costs) // 2]
@@ -450,9 +443,8 @@ def ladder_of(against: Group, baselines: list[Group]) -> list[Group]:
     for baseline in baselines:
         if baseline.done and not baseline.lost and is_rung(baseline, against):
             by_budget.setdefault(baseline.budget, []).append(baseline)
-    rungs = {budget: best_of(rivals, None) for budget, rivals in by_budget.items()}
-    rungs[against.budget] = against
-    return [rungs[budget] for budget in sorted(rungs)]
+    by_budget[against.budget] = [against]
+    return [best_of(by_budget[budget], None) for budget in sorted(by_budget)]
 
 
 def compute_at(loss: np.ndarray, compute: np.ndarray, losses: np.ndarray) -> np.ndarray:
@@ -463,17 +455,7 @@ def compute_at(loss: np.ndarray, compute: np.ndarray, losses: np.ndarray) -> np.
     straight line in log C (k = 0) and for one that bends the other way (k < 0).
     """
     logs = np.log(compute / compute[0])
-    exponents = EXPONENTS
-    if len(compute) == 3:
-        from scipy.optimize import brentq  # here: a quarter of a second that most calls don't need
-
-        share = (losses[0] - losses[1]) / (losses[0] - losses[2])
-        bounds = (-10.0, 10.0)
-        off = [bend(logs[1], k) / bend(logs[2], k) - share for k in bounds]
-        if off[0] * off[1] < 0:
-            exponents = (brentq(lambda k: bend(logs[1], k) / bend(logs[2], k) - share, *bounds),)
-        else:
-            exponents = (bounds[int(abs(off[1]) < abs(off[0]))],)
+    exponents = EXPONENTS if len(compute) == 2 else [exponent_of(logs, losses)]
     found = []
     for k in exponents:
         slope = (losses[0] - losses[-1]) / bend(logs[-1], k)
@@ -485,6 +467,20 @@ def compute_at(loss: np.ndarray, compute: np.ndarray, losses: np.ndarray) -> np.
     return np.array(found)
 
 
+def exponent_of(logs: np.ndarray, losses: np.ndarray) -> float:
+    """The exponent of the curve through three rungs; the nearest one where none fits."""
+    from scipy.optimize import brentq  # here: a quarter of a second that most calls don't need
+
+    share = (losses[0] - losses[1]) / (losses[0] - losses[2])
+
+    def off(k):
+        return bend(logs[1], k) / bend(logs[2], k) - share
+
+    if off(-STEEPEST) * off(STEEPEST) < 0:
+        return brentq(off, -STEEPEST, STEEPEST)
+    return min(-STEEPEST, STEEPEST, key=lambda k: abs(off(k)))
+
+
 def bend(log_c: float, k: float) -> float:
     """(1 - c^-k) / k, which is log c for k = 0."""
     return log_c if abs(k) < FLAT else -math.expm1(-k * log_c) / k
@@ -494,113 +490,67 @@ def bend(log_c: float, k: float) -> float:
 # the words, and what to know before
 
 
-def with_words(report: Report, tests: int) -> list[Comparison]:
-    """The comparisons, those of declared questions with their corrected p and their word.
+def put_words(report: Report, tests: int, margin: float):
+    """Give declared comparisons their corrected p and their word.
 
     `tests`: questions that were declared. One that can't be answered counts, as one of p = 1.
     """
-    p = [one.p * one.planned if one.declared and one.looks else math.nan for one in report.comparisons]
-    corrected = stats.holm(np.minimum(1, p), tests) if p else []
-    found = []
-    for one, level in zip(report.comparisons, corrected):
-        if one.declared:
-            one = with_word(one, float(level), report.margin)
-        found.append(one)
-    return found
+    p = [min(1, one.p * one.planned) if one.looks else math.nan for one in report.declared]
+    for one, corrected in zip(report.declared, stats.holm(p, tests)):
+        put_word(one, float(corrected), margin)
 
 
-def with_word(found: Comparison, corrected: float, margin: float) -> Comparison:
-    """A declared comparison with its word, or with why it has none, and the seeds that it still asks for."""
+def put_word(found: Comparison, corrected: float, margin: float):
+    """Give a declared comparison its word, or leave it with why it has none and the seeds it asks for."""
     if math.isnan(corrected):
-        has_diverged = 'diverged' in found.why
-        return replace(found, needs=() if has_diverged else found.needs)
-    word = 'open'
+        if 'diverged' in found.why:
+            found.needs = ()
+        return
+    found.corrected = corrected
+    found.word = 'open'
     if corrected < stats.SIGNIFICANT:
-        word = 'saves' if found.difference.value < 0 else 'costs'
+        found.word = 'saves' if found.difference.value < 0 else 'costs'
     elif found.cost and found.cost.low >= 1 - margin and found.cost.high <= 1 + margin:
-        word = 'same'
-    if word != 'open':
-        return replace(found, corrected=corrected, word=word, why='', needs=())
-    if found.why:  # the next look can't be taken
-        return replace(found, corrected=corrected, needs=())
-    return replace(found, corrected=corrected, word=word)
+        found.word = 'same'
+    if found.settled:
+        found.why = ''
+    elif found.why:  # the next look can't be taken
+        found.word = ''
+    if found.settled or found.why:
+        found.needs = ()
 
 
 def caveats(report: Report, tuned: tuple) -> list[str]:
-    """What limits the verdicts, one line each: training, starts, seeds, machines."""
+    """What limits the verdicts, one line each: training, starts, tuning, machines."""
     notes = []
     for one in report.comparisons:
-        if not one.against or one.difference is None:
+        if not one.difference:
             continue
-        names = one.group.trained_otherwise(one.against, tuned)
         mine, theirs = one.group.config, one.against.config
-        names += [name for name in WIDTH if getattr(mine, name) != getattr(theirs, name)]
-        told = [f'{name} {getattr(mine, name)}, not {getattr(theirs, name)}' for name in names]
+        told = []
+        for name in (*one.group.trained_otherwise(one.against, tuned), *WIDTH):
+            if getattr(mine, name) != getattr(theirs, name):
+                told.append(f'{name} {getattr(mine, name)}, not {getattr(theirs, name)}')
         if told:
             notes.append(f'{one.group.name} differs from {one.against.name} in more than growth: '
                          + ', '.join(told))
+    by_rest, by_fact = {}, {}
     for group in report.groups:
-        notes += about_group(group)
-    notes += best_of_many(report)
-    notes += beyond_the_ladder(report)
-    return notes + other_machines(report.groups)
-
-
-def beyond_the_ladder(report: Report) -> list[str]:
-    """Costs that no budget of the opponent encloses: its curve is drawn out beyond its runs."""
-    names = []
-    for one in report.comparisons:
-        if one.cost is None:
-            continue
-        ends = [rung.end('flops') for rung in ladder_of(one.against, report.baselines)]
-        cost = one.group.end('flops') / np.array([min(ends), max(ends)])  # at its lowest and highest rung
-        if one.cost.value > BEYOND * cost[0] or one.cost.value * BEYOND < cost[1]:
-            names.append(one.group.name)
-    if not names:
-        return []
-    return [f'{shortened(names)}: the same loss lies beyond the budgets at which the opponent was trained: '
-            'the cost is extrapolated']
-
-
-def about_group(group: Group) -> list[str]:
-    notes = []
-    if group.start_cost:
-        cost = 'an unknown number of' if math.isnan(group.start_cost) else f'{group.start_cost:.3g}'
-        notes.append(f'{group.name}: starts from a checkpoint; the {cost} FLOPs behind it are not counted')
-    if group.lost and group.done:
-        how = ', '.join(f'seed {run.seed} {run.ended}' for run in group.lost)
-        notes.append(f'{group.name}: {how}; its mean is of the other {len(group.done)} of {len(group.runs)}')
-    finals = group.finals()
-    if len(finals) > 1 and len(set(finals)) == 1:
-        notes.append(f'{group.name}: all seeds end at exactly {finals[0]:.4f}; are these copies of one run?')
-    return notes
-
-
-def best_of_many(report: Report) -> list[str]:
-    """Groups that differ in a tuned setting alone: the best of them was chosen on the seeds that judge it."""
-    by_rest = {}
-    for group in report.groups:
-        run = group.runs[0]
-        rest = tuple((name, value) for name, value in facts(run).items() if name not in TUNED)
-        by_rest.setdefault((group.scale, rest), []).append(group)
-    return [f'{"; ".join(group.name for group in many)}: differ in a tuned setting alone, and the best of '
-            f'{len(many)} is exploration' for many in by_rest.values() if len(many) > 1]
-
-
-def other_machines(groups: list[Group]) -> list[str]:
-    """In what machine, code and questions the runs differ, with the names of those that do."""
-    by_fact = {}
-    for group in groups:
+        if group.start_cost:
+            cost = 'an unknown number of' if math.isnan(group.start_cost) else f'{group.start_cost:.3g}'
+            notes.append(f'{group.name}: starts from a checkpoint; the {cost} FLOPs behind it are not '
+                         'counted')
+        by_rest.setdefault((group.scale, identity(group.runs[0], TUNED)), []).append(group.name)
         for run in group.runs:
             for fact, value in provenance(run).items():
-                names = by_fact.setdefault(fact, {}).setdefault(value, [])
-                if group.name not in names:
-                    names.append(group.name)
-    notes = []
-    for fact, values in by_fact.items():
-        if len(values) > 1:
-            told = [f'{value} ({shortened(names)})' for value, names in values.items()]
-            notes.append(f'the runs differ in {fact}: {"; ".join(told)}')
+                by_fact.setdefault(fact, set()).add(value)
+    for names in by_rest.values():
+        if len(names) > 1:
+            notes.append(f'{"; ".join(names)}: differ in a tuned setting alone, and the best of '
+                         f'{len(names)} is exploration')
+    differ = [fact for fact, values in by_fact.items() if len(values) > 1]
+    if differ:
+        notes.append(f'the runs differ in {", ".join(differ)}: see "What differs"')
     return notes
 
 
@@ -618,133 +568,4 @@ def provenance(run: Run) -> dict[str, str]:
             found[name] = str(run.info[name])
     if run.last_score:
         found['HellaSwag questions'] = questions_of(run)
-    return found
-
-
-def shortened(names: list[str]) -> str:
-    """The first three names, and how many there are besides."""
-    rest = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return '; '.join(names[:3]) + rest
-
-
-# ------------------------------------------------------------------------------------------------------------
-# catching up: when has a growth mixed, and what is left of its lead?
-
-
-@dataclass(frozen=True)
-class CatchUp:
-    """A grown run beside its opponent, some time after its last growth. Estimates are run minus opponent;
-    None where the opponent wasn't trained that long."""
-
-    step: int  # of the run
-    tokens: int  # since the last growth
-    updates: int  # at full depth with nothing frozen
-    at_tokens: Estimate | None  # both after the same number of tokens in all
-    at_updates: Estimate | None  # the opponent after as many updates as the run has had at full depth
-
-
-def catch_up(found: Comparison, sigma: float | None = None) -> list[CatchUp]:
-    """The gap to the opponent at every evaluation since the last growth; [] for a run that doesn't grow."""
-    if not found.against or found.difference is None or not found.group.done[0].growth_steps:
-        return []
-    group = found.group
-    first = group.done[0]
-    growth = first.growth_steps[-1]
-    began = float(first.where('tokens', growth))
-    points = []
-    for step, losses in evaluations_after(group, growth, found.seeds):
-        tokens = float(first.where('tokens', step))
-        updates = full_depth_updates(first.phases, step)
-        gaps = [gap(found, losses, axis, at, sigma) for axis, at in (('tokens', tokens), ('step', updates))]
-        points.append(CatchUp(step, round(tokens - began), updates, *gaps))
-    return points
-
-
-def evaluations_after(group: Group, growth: int, seeds: tuple) -> list[tuple[int, np.ndarray]]:
-    """(step, loss of each seed) of the evaluations after a growth; of the grown model itself too where all
-    seeds have it."""
-    found = []
-    grown = [group.done[i].loss_after_growth(growth) for i in group.of(seeds)]
-    if None not in grown:
-        found.append((growth, np.array(grown)))
-    for step in group.mean.step:
-        if step > growth:
-            found.append((int(step), group.losses_at('step', step, seeds)))
-    return found
-
-
-def full_depth_updates(phases: list, step: int) -> int:
-    """How many of the first `step` updates trained every layer of the final model."""
-    updates = 0
-    for phase in phases:
-        if phase.depth == phases[-1].depth and not phase.frozen:
-            updates += max(0, min(step, phase.stop) - phase.start)
-    return updates
-
-
-def gap(found: Comparison, losses: np.ndarray, axis: str, at: float, sigma: float | None) -> Estimate | None:
-    """Losses of a run's seeds minus its opponent's at some place on its curve; None beyond its curve."""
-    theirs = found.against.losses_at(axis, at, found.opponent_seeds) if at > 0 else np.array(math.nan)
-    if np.isnan(theirs).any():
-        return None
-    return stats.paired(losses, theirs) if found.how == 'pairs' else stats.welch(losses, theirs, sigma)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# for other programs
-
-
-def rows(report: Report) -> list[dict]:
-    """All numbers, unrounded, one row a comparison and one for each group that has none; None where there is
-    none."""
-    found = [row_of(one.group, one, report) for one in report.comparisons]
-    compared = [one.group for one in report.comparisons]
-    found += [row_of(group, None, report) for group in report.groups
-              if not any(group is one for one in compared)]
-    return found
-
-
-def row_of(group: Group | None, one: Comparison | None, report: Report) -> dict:
-    place = one or group
-    row = {'run': group.name if group else place.arm, 'arm': place.arm, 'scale': place.scale,
-           'budget': place.budget}
-    if group:
-        row |= {'directories': ' '.join(run.path for run in group.runs),
-                'baseline': int(report.is_baseline(group)),
-                'ended': ' '.join(run.ended for run in group.runs), **group.last()}
-    if one:
-        row |= {'judged_by': one.opponent, 'declared': int(one.declared), 'looks': one.looks,
-                'verdict': one.word, 'why': one.why, 'how': one.how, 'at': one.at, 'p': one.p,
-                'corrected': one.corrected, 'caution': one.caution, 'disagree': ' '.join(one.disagree),
-                **numbers('difference', one.difference)}
-        for axis in AXES:
-            row |= numbers(f'{axis}:cost', one.costs.get(axis))
-        beside = one.to_full_depth
-        row |= numbers('to_full_depth', beside.difference if beside else None)
-    return {key: without_nan(value) for key, value in row.items()}
-
-
-def numbers(name: str, interval: Interval | None) -> dict:
-    interval = interval or Interval(math.nan, math.nan, math.nan)
-    return {name: interval.value, f'{name}_low': interval.low, f'{name}_high': interval.high}
-
-
-def without_nan(value):
-    """None for what is no number, since JSON has none; numpy's numbers as Python's."""
-    if isinstance(value, float):  # numpy's float64 is one, too
-        return float(value) if math.isfinite(value) else None
-    return value
-
-
-def curve_rows(report: Report) -> list[dict]:
-    """Every evaluation of every run, one row each, with the run's place beside it."""
-    found = []
-    for group in report.groups:
-        for run in group.runs:
-            where = {'run': run.path, 'arm': group.arm, 'scale': group.scale, 'budget': group.budget,
-                     'seed': run.seed}
-            for record in run.evals()[0]:
-                scores = {key: value for key, value in record.items() if key.startswith('hellaswag_')}
-                found.append({**where, **{key: record[key] for key in COUNTERS},
-                              'val_loss': record['val_loss'], **scores})
     return found

@@ -20,20 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from config import FIELDS, TrainConfig
+from config import FIELDS
 from core.common import table
-from verdict import judge, paired, stats
-from verdict.judge import Comparison, Report
-from verdict.runs import AXES, Group, Run, mean_and_sd
+from verdict import paired, stats
+from verdict.judge import Comparison, Report, provenance
+from verdict.runs import AXES, TRAINING, Group, Run, mean_and_sd, place_text
 from verdict.stats import Interval
 
+MACHINE = ('code', 'torch', 'device', 'dtype')  # said even where all runs share it
 WIDEST = 28  # characters of a column of words on a terminal
-CATCH_UP_ROWS = 6  # of each run
 FEW = 3  # findings of a kind that one sentence names with their numbers
-# Settings that say nothing about training: places, names, what is logged and kept.
-NOT_SHOWN = ('out_dir', 'run_name', 'seed', 'resume', 'match', 'branch_from', 'tracker', 'tracker_project',
-             'data_dir', 'hellaswag_data', 'log_interval', 'checkpoint_interval', 'keep_checkpoints',
-             'checkpoint_steps')
 SCORES = {'bits': 'bits a byte', 'acc_norm': 'acc_norm', 'margin': 'margin'}  # bits agrees with the loss best
 WORDS = {'saves': 'saves compute', 'costs': 'costs compute', 'same': 'the same', 'open': 'open'}
 HEADS = {'saves': 'Saves compute', 'costs': 'Costs compute', 'same': 'Makes no difference', 'open': 'Open',
@@ -55,22 +51,26 @@ class Table:
         lines = []
         for line in self.lines:
             lines.append([wrapped(cell) if side == 'l' else cell for cell, side in zip(line, self.align)])
-        parts = [self.title, table(self.header, lines, self.align), textwrap.fill(self.note, 100)]
-        return '\n'.join(part for part in parts if part)
+        note = textwrap.fill(self.note, 100)
+        return joined([self.title, table(self.header, lines, self.align), note], '\n')
 
     def markdown(self) -> str:
         """As code hosts render it."""
-        lines = [[escaped(cell) for cell in line] for line in self.lines]
-        header = [escaped(cell) for cell in self.header]
-        parts = [f'**{escaped(self.title)}**', table(header, lines, self.align, 'pipe'), escaped(self.note)]
-        return '\n\n'.join(part for part in parts if part)
+        header, *lines = [list(map(escaped, line)) for line in (self.header, *self.lines)]
+        return joined([f'**{escaped(self.title)}**', table(header, lines, self.align, 'pipe'),
+                       escaped(self.note)])
 
     def latex(self) -> str:
         """A table environment with booktabs' rules."""
         inside = table(self.header, self.lines, self.align, 'latex_booktabs').replace('±', r'$\pm$')
-        note = [rf'\par\footnotesize {in_latex(self.note)}'] if self.note else []
+        note = rf'\par\footnotesize {in_latex(self.note)}' if self.note else ''
         caption = rf'\caption{{{in_latex(self.title)}}}'
-        return '\n'.join([r'\begin{table}', r'\centering', caption, inside, *note, r'\end{table}'])
+        return joined([r'\begin{table}', r'\centering', caption, inside, note, r'\end{table}'], '\n')
+
+
+def joined(parts: list[str], between: str = '\n\n') -> str:
+    """What there is of some parts, as one text."""
+    return between.join(part for part in parts if part)
 
 
 def wrapped(cell: str) -> str:
@@ -80,10 +80,7 @@ def wrapped(cell: str) -> str:
 
 def escaped(cell: str) -> str:
     """A cell or a sentence for Markdown, on one line."""
-    # The backslash comes first, or it would escape the ones that the others bring.
-    for mark in ('\\', '|', '*', '_', '<', '`', '$', '~'):
-        cell = cell.replace(mark, '\\' + mark)
-    return ' '.join(cell.split())
+    return ' '.join(re.sub(r'([\\|*_<`$~])', r'\\\1', cell).split())
 
 
 def in_latex(sentence: str) -> str:
@@ -113,9 +110,7 @@ def with_error(value: float | None, error: float | None) -> str:
 
 
 def p_value(p: float | None) -> str:
-    if p is None or math.isnan(p):
-        return '-'
-    return '<.0001' if p < 1e-4 else f'{p:.2g}'
+    return '<.0001' if p is not None and p < 1e-4 else number(p, '.2g')
 
 
 def duration(seconds: float | None) -> str:
@@ -124,16 +119,6 @@ def duration(seconds: float | None) -> str:
         if seconds is not None and seconds >= 2 * size:
             return f'{seconds / size:.1f} {unit}'
     return '-' if seconds is None else f'{seconds:.0f} s'
-
-
-def setting(value) -> str:
-    """The value of a setting as text: a tuple without its brackets."""
-    return '/'.join(setting(item) for item in value) if type(value) in (tuple, list) else str(value)
-
-
-def place_text(arm: str, scale: str, budget: int) -> str:
-    """An arm with its scale and budget, as in a study's group.name."""
-    return f'{", ".join(part for part in (arm, scale) if part)} at {budget:,}'
 
 
 def shown(one: Comparison) -> tuple[Interval | None, Interval | None]:
@@ -146,27 +131,14 @@ def place_of(one: Comparison) -> str:
 
 
 def describe(run: Run) -> str:
-    """The schedule in a few words: depths, and what differs from random layers, freezing, constant AdamW."""
-    config: TrainConfig = run.config
+    """The depths that a run goes through: 2-3-5-6, or 2-3-..-12 of many."""
     # A checkpoint's depth is the first step of the staircase, though no phase of this plan has it.
-    depths = [config.init_depth] if config.init_depth else []
+    depths = [run.config.init_depth] if run.config.init_depth else []
     depths += [phase.depth for phase in run.phases]
     steps = [str(depth) for depth, _ in itertools.groupby(depths)]
     if len(steps) > 8:  # the first two and the last are enough to recognize a plan
         steps = [*steps[:2], '..', steps[-1]]
-    words = ['-'.join(steps)]
-    if len(steps) == 1:
-        words[0] += ' layers'
-    else:
-        if not any(phase.frozen for phase in run.phases):
-            words.append('unfrozen')
-        if config.grow_map:
-            words.append('by map')
-        elif config.grow_init != 'random':
-            words.append(setting(config.grow_init))
-    words += [word for word, usual in ((config.lr_schedule, 'constant'), (config.optimizer, 'adamw'))
-              if word != usual]
-    return ' '.join(words)
+    return '-'.join(steps)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -177,7 +149,7 @@ def text(report: Report, full: bool = False) -> str:
     """For a terminal: the runs, what to know before believing a verdict, then the verdicts."""
     parts = [some.text() for some in run_tables(report)]
     parts += [f'note: {note}' for note in report.notes]
-    shown = verdict_tables(report) + (detail_tables(report) if full else [])
+    shown = verdict_tables(report) + (all_details(report) if full else [])
     parts += [some.text() for some in shown]
     return '\n\n'.join([*parts, '\n'.join([*sentences(report), counts(report), answer(report)])])
 
@@ -186,13 +158,13 @@ def markdown(report: Report) -> str:
     parts = [escaped(answer(report)), escaped(counts(report)), bullets(report.notes)]
     parts += [some.markdown() for some in verdict_tables(report)]
     parts.append(bullets(sentences(report)))
-    parts += [some.markdown() for some in run_tables(report) + detail_tables(report)]
-    return '\n\n'.join(part for part in parts if part) + '\n'
+    parts += [some.markdown() for some in run_tables(report) + all_details(report)]
+    return joined(parts) + '\n'
 
 
 def latex(report: Report, more: list[Table] = ()) -> str:
     # The reminder is a LaTeX comment, so that a paper can \input the file as it is.
-    shown = [*verdict_tables(report), *more, *run_tables(report), *detail_tables(report)]
+    shown = [*verdict_tables(report), *more, *run_tables(report), *all_details(report)]
     return '% needs \\usepackage{booktabs}\n' + '\n\n'.join(some.latex() for some in shown) + '\n'
 
 
@@ -206,14 +178,13 @@ def bullets(lines: list[str]) -> str:
 
 def answer(report: Report) -> str:
     """What the declared questions came to, in one sentence a verdict."""
-    by_word = {}
-    for one in report.declared:
-        by_word.setdefault(one.word, []).append(one)
     parts = []
     for word, what in HEADS.items():
-        found = by_word.get(word, [])
-        names = [place_of(one) + (in_brackets(one) if len(found) <= FEW else '') for one in found]
-        if len(found) > 2 * FEW:
+        found = [one for one in report.declared if one.word == word]
+        names = [place_of(one) for one in found]
+        if len(found) <= FEW:
+            names = [place_of(one) + in_brackets(one) for one in found]
+        elif len(found) > 2 * FEW:
             names = [f'{len(found)} of {len(report.declared)}']
         if found:
             parts.append(f'{what}: {"; ".join(names)}.')
@@ -235,10 +206,10 @@ def counts(report: Report) -> str:
     """How many comparisons were declared, how many looks were taken, and what is exploration."""
     n, rest = len(report.declared), len(report.comparisons) - len(report.declared)
     told = [f'{n} question{"s" if n != 1 else ""} declared']
-    if report.looks > 1:
+    planned = max((one.planned for one in report.declared), default=0)
+    if planned > 1:
         taken = max(one.looks for one in report.declared)
-        told.append(f'looks taken: {taken} of at most {report.looks}, and each p is multiplied by '
-                    f'{report.looks}')
+        told.append(f'looks taken: {taken} of at most {planned}, and each p is multiplied by {planned}')
     if n > 1:
         told.append("p corrected over them by Holm's method")
     if rest:
@@ -252,18 +223,18 @@ def sentences(report: Report, limited: bool = False) -> list[str]:
     those of which a row of a table leaves something out."""
     found = []
     for one in report.comparisons:
-        if limited and not (one.why or one.caution or (one.word == 'open' and one.needs)):
+        asks = one.word == 'open' and one.needs
+        if limited and not (one.why or one.caution or asks):
             continue
         words = WORDS.get(one.word) or (f'no verdict: {one.why}' if one.why else 'exploration')
         parts = [f'{place_of(one)}: {words}{in_brackets(one) if any(shown(one)) else ""}']
         if one.why and one.word:
             parts.append(f'the next look waits: {one.why}')
-        elif one.word == 'open' and one.needs:
+        elif asks:
             parts.append(f'asks for seed {", ".join(map(str, one.needs))}')
         if one.caution:
             parts.append(one.caution)
-        for name in one.disagree:
-            parts.append(f'{name} is better where the loss is worse')
+        parts += [f'{name} is better where the loss is worse' for name in one.disagree]
         found.append('; '.join(parts))
     return found
 
@@ -274,65 +245,64 @@ def sentences(report: Report, limited: bool = False) -> list[str]:
 
 def verdict_tables(report: Report) -> list[Table]:
     """The declared questions, what is exploration, and other validation sets."""
-    found = []
-    declared = report.declared
     rest = [one for one in report.comparisons if not one.declared]
-    for title, some, p in (('Declared questions', declared, 'corrected p'), ('Exploration', rest, 'p')):
-        if some:
-            found.append(comparison_table(title, some, p))
-    return found + [some for some in (other_losses_table(report),) if some]
+    return with_lines(comparison_table('Declared questions', report.declared),
+                      comparison_table('Exploration', rest), other_losses_table(report))
 
 
-def comparison_table(title: str, comparisons: list[Comparison], p: str) -> Table:
-    is_judged = p != 'p'
+def with_lines(*tables: Table) -> list[Table]:
+    return [some for some in tables if some.lines]
+
+
+def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
+    is_judged = any(one.declared for one in comparisons)
     beside = any(one.to_full_depth for one in comparisons)
+    header = ['run', 'opponent', 'verdict', 'compute for the same loss', 'loss difference',
+              'corrected p' if is_judged else 'p', 'beside full depth']
     lines = []
     for one in comparisons:
-        words = (one.word or 'no answer') if is_judged else None
         cost, difference = shown(one)
-        line = [place_of(one), one.opponent or '-', words, interval(cost, '.2f'),
-                interval(difference, '+.4f'), p_value(one.corrected if is_judged else one.p)]
-        if beside:
-            full = one.to_full_depth
-            line.append(interval(full.difference, '+.4f') if full else '')
-        lines.append([cell for cell in line if cell is not None])
-    header = ['run', 'opponent', *(['verdict'] if is_judged else []), 'compute for the same loss',
-              'loss difference', p, *(['beside full depth'] if beside else [])]
-    note = ("Compute for the same loss: the run's over the opponent's. Loss difference: nats per token at "
-            'equal compute, run minus opponent, [95%].')
+        full = one.to_full_depth
+        lines.append([place_of(one), one.opponent or '-', one.word or 'no answer', interval(cost, '.2f'),
+                      interval(difference, '+.4f'), p_value(one.corrected if is_judged else one.p),
+                      interval(full.difference, '+.4f') if full else ''])
+    kept = [True, True, is_judged, True, True, True, beside]
+    note = ''
+    if is_judged:
+        note = ("Compute for the same loss: the run's over the opponent's. Loss difference: nats per token "
+                'at equal compute, run minus opponent, [95%].')
     if beside:
         note += ' The opponent is the best arm that does not grow; beside full depth: the difference to that.'
-    return Table(title, header, lines, 'l' * (2 + is_judged) + 'r' * (3 + beside), note)
+    header, *lines = [list(itertools.compress(line, kept)) for line in (header, *lines)]
+    return Table(title, header, lines, ''.join(itertools.compress('lllrrrr', kept)), note)
 
 
-def other_losses_table(report: Report) -> Table | None:
-    """Losses on the other validation sets (val_dirs), run minus opponent; None without any."""
+def other_losses_table(report: Report) -> Table:
+    """Losses on the other validation sets (val_dirs), run minus opponent."""
     lines = []
     for one in report.comparisons:
         for name, difference in other_differences(one).items():
-            mean, sd = mean_and_sd(other_losses(one.group, name))
-            lines.append([place_of(one), name, with_error(mean, sd), interval(difference, '+.4f')])
-    if not lines:
-        return None
+            losses = with_error(*mean_and_sd(other_losses(one.group, name)))
+            lines.append([place_of(one), name, losses, interval(difference, '+.4f')])
     header = ['run', 'set', 'loss ± sd', 'loss difference']
     return Table('Loss on other validation sets', header, lines, 'llrr')
 
 
+def other_sets(group: Group | None) -> list[str]:
+    """The names of a group's other validation sets."""
+    return [entry.partition(':')[0] for entry in group.config.val_dirs] if group else []
+
+
 def other_losses(group: Group, name: str) -> list[float]:
     """Loss on another validation set at the end of each seed that is done; [] unless all have it."""
-    losses = []
-    for run in group.done:
-        evals, _ = run.evals()
-        losses.append(evals[-1].get(f'val_loss_{name}'))
+    losses = [run.evals[-1].get(f'val_loss_{name}') for run in group.done]
     return [] if None in losses else losses
 
 
 def other_differences(one: Comparison) -> dict[str, Interval]:
     """{name of another validation set: its loss, run minus opponent}."""
-    if one.difference is None:
-        return {}
     found = {}
-    for name in [entry.partition(':')[0] for entry in one.group.config.val_dirs]:
+    for name in other_sets(one.group) if one.difference else []:
         mine, theirs = other_losses(one.group, name), other_losses(one.against, name)
         if mine and theirs:
             is_pairs = one.how == 'pairs' and len(mine) == len(theirs)
@@ -346,7 +316,7 @@ def other_differences(one: Comparison) -> dict[str, Interval]:
 
 def run_tables(report: Report) -> list[Table]:
     """Which runs there are: costs and losses, scores, what isn't done."""
-    return [some for some in (runs_table(report), scores_table(report), lost_table(report)) if some]
+    return with_lines(runs_table(report), scores_table(report), lost_table(report))
 
 
 def label(group: Group, report: Report) -> str:
@@ -354,25 +324,28 @@ def label(group: Group, report: Report) -> str:
 
 
 def runs_table(report: Report) -> Table:
-    """One row a group, with its final loss."""
+    """One row a group, with its final loss, and those on other validation sets."""
+    others = dict.fromkeys(itertools.chain(*(other_sets(group) for group in report.groups)))
     lines = []
     for group in report.groups:
         last = group.last()
         seeds = f'{len(group.done)} of {len(group.runs)}' if group.lost else str(len(group.runs))
-        costs = [number(last[name], '.3g') for name in ('tokens', 'flops', 'flops_paper')]
-        lines.append([label(group, report), describe(group.runs[0]), seeds, *costs,
-                      duration(last['seconds']), with_error(last['val_loss'], last['val_loss_sd'])])
-    header = ['run', 'schedule', 'seeds', 'tokens', 'FLOPs', '(paper)', 'time', 'val loss ± sd']
+        line = [label(group, report), describe(group.runs[0]), seeds]
+        line += [number(last[name], '.3g') for name in ('tokens', 'flops', 'flops_paper')]
+        line += [duration(last['seconds']), with_error(last['val_loss'], last['val_loss_sd'])]
+        line += [with_error(*mean_and_sd(other_losses(group, name))) for name in others]
+        lines.append(line)
+    header = ['run', 'depths', 'seeds', 'tokens', 'FLOPs', '(paper)', 'time', 'val loss ± sd', *others]
     note = ("Losses in nats per token, ± sd over the seeds; (paper): FLOPs by the paper's ledger; time: of "
             'training alone.')
-    return Table('Runs', header, lines, 'llrrrrrr', note)
+    return Table('Runs', header, lines, 'llrrrrrr' + 'r' * len(others), note)
 
 
-def scores_table(report: Report) -> Table | None:
+def scores_table(report: Report) -> Table:
     """HellaSwag of the groups that are scored at their end, those that disagree with the loss marked."""
-    disagree = {}
+    marked = set()
     for one in report.comparisons:
-        disagree.setdefault(id(one.group), set()).update(one.disagree)
+        marked |= {(one.group, name) for name in one.disagree}
     lines = []
     for group in report.groups:
         last = group.last()
@@ -380,24 +353,22 @@ def scores_table(report: Report) -> Table | None:
             continue
         cells = [label(group, report), f'{last["hellaswag_n"]:.0f}']
         for name in SCORES:
-            mark = ' !' if f'hellaswag_{name}' in disagree.get(id(group), ()) else ''
+            mark = ' !' if (group, f'hellaswag_{name}') in marked else ''
             cells.append(with_error(last[name], last[f'{name}_se']) + mark)
         lines.append(cells)
-    if not lines:
-        return None
     note = '± the standard error of one scoring. Fewer bits are better: they are of the true ending.'
-    if any(disagree.values()):
+    if marked:
         note += ' !: better than the opponent although the loss is worse, or the other way round.'
     return Table('HellaSwag', ['run', 'questions', *SCORES.values()], lines, 'lrrrr', note)
 
 
-def lost_table(report: Report) -> Table | None:
+def lost_table(report: Report) -> Table:
     """The runs that aren't done: diverged, stopped, under way."""
     lines = []
-    for run in [run for group in report.groups for run in group.lost]:
+    for run in itertools.chain(*(group.lost for group in report.groups)):
         share = run.flops(run.step) / run.flops()
         lines.append([run.path, run.ended, f'{run.step:,} of {run.total_steps:,}', f'{share:.0%}'])
-    return Table('Not done', ['run', 'ended', 'step', 'of its FLOPs'], lines, 'llrr') if lines else None
+    return Table('Not done', ['run', 'ended', 'step', 'of its FLOPs'], lines, 'llrr')
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -405,112 +376,69 @@ def lost_table(report: Report) -> Table | None:
 
 
 def detail_tables(report: Report) -> list[Table]:
-    """What belongs into an appendix: costs by every ledger, catching up, scores in pairs, settings."""
-    found = [ledgers_table(report), catch_up_table(report), pairs_table(report), *settings_tables(report)]
-    return [some for some in found if some]
+    """What belongs into an appendix: costs by every ledger, and in what the runs differ."""
+    return with_lines(ledgers_table(report), settings_table(report))
 
 
-def ledgers_table(report: Report) -> Table | None:
+def all_details(report: Report) -> list[Table]:
+    """These and the scores in pairs. A study's page hasn't got them: it comes out of its records alone,
+    which hold no questions."""
+    return with_lines(pairs_table(report)) + detail_tables(report)
+
+
+def ledgers_table(report: Report) -> Table:
     """Compute for the same loss by every ledger and the clock."""
-    lines = [[place_of(one), *(interval(one.costs.get(axis), '.2f') for axis in AXES)]
-             for one in report.comparisons if one.costs]
-    if not lines:
-        return None
+    lines = []
+    for one in report.comparisons:
+        if one.costs:
+            lines.append([place_of(one), *(interval(one.costs.get(axis), '.2f') for axis in AXES)])
     header = ['run', 'FLOPs', "FLOPs by the paper's ledger", 'time']
     return Table('Compute for the same loss, by ledger', header, lines, 'lrrr')
 
 
-def asked_about(report: Report) -> list[Comparison]:
-    """A comparison of each growing arm that a question asks about, at each of its budgets."""
-    arms = {one.arm for one in report.declared}
-    return [one for one in report.comparisons if one.arm in arms]
-
-
-def gaps(one: Comparison, report: Report) -> list[judge.CatchUp]:
-    """judge.catch_up() as long as neither side's learning rate decays: later it says when they decay."""
-    if one.difference is None:
-        return []
-    end = min(steady_steps(one.group), steady_steps(one.against))
-    return [point for point in judge.catch_up(one, report.sigma) if point.step <= end]
-
-
-def steady_steps(group: Group) -> float:
-    """The first step at which a run's learning rate decays."""
-    config = group.config
-    if config.lr_schedule == 'constant':
-        return math.inf
-    return (1 - config.decay_fraction) * group.runs[0].total_steps if config.lr_schedule == 'wsd' else 0
-
-
-def catch_up_table(report: Report) -> Table | None:
-    """The gap to the opponent since the last growth, at a few evaluations of each run."""
-    lines = []
-    for one in asked_about(report):
-        points = gaps(one, report)
-        # The gap changes fast at first and slowly later: by equal ratios of what came since.
-        chosen = np.unique(np.geomspace(1, max(1, len(points)), CATCH_UP_ROWS).round().astype(int))
-        for place in chosen[:len(points)]:
-            point = points[place - 1]
-            lines.append([place_of(one) if place == 1 else '', f'{point.tokens:.3g}',
-                          interval(point.at_tokens, '+.4f'), f'{point.updates:,}',
-                          interval(point.at_updates, '+.4f')])
-    if not lines:
-        return None
-    header = ['run', 'tokens', 'gap at equal tokens', 'updates', 'gap at equal updates']
-    note = ('Tokens since the last growth; updates at full depth with nothing frozen. Gap: run minus '
-            'opponent, nats per token [95%], after as many tokens in all, or as many updates, as long as '
-            "neither side's learning rate decays.")
-    return Table('Catching up after the last growth', header, lines, 'lrrrr', note)
-
-
-def pairs_table(report: Report) -> Table | None:
+def pairs_table(report: Report) -> Table:
     """HellaSwag question by question, run minus opponent, for each seed that both have."""
     lines = []
-    # A study's page comes out of its records alone, which hold no questions: it has no such table.
     for one in report.comparisons:
         mine = one.group.done if one.group else []
         theirs = one.against.done if one.against else []
         for seed, pair in paired.by_seed(mine, theirs):
-            only = f'{pair.acc_norm_only_second}:{pair.acc_norm_only_first}'  # the run is the second
-            lines.append([f'{place_of(one)}, seed {seed}', f'{pair.n:,}',
-                          f'{pair.bits:+.4f} ± {number(pair.bits_stderr, ".4f")}', f'{pair.acc_norm:+.4f}',
-                          only, p_value(pair.acc_norm_p)])
-    if not lines:
-        return None
+            only = f'{pair["acc_norm_only_second"]}:{pair["acc_norm_only_first"]}'  # the run is the second
+            bits = f'{pair["bits"]:+.4f} ± {number(pair["bits_stderr"], ".4f")}'
+            lines.append([f'{place_of(one)}, seed {seed}', f'{pair["n"]:,}', bits,
+                          f'{pair["acc_norm"]:+.4f}', only, p_value(pair['acc_norm_p'])])
     note = ("p: McNemar's exact test of acc_norm. Two models are compared here, not two schedules: the noise "
             "of the seeds isn't in it.")
     header = ['run', 'questions', 'bits ± se', 'acc_norm', 'only one right', 'p']
     return Table('HellaSwag question by question, run minus opponent', header, lines, 'lrrrrr', note)
 
 
-def setting_of(config: TrainConfig, name: str) -> str:
-    """A setting as text; of a path the last two parts, since the rest is this machine's."""
-    value = setting(getattr(config, name))
-    return '/'.join(value.split(os.sep)[-2:]) if FIELDS[name].metadata['path'] else value
+def settings_of(run: Run) -> dict[str, str]:
+    """{setting, code, version or part of the machine: its value as text}."""
+    found = {}
+    for name in TRAINING:
+        value = getattr(run.config, name)
+        text = '/'.join(map(str, value)) if type(value) is tuple else str(value)
+        # Of a path the last two parts, since the rest is this machine's.
+        found[name] = '/'.join(text.split(os.sep)[-2:]) if FIELDS[name].metadata['path'] else text
+    return found | {'dtype': run.config.dtype} | provenance(run)
 
 
-def settings_tables(report: Report) -> list[Table]:
-    """(what differs between the runs, what all share): their settings, code, versions and machine."""
+def settings_table(report: Report) -> Table:
+    """In what settings, code, versions and machine the runs differ."""
     by_fact = {}  # fact: value: names of the groups that have it
     for group in report.groups:
         for run in group.runs:
-            values = {name: setting_of(run.config, name) for name in FIELDS if name not in NOT_SHOWN}
-            for name, value in (values | judge.provenance(run)).items():
-                owners = by_fact.setdefault(name, {}).setdefault(value, [])
-                if group.name not in owners:
-                    owners.append(group.name)
-    differing, shared = [], []
+            for name, value in settings_of(run).items():
+                by_fact.setdefault(name, {}).setdefault(value, {})[group.name] = None
+    lines = []
     for name, values in by_fact.items():
-        if len(values) == 1:
-            shared.append([name, *values])
-            continue
-        for k, (value, owners) in enumerate(values.items()):
+        for value, owners in values.items() if len(values) > 1 else ():
             # An empty cell would read as a missing value.
-            differing.append([name if k == 0 else '', value or "''", '; '.join(owners)])
-    found = []
-    if differing:
-        found.append(Table('What differs', ['setting', 'value', 'runs'], differing, 'lll'))
-    return [*found, Table('What all runs share', ['setting', 'value'], shared, 'll')]
+            lines.append([name, value or "''", '; '.join(owners)])
+    alike = [f'{name} {next(iter(by_fact[name]))}' for name in MACHINE if len(by_fact.get(name, ())) == 1]
+    note = f'All runs: {", ".join(alike)}.' if alike else ''
+    return Table('What differs', ['setting', 'value', 'runs'], lines, 'lll', note)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -557,7 +485,7 @@ def trends(report: Report, sizes: dict[str, int], held_out: tuple, coming: list[
         cells = []
         for scale, budget in asked:
             guess = fit.predict(design([(scale, budget)], sizes)[0])
-            predicted = Interval(*(math.exp(end) for end in (guess.value, guess.low, guess.high)))
+            predicted = Interval(*np.exp([guess.value, guess.low, guess.high]))
             cells.append(Cell(scale, budget, sizes[scale], predicted, costs.get((scale, budget)),
                               scale in held_out))
         found.append(Trend(arm, tuple(fit.term(k) for k in range(3)), cells))
@@ -571,8 +499,6 @@ def design(cells, sizes: dict[str, int]) -> np.ndarray:
 
 def trend_tables(found: list[Trend]) -> list[Table]:
     """The slopes, and what they predict beside what was measured."""
-    if not found:
-        return []
     slopes, cells = [], []
     for trend in found:
         slopes.append([trend.arm, *(interval(term, '+.3f') for term in trend.terms)])
@@ -585,7 +511,8 @@ def trend_tables(found: list[Trend]) -> list[Table]:
             'models; c above 0: less in longer training.')
     first = Table('Trend of the compute for the same loss', ['arm', 'a', 'b', 'c'], slopes, 'lrrr', note)
     header = ['arm', 'scale', 'tokens a parameter', '', 'predicted', 'measured']
-    return [first, Table('Predicted and measured compute for the same loss', header, cells, 'llrlrr')]
+    title = 'Predicted and measured compute for the same loss'
+    return with_lines(first, Table(title, header, cells, 'llrlrr'))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -593,11 +520,13 @@ def trend_tables(found: list[Trend]) -> list[Table]:
 
 
 def rows(report: Report, found: list[Trend] = ()) -> list[dict]:
-    """All numbers, unrounded, one row a comparison, one for each group that has none, and one a trend."""
-    made = judge.rows(report)
-    for row, one in zip(made, report.comparisons):
-        for name, difference in other_differences(one).items():
-            row |= judge.numbers(f'val_loss_{name}:difference', difference)
+    """All numbers, unrounded, one row a comparison, one for each group that has none, and one a trend; None
+    where there is none."""
+    made = []
+    for one in report.comparisons:
+        made.append(group_row(one, one.group, report) | comparison_row(one))
+    compared = [one.group for one in report.comparisons]
+    made += [group_row(group, group, report) for group in report.groups if group not in compared]
     by_place = {(row['arm'], row['scale'], row['budget']): row for row in made}
     for trend in found:
         for cell in trend.cells:
@@ -606,12 +535,47 @@ def rows(report: Report, found: list[Trend] = ()) -> list[dict]:
                 by_place[place] = {'run': trend.arm, 'arm': trend.arm, 'scale': cell.scale,
                                    'budget': cell.budget}
                 made.append(by_place[place])
-            by_place[place] |= judge.numbers('predicted', cell.predicted)
+            by_place[place] |= numbers('predicted', cell.predicted)
         slopes = {}
         for name, term in zip('abc', trend.terms):
-            slopes |= judge.numbers(f'trend:{name}', term)
+            slopes |= numbers(f'trend:{name}', term)
         made.append({'run': f'{trend.arm}: trend', 'arm': trend.arm, **slopes})
-    return made
+    return [{key: without_nan(value) for key, value in row.items()} for row in made]
+
+
+def group_row(place: Comparison | Group, group: Group | None, report: Report) -> dict:
+    row = {'run': group.name if group else place.arm, 'arm': place.arm, 'scale': place.scale,
+           'budget': place.budget}
+    if group:
+        row |= {'directories': ' '.join(run.path for run in group.runs),
+                'baseline': int(report.is_baseline(group)),
+                'ended': ' '.join(run.ended for run in group.runs), **group.last()}
+    return row
+
+
+def comparison_row(one: Comparison) -> dict:
+    row = {'judged_by': one.opponent, 'declared': int(one.declared), 'looks': one.looks, 'verdict': one.word,
+           'why': one.why, 'how': one.how, 'at': one.at, 'p': one.p, 'corrected': one.corrected,
+           'caution': one.caution, 'disagree': ' '.join(one.disagree)}
+    row |= numbers('difference', one.difference)
+    for axis in AXES:
+        row |= numbers(f'{axis}:cost', one.costs.get(axis))
+    row |= numbers('to_full_depth', one.to_full_depth.difference if one.to_full_depth else None)
+    for name, difference in other_differences(one).items():
+        row |= numbers(f'val_loss_{name}:difference', difference)
+    return row
+
+
+def numbers(name: str, found: Interval | None) -> dict:
+    found = found or Interval(math.nan, math.nan, math.nan)
+    return {name: found.value, f'{name}_low': found.low, f'{name}_high': found.high}
+
+
+def without_nan(value):
+    """None for what is no number, since JSON has none; numpy's numbers as Python's."""
+    if isinstance(value, float):  # numpy's float64 is one, too
+        return float(value) if math.isfinite(value) else None
+    return value
 
 
 def as_csv(some_rows: list[dict]) -> str:

@@ -1,7 +1,7 @@
 """
 Runs as data: what each was, how its loss fell, and which runs are the same experiment.
 
-    runs = read_runs(['out/baseline_seed1', 'out/grown'])       run directories; out/* works
+    runs = read_runs(['out/baseline_seed1', 'out/grown'])       run directories
     runs = read_runs(['out/cpu_growth', 'results/cpu_growth'])  folders of runs, and records.jsonl in them
     groups, notes = make_groups(runs)                           runs that differ in the seed alone
     groups, notes = make_groups(runs, {path: Place('Gong', '', 4_000)})     a study names its arms
@@ -13,7 +13,6 @@ runs are the same experiment is seen from their plans, not from how these were w
 """
 
 import functools
-import glob
 import itertools
 import json
 import math
@@ -33,20 +32,18 @@ from run.log import read_metrics, read_run_json
 
 AXES = ('flops', 'flops_paper', 'seconds')
 COUNTERS = ('step', 'tokens', *AXES)
-SHAPE = ('n_layer', 'n_head', 'n_embd')
-DATA = ('vocab_size', 'block_size')
 TUNED = ('learning_rate', 'muon_learning_rate', 'min_lr', 'warmup_steps')
 # How long each stage lasts. What that comes to stands in the plan, in whatever way it was written.
 LENGTH = ('n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'continual_steps',
           'baseline_steps', 'ledger', 'match', 'phase1_fraction')
-# The rest of what growing is about. All other settings should agree between a run and its baseline.
+# What may differ between a run and its baseline: growth, shape and data, which are looked at by themselves.
 GROWTH = ('phase1_embeddings', 'grow_init', 'grow_map', 'grow_optimizer', 'rewarm_steps', 'rewarm',
-          'stage_lr_scale', 'lr_depth_power', 'init_from', 'init_depth')
+          'stage_lr_scale', 'lr_depth_power', 'init_from', 'init_depth', 'n_layer', 'n_head', 'n_embd',
+          'vocab_size', 'block_size')
 # What doesn't tell experiments apart. Of the data the content counts, not the place.
 NOT_IDENTITY = ('seed', 'branch_from', 'checkpoint_steps', 'data_dir')
-OF_TRAINING = [name for name, field in FIELDS.items()
-               if not field.metadata['free']
-               and name not in (*NOT_IDENTITY, *LENGTH, *GROWTH, *SHAPE, *DATA, *TUNED)]
+TRAINING = [name for name, field in FIELDS.items()
+            if not field.metadata['free'] and name not in NOT_IDENTITY]
 # How a loss is measured: runs that differ here are not pooled, and it is said.
 MEASURED = ('dtype', 'data', 'val_tokens')
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
@@ -72,24 +69,15 @@ class Curve:
     seconds: np.ndarray
     loss: np.ndarray
 
-    def __len__(self):
-        return len(self.step)
-
-    def points(self, axis: str) -> tuple[np.ndarray, np.ndarray]:
-        """(compute, loss) where there is compute."""
-        # By the paper's ledger a model of depth 0 costs nothing, and nothing has no logarithm.
-        x = getattr(self, axis)
-        return x[x > 0], self.loss[x > 0]
-
-    def at(self, axis: str, x):
-        """Loss where `axis` stands at x, linear in log x; nan before the first evaluation and after the
+    def at(self, flops: float) -> float:
+        """Loss after so many FLOPs, linear in their logarithm; nan before the first evaluation and after the
         last."""
-        xs, losses = self.points(axis)
-        if len(xs) == 0:
-            return np.full(np.shape(x), np.nan)
+        end = self.flops[-1]
         # A budget is met up to whole steps: the end is the end a little beyond, too.
-        x = np.where((x > xs[-1]) & (x <= xs[-1] * (1 + MATCHED)), xs[-1], x)
-        return np.interp(np.log(x), np.log(xs), losses, left=np.nan, right=np.nan)
+        if end < flops <= end * (1 + MATCHED):
+            flops = end
+        loss = np.interp(math.log(flops), np.log(self.flops), self.loss, left=math.nan, right=math.nan)
+        return float(loss)
 
 
 @dataclass(eq=False)
@@ -100,9 +88,7 @@ class Run:
     config: TrainConfig  # resolved: without `match`
     plan: schedule.Plan
     records: list[dict]  # all of metrics.jsonl
-    truncated: bool  # the last line is incomplete: somebody is writing it, or was
     info: dict  # run.json; {} for a run without one
-    written: float  # when metrics.jsonl was last written to, seconds since 1970; 0 if that isn't known
 
     @property
     def seed(self) -> int:
@@ -120,68 +106,46 @@ class Run:
     def step(self) -> int:
         return self.records[-1]['step'] if self.records else 0
 
-    @property
-    def finished(self) -> bool:
-        """Whether its last step is evaluated."""
-        evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
-        return bool(evals) and evals[-1]['step'] == self.total_steps
+    @functools.cached_property
+    def evals(self) -> list[dict]:
+        """Its validation losses, in order, as far as they are measured like the last one."""
+        found = [record for record in self.records if record['kind'] == 'eval' and 'val_loss' in record]
+        return [record for record in found if self.val_tokens(record) == self.val_tokens(found[-1])]
 
     @functools.cached_property
     def ended(self) -> str:
-        """'done', or how it ended before: 'diverged', 'stopped', or 'unfinished' where nobody has said."""
-        if self.finished:
+        """'done' if its last step is evaluated, or how it ended before: 'diverged', 'stopped', or
+        'unfinished' where nobody has said."""
+        if self.evals and self.evals[-1]['step'] == self.total_steps:
             return 'done'
         said = self.info.get('ended')
         return said if said in ('diverged', 'stopped') else 'unfinished'
-
-    @property
-    def growth_steps(self) -> list[int]:
-        """The steps before which layers are added; the first layers of all are not."""
-        return [phase.start for phase in self.phases if phase.growths]
 
     def flops(self, step: int | None = None) -> float:
         """FLOPs of the first steps, by default of all, by its plan."""
         return self.plan.flops(step)
 
-    def loss_after_growth(self, step: int) -> float | None:
-        """Validation loss of the model that has just grown before an update, where train.py measured it."""
-        for record in self.records:
-            if record['kind'] == 'phase' and record['step'] == step:
-                return record.get('val_loss_after')
-        return None
-
-    def where(self, axis: str, steps) -> np.ndarray:
-        """Where some steps lie on an axis, by all lines of the log."""
-        # Not by the ends alone: a step of a later phase costs more.
-        known = [0.0] + [record['step'] for record in self.records]
-        values = [0.0] + [record[axis] for record in self.records]
-        return np.interp(steps, known, values)
-
-    def val_tokens_of(self, record: dict) -> int:
+    def val_tokens(self, record: dict) -> int:
         """Tokens that a validation loss was measured on: whole sequences."""
         asked = record.get('val_tokens', self.config.val_tokens)
         # Less than one sequence would round to 0.
         return asked // self.config.block_size * self.config.block_size or asked
 
-    def evals(self) -> tuple[list[dict], int]:
-        """(its validation losses, in order, as far as they are measured like the last one; how many are
-        not)."""
-        evals = [r for r in self.records if r['kind'] == 'eval' and 'val_loss' in r]
-        alike = [r for r in evals if self.val_tokens_of(r) == self.val_tokens_of(evals[-1])]
-        return alike, len(evals) - len(alike)
-
     @property
     def last_score(self) -> dict:
         """The evaluation with its HellaSwag score at the last step; {} without one."""
-        scored = [r for r in self.records[-3:] if r['step'] == self.step and 'hellaswag_acc_norm' in r]
-        return scored[-1] if scored else {}
+        for record in self.records[-3:]:
+            if record['step'] == self.step and 'hellaswag_acc_norm' in record:
+                return record
+        return {}
 
     def curve(self) -> Curve:
         """Its validation losses after step 0."""
         # At step 0 no compute is spent: such a point is no part of what compute buys.
-        evals, _ = self.evals()
-        kept = [record for record in evals if record['step'] > 0]
-        columns = [np.array([record[name] for record in kept], float) for name in (*COUNTERS, 'val_loss')]
+        kept = [record for record in self.evals if record['step'] > 0]
+        columns = []
+        for name in (*COUNTERS, 'val_loss'):
+            columns.append(np.array([record[name] for record in kept], float))
         return Curve(*columns)
 
 
@@ -201,78 +165,58 @@ def questions_of(run: Run) -> str:
 def read_runs(paths: list[str]) -> list[Run]:
     """The runs in some directories, each once, and those in folders of runs and in records.jsonl.
 
-    A pattern (out/*) that the shell left as it is, is expanded here. What holds no run is passed over with a
-    warning, and so is a run whose files can't be read. Raises UserError where nothing is found.
+    What holds no run is passed over with a warning, and so is a run whose files can't be read. Raises
+    UserError where nothing is found.
     """
     runs, passed_over = {}, []
-    for path in expand(paths):
+    for path in paths:
         if not os.path.exists(path):
             raise UserError(f'{path}: no such run directory')
-        damaged = len(passed_over)
-        found = list(runs_in(path, passed_over))
-        if not found and len(passed_over) == damaged:
-            # compare.py out/* meets figures and notes, too.
-            print(f'warning: {path} is passed over: no run in it (it has no config.json)', file=sys.stderr)
-        for run in found:
+        for run in runs_in(path, passed_over):
             # One run may be given twice, through a link, or as a directory and as a record.
             runs.setdefault(os.path.realpath(run.path), run)
     if not runs:
-        nothing = 'none of these is a run directory: ' + ' '.join(paths)
-        raise UserError('; '.join(passed_over) or nothing)
+        raise UserError('; '.join(passed_over))
     for why in passed_over:
         print(f'warning: passed over: {why}', file=sys.stderr)
     return list(runs.values())
 
 
-def expand(paths: list[str]) -> list[str]:
-    """Patterns replaced by what they match, sorted. On Windows no shell does it. Raises UserError for no
-    match."""
-    expanded = []
-    for path in paths:
-        path = os.path.expanduser(path)
-        if os.path.exists(path) or not glob.has_magic(path):  # a folder may be called run[1]
-            expanded.append(path)
-            continue
-        matches = sorted(glob.glob(path))
-        if not matches:
-            raise UserError(f'{path}: nothing there matches')
-        expanded += matches
-    return expanded
-
-
-def runs_in(path: str, passed_over: list[str]):
-    """The runs of a run directory, of a records.jsonl, or of a folder that holds either. What can't be read
-    is added to `passed_over`, and the others go on."""
+def runs_in(path: str, passed_over: list[str]) -> list[Run]:
+    """The runs of a run directory, of a records.jsonl, or of a folder that holds either. Why something is
+    none is added to `passed_over`, and the others go on."""
     try:
         if os.path.isfile(os.path.join(path, 'config.json')):
-            yield read_run(path)
-            return
+            return [read_run(path)]
     except UserError as error:
         passed_over.append(str(error))
-        return
+        return []
+    found = []
+    before = len(passed_over)
     if os.path.basename(path) == 'records.jsonl':
         with open(path, encoding='utf-8', errors='replace') as f:
             for number, line in enumerate(f, 1):
                 try:
-                    yield read_record(path, line)
+                    found.append(read_record(path, line))
                 except UserError as error:
                     passed_over.append(f'{path}, line {number}: {error}')
     elif os.path.isdir(path):
         for name in sorted(os.listdir(path)):
             inside = os.path.join(path, name)
             if os.path.isdir(inside) or name == 'records.jsonl':
-                yield from runs_in(inside, passed_over)
+                found += runs_in(inside, passed_over)
+    if not found and len(passed_over) == before:
+        # compare.py out/* meets figures and notes, too.
+        passed_over.append(f'{path}: no run in it (it has no config.json)')
+    return found
 
 
 def read_run(path: str) -> Run:
     """Raises UserError for a config.json, run.json or line of metrics.jsonl that isn't one; a truncated last
     line is let pass."""
     config = schedule.resolve(load_run_config(path))
-    metrics = os.path.join(path, 'metrics.jsonl')
-    records, truncated = read_metrics(metrics)
-    info = read_run_json(path)
-    written = os.path.getmtime(metrics) if records else 0.0
-    return Run(path, config, schedule.plan(config), records, truncated, info, written)
+    records, _ = read_metrics(os.path.join(path, 'metrics.jsonl'))
+    return Run(path, config, schedule.plan(config), records, read_run_json(path))
 
 
 def read_record(path: str, line: str) -> Run:
@@ -280,14 +224,14 @@ def read_record(path: str, line: str) -> Run:
     try:
         record = json.loads(line)
         folder, config, info, records = (record[key] for key in ('run', 'config', 'info', 'metrics'))
-        shown = all(name in r for r in records for name in ('kind', *COUNTERS))
+        is_record = all({'kind', *COUNTERS} <= set(one) for one in records)
     except (ValueError, KeyError, TypeError, RecursionError):
-        shown = False
-    if not shown:
+        is_record = False
+    if not is_record:
         raise UserError('not a record of a run (an object with run, config, info and metrics)')
     config = schedule.resolve(config_from_dict(config, f'{path}, {folder}'))
     folder = os.path.normpath(os.path.join(os.path.dirname(path), folder))
-    return Run(folder, config, schedule.plan(config), records, False, info or {}, 0.0)
+    return Run(folder, config, schedule.plan(config), records, info or {})
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -303,17 +247,21 @@ class Group:
     scale: str
     budget: float  # what a study calls it; elsewhere the FLOPs of a run
     runs: list[Run]  # by seed
-    data: dict  # what must agree for losses to compare: see data_identity
     mixed: str = ''  # in what other runs of its place differ, which are therefore not pooled
 
     def __post_init__(self):
         self.done = [run for run in self.runs if run.ended == 'done']
         self.seeds = tuple(run.seed for run in self.done)  # those that are done
         self.curves = [run.curve() for run in self.done]
+        self.data = data_identity(self.runs[0])  # what must agree for losses to compare
 
     @property
     def config(self) -> TrainConfig:
         return self.runs[0].config
+
+    @property
+    def place(self) -> tuple:
+        return self.arm, self.scale, self.budget
 
     @property
     def lost(self) -> list[Run]:
@@ -325,19 +273,22 @@ class Group:
 
     @property
     def grows(self) -> bool:
-        return len({phase.depth for phase in self.runs[0].phases} | ({self.config.init_depth} - {0})) > 1
+        depths = {phase.depth for phase in self.runs[0].phases}
+        if self.config.init_depth:
+            depths.add(self.config.init_depth)
+        return len(depths) > 1
 
-    def of(self, seeds) -> list[int]:
-        """Places of some seeds among the runs that are done; None: of all."""
-        return [i for i, seed in enumerate(self.seeds) if seeds is None or seed in seeds]
+    def losses(self, seeds=None, flops: float | None = None) -> dict[int, float]:
+        """{seed: its final loss, or that after so many FLOPs}, of the seeds that are done, or of some."""
+        found = {}
+        for seed, curve in zip(self.seeds, self.curves):
+            if seeds is None or seed in seeds:
+                found[seed] = float(curve.loss[-1]) if flops is None else curve.at(flops)
+        return found
 
     def finals(self, seeds=None) -> np.ndarray:
         """Final loss of each seed that is done, or of some."""
-        return np.array([self.curves[i].loss[-1] for i in self.of(seeds)])
-
-    def losses_at(self, axis: str, x: float, seeds=None) -> np.ndarray:
-        """Loss of each seed at compute x: the final one at its end."""
-        return np.array([float(self.curves[i].at(axis, x)) for i in self.of(seeds)])
+        return np.array(list(self.losses(seeds).values()))
 
     def end(self, axis: str) -> float:
         """Compute of the whole run, the mean over the seeds: on the clock they differ. Of runs that aren't
@@ -346,16 +297,16 @@ class Group:
             return float(self.runs[0].flops()) if axis == 'flops' else math.nan
         return float(np.mean([getattr(curve, axis)[-1] for curve in self.curves]))
 
-    def score(self, name: str) -> float | None:
-        """Mean of a score at the end, over the seeds that are done; None unless all have it, on the same
-        questions."""
-        return mean_and_sd(self.scores(name))[0]
-
     def scores(self, name: str) -> list[float]:
         """A score at the end of each seed that is done; [] unless all have it, on the same questions."""
         values = [run.last_score.get(name) for run in self.done]
         is_alike = len({questions_of(run) for run in self.done}) == 1
         return values if is_alike and None not in values else []
+
+    def score(self, name: str) -> float | None:
+        """Mean of a score at the end; None unless all seeds have it, on the same questions."""
+        mean, _ = mean_and_sd(self.scores(name))
+        return mean
 
     def last(self) -> dict:
         """The last numbers: means and sd over the seeds that are done, and the standard error of one scoring;
@@ -374,10 +325,14 @@ class Group:
             found['acc_norm_se'] = math.sqrt(p * (1 - p) / found['hellaswag_n'])
         return found
 
-    @property
     def mean(self) -> Curve:
-        """The mean over the seeds that are done."""
-        return mean_curve(self.curves)
+        """The mean over the seeds that are done, at the steps at which all of them were evaluated."""
+        steps = functools.reduce(np.intersect1d, [curve.step for curve in self.curves])
+        columns = [steps]
+        for name in ('tokens', *AXES, 'loss'):
+            seeds = [getattr(curve, name)[np.isin(curve.step, steps)] for curve in self.curves]
+            columns.append(np.mean(seeds, axis=0))
+        return Curve(*columns)
 
     @property
     def start_cost(self) -> float:
@@ -389,33 +344,15 @@ class Group:
 
     def trained_otherwise(self, other: 'Group', tuned: tuple = ()) -> list[str]:
         """Settings that differ from another group's and are neither tuned nor what growing is about."""
-        return [name for name in OF_TRAINING
-                if name not in tuned and getattr(self.config, name) != getattr(other.config, name)]
+        passed_over = {*LENGTH, *GROWTH, *TUNED, *tuned}
+        return [name for name in TRAINING if name not in passed_over
+                and getattr(self.config, name) != getattr(other.config, name)]
 
 
 def mean_and_sd(values) -> tuple[float | None, float | None]:
     """Mean and sample deviation; None where there are too few values."""
     mean = float(np.mean(values)) if len(values) else None
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def mean_curve(curves: list[Curve]) -> Curve:
-    """The mean over seeds, at every step at which one of them was evaluated, between the latest beginning
-    and the earliest end. A seed that was evaluated elsewhere is interpolated: its loss in the logarithm of
-    the steps, its clock in the steps."""
-    curves = [curve for curve in curves if len(curve)]
-    if not curves:
-        return Curve(*[np.array([])] * 6)
-    first = max(curve.step[0] for curve in curves)
-    last = min(curve.step[-1] for curve in curves)
-    steps = np.unique(np.concatenate([curve.step for curve in curves]))
-    steps = steps[(steps >= first) & (steps <= last)]
-    columns = [steps]
-    for name in ('tokens', *AXES):
-        seeds = [np.interp(steps, curve.step, getattr(curve, name)) for curve in curves]
-        columns.append(np.mean(seeds, axis=0))
-    losses = [curve.at('step', steps) for curve in curves]
-    return Curve(*columns, np.mean(losses, axis=0))
 
 
 def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group], list[str]]:
@@ -429,28 +366,25 @@ def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group
     for run in runs:
         place = places[run.path] if places else None
         # In a study each seed of an arm may start from a checkpoint of its own seed.
-        gathered.setdefault((place, identity(run, bool(places))), []).append(run)
+        passed_over = ('init_from',) if places else ()
+        gathered.setdefault((place, identity(run, passed_over)), []).append(run)
     groups = []
     for (place, _), same in gathered.items():
         kept = one_per_seed(same, notes)
         if place:
-            where = [place.scale] if place.scale else []
-            name = f'{", ".join([place.arm, *where])} at {place.budget:,}'
-            groups.append(Group(name, *place, kept, data_identity(kept[0])))
+            groups.append(Group(place_text(*place), *place, kept))
         else:
             name = name_of(kept)
-            group = Group(name, name, '', 0.0, kept, data_identity(kept[0]))
-            group.budget = group.end('flops')
-            groups.append(group)
+            groups.append(Group(name, name, '', 0.0, kept))
     if not places:
-        align_budgets(groups)
+        set_budgets(groups)
     tell_apart(groups, notes, bool(places))
-    for run in itertools.chain(*(group.runs for group in groups)):
-        others = run.evals()[1]
-        if others:
-            notes.append(f'{run.path}: {others} evaluations with other val_tokens than the last one are left '
-                         'out')
     return groups, notes
+
+
+def place_text(arm: str, scale: str, budget: int) -> str:
+    """An arm with its scale and budget: 'Gong, w64 at 4,000'."""
+    return f'{arm}, {scale} at {budget:,}' if scale else f'{arm} at {budget:,}'
 
 
 def one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
@@ -459,8 +393,7 @@ def one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
     for run in sorted(runs, key=lambda run: run.ended != 'done'):
         first = by_seed.setdefault(run.seed, run)
         if first is not run:
-            notes.append(f'{run.path} repeats seed {run.seed} of {first.path} and is left out: a repetition '
-                         'tells nothing about the spread')
+            notes.append(f'{run.path} repeats seed {run.seed} of {first.path} and is left out')
     return [by_seed[seed] for seed in sorted(by_seed)]
 
 
@@ -470,8 +403,10 @@ def name_of(runs: list[Run]) -> str:
     return re.sub(r'_seed\d+$', '', name) if len(runs) > 1 else name
 
 
-def align_budgets(groups: list[Group]):
-    """Make budgets equal that are so up to the whole steps that they are rounded to."""
+def set_budgets(groups: list[Group]):
+    """Give each group its FLOPs as its budget, the same to those that differ by whole steps alone."""
+    for group in groups:
+        group.budget = group.end('flops')
     ascending = sorted(groups, key=lambda group: group.budget)
     for before, group in itertools.pairwise(ascending):
         step = group.budget / group.runs[0].total_steps
@@ -484,17 +419,15 @@ def tell_apart(groups: list[Group], notes: list[str], in_study: bool):
     equal but for how they were measured."""
     alike = {}
     for group in groups:
-        key = (group.arm, group.scale, group.budget)
-        if not in_study:
-            key = tuple(item for item in identity(group.runs[0], False) if item[0] not in MEASURED)
+        key = group.place if in_study else identity(group.runs[0], MEASURED)
         alike.setdefault(key, []).append(group)
     for first, *others in alike.values():
         for group in others:
-            names = differing(group.runs[0], first.runs[0])
+            names = ', '.join(differing(group.runs[0], first.runs[0]))
             notes.append(f'{first.name} (seed {listed(first.runs)}) and {group.name} (seed '
-                         f'{listed(group.runs)}) differ in {", ".join(names)}: they are not pooled')
+                         f'{listed(group.runs)}) differ in {names}: they are not pooled')
             if in_study:
-                group.mixed = first.mixed = ', '.join(names)
+                group.mixed = first.mixed = names
     counts = Counter(group.name for group in groups)
     for group in groups:
         if counts[group.name] > 1 and not in_study:
@@ -522,45 +455,38 @@ def data_content(run: Run) -> str:
 
 def data_identity(run: Run) -> dict:
     """What must agree for two validation losses to be comparable."""
-    # The count stands in each line, since a resumed run may have been told another one.
-    evals, _ = run.evals()
+    last = run.evals[-1] if run.evals else {}
     return {
         'data': data_content(run),
         'vocab_size': run.config.vocab_size,
         'block_size': run.config.block_size,
-        'val_tokens': run.val_tokens_of(evals[-1] if evals else {}),
+        # It stands in each line, since a resumed run may have been told another one.
+        'val_tokens': run.val_tokens(last),
     }
 
 
 def merged_plan(run: Run) -> tuple:
-    """(depth, frozen, what of the embeddings trains, start, stop) of each stretch of a run. Phases that
-    follow each other and differ in name only are one."""
-    merged = []
+    """(depth, frozen, what of the embeddings trains, stop) of each stretch of a run. Phases that follow each
+    other and differ in name only are one."""
+    stops = {}
     for phase in run.phases:
         kind = (phase.depth, phase.frozen, phase.embeddings)
-        if merged and merged[-1][:3] == kind:
-            merged[-1] = (*kind, merged[-1][3], phase.stop)
-        else:
-            merged.append((*kind, phase.start, phase.stop))
-    return tuple(merged)
+        stops[kind] = phase.stop
+    return tuple((*kind, stop) for kind, stop in stops.items())
 
 
 def facts(run: Run) -> dict:
     """All that the seeds of one experiment share."""
     # All but what is known not to matter: a setting that is new tells runs apart until somebody lists it.
-    settings = {}
-    for name, field in FIELDS.items():
-        if not field.metadata['free'] and name not in (*NOT_IDENTITY, *LENGTH):
-            settings[name] = getattr(run.config, name)
+    settings = {name: getattr(run.config, name) for name in TRAINING if name not in LENGTH}
     # dtype may change on resume, but not between seeds: what 'auto' was, where run.json says it.
     measured = {'dtype': run.info.get('dtype', run.config.dtype), 'plan': merged_plan(run)}
     return settings | data_identity(run) | measured
 
 
-def identity(run: Run, any_start: bool) -> tuple:
-    """Equal for two runs of the same experiment, whatever their seeds; with `any_start` wherever they
-    start."""
-    return tuple((name, value) for name, value in facts(run).items() if name != 'init_from' or not any_start)
+def identity(run: Run, passed_over: tuple = ()) -> tuple:
+    """Equal for two runs of the same experiment, whatever their seeds and the facts that are passed over."""
+    return tuple((name, value) for name, value in facts(run).items() if name not in passed_over)
 
 
 def differing(run: Run, other: Run) -> list[str]:

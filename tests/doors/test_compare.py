@@ -67,7 +67,7 @@ def test_each_arm_is_a_row_with_its_verdict(pair, tmp_path, run):
 
 def test_a_verdict_does_not_depend_on_how_the_runs_are_given(pair, tmp_path, run):
     _, rows = run(*pair, f'--csv={tmp_path}/c.csv')
-    for args in ([pair[0].parent], [f'{pair[0].parent}/*'], [*reversed(pair), pair[0].parent],
+    for args in ([pair[0].parent], [*reversed(pair), pair[0].parent],
                  [*pair, f'--baseline={pair[1]}']):
         _, others = run(*args, f'--csv={tmp_path}/d.csv')
         assert others['grown'] == {**rows['grown'], 'directories': others['grown']['directories']}
@@ -169,11 +169,9 @@ def test_mistakes_are_one_clear_line_before_anything_is_written(tmp_path, run, c
     (tmp_path / 'file.png').write_text('')
     for args, message in [([tmp_path / 'nowhere'], 'nowhere: no such run directory'),
                           (['nowhere/cpu_growth'], 'nowhere/cpu_growth: no such run directory'),
-                          ([tmp_path / 'file.png'], 'none of these is a run directory'),
-                          ([tmp_path / 'x*'], 'nothing there matches'),
+                          ([tmp_path / 'file.png'], 'file.png: no run in it'),
                           ([tmp_path / 'broken'], 'broken/config.json: not a readable config'),
                           ([base, f'--csv={tmp_path}/no/x.csv'], 'there is no folder'),
-                          ([base, f'--curves={tmp_path}/no/x.csv'], 'there is no folder'),
                           ([base, '--sigma=0'], '--sigma=0.0: must be a positive number'),
                           ([base, '--margin=nan'], '--margin=nan: must be a positive number'),
                           ([base, f'--baseline={tmp_path}/nowhere'], 'nowhere: no such run directory'),
@@ -204,22 +202,6 @@ def test_each_format_goes_to_its_file_or_alone_to_the_standard_output(pair, tmp_
     # A word and a number in LaTeX are those of the terminal.
     assert 'saves' in (tmp_path / 'x.tex').read_text()
     assert f'{grown["difference"]:+.4f}' in (tmp_path / 'x.tex').read_text()
-
-
-def test_the_curves_are_every_evaluation_of_every_run(tmp_path, run):
-    write_seeds(tmp_path / 'runs', 'base', (1, 2), acc_norm=0.3)
-    write_run(tmp_path / 'runs' / 'grown', n_stages=4, until=400)
-    run(tmp_path / 'runs', f'--curves={tmp_path}/curves.csv')
-    with open(tmp_path / 'curves.csv', newline='') as f:
-        rows = list(csv.DictReader(f))
-    assert len(rows) == 21 + 21 + 9
-    assert {row['arm'] for row in rows} == {'base', 'grown'}
-    for row in rows:
-        step = int(row['step'])
-        assert float(row['flops']) == step * RATES['flops']
-        assert float(row['val_loss']) == pytest.approx(power_law(step), abs=0.02)
-        assert row['hellaswag_acc_norm'] == ('' if row['arm'] == 'grown' else '0.3')
-    assert sorted({int(row['seed']) for row in rows if row['arm'] == 'base'}) == [1, 2]
 
 
 def test_a_run_may_be_called_as_an_option_is(tmp_path, run, monkeypatch):

@@ -3,18 +3,21 @@ tests/verdict/test_paired.py"""
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fake_study import TWO_ARMS, finish_all, make_study
 from processes import run_python
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 import hellaswag
 from core.common import UserError
+from grid import plan
 from run import checkpoint
-from verdict import paired
+from verdict import paired, report
 
 
 def lines_of(seed: int, skill: float, n=200, style='nanogpt') -> list[dict]:
@@ -41,42 +44,42 @@ def test_the_difference_equals_scipys_and_statsmodels_own():
     first = lines_of(1, 0.4)
     second = lines_of(2, 0.5)
     difference = paired.compare_lines(first, second)
-    assert difference.n == 200
+    assert difference['n'] == 200
     for name in ('bits', 'margin'):
         a = column(first, name)
         b = column(second, name)
         test = scipy_stats.ttest_rel(b, a)
-        stderr = getattr(difference, name + '_stderr')
-        assert getattr(difference, name) == pytest.approx(b.mean() - a.mean())
-        assert getattr(difference, name) / stderr == pytest.approx(test.statistic)
+        stderr = difference[name + '_stderr']
+        assert difference[name] == pytest.approx(b.mean() - a.mean())
+        assert difference[name] / stderr == pytest.approx(test.statistic)
     a = column(first, 'pred') == column(first, 'label')
     b = column(second, 'pred') == column(second, 'label')
     table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
     assert table[0][1] > 5 and table[1][0] > 5
-    assert difference.acc_p == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-12)
-    assert (difference.acc_only_first, difference.acc_only_second) == (table[0][1], table[1][0])
-    assert difference.acc == pytest.approx(b.mean() - a.mean()) and difference.acc > 0
-    assert difference.acc_stderr == pytest.approx(scipy_stats.sem(b.astype(float) - a))
-    assert difference.acc_norm == difference.acc
+    assert difference['acc_p'] == pytest.approx(mcnemar(table, exact=True).pvalue, abs=1e-12)
+    assert (difference['acc_only_first'], difference['acc_only_second']) == (table[0][1], table[1][0])
+    assert difference['acc'] == pytest.approx(b.mean() - a.mean()) and difference['acc'] > 0
+    assert difference['acc_stderr'] == pytest.approx(scipy_stats.sem(b.astype(float) - a))
+    assert difference['acc_norm'] == difference['acc']
 
 
 def test_pairs_are_sharper_than_two_scores_apart():
     first = lines_of(1, 0.4)
     second = lines_of(2, 0.5)
     apart = math.hypot(scipy_stats.sem(column(first, 'bits')), scipy_stats.sem(column(second, 'bits')))
-    assert paired.compare_lines(first, second).bits_stderr < 0.2 * apart
+    assert paired.compare_lines(first, second)['bits_stderr'] < 0.2 * apart
 
 
 def test_a_model_and_itself_do_not_differ():
     difference = paired.compare_lines(lines_of(1, 0.4), lines_of(1, 0.4))
-    assert (difference.bits, difference.bits_stderr, difference.acc, difference.acc_p) == (0, 0, 0, 1)
-    json.dumps(vars(difference), allow_nan=False)
+    assert [difference[name] for name in ('bits', 'bits_stderr', 'acc', 'acc_p')] == [0, 0, 0, 1]
+    json.dumps(difference, allow_nan=False)
 
 
 def test_one_example_says_nothing_and_is_still_json():
     difference = paired.compare_lines(lines_of(1, 0.4, n=1), lines_of(2, 0.5, n=1))
-    assert difference.bits_stderr is None and 'says nothing' in paired.in_words(difference)
-    json.dumps(vars(difference), allow_nan=False)
+    assert difference['bits_stderr'] is None and 'says nothing' in paired.in_words(difference)
+    json.dumps(difference, allow_nan=False)
 
 
 @pytest.mark.parametrize('change, differs', [
@@ -102,7 +105,20 @@ def test_seeds_that_both_sides_have_are_compared_question_by_question(tmp_path):
     mine = [run('grown', 1, 0.5), run('grown', 2, 0.5, 100), run('grown', 3, 0), run('grown', 4, 0.5)]
     [(seed, difference)] = paired.by_seed(mine, theirs)
     assert (seed, difference) == (1, paired.compare_lines(lines_of(1, 0.4), lines_of(1, 0.5)))
-    assert difference.bits < 0 < difference.acc
+    assert difference['bits'] < 0 < difference['acc']
+
+
+def test_a_study_s_runs_are_compared_question_by_question_where_they_lie(tmp_path):
+    study = make_study(tmp_path, **TWO_ARMS)
+    finish_all(study, lambda run: 3.0)
+    _, grid = plan.plan_runs(study)
+    for run in grid:
+        folder = Path(study.out, run.folder)
+        folder.mkdir(parents=True)
+        paired.write_per_example(str(folder / 'hellaswag.jsonl'), lines_of(run.seed, 0.4))
+    lines = report.pairs_table(plan.judge(study, grid)).lines
+    assert [line[0] for line in lines] == [
+        'Li at 100, seed 1', 'Li at 100, seed 2', 'Li at 200, seed 1', 'Li at 200, seed 2']
 
 
 def test_lines_are_read_as_they_were_written_one_style_at_a_time(tmp_path):
@@ -131,9 +147,6 @@ def test_a_line_that_is_none_is_named(tmp_path, line):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r'nowhere\.jsonl: cannot be read'):
         paired.read_per_example(str(tmp_path / 'nowhere.jsonl'))
-    (tmp_path / 'x.jsonl').write_bytes(b'\xff\xfe')
-    with pytest.raises(UserError, match='not text in UTF-8'):
-        paired.read_per_example(str(tmp_path / 'x.jsonl'))
 
 
 def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
@@ -154,4 +167,4 @@ def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
     encoded = hellaswag.encode(hellaswag.load_examples(source), 'bytes', 'nanogpt', 32)
     _, again = hellaswag.summary(encoded, hellaswag.summed_losses(model, encoded))
     assert info['step'] == 8 and column(again, 'bits') == pytest.approx(column(lines, 'bits'), rel=1e-6)
-    assert paired.compare_lines(lines, again).acc == 0
+    assert paired.compare_lines(lines, again)['acc'] == 0
