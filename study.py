@@ -166,14 +166,15 @@ def selected(study: Study, grid: list[Run], args) -> list[Run]:
 
 
 def split_names(text: str, known) -> list[str]:
-    """Names joined by commas. A name that is known may hold commas of its own; the longest such one
-    counts."""
+    """Names joined by commas, in quotes or not. A name that is known may hold commas of its own; the longest
+    such one counts."""
     # 'Li, 8 stages,full depth': the shell has one text, the study the names to take it apart.
     for name in sorted(known, key=len, reverse=True):
-        if text == name:
-            return [name]
-        if text.startswith(f'{name},'):
-            return [name, *split_names(text[len(name) + 1:], known)]
+        for typed in (name, f'"{name}"', f"'{name}'"):
+            if text == typed:
+                return [name]
+            if text.startswith(f'{typed},'):
+                return [name, *split_names(text[len(typed) + 1:], known)]
     first, comma, rest = text.partition(',')
     return [first, *split_names(rest, known)] if comma else [first]
 

@@ -112,5 +112,13 @@ def test_records_of_other_data_are_found_out_before_anything_is_trained(tmp_path
             door.check_data(study)
 
 
+@pytest.mark.parametrize('typed', ['Li, 8 stages,b', '"Li, 8 stages",b', "b,'Li, 8 stages'"])
+def test_a_name_that_holds_commas_is_one_name(tmp_path, typed):
+    arms = {'Li, 8 stages': 'incremental_8stage', 'Li': 'incremental_4stage', 'b': 'baseline'}
+    study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'baseline': 'b'})
+    runs = door.selected(study, plan_runs(study)[1], arguments(only=typed))
+    assert {run.arm for run in runs} == {'Li, 8 stages', 'b'}
+
+
 def test_a_number_of_another_process_is_no_launcher():
     assert not door.is_launcher(os.getpid()) and not door.is_launcher(0)
