@@ -5,6 +5,7 @@ Does growing pay? Runs side by side, judged at equal compute.
     python compare.py out/cpu_growth                          a study's runs, as its page judges them
     python compare.py out/* --baseline=out/baseline_cosine --figure=compare.png --csv=compare.csv
     python compare.py out/* --markdown > report.md            or --latex, --json, --csv; each also takes =FILE
+    python compare.py out/* --curves=curves.csv               every evaluation of every run, as one table
     python compare.py a/hellaswag.jsonl b/hellaswag.jsonl     two scorings of the same questions
 
 Runs are run directories, folders of them, or a records.jsonl. Runs that differ in nothing but the seed are
@@ -22,7 +23,12 @@ What is said of each arm, and when to believe it (verdict/judge.py has the detai
                the verdict on a declared question (by default on every arm at the largest budget), at
                p < .05 after Holm's correction. All else is exploration and has none
 
-A row of --csv is a comparison, with all its numbers. In a script: verdict.judge.judge_runs(read_runs(paths)).
+A row of --csv is a comparison, with all its numbers. In a script
+
+    rows = pandas.read_csv('curves.csv')
+    rows.pivot_table('val_loss', 'flops', 'arm').plot(logx=True)
+
+or verdict.judge.judge_runs(read_runs(paths)).
 """
 
 import argparse
@@ -52,6 +58,8 @@ def main():
     makers = {'markdown': report.markdown, 'latex': report.latex, 'json': as_json,
               'csv': lambda judged: report.as_csv(report.rows(judged))}
     texts = {name: makers[name](judged) for name in FORMATS if getattr(args, name)}
+    if args.curves:
+        texts['curves'] = report.as_csv(report.curve_rows(judged))
     standard = [name for name in texts if getattr(args, name) == '-']
     if standard:
         # Instead of the tables, so that it can be piped into another program.
@@ -140,6 +148,8 @@ def parse_arguments() -> argparse.Namespace:
     # The shell leaves the ~ of --figure=~/x.png as it is.
     parser.add_argument('--figure', metavar='FILE', type=os.path.expanduser,
                         help='draw into FILE (.png, .pdf or .svg)')
+    parser.add_argument('--curves', metavar='FILE', type=os.path.expanduser,
+                        help='write every evaluation of every run into FILE, as CSV')
     parser.add_argument('--full', action='store_true',
                         help='print costs by ledger, scores in pairs and what differs, too')
     for name in FORMATS:
@@ -160,7 +170,7 @@ def parse_arguments() -> argparse.Namespace:
         raise UserError(f'only one of {", ".join(bare)} can go to the standard output; give the others a '
                         'file: --csv=FILE')
     # Standard output, '-', passes as a name in the current folder.
-    for path in [args.figure] + [getattr(args, name) for name in FORMATS]:
+    for path in [args.figure, args.curves] + [getattr(args, name) for name in FORMATS]:
         if path and not os.path.isdir(os.path.dirname(path) or '.'):
             raise UserError(f'{path}: there is no folder {os.path.dirname(path)}')
     return args

@@ -24,7 +24,7 @@ from config import FIELDS
 from core.common import table
 from verdict import paired, stats
 from verdict.judge import Comparison, Report, provenance
-from verdict.runs import AXES, TRAINING, Group, Run, mean_and_sd, place_text
+from verdict.runs import AXES, COUNTERS, TRAINING, Group, Run, mean_and_sd, place_text
 from verdict.stats import Interval
 
 MACHINE = ('code', 'torch', 'device', 'dtype')  # said even where all runs share it
@@ -517,6 +517,20 @@ def trend_tables(found: list[Trend]) -> list[Table]:
 
 # ------------------------------------------------------------------------------------------------------------
 # for other programs
+
+
+def curve_rows(report: Report) -> list[dict]:
+    """Every evaluation of every run, one row each, with the run's place beside it."""
+    made = []
+    for group in report.groups:
+        for run in group.runs:
+            where = {'run': run.path, 'arm': group.arm, 'scale': group.scale, 'budget': group.budget,
+                     'seed': run.seed}
+            for record in run.evals:
+                numbers = {name: record[name] for name in (*COUNTERS, 'val_loss')}
+                scores = {name: value for name, value in record.items() if name.startswith('hellaswag_')}
+                made.append(where | numbers | scores)
+    return made
 
 
 def rows(report: Report, found: list[Trend] = ()) -> list[dict]:

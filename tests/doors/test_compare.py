@@ -204,6 +204,22 @@ def test_each_format_goes_to_its_file_or_alone_to_the_standard_output(pair, tmp_
     assert f'{grown["difference"]:+.4f}' in (tmp_path / 'x.tex').read_text()
 
 
+def test_the_curves_are_every_evaluation_of_every_run(tmp_path, run):
+    write_seeds(tmp_path / 'runs', 'base', (1, 2), acc_norm=0.3)
+    write_run(tmp_path / 'runs' / 'grown', n_stages=4, until=400)
+    run(tmp_path / 'runs', f'--curves={tmp_path}/curves.csv')
+    with open(tmp_path / 'curves.csv', newline='') as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 21 + 21 + 9
+    assert {row['arm'] for row in rows} == {'base', 'grown'}
+    for row in rows:
+        step = int(row['step'])
+        assert float(row['flops']) == step * RATES['flops']
+        assert float(row['val_loss']) == pytest.approx(power_law(step), abs=0.02)
+        assert row['hellaswag_acc_norm'] == ('' if row['arm'] == 'grown' else '0.3')
+    assert sorted({int(row['seed']) for row in rows if row['arm'] == 'base'}) == [1, 2]
+
+
 def test_a_run_may_be_called_as_an_option_is(tmp_path, run, monkeypatch):
     write_run(tmp_path / 'a_csv')
     monkeypatch.chdir(tmp_path)
