@@ -138,8 +138,9 @@ def as_json(judged: Report) -> str:
 def parse_arguments() -> argparse.Namespace:
     """Raises UserError for options that can't be, before anything is read."""
     parser = Parser(description=__doc__)
-    parser.add_argument('runs', nargs='+', metavar='RUN', help='run directories, or two hellaswag.jsonl')
-    parser.add_argument('--baseline', metavar='RUN', action='append', default=[],
+    parser.add_argument('runs', nargs='+', metavar='RUN', type=os.path.expanduser,
+                        help='run directories, or two hellaswag.jsonl')
+    parser.add_argument('--baseline', metavar='RUN', type=os.path.expanduser, action='append', default=[],
                         help='a run to judge by (default: those of one stage from scratch); again for more')
     parser.add_argument('--margin', metavar='X', type=float, default=MARGIN,
                         help='costs within 1 +- X are the same (default: %(default)s)')

@@ -305,7 +305,7 @@ MISTAKES = [
     # compare.py
     ('compare', '', r'arguments are required: RUN'),
     ('compare', 'nowhere', r'nowhere: no such run directory'),
-    ('compare', 'data run_empty', r'none of these is a run directory: data run_empty'),
+    ('compare', 'data run_empty', r'data: no run in it'),
     ('compare', 'run_config', r'run_config/config.json: not a readable config'),
     ('compare', 'run_config_list', r'run_config_list/config.json: not a saved config'),
     ('compare', 'run_deep', r'run_deep/config.json: not a readable config'),
