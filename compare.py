@@ -152,7 +152,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument('--curves', metavar='FILE', type=os.path.expanduser,
                         help='write every evaluation of every run into FILE, as CSV')
     parser.add_argument('--full', action='store_true',
-                        help='print costs by ledger, scores in pairs and what differs, too')
+                        help='print scores in pairs and what differs, too')
     for name in FORMATS:
         file_help = f'write {name} into FILE, or alone: instead of the tables'
         parser.add_argument(f'--{name}', metavar='FILE', type=os.path.expanduser, help=file_help)

@@ -131,8 +131,8 @@ def sharing_text(judged: Report) -> str:
     for run in [run for group in judged.groups for run in group.runs]:
         # The log of a branch counts the prefix, too, as if the run had trained it itself.
         branch = run.info.get('branch_from') or {'step': 0}
-        whole += run.flops(run.step)
-        spared += run.flops(branch['step'])
+        whole += run.plan.flops(run.step)
+        spared += run.plan.flops(branch['step'])
     share = spared / whole if whole else 0
     return f'Shared prefixes spared {share:.1%} of the FLOPs of separate runs.' if spared else ''
 

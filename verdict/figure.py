@@ -11,6 +11,7 @@ A color means one thing: blue less than the opponent, orange more, grey neither 
 position is a value; a single seed has no interval, and none is drawn.
 """
 
+import itertools
 import math
 import os
 import statistics
@@ -28,6 +29,7 @@ WIDTH = 9.0  # inches: what a page on a code host shows without shrinking the te
 RATIOS = (1, 0.5, 2, 0.7, 1.5, 0.3, 3, 0.8, 1.2, 0.9, 1.1, 0.2, 5, 0.1, 10, 0.05, 20)
 TICK_GAP = 0.12  # of an axis, between two of them
 LONGEST_NAME = 36
+REACH = 2.0  # of the costs' axis beyond all values, for the ends of intervals
 OPTIMIZERS = {'adamw': 'AdamW', 'muon': 'Muon'}
 
 
@@ -85,36 +87,55 @@ def draw_forest(path: str, report: Report):
     """A row an arm, a column a budget; a block of rows a scale, or a kind of arms. x: compute for the same
     loss on a logarithmic axis; with one budget there is none, and x is the difference in loss, on an axis of
     its own for each kind. A bar is the 95% interval; filled: settled."""
-    scales = list(dict.fromkeys(one.scale for one in report.comparisons))
+    blocks = blocks_of(report)
     budgets = sorted({one.budget for one in report.comparisons if one.group})
-    blocks = {scale: arms_at(report, scale) for scale in scales} if len(scales) > 1 else kinds_of(report)
     has_costs = any(one.cost for one in report.comparisons)
-    n_rows = sum(len(arms) for arms in blocks.values()) + (len(blocks) - 1)
-    longest = max(len(shorten(arm)) for arms in blocks.values() for arm in arms)
-    width = max(WIDTH, 0.4 + 0.075 * longest + 2.2 * len(budgets))
-    with new_figure(path, width, 1.1 + 0.4 * len(blocks) + 0.24 * n_rows) as figure:
-        grid = figure.subplots(len(blocks), len(budgets), squeeze=False, sharey='row',
-                               height_ratios=[len(arms) + 0.8 for arms in blocks.values()])
-        for line, (title, arms) in zip(grid, blocks.items()):
-            some = [one for one in report.comparisons
-                    if one.arm in arms and (len(scales) == 1 or one.scale == title)]
-            low, high = limits_of(some if not has_costs else report.comparisons, has_costs)
+    names = [shorten(one.arm) for one in report.comparisons]
+    width = max(WIDTH, 0.4 + 0.075 * max(map(len, names)) + 2.2 * len(budgets))
+    heights = [len({one.arm for one in some}) + 0.8 for some in blocks.values()]
+    with new_figure(path, width, 0.9 + 0.45 * len(blocks) + 0.24 * sum(heights)) as figure:
+        grid = figure.subplots(len(blocks), len(budgets), squeeze=False, sharey='row', height_ratios=heights)
+        for line, (title, some) in zip(grid, blocks.items()):
+            arms = list(dict.fromkeys(one.arm for one in some))
+            # Differences of one kind of arms may be ten times those of another.
+            limits = limits_of(report.comparisons if has_costs else some, has_costs)
             for axes, budget in zip(line, budgets):
                 inside = [one for one in some if one.budget == budget]
-                draw_column(axes, inside, arms, (low, high), has_costs)
+                draw_column(axes, inside, arms, limits, has_costs)
                 axes.tick_params(labelbottom=line[0] is grid[-1, 0] or not has_costs)
-            line[0].set_yticks([0.9, *(-k for k in range(len(arms)))], [title, *map(shorten, arms)])
-            for tick in line[0].get_yticklabels():
+                if line[0] is grid[0, 0]:
+                    there = [one.group for one in report.comparisons if one.group and one.budget == budget]
+                    axes.set_title(budget_text(there[0]), fontsize=9)
+            line[0].set_yticks([0.9, *range(0, -len(arms), -1)], [title, *map(shorten, arms)])
+            labels = line[0].get_yticklabels()
+            labels[0].set_weight('bold')
+            for tick in labels:
                 tick.set_parse_math(False)
-            line[0].get_yticklabels()[0].set_weight('bold')
-        for axes, budget in zip(grid[0], budgets):
-            there = [one.group for one in report.comparisons if one.group and one.budget == budget]
-            axes.set_title(budget_text(there[0]), fontsize=9)
         what = 'compute for the same loss, where the best arm that does not grow needs 1'
         if not has_costs:
             what = 'loss at equal compute minus that of the best arm that does not grow, nats per token'
         words = 'bar: 95% interval over seeds;  filled: settled question;  hollow: open, or exploration'
         figure.supxlabel(f'{what}\n{words}', fontsize=8.5)
+
+
+def blocks_of(report: Report) -> dict[str, list]:
+    """{title: comparisons} by scale, or of one scale by kind: arms that are compared with the same opponents.
+    A kind is named after what sets it apart."""
+    there = [one for one in report.comparisons if one.group]
+    scales = {one.scale for one in there}
+    configs = [one.group.config for one in there]
+    has_optimizers = len({config.optimizer for config in configs}) > 1
+    has_starts = len({config.init_from == 'scratch' for config in configs}) > 1
+    blocks = {}
+    for one, config in zip(there, configs):
+        words = []
+        if has_optimizers:
+            words.append(OPTIMIZERS.get(config.optimizer, config.optimizer))
+        if has_starts:
+            words.append('from scratch' if config.init_from == 'scratch' else 'from a checkpoint')
+        title = one.scale if len(scales) > 1 else ', '.join(words)
+        blocks.setdefault(title, []).append(one)
+    return blocks
 
 
 def draw_column(axes, comparisons: list, arms: list[str], limits: tuple, has_costs: bool):
@@ -132,40 +153,26 @@ def draw_column(axes, comparisons: list, arms: list[str], limits: tuple, has_cos
     axes.spines['left'].set_visible(False)
 
 
-def arms_at(report: Report, scale: str) -> list[str]:
-    """The arms that are compared at a scale, in their order."""
-    return list(dict.fromkeys(one.arm for one in report.comparisons if one.group and one.scale == scale))
-
-
-def kinds_of(report: Report) -> dict[str, list]:
-    """{kind: its arms} of arms that are compared with the same opponents; a kind is named after what sets it
-    apart."""
-    groups = {one.arm: one.group for one in report.comparisons if one.group}
-    facts = {arm: (OPTIMIZERS.get(group.config.optimizer, group.config.optimizer),
-                   'from scratch' if group.config.init_from == 'scratch' else 'from a checkpoint')
-             for arm, group in groups.items()}
-    differ = [k for k in range(2) if len({fact[k] for fact in facts.values()}) > 1]
-    kinds = {}
-    for arm, fact in facts.items():
-        kinds.setdefault(', '.join(fact[k] for k in differ), []).append(arm)
-    return kinds
-
-
 def limits_of(comparisons: list, has_costs: bool) -> tuple[float, float]:
     """The part of the axis that is worth ink: all values, and intervals as far as they don't press these
     together."""
     found = [one.cost if has_costs else one.difference for one in comparisons]
-    ends = [end for one in found if one for end in (one.value, one.low, one.high) if math.isfinite(end)]
+    values, ends = [], []
+    for one in found:
+        if one:
+            values.append(one.value)
+            ends += [end for end in (one.value, one.low, one.high) if math.isfinite(end)]
     if not has_costs:
-        sizes = [abs(one.value) for one in found if one] or [1.0]
+        sizes = [abs(value) for value in values] or [1.0]
         # One arm far away must not press the others together.
-        size = min(max(map(abs, ends), default=1.0), 2 * max(sizes), 5 * statistics.median(sizes))
-        size = 1.05 * size or 0.01  # all end at the same loss
+        most = min(2 * max(sizes), 5 * statistics.median(sizes))
+        # Arms that all end at one loss have an axis, too.
+        size = 1.05 * min(max(map(abs, ends), default=1.0), most) or 0.1
         return -size, size
-    values = [one.value for one in found if one and 0 < one.value < math.inf]
+    values = [value for value in values if 0 < value < math.inf]
     low, high = min([*values, 0.9]), max([*values, 1.1])
-    reach = 2.0  # how far beyond the values an interval is shown
-    return max(low / reach, min([*ends, low])) / 1.05, min(high * reach, max([*ends, high])) * 1.05
+    # How far beyond the values an interval is shown.
+    return max(low / REACH, min([*ends, low])) / 1.05, min(high * REACH, max([*ends, high])) * 1.05
 
 
 def use_ratios(axis, low: float, high: float):
@@ -254,25 +261,29 @@ def size_for(n: int) -> tuple[float, float]:
 
 
 def draw_losses(path: str, report: Report):
-    """Loss against compute, a panel an arm: how each of its runs fell, and where it ended, beside its
-    opponent's in grey."""
-    by_arm = {}
+    """Loss against compute, a panel an arm and scale: how each of its runs fell, and where it ended, beside
+    its opponent's in grey."""
+    panels_of = {}
     for one in report.comparisons:
         if one.group and one.group.done:
-            by_arm.setdefault(one.arm, []).append(one)
-    is_shared = any(one.cost for one in report.comparisons)  # else kinds that are far from each other
-    with new_figure(path, *size_for(len(by_arm))) as figure:
-        panels = panels_for(figure, list(by_arm), is_shared)
+            name = f'{one.arm}, {one.scale}' if one.scale else one.arm
+            panels_of.setdefault(name, []).append(one)
+    has_costs = any(one.cost for one in report.comparisons)
+    # With one budget there are kinds of arms that are far from each other, and so are sizes.
+    is_shared = has_costs and not any(one.scale for one in report.comparisons)
+    with new_figure(path, *size_for(len(panels_of))) as figure:
+        panels = panels_for(figure, list(panels_of), is_shared)
         ends = []
-        for axes, arm in panels:
+        for axes, name in panels:
             ends = ends if is_shared else []
-            for one in by_arm[arm]:
+            for one in panels_of[name]:
                 if one.against and one.against.done:
                     ends.append(draw_fall(axes, one.against, '0.6', 2))
                 is_less = one.difference is not None and one.difference.value < 0
                 ends.append(draw_fall(axes, one.group, LESS if is_less else MORE, 3))
             height = max(ends) - min(ends) or 0.1
-            axes.set_ylim(min(ends) - 0.1 * height, max(ends) + (0.6 if is_shared else 8) * height)
+            above = (0.6 if has_costs else 8) * height
+            axes.set_ylim(min(ends) - 0.1 * (height + above), max(ends) + above)
         use_powers([axes for axes, _ in panels])
         figure.supxlabel('training FLOPs\npoint: end of a run, blue below and orange above its opponent '
                          '(grey);  line: on its way there', fontsize=8.5)
@@ -296,22 +307,22 @@ def draw_trend(path: str, trends: list):
     bars what the trend says, points what was measured, hollow where that was held out."""
     from matplotlib.ticker import NullLocator
 
-    names = [trend.arm for trend in trends]
-    every = [cell for trend in trends for cell in trend.cells]
-    values = [one.value for cell in every for one in (cell.predicted, cell.measured)
-              if one and 0 < one.value < math.inf]
+    every = list(itertools.chain(*(trend.cells for trend in trends)))
+    values = []
+    for cell in every:
+        values += [one.value for one in (cell.predicted, cell.measured) if one and 0 < one.value < math.inf]
     low, high = min([0.9, *values]) / 1.5, max([1.1, *values]) * 1.5
     sizes = sorted({cell.size for cell in every})
     budgets = sorted({cell.budget for cell in every})
     with new_figure(path, *size_for(len(trends))) as figure:
-        panels = panels_for(figure, names)
+        panels = panels_for(figure, [trend.arm for trend in trends])
         for (axes, _), trend in zip(panels, trends):
             axes.axhline(1, color='black', linewidth=1)
             for k, (budget, color) in enumerate(zip(budgets, SERIES)):
                 cells = [cell for cell in trend.cells if cell.budget == budget]
                 cells.sort(key=lambda cell: cell.size)
-                axes.plot([cell.size for cell in cells], [cell.predicted.value for cell in cells],
-                          color=color, linewidth=1, label=f'{budget:g} tokens a parameter')
+                x, y = [cell.size for cell in cells], [cell.predicted.value for cell in cells]
+                axes.plot(x, y, color=color, linewidth=1, label=f'{budget:g} tokens a parameter')
                 for cell in cells:
                     draw_cell(axes, cell, color, 4 - 3 * k / len(budgets))
             axes.set_xscale('log')
@@ -323,7 +334,7 @@ def draw_trend(path: str, trends: list):
         panels[0][0].legend(fontsize=7, frameon=False)
         figure.supxlabel('parameters without embeddings\npoint: measured;  hollow: held out;  cross and '
                          'capped bar: predicted for what was held out, 95%', fontsize=8.5)
-        figure.supylabel('compute for the same loss', fontsize=8.5)
+        figure.supylabel('compute for the same loss,\nbelow 1: growing saves', fontsize=8.5)
 
 
 def draw_cell(axes, cell, color: str, width: float):
@@ -337,7 +348,7 @@ def draw_cell(axes, cell, color: str, width: float):
         ends = [cell.measured.low, cell.measured.high]
         axes.plot([cell.size] * 2, ends, color=color, linewidth=width, alpha=0.4)
         axes.plot(cell.size, cell.measured.value, 'o', color=color, markersize=4 + width / 2,
-                  markerfacecolor='white' if cell.is_held_out else color)
+                  markerfacecolor='none' if cell.is_held_out else color)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -365,8 +376,10 @@ def draw_curves(path: str, report: Report):
                 draw_depth(behind, group, whole, color)
         deepest = max(group.config.n_layer for group in groups)
         behind.set_ylim(0, 1.6 * deepest)  # the legend's room
-        behind.set_yticks(sorted({phase.depth for group in groups if group.grows for phase in
-                                  group.runs[0].phases} or {deepest}))
+        depths = {deepest}
+        for group in groups:
+            depths |= {phase.depth for phase in group.runs[0].plan.phases if group.grows}
+        behind.set_yticks(sorted(depths))
         behind.set_ylabel('layers (pale staircase)', color=GRAY)
         behind.grid(visible=False)
         behind.yaxis.set_label_position('right')
@@ -386,8 +399,8 @@ def draw_depth(axes, group: Group, whole: float, color: str):
     """A pale staircase of a group's depth over its compute."""
     run = group.runs[0]
     end = 100 * group.end('flops') / whole
-    edges = [0.0] + [end * run.flops(phase.stop) / run.flops() for phase in run.phases]
-    depths = [phase.depth for phase in run.phases]
+    edges = [0.0] + [end * run.plan.flops(phase.stop) / run.plan.flops() for phase in run.plan.phases]
+    depths = [phase.depth for phase in run.plan.phases]
     axes.stairs(depths, edges, color=color, fill=True, alpha=0.1)
 
 

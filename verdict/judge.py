@@ -333,7 +333,7 @@ def missing_seeds(found: Comparison, rivals: list[Group], has_looks: bool, taken
             if counts and (not has_looks or run.seed in found.needs):
                 step = run.info.get('ended_step', run.step)
                 told.append(f'{one.name}: seed {run.seed} {run.ended} at step {step:,} of '
-                            f'{run.total_steps:,}')
+                            f'{run.plan.total_steps:,}')
     return '; '.join(told)
 
 
@@ -398,11 +398,10 @@ def disagreeing(found: Comparison) -> tuple:
         return ()
     names = []
     for name, more_is_better in SCORES.items():
-        mine, theirs = found.group.score(name), found.against.score(name)
-        if mine is None or theirs is None or mine == theirs:
-            continue
-        is_better = (mine > theirs) == more_is_better
-        if is_better != (found.difference.value < 0):
+        mine, theirs = found.group.scores(name), found.against.scores(name)
+        more = np.mean(mine) - np.mean(theirs) if mine and theirs else 0
+        is_better = (more > 0) == more_is_better
+        if more and is_better != (found.difference.value < 0):
             names.append(name)
     return tuple(names)
 

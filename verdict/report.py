@@ -113,14 +113,6 @@ def p_value(p: float | None) -> str:
     return '<.0001' if p is not None and p < 1e-4 else number(p, '.2g')
 
 
-def duration(seconds: float | None) -> str:
-    """A time with the unit that suits it."""
-    for size, unit in ((3600, 'h'), (60, 'min')):
-        if seconds is not None and seconds >= 2 * size:
-            return f'{seconds / size:.1f} {unit}'
-    return '-' if seconds is None else f'{seconds:.0f} s'
-
-
 def shown(one: Comparison) -> tuple[Interval | None, Interval | None]:
     """(cost, loss difference) as far as they stand: not of the seeds that survived."""
     return (None, None) if 'diverged' in one.why else (one.cost, one.difference)
@@ -131,14 +123,11 @@ def place_of(one: Comparison) -> str:
 
 
 def describe(run: Run) -> str:
-    """The depths that a run goes through: 2-3-5-6, or 2-3-..-12 of many."""
+    """The depths that a run goes through: 2-3-5-6."""
     # A checkpoint's depth is the first step of the staircase, though no phase of this plan has it.
     depths = [run.config.init_depth] if run.config.init_depth else []
-    depths += [phase.depth for phase in run.phases]
-    steps = [str(depth) for depth, _ in itertools.groupby(depths)]
-    if len(steps) > 8:  # the first two and the last are enough to recognize a plan
-        steps = [*steps[:2], '..', steps[-1]]
-    return '-'.join(steps)
+    depths += [phase.depth for phase in run.plan.phases]
+    return '-'.join(str(depth) for depth, _ in itertools.groupby(depths))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -149,7 +138,7 @@ def text(report: Report, full: bool = False) -> str:
     """For a terminal: the runs, what to know before believing a verdict, then the verdicts."""
     parts = [some.text() for some in run_tables(report)]
     parts += [f'note: {note}' for note in report.notes]
-    shown = verdict_tables(report) + (all_details(report) if full else [])
+    shown = verdict_tables(report) + (detail_tables(report) if full else [])
     parts += [some.text() for some in shown]
     return '\n\n'.join([*parts, '\n'.join([*sentences(report), counts(report), answer(report)])])
 
@@ -157,14 +146,14 @@ def text(report: Report, full: bool = False) -> str:
 def markdown(report: Report) -> str:
     parts = [escaped(answer(report)), escaped(counts(report)), bullets(report.notes)]
     parts += [some.markdown() for some in verdict_tables(report)]
-    parts.append(bullets(sentences(report)))
-    parts += [some.markdown() for some in run_tables(report) + all_details(report)]
+    parts.append(bullets(sentences(report, limited=True)))
+    parts += [some.markdown() for some in run_tables(report) + detail_tables(report)]
     return joined(parts) + '\n'
 
 
 def latex(report: Report, more: list[Table] = ()) -> str:
     # The reminder is a LaTeX comment, so that a paper can \input the file as it is.
-    shown = [*verdict_tables(report), *more, *run_tables(report), *all_details(report)]
+    shown = [*verdict_tables(report), *more, *run_tables(report), *detail_tables(report)]
     return '% needs \\usepackage{booktabs}\n' + '\n\n'.join(some.latex() for some in shown) + '\n'
 
 
@@ -227,7 +216,9 @@ def sentences(report: Report, limited: bool = False) -> list[str]:
         if limited and not (one.why or one.caution or asks):
             continue
         words = WORDS.get(one.word) or (f'no verdict: {one.why}' if one.why else 'exploration')
-        parts = [f'{place_of(one)}: {words}{in_brackets(one) if any(shown(one)) else ""}']
+        parts = [f'{place_of(one)}: {words}']
+        if any(shown(one)) and not limited:  # which the row of the table has
+            parts[0] += in_brackets(one)
         if one.why and one.word:
             parts.append(f'the next look waits: {one.why}')
         elif asks:
@@ -332,12 +323,13 @@ def runs_table(report: Report) -> Table:
         seeds = f'{len(group.done)} of {len(group.runs)}' if group.lost else str(len(group.runs))
         line = [label(group, report), describe(group.runs[0]), seeds]
         line += [number(last[name], '.3g') for name in ('tokens', 'flops', 'flops_paper')]
-        line += [duration(last['seconds']), with_error(last['val_loss'], last['val_loss_sd'])]
+        minutes = last['seconds'] / 60 if group.done else None
+        line += [number(minutes, '.3g'), with_error(last['val_loss'], last['val_loss_sd'])]
         line += [with_error(*mean_and_sd(other_losses(group, name))) for name in others]
         lines.append(line)
-    header = ['run', 'depths', 'seeds', 'tokens', 'FLOPs', '(paper)', 'time', 'val loss ± sd', *others]
-    note = ("Losses in nats per token, ± sd over the seeds; (paper): FLOPs by the paper's ledger; time: of "
-            'training alone.')
+    header = ['run', 'depths', 'seeds', 'tokens', 'FLOPs', '(paper)', 'minutes', 'val loss ± sd', *others]
+    note = ("Losses in nats per token, ± sd over the seeds; (paper): FLOPs by the paper's ledger; "
+            'minutes: of training alone.')
     return Table('Runs', header, lines, 'llrrrrrr' + 'r' * len(others), note)
 
 
@@ -366,8 +358,8 @@ def lost_table(report: Report) -> Table:
     """The runs that aren't done: diverged, stopped, under way."""
     lines = []
     for run in itertools.chain(*(group.lost for group in report.groups)):
-        share = run.flops(run.step) / run.flops()
-        lines.append([run.path, run.ended, f'{run.step:,} of {run.total_steps:,}', f'{share:.0%}'])
+        share = run.plan.flops(run.step) / run.plan.flops()
+        lines.append([run.path, run.ended, f'{run.step:,} of {run.plan.total_steps:,}', f'{share:.0%}'])
     return Table('Not done', ['run', 'ended', 'step', 'of its FLOPs'], lines, 'llrr')
 
 
@@ -376,24 +368,8 @@ def lost_table(report: Report) -> Table:
 
 
 def detail_tables(report: Report) -> list[Table]:
-    """What belongs into an appendix: costs by every ledger, and in what the runs differ."""
-    return with_lines(ledgers_table(report), settings_table(report))
-
-
-def all_details(report: Report) -> list[Table]:
-    """These and the scores in pairs. A study's page hasn't got them: it comes out of its records alone,
-    which hold no questions."""
-    return with_lines(pairs_table(report)) + detail_tables(report)
-
-
-def ledgers_table(report: Report) -> Table:
-    """Compute for the same loss by every ledger and the clock."""
-    lines = []
-    for one in report.comparisons:
-        if one.costs:
-            lines.append([place_of(one), *(interval(one.costs.get(axis), '.2f') for axis in AXES)])
-    header = ['run', 'FLOPs', "FLOPs by the paper's ledger", 'time']
-    return Table('Compute for the same loss, by ledger', header, lines, 'lrrr')
+    """What belongs into an appendix: scores in pairs, and in what the runs differ."""
+    return with_lines(pairs_table(report), settings_table(report))
 
 
 def pairs_table(report: Report) -> Table:
@@ -421,7 +397,7 @@ def settings_of(run: Run) -> dict[str, str]:
         text = '/'.join(map(str, value)) if type(value) is tuple else str(value)
         # Of a path the last two parts, since the rest is this machine's.
         found[name] = '/'.join(text.split(os.sep)[-2:]) if FIELDS[name].metadata['path'] else text
-    return found | {'dtype': run.config.dtype} | provenance(run)
+    return found | {'dtype': run.info.get('dtype', run.config.dtype)} | provenance(run)
 
 
 def settings_table(report: Report) -> Table:
@@ -472,8 +448,8 @@ def trends(report: Report, sizes: dict[str, int], held_out: tuple, coming: list[
     `sizes`: parameters of each scale; `coming`: (arm, scale, budget) of what is predicted before it runs. """
     found = []
     for arm in dict.fromkeys(one.arm for one in report.comparisons):
-        costs = {(one.scale, one.budget): one.cost for one in report.comparisons
-                 if one.arm == arm and shown(one)[0]}
+        of_arm = [one for one in report.comparisons if one.arm == arm and shown(one)[0]]
+        costs = {(one.scale, one.budget): one.cost for one in of_arm}
         fitted = {cell: cost for cell, cost in costs.items()
                   if cell[0] not in held_out and 0 < cost.low <= cost.high < math.inf}
         x = design(fitted, sizes)
@@ -554,7 +530,7 @@ def rows(report: Report, found: list[Trend] = ()) -> list[dict]:
         for name, term in zip('abc', trend.terms):
             slopes |= numbers(f'trend:{name}', term)
         made.append({'run': f'{trend.arm}: trend', 'arm': trend.arm, **slopes})
-    return [{key: without_nan(value) for key, value in row.items()} for row in made]
+    return list(map(without_nan, made))
 
 
 def group_row(place: Comparison | Group, group: Group | None, report: Report) -> dict:
@@ -585,11 +561,14 @@ def numbers(name: str, found: Interval | None) -> dict:
     return {name: found.value, f'{name}_low': found.low, f'{name}_high': found.high}
 
 
-def without_nan(value):
+def without_nan(row: dict) -> dict:
     """None for what is no number, since JSON has none; numpy's numbers as Python's."""
-    if isinstance(value, float):  # numpy's float64 is one, too
-        return float(value) if math.isfinite(value) else None
-    return value
+    found = {}
+    for key, value in row.items():
+        if isinstance(value, float):  # numpy's float64 is one, too
+            value = float(value) if math.isfinite(value) else None
+        found[key] = value
+    return found
 
 
 def as_csv(some_rows: list[dict]) -> str:

@@ -95,14 +95,6 @@ class Run:
         return self.config.seed
 
     @property
-    def phases(self) -> tuple:
-        return self.plan.phases
-
-    @property
-    def total_steps(self) -> int:
-        return self.plan.total_steps
-
-    @property
     def step(self) -> int:
         return self.records[-1]['step'] if self.records else 0
 
@@ -116,14 +108,10 @@ class Run:
     def ended(self) -> str:
         """'done' if its last step is evaluated, or how it ended before: 'diverged', 'stopped', or
         'unfinished' where nobody has said."""
-        if self.evals and self.evals[-1]['step'] == self.total_steps:
+        if self.evals and self.evals[-1]['step'] == self.plan.total_steps:
             return 'done'
         said = self.info.get('ended')
         return said if said in ('diverged', 'stopped') else 'unfinished'
-
-    def flops(self, step: int | None = None) -> float:
-        """FLOPs of the first steps, by default of all, by its plan."""
-        return self.plan.flops(step)
 
     def val_tokens(self, record: dict) -> int:
         """Tokens that a validation loss was measured on: whole sequences."""
@@ -273,7 +261,7 @@ class Group:
 
     @property
     def grows(self) -> bool:
-        depths = {phase.depth for phase in self.runs[0].phases}
+        depths = {phase.depth for phase in self.runs[0].plan.phases}
         if self.config.init_depth:
             depths.add(self.config.init_depth)
         return len(depths) > 1
@@ -294,7 +282,7 @@ class Group:
         """Compute of the whole run, the mean over the seeds: on the clock they differ. Of runs that aren't
         done by their plan."""
         if not self.done:
-            return float(self.runs[0].flops()) if axis == 'flops' else math.nan
+            return float(self.runs[0].plan.flops()) if axis == 'flops' else math.nan
         return float(np.mean([getattr(curve, axis)[-1] for curve in self.curves]))
 
     def scores(self, name: str) -> list[float]:
@@ -303,11 +291,6 @@ class Group:
         is_alike = len({questions_of(run) for run in self.done}) == 1
         return values if is_alike and None not in values else []
 
-    def score(self, name: str) -> float | None:
-        """Mean of a score at the end; None unless all seeds have it, on the same questions."""
-        mean, _ = mean_and_sd(self.scores(name))
-        return mean
-
     def last(self) -> dict:
         """The last numbers: means and sd over the seeds that are done, and the standard error of one scoring;
         None where there is none."""
@@ -315,13 +298,13 @@ class Group:
         for name in ('tokens', *AXES):
             found[name], _ = mean_and_sd([getattr(curve, name)[-1] for curve in self.curves])
         found['val_loss'], found['val_loss_sd'] = mean_and_sd(self.finals())
-        found['hellaswag_n'] = self.score('hellaswag_n')
+        found['hellaswag_n'], _ = mean_and_sd(self.scores('hellaswag_n'))
         for name in ('bits', 'acc_norm', 'margin'):
             found[name], found[f'{name}_sd'] = mean_and_sd(self.scores(f'hellaswag_{name}'))
             # Of one scoring, not of the mean: all seeds have the same questions.
-            found[f'{name}_se'] = self.score(f'hellaswag_{name}_stderr')
-        if found['acc_norm'] is not None and found['acc_norm_se'] is None:
-            p = found['acc_norm']
+            found[f'{name}_se'], _ = mean_and_sd(self.scores(f'hellaswag_{name}_stderr'))
+        p = found['acc_norm']
+        if p is not None and found['acc_norm_se'] is None:
             found['acc_norm_se'] = math.sqrt(p * (1 - p) / found['hellaswag_n'])
         return found
 
@@ -409,7 +392,7 @@ def set_budgets(groups: list[Group]):
         group.budget = group.end('flops')
     ascending = sorted(groups, key=lambda group: group.budget)
     for before, group in itertools.pairwise(ascending):
-        step = group.budget / group.runs[0].total_steps
+        step = group.budget / group.runs[0].plan.total_steps
         if group.budget - before.budget <= max(MATCHED * before.budget, step):
             group.budget = before.budget
 
@@ -424,8 +407,8 @@ def tell_apart(groups: list[Group], notes: list[str], in_study: bool):
     for first, *others in alike.values():
         for group in others:
             names = ', '.join(differing(group.runs[0], first.runs[0]))
-            notes.append(f'{first.name} (seed {listed(first.runs)}) and {group.name} (seed '
-                         f'{listed(group.runs)}) differ in {names}: they are not pooled')
+            notes.append(f'{first.name} (seed {seeds_of(first)}) and {group.name} (seed '
+                         f'{seeds_of(group)}) differ in {names}: they are not pooled')
             if in_study:
                 group.mixed = first.mixed = names
     counts = Counter(group.name for group in groups)
@@ -434,8 +417,8 @@ def tell_apart(groups: list[Group], notes: list[str], in_study: bool):
             group.name = group.arm = group.runs[0].path
 
 
-def listed(runs: list[Run]) -> str:
-    return ', '.join(str(run.seed) for run in runs)
+def seeds_of(group: Group) -> str:
+    return ', '.join(str(run.seed) for run in group.runs)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -469,7 +452,7 @@ def merged_plan(run: Run) -> tuple:
     """(depth, frozen, what of the embeddings trains, stop) of each stretch of a run. Phases that follow each
     other and differ in name only are one."""
     stops = {}
-    for phase in run.phases:
+    for phase in run.plan.phases:
         kind = (phase.depth, phase.frozen, phase.embeddings)
         stops[kind] = phase.stop
     return tuple((*kind, stop) for kind, stop in stops.items())

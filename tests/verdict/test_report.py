@@ -155,11 +155,6 @@ def test_three_cells_have_no_trend():
     assert report.trends(judged, sizes, ('middle',), []) == []
 
 
-@pytest.mark.parametrize('seconds, text', [(None, '-'), (59.6, '60 s'), (600, '10.0 min'), (7200, '2.0 h')])
-def test_a_time_has_the_unit_that_suits_it(seconds, text):
-    assert report.duration(seconds) == text
-
-
 @pytest.mark.parametrize('p, text', [(None, '-'), (math.nan, '-'), (1e-5, '<.0001'), (0.041, '0.041')])
 def test_a_p_value_is_not_zero(p, text):
     assert report.p_value(p) == text
