@@ -34,8 +34,7 @@ class GPTConfig:
     n_head: int = 12
     n_embd: int = 768
     dropout: float = 0.0
-    arch: str = 'gpt2'
-    # what a Llama has beside them
+    arch: str = 'gpt2'  # or 'llama', which has what follows beside them
     n_kv_head: int = 0
     head_dim: int = 0
     n_ff: int = 0  # width of gate and up
@@ -291,12 +290,9 @@ class GPT(nn.Module):
         self.cut_input = embeddings != 'train'
 
     def hidden(self, idx, positions=None, mask=None):
-        """idx (B, T) -> (B, T, C) after the final norm. In training mode blocks run compiled where they
-        are."""
-        assert idx.shape[1] <= self.config.block_size or positions is not None, (
-            'sequence longer than block_size'
-        )
+        """idx (B, T) -> (B, T, C) after the final norm. Blocks run compiled in training mode alone."""
         if positions is None:
+            assert idx.shape[1] <= self.config.block_size, 'sequence longer than block_size'
             positions = torch.arange(idx.shape[1], device=idx.device)
         weights = [embedding.weight for embedding in self.embeddings]
         if self.cut_input:  # from here up to the first layer that trains, autograd keeps nothing
@@ -326,9 +322,8 @@ class GPT(nn.Module):
         targets = targets.flatten()
         if not torch.is_grad_enabled():
             return self.token_losses(x, targets).mean()
-        weight = self.head_weight
         is_compiled = self.is_compiled and self.training
-        return FusedLinearCrossEntropy.apply(x, weight, targets, is_compiled)
+        return FusedLinearCrossEntropy.apply(x, self.head_weight, targets, is_compiled)
 
     @torch.no_grad()
     def token_losses(self, x, targets):

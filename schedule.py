@@ -198,18 +198,6 @@ def check_plan(made: Plan, steps_of_stages: tuple):
     if warmup > total or total - warmup < 0.9 * decay:
         raise UserError(f'warmup_steps {warmup} is too long for a run of {total} steps, of which the last '
                         f'{decay:.0f} decay')
-    check_length(config, total)
-
-
-def check_length(config: TrainConfig, total: int):
-    """Raise UserError if match or equal_compute made a run of `total` steps that no one can have meant."""
-    # Steps differ by factors of thousands from one size of model to another, by few between schedules.
-    own = sum(config.stage_steps) or config.growth_steps
-    own += config.baseline_steps if config.continual_steps == 'equal_compute' else config.continual_steps
-    if own and total > 100 * own:
-        raise UserError(f'the plan has {total:,} steps, {total / own:,.0f} times the {own:,} of the settings:'
-                        ' does what is to be matched lack an overlay that this run has? If it is meant, set '
-                        'continual_steps to a number')
 
 
 def make_phases(config: TrainConfig, n: int) -> tuple:
@@ -479,8 +467,7 @@ def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
     """The config with what other runs decide: `match` replaced by the steps that it means (see fit()),
     init_depth by the layers that init_from has. `matched`: what was followed to get here.
 
-    Raises UserError if the other can't be read, costs less than the stages, matches this one in turn, or
-    makes a plan that no one can have meant.
+    Raises UserError if the other can't be read, costs less than the stages or matches this one in turn.
     """
     if config.init_from != 'scratch' and config.init_depth == 0:
         config = dataclasses.replace(config, init_depth=depth_of(config.init_from))
@@ -494,9 +481,7 @@ def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
         other = resolve(load_run_config(config.match))
     else:
         other = resolve(load_config(config.match.split('+'), __doc__, say=None), (*matched, target))
-    resolved = fit(dataclasses.replace(config, match=''), plan(other).flops(ledger=config.ledger))
-    check_length(config, plan(resolved).total_steps)
-    return resolved
+    return fit(dataclasses.replace(config, match=''), plan(other).flops(ledger=config.ledger))
 
 
 HUB_DEPTHS = {'gpt2': 12, 'gpt2-medium': 24, 'gpt2-large': 36, 'gpt2-xl': 48}

@@ -79,14 +79,14 @@ def main():
 
 
 def prepare(argv: list[str]) -> Job:
-    """What a command line asks for. Whatever is wrong with the settings or the data comes to light here,
-    before ranks join and steps are done: raises UserError."""
+    """What a command line asks for. Raises UserError for whatever is wrong with the settings or the data."""
     config = schedule.resolve(load_config(argv, __doc__))
     plan = schedule.plan(config)
     rank, world_size, local_rank = read_ranks()
     device = pick_device(config.device, local_rank, world_size)
     sequences_per_step = config.total_batch_size // config.block_size
-    if sequences_per_step % (config.batch_size * world_size):
+    grad_accum_steps, rest = divmod(sequences_per_step, config.batch_size * world_size)
+    if rest:
         raise UserError(f'total_batch_size {config.total_batch_size} is not a multiple of ranks x batch_size '
                         f'x block_size = {world_size} x {config.batch_size} x {config.block_size}')
     if device.type == 'cuda':
@@ -104,7 +104,7 @@ def prepare(argv: list[str]) -> Job:
         amp=autocast(device, config.dtype),
         compiled=device.type == 'cuda' if config.compile == 'auto' else config.compile,
         sequences_per_step=sequences_per_step,
-        grad_accum_steps=sequences_per_step // (config.batch_size * world_size),
+        grad_accum_steps=grad_accum_steps,
         train=train_split, val_sets=val_sets, tokenizer=tokenizer,
         fingerprint=data.fingerprint(config.data_dir),
         lock=locked(config.out_dir) if rank == 0 else contextlib.nullcontext(),
@@ -114,8 +114,7 @@ def prepare(argv: list[str]) -> Job:
 
 def open_data(config, sequences_per_step: int) -> tuple:
     """(training split, validation sets, tokenizer). A validation set is (split, how many of its first
-    sequences are evaluated), by the name that its loss has in metrics.jsonl. Raises UserError for whatever is
-    wrong with the data."""
+    sequences are evaluated), by the name that its loss has in metrics.jsonl."""
     train_split = data.Split(config.data_dir, 'train', config.block_size, config.vocab_size)
     meta = data.read_meta(config.data_dir)
     if meta['vocab_size'] > config.vocab_size:
@@ -131,7 +130,7 @@ def open_data(config, sequences_per_step: int) -> tuple:
                         f'{config.block_size} tokens; {config.data_dir} holds {val.n_sequences}')
     val_sets = {'val_loss': (val, val_sequences)}
     for entry in config.val_dirs:
-        name, _, folder = entry.partition(':')
+        name, folder = entry.split(':', 1)
         folder = os.path.expanduser(folder)
         other = data.Split(folder, 'val', config.block_size, config.vocab_size)
         tokenizer = data.read_meta(folder)['tokenizer']
@@ -221,11 +220,8 @@ def train(job: Job, state: State, log: RunLog) -> int:
 
 
 def enter_phase(job: Job, state: State, log: RunLog, phase: schedule.Phase):
-    """Grow and freeze as the phase says. Returns the model wrapped to train: DDP over exactly the parameters
-    that train.
-
-    DDP fixes its hooks when it wraps, so it wraps anew in each phase.
-    """
+    """Grow and freeze as the phase says. Returns the model wrapped to train, in each phase anew, since DDP
+    fixes its hooks when it wraps: over exactly the parameters that train."""
     model, config = state.model, job.config
     values = {'n_frozen': phase.n_frozen}
     old_depth = model.depth
@@ -271,11 +267,7 @@ def seed_dropout(job: Job, step: int, micro_batch: int):
 
 def mean_over_ranks(job: Job, loss_sum: torch.Tensor, norm: torch.Tensor, signals: list) -> tuple:
     """(mean loss of the step over all micro-batches and ranks, gradient norm, how many ranks were told to
-    stop).
-
-    One all-reduce and one wait for the device; the gradients, and so their norm, are the same on all ranks
-    already.
-    """
+    stop), by one all-reduce and one wait for the device. The norm is the same on all ranks already."""
     mean = loss_sum / (job.grad_accum_steps * job.world_size)
     stats = torch.stack([mean, torch.tensor(float(len(signals)), device=job.device)])
     if job.world_size > 1:
@@ -401,7 +393,7 @@ def save_if_due(job: Job, state: State, phase: schedule.Phase, stopping: float):
     job.writer.check()  # a full disk stops the run at the next step, not at the next save
     names = []
     stage_ends = [p.stop for p in job.plan.phases if p.stage == phase.stage and p.phase != 'continual']
-    stage_done = bool(stage_ends) and step == stage_ends[-1]  # none where all its steps are continual
+    stage_done = step in stage_ends[-1:]  # none where all its steps are continual
     if stage_done:  # before the checkpoint, after which a run that is killed here would go on
         names.append(f'stage_{phase.stage:02d}.pt')
     on_interval = config.checkpoint_interval and step % config.checkpoint_interval == 0
@@ -416,8 +408,8 @@ def save_checkpoint(job: Job, state: State, names: list):
     """Have the state written under these names; a stage_NN.pt holds weights alone."""
     began = time.perf_counter()
     if job.rank == 0:  # all ranks hold the same state
-        val, _ = job.val_sets['val_loss']
-        totals = {**state.clock, 'train_tokens': job.train.n_tokens, 'val_tokens': val.n_tokens}
+        tokens = {f'{split}_tokens': job.fingerprint[split]['tokens'] for split in ('train', 'val')}
+        totals = state.clock | tokens
         weights = {'config': config_to_dict(job.config), 'tokenizer': job.tokenizer, 'step': state.step,
                    'depth': state.model.depth, 'model': state.model.state_dict(), 'optimizer': {},
                    'totals': totals}

@@ -82,8 +82,6 @@ def find_start(job: Job) -> tuple[dict | None, str]:
         check_same_data(job, saved, prefix_dir or config.out_dir)
     if saved and not prefix_dir:
         check_same_run(job, saved)
-        for line in describe_changes(job, saved):
-            say(line)
         if job.rank == 0:  # a second rank would no longer find the files
             checkpoint.set_aside_later(config.out_dir, saved['step'])
     return saved, prefix_dir
@@ -91,29 +89,19 @@ def find_start(job: Job) -> tuple[dict | None, str]:
 
 def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
     """find_start(), as far as the files say it."""
-    found = None
-    if config.resume:
-        found = checkpoint.latest(config.out_dir)
-    elif holds_run(config.out_dir):
-        raise UserError(f'{config.out_dir} already holds a run: go on with --resume, or choose another '
-                        '--out_dir')
+    out_dir = config.out_dir
+    found = checkpoint.latest(out_dir) if config.resume else None
     if found:
         return found[1], ''
     if config.resume == 'yes':
-        raise UserError(f'{config.out_dir} holds no checkpoint to resume from; --resume=auto would start '
-                        'from step 0')
+        raise UserError(f'{out_dir} holds no checkpoint to resume from; --resume=auto would start anew')
+    # As little of a run as a checkpoint that was copied there.
+    files = [os.path.join(out_dir, name) for name in ('config.json', 'metrics.jsonl')]
+    files += [path for kind in ('ckpt_', 'stage_') for _, path in numbered(out_dir, kind, '.pt')]
+    if not config.resume and any(map(os.path.exists, files)):
+        raise UserError(f'{out_dir} already holds a run: go on with --resume, or choose another --out_dir')
     # Only without a checkpoint of its own: a branch that is resumed is past the step where it began.
-    if config.branch_from:
-        return find_prefix(config)
-    return None, ''
-
-
-def holds_run(out_dir: str) -> bool:
-    """Whether a folder holds a run, or as little of one as a checkpoint that was copied there."""
-    for name in ('config.json', 'metrics.jsonl'):
-        if os.path.exists(os.path.join(out_dir, name)):
-            return True
-    return bool(checkpoint.numbered(out_dir) or numbered(out_dir, 'stage_', '.pt'))
+    return find_prefix(config) if config.branch_from else (None, '')
 
 
 def find_prefix(config: TrainConfig) -> tuple[dict, str]:
@@ -137,15 +125,16 @@ def find_prefix(config: TrainConfig) -> tuple[dict, str]:
     # A run may have been made longer since it saved this: the checkpoint knows the settings that led to it.
     there = schedule.resolve(config_from_dict(saved['config'], path))
     shared, difference = schedule.prefix_difference(there, config)
+    problem = ''
     if saved['step'] > min(shared, last):
-        raise UserError(f'branch_from {path}: is at step {saved["step"]} of {last + 1}, and the two runs '
-                        f'share only their first {shared} steps; what differs, there and here: {difference}')
-    if not saved['optimizer']:
-        raise UserError(f'branch_from {path}: holds no optimizer state, without which the run would not be '
-                        'the same')
-    if not os.path.isfile(os.path.join(run_dir, 'metrics.jsonl')):
-        raise UserError(f'branch_from {path}: there is no metrics.jsonl beside it, with which that of this '
-                        'run begins')
+        problem = (f'is at step {saved["step"]} of {last + 1}, and the two runs share only their first '
+                   f'{shared} steps; what differs, there and here: {difference}')
+    elif not saved['optimizer']:
+        problem = 'holds no optimizer state, without which the run would not be the same'
+    elif not os.path.isfile(os.path.join(run_dir, 'metrics.jsonl')):
+        problem = 'there is no metrics.jsonl beside it, with which that of this run begins'
+    if problem:
+        raise UserError(f'branch_from {path}: {problem}')
     return saved, run_dir
 
 
@@ -154,7 +143,7 @@ def check_same_run(job: Job, saved: dict):
     values.
 
     Settings marked free (intervals, device, micro-batch, ...) may change, and so may the run's length as long
-    as the steps until now are the same.
+    as the steps until now are the same: what then differs from before is said.
     """
     config = job.config
     old = schedule.resolve(config_from_dict(saved['config'], config.out_dir))
@@ -164,7 +153,7 @@ def check_same_run(job: Job, saved: dict):
             changed.append(name)
     length = {'continual_steps', 'baseline_steps', 'ledger'}
     if changed and set(changed) <= length:
-        same = dataclasses.replace(old, **{name: getattr(config, name) for name in FIELDS if name in length})
+        same = dataclasses.replace(old, **{name: getattr(config, name) for name in length})
         changed = changed if schedule.shared_prefix(old, same) < saved['step'] else []
     lines = [f'{name}: was {getattr(old, name)!r}, now {getattr(config, name)!r}' for name in changed]
     # The growth that begins at this very step is still to come: the phase before it tells the depth.
@@ -175,22 +164,14 @@ def check_same_run(job: Job, saved: dict):
     if lines:
         heading = f"{config.out_dir} was made with other settings, which can't change on resume:"
         raise UserError('\n  '.join([heading, *lines]))
-
-
-def describe_changes(job: Job, saved: dict) -> list[str]:
-    """What a resumed run does otherwise than before, though it may: its length, and how it is measured."""
-    old = schedule.resolve(config_from_dict(saved['config'], job.config.out_dir))
-    lines = []
-    old_length, new_length = schedule.plan(old).total_steps, job.plan.total_steps
-    if old_length != new_length:
-        lines.append(f'the run now has {new_length:,} steps, it had {old_length:,}')
+    total = schedule.plan(old).total_steps
+    if total != job.plan.total_steps:
+        say(f'the run now has {job.plan.total_steps:,} steps, it had {total:,}')
     # These don't touch the training, but the curve of evaluations has a break there.
     for name in ('val_tokens', 'hellaswag_data', 'hellaswag_limit'):
-        was, now = getattr(old, name), getattr(job.config, name)
+        was, now = getattr(old, name), getattr(config, name)
         if was != now:
-            lines.append(f'{name} is now {now!r}, it was {was!r}: evaluations before and after do not '
-                         'compare')
-    return lines
+            say(f'{name} is now {now!r}, it was {was!r}: evaluations before and after do not compare')
 
 
 def check_same_data(job: Job, saved: dict, run_dir: str):
@@ -252,27 +233,26 @@ def load_initial_model(job: Job) -> tuple[GPT, dict]:
     config = job.config
     model, info = checkpoint.load_model(config.init_from)
     theirs = model.config
-    wrong = []
-    if model.depth != config.init_depth:
-        wrong.append(f'depth is {model.depth}, the config says {config.init_depth}')
     names = ['arch']
     if theirs.arch == config.arch:
-        names += ['n_head', 'n_embd', 'vocab_size', 'block_size']
+        names += ['n_head', 'n_embd', 'vocab_size']
         # Rotary positions have no weights: a shorter context is one to train at.
+        if theirs.arch == 'gpt2' or config.block_size > theirs.block_size:
+            names.append('block_size')
         if theirs.arch == 'llama':
             names += ['n_kv_head', 'head_dim', 'n_ff', 'rope_theta', 'norm_eps', 'tie_embeddings']
-            names.remove('block_size' if config.block_size <= theirs.block_size else '')
-    for name in names:
-        if getattr(theirs, name) != getattr(config, name):
-            wrong.append(f'{name} is {text_of(getattr(theirs, name))}, the config says '
-                         f'{text_of(getattr(config, name))}')
+    pairs = {'depth': (model.depth, config.init_depth)}
+    pairs |= {name: (getattr(theirs, name), getattr(config, name)) for name in names}
+    # Of one vocabulary size or not: tokens of another tokenizer are other words than it has learned.
+    pairs['tokenizer'] = (info['tokenizer'], job.tokenizer)
+    wrong = []
+    for name, (its, ours) in pairs.items():
+        if its != ours:
+            who = f'the data in {config.data_dir}' if name == 'tokenizer' else 'the config'
+            wrong.append(f'{name} is {text_of(its)}, {who} says {text_of(ours)}')
     # All differences in one message, so that one correction is enough.
     if wrong:
         raise UserError(f"init_from {config.init_from}: its {'; its '.join(wrong)}")
-    # Of one vocabulary size or not: tokens of another tokenizer are other words than it has learned.
-    if info['tokenizer'] != job.tokenizer:
-        raise UserError(f"init_from {config.init_from}: its tokenizer is {info['tokenizer']!r}, and the data "
-                        f'in {config.data_dir} are in tokens of {job.tokenizer!r}')
     own = {name: getattr(config, name) for name in ('block_size', 'n_layer', 'dropout')}
     model.config = dataclasses.replace(theirs, **own)
     return model.train(), sunk_cost(info)

@@ -242,7 +242,7 @@ MISTAKES = [
     ('train', f'{GOOD} --n_stages=1 --init_from=run --n_head=4', r'its n_head is 2, the config says 4'),
     ('train', f'{GOOD} --n_stages=1 --init_from=run_empty --init_depth=2', r'run_empty: holds no checkpoint'),
     ('train', f'{GOOD} --n_stages=1 --init_from=klingon.pt --init_depth=4',
-     r"klingon.pt: its tokenizer is 'klingon', and the data in data are in tokens of 'bytes'"),
+     r'klingon.pt: its tokenizer is klingon, the data in data says bytes'),
     # the environment
     ('train', GOOD, r'the environment says RANK=, WORLD_SIZE=two', {'WORLD_SIZE': 'two'}),
     ('train', GOOD, r'RANK=, WORLD_SIZE=2.* no RANK: start several ranks with torchrun', {'WORLD_SIZE': '2'}),
