@@ -334,7 +334,11 @@ def may_run_held_out(study: Study, grid: list[Run]) -> bool:
     # The page is a function of what is finished: if it stays as it was, the prediction was there.
     before = pages(study)
     write_report(study)
-    if pages(study)[-1] in before:
+    page = pages(study)[-1]
+    if '## Prediction' not in page:
+        print(f'{", ".join(study.held_out)} is held out: what it is predicted from comes first')
+        return False
+    if page in before:
         return True
     print(f'the prediction for {", ".join(study.held_out)} is written: keep it (commit it), then the same '
           'command tests it')

@@ -36,7 +36,8 @@ def write_report(study: Study, figure_path: str = '', latex_path: str = ''):
         raise UserError(f'{study.out}: no run of the grid is finished yet, so there is nothing to report')
     judged = judge(study, finished)
     # What is held out is predicted once all the others are over, so that no prediction is half of one.
-    may_predict = all(outcomes[run] or run.scale in study.held_out for run in grid)
+    all_over = all(outcomes[run] or run.scale in study.held_out for run in grid)
+    may_predict = all_over and not untuned(study, tunings, grid)
     trends = trends_of(study, judged) if may_predict else []
     # A report in results/ must not rest on runs that only this machine has.
     is_here = any(outcomes[run].is_here for run in finished)
@@ -59,6 +60,22 @@ def write_report(study: Study, figure_path: str = '', latex_path: str = ''):
     if figure_path:
         figure.draw(figure_path, judged, trends)
     print(f'the report is {os.path.join(target, "report.md")}, with report.csv and {len(drawn)} figures')
+
+
+def untuned(study: Study, tunings: dict, grid: list[Run]) -> list[tuple]:
+    """The places, but for what is held out, that have no runs yet since their tuning isn't finished."""
+    known = {run.place for run in grid}
+    found = []
+    for arm, (scale, budget) in itertools.product(study.arms, study.cells):
+        place = (arm, scale, budget)
+        if place in known or scale in study.held_out or not study.seeds_at(arm, budget, scale):
+            continue
+        cell = study.tuned_like(arm, scale, budget)
+        tuned_runs = tunings[(arm, *cell)].runs if cell else []
+        # Where all values diverge the tuning is over, and there will be no runs.
+        if not tuned_runs or any(outcome_of(study, run) is None for run in tuned_runs):
+            found.append(place)
+    return found
 
 
 def trends_of(study: Study, judged: Report) -> list[report.Trend]:
@@ -97,13 +114,13 @@ def basis_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fi
     """What the page rests on: the runs, the arms, their tuning, settings, commands."""
     tables = report.run_tables(judged) + [arms_table(study), tuning_table(study, tunings)]
     tables += report.detail_tables(judged)
-    return ['## What it rests on', count_text(study, grid, finished), sharing_text(judged),
+    return ['## What it rests on', count_text(study, tunings, grid, finished), sharing_text(judged),
             *(table.markdown() for table in tables if table),
             '## Commands', f'All of it is `python study.py {study.path}`. The first run of each arm:',
             first_commands(study, grid)]
 
 
-def count_text(study: Study, grid: list[Run], finished: list[Run]) -> str:
+def count_text(study: Study, tunings: dict, grid: list[Run], finished: list[Run]) -> str:
     """How much of the grid is there, what is missing, and why some of it failed."""
     n_asked = 0
     for arm, (scale, budget) in itertools.product(study.arms, study.cells):
@@ -117,10 +134,12 @@ def count_text(study: Study, grid: list[Run], finished: list[Run]) -> str:
         if run not in finished:
             missing.setdefault(place_text(*run.place), []).append(str(run.seed))
     sentences += [f'Missing: {place}, seed {", ".join(seeds)}.' for place, seeds in missing.items()]
-    known = {run.arm for run in grid}  # an arm whose tuning isn't finished has no runs there
-    untuned = [arm for arm in study.arms if arm not in known]
-    if untuned:
-        sentences.append(f'Not tuned yet: {"; ".join(untuned)}.')
+    by_cell = {}
+    for arm, scale, budget in untuned(study, tunings, grid):
+        by_cell.setdefault(f'{scale} at {budget:,}'.strip(), []).append(arm)
+    for cell, arms in by_cell.items():
+        names = 'all' if len(arms) == len(study.arms) else '; '.join(arms)
+        sentences.append(f'Not tuned yet, {cell}: {names}.')
     sentences += [f'{folder} failed: {why}.' for folder, why in study.failed.items()]
     return escaped(' '.join(sentences))
 

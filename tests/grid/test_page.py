@@ -105,3 +105,23 @@ def test_a_ladder_writes_its_prediction_before_what_is_held_out_runs(tmp_path):
     for a, b in zip(held_out, after):
         assert float(a['predicted']) == pytest.approx(float(b['predicted']), rel=1e-9) and b['flops:cost']
     assert all(plan.outcome_of(study, run) for run in runs)
+
+
+def test_what_is_not_tuned_yet_is_said_and_keeps_the_prediction_back_unless_it_diverged(tmp_path):
+    names = {**TWO_ARMS, 'per_parameter': (5, 20), 'held_out': ('w96',),
+             'scales': {'w32': '--n_embd=32 --n_head=2', 'w96': '--n_embd=96 --n_head=6'},
+             'tune': {'learning_rate': (0.01, 0.02)}, 'tune_at': {'w32': (20,)}}
+    del names['budgets']
+    study = make_study(tmp_path, **names)
+    tuning = left(study)
+    assert all(run.is_tuning for run in tuning)
+    finish(study, loss_of, [run for run in tuning if run.arm == 'full'])
+    finish(study, loss_of, [run for run in left(study) if run.scale == 'w32' and not run.is_tuning])
+    page.write_report(study)
+    text, _ = written(study)
+    assert 'Not tuned yet, w32 at 5: Li. Not tuned yet, w32 at 20: Li.' in text
+    assert '## Prediction' not in text
+    finish(study, lambda run: None, [run for run in tuning if run.arm == 'Li'])
+    page.write_report(study)
+    text, _ = written(study)
+    assert 'Not tuned yet' not in text and '## Prediction' in text

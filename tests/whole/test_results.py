@@ -51,20 +51,24 @@ def test_a_report_comes_out_of_the_records_again(study):
 
 def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_for_growth(study):
     _, runs = plan.plan_runs(study)
-    full_step = schedule.step_cost(next(run for run in runs if run.arm == study.baseline[0]).config, 'flops')
-    baselines = {}
+    full_steps, baselines = {}, {}
     for run in runs:
+        if run.arm == study.baseline[0]:
+            full_steps[run.scale] = schedule.step_cost(run.config, 'flops')
         if run.arm in study.baseline:
-            baselines[run.config.optimizer, run.budget, run.seed] = run
+            baselines[run.config.optimizer, run.scale, run.budget, run.seed] = run
     finished = [run for run in runs if plan.outcome_of(study, run)]
     assert finished
     for run in finished:
         record = read_records(study.records_path)[run.folder]
         last = record['metrics'][-1]
         folder = run.folder
-        assert abs(last['flops'] - run.budget * full_step) <= full_step / 2, folder
+        full_step, steps = full_steps[run.scale], run.budget
+        if study.is_ladder:
+            steps = round(run.budget * run.parameters / run.config.total_batch_size)
+        assert abs(last['flops'] - steps * full_step) <= full_step / 2, folder
         trained = config_from_dict(record['config'], folder)
-        baseline = baselines[trained.optimizer, run.budget, run.seed].config
+        baseline = baselines[trained.optimizer, run.scale, run.budget, run.seed].config
         assert differing(trained, baseline) <= GROWTH | TUNED, (folder, differing(trained, baseline))
 
 
