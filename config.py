@@ -85,9 +85,8 @@ class TrainConfig:
     vocab_size: int = setting('model', 50304, "rows of the token embedding; not set, or 0: from the data's "
                               'meta.json, rounded up to 64')
     dropout: float = setting('model', 0.0, 'dropout probability', below=1)
-    init_from: str = setting('model', 'scratch', "'scratch', or what to grow from: a checkpoint or run "
-                             "directory of ours, 'gpt2'..., or a Hugging Face folder (GPT-2, Llama, Qwen2, "
-                             'Qwen3)', path=True)
+    init_from: str = setting('model', 'scratch', "'scratch', or what to grow from: a checkpoint or run, "
+                             "'gpt2'..., a Hugging Face folder (GPT-2, Llama, Qwen2, Qwen3)", path=True)
     init_depth: int = setting('model', 0, 'layers that init_from has; 0: as many as its files say')
     n_stages: int = setting('growth', 1, 'stages; 1 trains the full depth from the start', at_least=1)
     stage_depths: tuple[int, ...] = setting('growth', (), 'depth of each stage; default '
@@ -96,15 +95,14 @@ class TrainConfig:
     stage_steps: tuple[int, ...] = setting('growth', (), 'steps of each stage, instead of growth_steps',
                                            at_least=1)
     stage_fractions: tuple[float, ...] = setting(
-        'growth', (), "each stage's share of the whole run (growth_steps + continual_steps); what they leave "
-        'is continual', at_most=1)
+        'growth', (), "each stage's share of growth_steps + continual_steps; what they leave is continual",
+        at_most=1)
     phase1_fraction: float | tuple[float, ...] = setting(
-        'growth', 0.5, 'share of a stage, from the second growth on, that trains only the new layers; one '
-        'value, or one for each stage', at_most=1)
+        'growth', 0.5, 'share of a stage that grows in which only new layers train; one value, or one for '
+        'each', at_most=1)
     phase1_embeddings: str = setting(
-        'growth', 'input_frozen', "what trains beside the new layers in phase 1; 'train': both embeddings, "
-        "head and final norm, 'input_frozen': head and final norm, 'frozen': the final norm",
-        choices=('train', 'input_frozen', 'frozen'))
+        'growth', 'input_frozen', "what else trains then: 'train': both embeddings, head, final norm, "
+        "'input_frozen': head, final norm, 'frozen': final norm", choices=('train', 'input_frozen', 'frozen'))
     continual_steps: int | str = setting(
         'growth', 10_000, "steps of all layers after the last stage, or 'equal_compute': as many as bring "
         'the total to the compute of baseline_steps at full depth', choices=('equal_compute',))
@@ -119,12 +117,10 @@ class TrainConfig:
         choices=OPERATORS)
     grow_map: tuple[tuple[int, ...], ...] = setting(
         'growth', (), 'the layers after each growth from the bottom, by number of the old layer, -1 for a '
-        "fresh one ('random' or 'zero', as grow_init says): ((0, 1, 2, 0, 1, 2),) is stack; () leaves a "
-        'growth to grow_init', at_least=-1)
+        'fresh one: ((0, 1, 2, 0, 1, 2),) is stack; () leaves a growth to grow_init', at_least=-1)
     grow_optimizer: str = setting(
-        'growth', 'keep', "optimizer moments at growth; 'keep': old layers keep theirs, new ones start "
-        "fresh, 'copy': a copied layer copies its source's too, 'reset': all start fresh",
-        choices=('keep', 'copy', 'reset'))
+        'growth', 'keep', "optimizer state at growth; 'keep': old layers keep theirs, 'copy': copies copy it "
+        "too, 'reset': all start fresh", choices=('keep', 'copy', 'reset'))
     total_batch_size: int = setting('batch', 524_288, 'tokens per step, over all ranks', at_least=1)
     batch_size: int = setting('batch', 32, 'sequences per micro-step and rank', free=True, at_least=1)
     optimizer: str = setting('optimizer', 'adamw', "'adamw', or 'muon' for the matrices of the blocks with "
@@ -155,13 +151,11 @@ class TrainConfig:
     val_tokens: int = setting('evaluation', 4_194_304, 'tokens of the validation set, always its first ones',
                               at_least=1)
     val_dirs: tuple[str, ...] = setting(
-        'evaluation', (), 'further validation sets, as name:folder,name:folder; each evaluation measures '
-        'val_loss_NAME on their val shards too, on at most val_tokens tokens')
+        'evaluation', (), 'further validation sets, as name:folder,name:folder, for val_loss_NAME')
     hellaswag_interval: int = setting('evaluation', 250, 'steps between HellaSwag scorings; 0: never')
     hellaswag_data: str = setting(
-        'evaluation', 'auto', 'JSONL file or URL of HellaSwag-shaped examples; empty: the official '
-        "validation set from the Hub; 'auto': hellaswag.jsonl in data_dir if there is one, else the official "
-        "set for FineWeb in GPT-2's tokens, and no scoring for other data", path=True)
+        'evaluation', 'auto', "JSONL file or URL; empty: the official set; 'auto': hellaswag.jsonl in "
+        "data_dir, else the official set for FineWeb in GPT-2's tokens, none for other data", path=True)
     hellaswag_limit: int = setting('evaluation', 0, 'score only the first N examples; 0: all')
     log_interval: int = setting('logs', 10, 'steps between lines of training loss', at_least=1)
     checkpoint_interval: int = setting('logs', 250, 'steps between checkpoints; 0: only at the end of a '
@@ -225,13 +219,11 @@ def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
         sys.exit(0)
     given = read_command_line(argv)
     out_dir, resume = run_directory(given)
-    saved, configs = {}, given.configs
     # 'auto' without a checkpoint is a start, for which a config.json that a killed start left says nothing.
-    if resume == 'yes' or (resume and numbered(out_dir, 'ckpt_', '.pt')):
-        saved = saved_settings(out_dir)
-        configs = without_growth(given, saved, out_dir) if saved else configs
-    values = {'vocab_size': 0, 'run_name': ''} | saved | configs | given.flags
-    values |= {'out_dir': out_dir, 'resume': resume}
+    is_resumed = resume == 'yes' or (resume and numbered(out_dir, 'ckpt_', '.pt'))
+    values = {'vocab_size': 0, 'run_name': ''}
+    values |= resumed_settings(given, out_dir) if is_resumed else given.configs
+    values |= given.flags | {'out_dir': out_dir, 'resume': resume}
     # From here on every setting has the value that goes into config.json, so that it alone says what was run.
     values['run_name'] = values['run_name'] or os.path.basename(os.path.abspath(out_dir))
     values['match'] = match_at_this_scale(values.get('match', ''), given)
@@ -614,31 +606,27 @@ def default_out_dir(given: Given) -> str:
     return os.path.join('out', stem)
 
 
-def saved_settings(out_dir: str) -> dict:
-    """The settings of a run that is resumed, from its config.json; {} if only its checkpoints were copied."""
-    if not os.path.exists(os.path.join(out_dir, 'config.json')):
-        return {}
+def resumed_settings(given: Given, out_dir: str) -> dict:
+    """The settings of a run that is resumed: its config.json's, and what the configs say beside 'What grows
+    when'; a note says where the saved ones rule otherwise."""
+    if not os.path.exists(os.path.join(out_dir, 'config.json')):  # only its checkpoints were copied
+        return given.configs
     config = load_run_config(out_dir)
-    saved = {name: getattr(config, name) for name in FIELDS}
+    values = dict(vars(config))
     if os.path.basename(os.path.abspath(config.out_dir)) == config.run_name:
-        saved['run_name'] = ''  # the default, which follows a folder that was renamed
+        values['run_name'] = ''  # the default, which follows a folder that was renamed
     if config.hellaswag_data == os.path.join(config.data_dir, 'hellaswag.jsonl'):
-        saved['hellaswag_data'] = 'auto'  # it follows data that moved
-    return saved
-
-
-def without_growth(given: Given, saved: dict, out_dir: str) -> dict:
-    """The configs' settings but for 'What grows when'; a note says where the saved ones rule otherwise."""
-    configs, kept = {}, []
+        values['hellaswag_data'] = 'auto'  # it follows data that moved
+    kept = []
     for name, value in given.configs.items():
         if FIELDS[name].metadata['group'] != 'growth':
-            configs[name] = value
-        elif name not in given.flags and value != saved[name]:
-            kept.append(f'{name} {text_of(saved[name])} (not {text_of(value)} as in {given.origins[name]})')
+            values[name] = value
+        elif name not in given.flags and value != values[name]:
+            kept.append(f'{name} {text_of(values[name])} (not {text_of(value)} as in {given.origins[name]})')
     if kept and not given.configs.get('match'):  # which stands for the saved ones
         given.notes.append(f'{out_dir} is resumed with {", ".join(kept)}, as it was started; a flag would '
                            'change it')
-    return configs
+    return values
 
 
 def match_at_this_scale(match: str, given: Given) -> str:

@@ -128,6 +128,7 @@ def work(tiny, tmp_path_factory):
         shutil.copytree(next(f for f in tiny if f.startswith('--data_dir=')).split('=', 1)[1], 'data')
         Path('base.py').write_text(text)
         assert script(patch, 'train', 'base.py --out_dir=run') == 0
+        assert script(patch, 'export_hf', 'run hf') == 0
 
         make_configs()
         make_data()
@@ -240,6 +241,9 @@ MISTAKES = [
     ('train', f'{GOOD} --n_stages=1 --init_from=run --init_depth=3',
      r'init_from run: its depth is 4, the config says 3'),
     ('train', f'{GOOD} --n_stages=1 --init_from=run --n_head=4', r'its n_head is 2, the config says 4'),
+    ('train', f'{GOOD} --n_stages=1 --arch=llama --init_from=hf',
+     r'init_from hf: its arch is gpt2, the config says llama'),
+    ('train', f'{GOOD} --arch=llama --n_kv_head=3', r'n_head 2 is not divisible by n_kv_head 3'),
     ('train', f'{GOOD} --n_stages=1 --init_from=run_empty --init_depth=2', r'run_empty: holds no checkpoint'),
     ('train', f'{GOOD} --n_stages=1 --init_from=klingon.pt --init_depth=4',
      r'klingon.pt: its tokenizer is klingon, the data in data says bytes'),
