@@ -492,7 +492,12 @@ def check_shape(c: TrainConfig) -> list[str]:
     # Each head takes an equal part of the width; micro-batches and ranks an equal part of the step.
     if c.n_embd % c.n_head and not c.head_dim:
         problems.append(f'n_embd {c.n_embd} is not divisible by n_head {c.n_head}')
-    problems += check_llama(c) if c.arch == 'llama' else check_gpt2(c)
+    names = ('n_kv_head', 'head_dim', 'n_ff', 'rope_theta', 'norm_eps', 'tie_embeddings')
+    for name in names if c.arch == 'gpt2' else ():
+        if getattr(c, name) != FIELDS[name].default:
+            problems.append(f'{name} is a setting of arch llama, and arch is gpt2')
+    if c.arch == 'llama':
+        problems += check_llama(c)
     micro_batch = c.batch_size * c.block_size
     if c.total_batch_size % micro_batch:
         problems.append(f'total_batch_size {c.total_batch_size} is not a multiple of batch_size x block_size '
@@ -506,13 +511,6 @@ def check_shape(c: TrainConfig) -> list[str]:
         problems.append('val_dirs must be name:folder,name:folder, each name once, not '
                         f'{text_of(c.val_dirs)}')
     return problems
-
-
-def check_gpt2(c: TrainConfig) -> list[str]:
-    """What only a Llama has."""
-    names = ('n_kv_head', 'head_dim', 'n_ff', 'rope_theta', 'norm_eps', 'tie_embeddings')
-    changed = [name for name in names if getattr(c, name) != FIELDS[name].default]
-    return [f'{name} is a setting of arch llama, and arch is gpt2' for name in changed]
 
 
 def check_llama(c: TrainConfig) -> list[str]:

@@ -633,9 +633,9 @@ def print_phases(made: Plan, speed: float):
     config = made.config
     baseline = config.baseline_steps * step_cost(config, 'flops')
     lines = []
-    for phases in [*([phase] for phase in made.phases), made.phases]:
+    for phases in [(phase,) for phase in made.phases] + [made.phases]:
         first, last = phases[0], phases[-1]
-        flops = Plan(config, tuple(phases)).flops()
+        flops = Plan(config, phases).flops()
         line = [first.stage, first.phase, first.steps, first.stop, first.depth, first.n_frozen,
                 f'{trained_parameters(config, first):,}']
         if phases is made.phases:

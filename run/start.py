@@ -96,9 +96,10 @@ def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
     if config.resume == 'yes':
         raise UserError(f'{out_dir} holds no checkpoint to resume from; --resume=auto would start anew')
     # As little of a run as a checkpoint that was copied there.
-    files = [os.path.join(out_dir, name) for name in ('config.json', 'metrics.jsonl')]
-    files += [path for kind in ('ckpt_', 'stage_') for _, path in numbered(out_dir, kind, '.pt')]
-    if not config.resume and any(map(os.path.exists, files)):
+    found = numbered(out_dir, 'ckpt_', '.pt') or numbered(out_dir, 'stage_', '.pt')
+    for name in ('config.json', 'metrics.jsonl'):
+        found = found or os.path.exists(os.path.join(out_dir, name))
+    if found and not config.resume:
         raise UserError(f'{out_dir} already holds a run: go on with --resume, or choose another --out_dir')
     # Only without a checkpoint of its own: a branch that is resumed is past the step where it began.
     return find_prefix(config) if config.branch_from else (None, '')

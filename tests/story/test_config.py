@@ -149,8 +149,8 @@ def test_vocab_size_is_the_datas_rounded_up_unless_a_config_says_it(tmp_path):
 
 
 def test_a_llama_has_gpt2s_heads_and_an_mlp_of_8_thirds_unless_it_is_said():
-    c = load('--arch=llama', '--n_embd=576', '--n_head=9')
-    assert (c.n_kv_head, c.head_dim, c.n_ff) == (9, 64, 1536)
+    c = load('--arch=llama', '--n_embd=640', '--n_head=10')
+    assert (c.n_kv_head, c.head_dim, c.n_ff) == (10, 64, 1728)  # 1706.7 up to a multiple of 64
     c = load('--arch=llama', '--n_kv_head=4', '--head_dim=32', '--n_ff=100')
     assert (c.n_kv_head, c.head_dim, c.n_ff) == (4, 32, 100)
 
@@ -465,7 +465,10 @@ def test_a_run_directory_that_can_not_be_resumed_is_named(started, argv, piece):
 
 def questions_of(folder, tokenizer, has_questions, *flags):
     folder.mkdir(exist_ok=True)
-    (folder / 'meta.json').write_text(json.dumps({'tokenizer': tokenizer, 'vocab_size': 257, 'eot': 256}))
+    meta = {'tokenizer': tokenizer, 'vocab_size': 257, 'eot': 256}
+    if folder.name == 'own':
+        meta['options'] = {'source': ['texts.jsonl']}
+    (folder / 'meta.json').write_text(json.dumps(meta))
     if has_questions:
         (folder / 'hellaswag.jsonl').write_text('')
     said = []
@@ -481,6 +484,7 @@ def test_questions_belong_to_the_data(tmp_path):
     assert (data, interval) == ('', 0)
     assert 'has no hellaswag.jsonl and is not FineWeb in GPT-2 tokens' in said[0]
     assert questions_of(tmp_path / 'c', 'bytes', False, '--hellaswag_interval=0')[2] == []
+    assert questions_of(tmp_path / 'own', 'gpt2', False)[:2] == ('', 0)  # one's own text in GPT-2's tokens
     # the official ones, as one says
     assert questions_of(tmp_path / 'a', 'bytes', True, '--hellaswag_data=')[0] == ''
     assert questions_of(tmp_path / 'a', 'bytes', True, f'--hellaswag_data={own}x')[:2] == (own + 'x', 250)
