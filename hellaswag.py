@@ -25,7 +25,7 @@ scored, which is " " + ending:
     margin      the best wrong ending's loss less the true one's, mean over the examples; higher is better
 
 Speed: an example is one row, not four padded ones: the context once and its endings as branches after it
-(see pack), which is half the tokens. dev/bench_hellaswag.py measures the gain.
+(see pack), which is half the tokens.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 
-from core.common import Parser, UserError, run_main
+from core.common import Parser, UserError, run_main, say
 
 STYLES = ('nanogpt', 'lm_eval')
 
@@ -156,23 +156,19 @@ def fingerprint(examples: list[dict]) -> str:
 
 
 def warn_of_other_text(source: str, data_dir: str):
-    """Say so, on the first rank, where a file's questions were made from another data set than data_dir's.
-
-    A file beside a meta.json was made with those shards (prepare_demo.py does so): its questions are about
-    that text, and tell little about a model that is trained on other text.
-    """
+    """Say so, on the first rank, where a file's questions lie beside the meta.json of another data set than
+    data_dir's, as prepare_demo.py's do: they are about that text."""
     folder = os.path.dirname(os.path.expanduser(source)) or '.'
-    has_meta = os.path.exists(os.path.join(folder, 'meta.json'))
-    if not source or not has_meta or os.environ.get('RANK', '0') != '0':
+    if not source or not os.path.exists(os.path.join(folder, 'meta.json')):
         return
     try:
         theirs = data.read_meta(folder)
     except UserError:
         return  # somebody else's meta.json, which says nothing about shards
     if theirs != data.read_meta(data_dir):
-        print(f'warning: hellaswag_data {source} asks about the text in {folder}, not about data_dir '
-              f'{data_dir}: name other questions with --hellaswag_data=FILE, or score nothing with '
-              '--hellaswag_interval=0', file=sys.stderr)
+        say(f'warning: hellaswag_data {source} asks about the text in {folder}, not about data_dir '
+            f'{data_dir}: name other questions with --hellaswag_data=FILE, or score nothing with '
+            '--hellaswag_interval=0', file=sys.stderr)
 
 
 # text to tokens
@@ -211,53 +207,45 @@ def tokenize(context: str, ending: str, style: str, enc) -> tuple[list[int], lis
 
 @dataclass
 class Encoded:
-    """One example. What belongs to an ending is an array of 4, or of 8 where both styles are encoded."""
+    """One example in one style. What belongs to an ending is an array of 4."""
 
     ind: int  # the example's own number, or its place in the file
     label: int
-    styles: tuple[str, ...]
+    style: str
     norms: np.ndarray  # acc_norm divides by these: tokens or characters
     n_bytes: np.ndarray  # bits and margin divide by these: bytes of the scored tokens
-    cut: np.ndarray  # whether the context lost tokens on its left
+    is_cut: bool  # whether a context lost tokens on its left
     rows: list  # of Row
 
 
 def encode(
     examples: list[dict], tokenizer: str, style: str, block_size: int, beside: str = ''
 ) -> list[Encoded]:
-    """Examples as rows of tokens, in 'nanogpt' or 'lm_eval' style, or 'both' (they share what text they can).
+    """Examples as rows of tokens, in 'nanogpt' or 'lm_eval' style.
 
     tokenizer and `beside` are get_tokenizer's. Context and ending longer than block_size + 1 tokens lose
     their beginning, as in the harness. Raises UserError if that would cut into an ending.
     """
     enc = data.get_tokenizer(tokenizer, beside)
-    styles = STYLES if style == 'both' else (style,)
+    longest = block_size + 1  # the last token is predicted, not read
     encoded = []
     for number, example in enumerate(examples):
-        branches, norms, n_bytes, cut = [], [], [], []
-        for each in styles:
-            context, endings = texts(example, each)
-            for ending in endings:
-                before, scored = tokenize(context, ending, each, enc)
-                if len(scored) > block_size:
-                    raise UserError(
-                        f'HellaSwag example {number + 1}: an ending of {len(scored)} tokens does not fit '
-                        f"into the model's block_size of {block_size}")
-                sequence = before + scored
-                longest = block_size + 1  # the last token is predicted, not read
-                branches.append((sequence[-longest:], len(scored)))
-                norms.append(len(scored) if each == 'nanogpt' else len(ending))
-                n_bytes.append(len(enc.decode_bytes(scored)))
-                cut.append(len(sequence) > longest)
-        encoded.append(Encoded(
-            ind=example.get('ind', number),
-            label=example['label'],
-            styles=styles,
-            norms=np.array(norms),
-            n_bytes=np.array(n_bytes),
-            cut=np.array(cut),
-            rows=pack(branches),
-        ))
+        branches, norms, n_bytes = [], [], []
+        is_cut = False
+        context, endings = texts(example, style)
+        for ending in endings:
+            before, scored = tokenize(context, ending, style, enc)
+            if len(scored) > block_size:
+                raise UserError(f'HellaSwag example {number + 1}: an ending of {len(scored)} tokens does not '
+                                f"fit into the model's block_size of {block_size}")
+            sequence = before + scored
+            branches.append((sequence[-longest:], len(scored)))
+            norms.append(len(scored) if style == 'nanogpt' else len(ending))
+            n_bytes.append(len(enc.decode_bytes(scored)))
+            is_cut = is_cut or len(sequence) > longest
+        ind = example.get('ind', number)
+        encoded.append(Encoded(ind, example['label'], style, np.array(norms), np.array(n_bytes), is_cut,
+                               pack(branches)))
     return encoded
 
 
@@ -272,7 +260,7 @@ class Row:
     # of each prediction
     at: list = field(default_factory=list)  # the node that makes it
     targets: list = field(default_factory=list)  # the token that should come
-    columns: list = field(default_factory=list)  # the ending that it belongs to, 0 to 3 or to 7
+    columns: list = field(default_factory=list)  # the ending that it belongs to, 0 to 3
 
 
 def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
@@ -291,7 +279,7 @@ def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
     node 4 "back". The last token of an ending is predicted and never read: "up", "now" and "back" are no
     nodes. Nodes are numbered in depth-first order, so that those below node i follow it without a gap, up
     to ends[i] - 1. A node attends to itself and to those that it is below. Branches whose first tokens
-    differ, as those of two styles may, are rows of their own.
+    differ, as contexts that are cut may, are rows of their own.
     """
     rows = []
     path = []  # the nodes of the previous branch, from the root on
@@ -354,7 +342,7 @@ def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list
 def summed_losses(
     model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False
 ) -> np.ndarray:
-    """Summed loss in nats of every ending, float64 (examples, endings), the same on every rank.
+    """Summed loss in nats of every ending, float64 (examples, 4), the same on every rank.
 
     Each rank scores its share of the batches, then all exchange their sums: every rank must call this. The
     model runs uncompiled, in eval mode, under the caller's autocast, and is left in the mode it was in.
@@ -362,8 +350,7 @@ def summed_losses(
     """
     device = model.transformer.wte.weight.device
     batches = make_batches(model, encoded, tokens_per_batch)
-    n_endings = len(encoded[0].norms)
-    sums = np.zeros((len(encoded), n_endings))
+    sums = np.zeros((len(encoded), 4))
     was_training = model.training
     model.eval()
     batches = batches[rank::world_size]
@@ -417,17 +404,15 @@ def batch_losses(model, rows: list[Row], device) -> torch.Tensor:
 # scores
 
 
-def summary(encoded: list[Encoded], sums: np.ndarray, style_index=0) -> tuple[dict, list[dict]]:
+def summary(encoded: list[Encoded], sums: np.ndarray) -> tuple[dict, list[dict]]:
     """(the scores, one line per example as paired.write_per_example takes them) from the summed losses.
 
     The scores are the MEASURES, each with its _stderr, and n and n_cut: how many examples, and how many
-    were cut. style_index 1 is the second style of 'both'. The first of equals wins, as in the harness; an
-    ending that the clean-up left empty has an infinite normalized loss, null in its line.
+    were cut. The first of equals wins, as in the harness; an ending that the clean-up left empty has an
+    infinite normalized loss, null in its line.
     """
-    columns = slice(4 * style_index, 4 * style_index + 4)
-    sums = sums[:, columns]
-    norms = np.array([example.norms[columns] for example in encoded])
-    n_bytes = np.array([example.n_bytes[columns] for example in encoded])
+    norms = np.array([example.norms for example in encoded])
+    n_bytes = np.array([example.n_bytes for example in encoded])
     label = np.array([example.label for example in encoded])
     normed = np.full(sums.shape, np.inf)
     np.divide(sums, norms, out=normed, where=norms > 0)
@@ -448,16 +433,14 @@ def summary(encoded: list[Encoded], sums: np.ndarray, style_index=0) -> tuple[di
         scores[name] = float(values.mean())
         scores[f'{name}_stderr'] = float(deviation / math.sqrt(n))
     scores['n'] = n
-    scores['n_cut'] = 0
-    for example in encoded:
-        scores['n_cut'] += int(example.cut[columns].any())
+    scores['n_cut'] = sum(example.is_cut for example in encoded)
 
     lines = []
     for i, example in enumerate(encoded):
         # JSON has no infinity.
         losses_norm = [loss if math.isfinite(loss) else None for loss in normed[i].tolist()]
         lines.append({
-            'style': example.styles[style_index],
+            'style': example.style,
             'ind': example.ind,
             'label': example.label,
             'pred': int(pred[i]),
@@ -473,7 +456,7 @@ def summary(encoded: list[Encoded], sums: np.ndarray, style_index=0) -> tuple[di
 def evaluate(
     model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False, per_example=''
 ) -> dict:
-    """summary()'s scores of examples encoded in one style, the same on every rank.
+    """summary()'s scores, the same on every rank.
 
     model is the raw GPT. Every rank must call this. `per_example` names a file that rank 0 then writes, or
     writes anew, with a line per example. Raises UserError, on all ranks, if a loss isn't finite.
@@ -496,41 +479,44 @@ def main():
         init_distributed(device, rank, world_size)
 
     loaded = [checkpoint.load_model(path) for path in args.models]
-    models = [model for model, _ in loaded]
     examples = load_examples(args.data, args.limit)
-    encoded = []
+    styles = STYLES if args.style == 'both' else [args.style]
+    encoded = []  # of each model and style: all mistakes come to light, of the second model too
     for model, info in loaded:
         checkpoint.check_vocabulary(info['tokenizer'], model.config.vocab_size, info['path'])
-        block_size = model.config.block_size
-        encoded.append(encode(examples, info['tokenizer'], args.style, block_size, info['path']))
-    sums = []  # all mistakes have come to light, of the second model too
+        size = model.config.block_size
+        encoded.append([encode(examples, info['tokenizer'], style, size, info['path']) for style in styles])
+    results = []  # of each model and style: summary()'s
     with autocast(device, args.dtype):
-        for model, its_examples in zip(models, encoded):
+        for (model, _), by_style in zip(loaded, encoded):
             model.to(device)
-            sums.append(summed_losses(model, its_examples, rank, world_size, progress=True))
+            found = []
+            for questions in by_style:
+                sums = summed_losses(model, questions, rank, world_size, progress=True)
+                found.append(summary(questions, sums))
+            results.append(found)
             model.to('cpu')  # makes room for the second
     if world_size > 1:
         dist.destroy_process_group()
     if rank == 0:
-        report(args, models, encoded, sums)
+        report(args, styles, [model.config.block_size for model, _ in loaded], results)
 
 
-def report(args, models, encoded, sums):
+def report(args, styles, block_sizes, results):
     """Print the scores, style by style, and of two models the difference; write what the flags ask for."""
     all_lines = []
     for_json = {}
-    for index, style in enumerate(encoded[0][0].styles):
+    for index, style in enumerate(styles):
         scores = []
         lines = []
-        for path, model, its_examples, its_sums in zip(args.models, models, encoded, sums):
-            its_scores, its_lines = summary(its_examples, its_sums, index)
-            scores.append(its_scores)
-            lines.append(its_lines)
-            who = f'{path}: ' if len(models) > 1 else ''
-            print(f'{who}hellaswag {style}: {in_words(its_scores, model.config.block_size)}')
+        for path, block_size, found in zip(args.models, block_sizes, results):
+            scores.append(found[index][0])
+            lines.append(found[index][1])
+            who = f'{path}: ' if len(results) > 1 else ''
+            print(f'{who}hellaswag {style}: {in_words(scores[-1], block_size)}')
         all_lines += lines[0]
         for_json[style] = scores[0]
-        if len(models) > 1:
+        if len(results) > 1:
             difference = paired.compare_lines(*lines)
             print(f'the second less the first, {style}: {paired.in_words(difference)}')
             for_json[style] = {'scores': scores, 'difference': difference}

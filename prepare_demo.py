@@ -38,12 +38,16 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 import sysconfig
 import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+
+if __name__ == '__main__':  # Ctrl-C ends it at once, while it imports too: what is whole stays
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import numpy as np
 from tqdm import tqdm

@@ -25,11 +25,11 @@ train. Where the source is a few text files, pieces of them count as documents.
 
 Killed at any moment, the same command continues after the last finished shard (meta.json says where in the
 source that is) and ends in the same bytes. A folder made with other options is refused, and so is one that
-another process is in. dev/bench_prepare.py measures the speed.
+another process is in.
 """
 
-import contextlib
 import glob
+import gzip
 import io
 import itertools
 import json
@@ -38,7 +38,6 @@ import re
 import shutil
 import signal
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -52,19 +51,17 @@ FINEWEB = 'HuggingFaceFW/fineweb-edu'
 PRETOKENIZED = 'kjj0/finewebedu10B-gpt2'
 # what decides the bytes
 OPTIONS = ('sample', 'source', 'pretokenized', 'tokenizer', 'shard_tokens', 'max_tokens', 'val_tokens')
-FORMATS = {'.parquet': 'parquet', '.jsonl': 'lines', '.ndjson': 'lines', '.json': 'json', '.txt': 'text',
-           '.md': 'text'}
-COMPRESSIONS = {'.gz': 'gzip', '.zst': 'zstd'}
+SOURCES = re.compile(r'\.(?:(parquet)|(jsonl|ndjson|json|txt|md)(\.gz|\.zst)?)$', re.IGNORECASE)
+TEXTS = ('txt', 'md')
 PIECE = 100_000  # characters of a text file that are read, and held out, together, at least
 FEW_FILES = 32  # text files up to here are held out in pieces, more of them whole
 ROWS = 64  # of a parquet file that are read together
 BATCH = 200_000  # characters for each worker that are tokenized in one call: what bounds the memory
-PATIENCE = 10  # seconds that tiktoken may take over a batch before its longest word is named
 
 
 def main():
     args = parse_arguments()
-    # A kill anywhere loses nothing, so nothing is tidied up: tiktoken's threads may have minutes to go.
+    # A kill anywhere loses nothing, so nothing is tidied up: a thread may wait for the network.
     signal.signal(signal.SIGINT, stop)
     with locked(args.out):
         meta = read_folder(args) or new_meta(args)
@@ -75,7 +72,8 @@ def main():
                 fetch_shards(args, meta)
             else:
                 make_shards(args, meta)
-    print(f'{args.out}{done}: {summary(args, meta)}')
+    print(f'{args.out}{done}: {len(meta["shards"])} shards, {sum(meta["documents"].values()):,} documents, '
+          f'{sum(meta["tokens"].values()):,} tokens ({meta["tokens"]["val"]:,} of them for validation)')
 
 
 def stop(signum, frame):
@@ -137,15 +135,14 @@ def read_folder(args) -> dict | None:
     Raises UserError if the folder was made with other options or from other files, or holds shards of someone
     else's.
     """
-    names = os.listdir(args.out)
-    has_shards = any(name.endswith(('.bin', '.npy')) and name[0] != '.' for name in names)
-    if not has_shards and 'meta.json' not in names:
+    found = [name for name in os.listdir(args.out) if name.endswith(('meta.json', '.bin', '.npy'))]
+    if not found:
         return None
     meta = read_meta(args.out)
     if not {'options', 'sources', 'shards', 'complete', 'revision'} <= meta.keys():
         raise UserError(f"{args.out} holds data that this script didn't make: choose another --out")
-    if not has_shards:
-        return None  # a meta.json alone holds no work: other options may replace it
+    if found == ['meta.json']:
+        return None  # it holds no work: other options may replace it
     for name in OPTIONS:
         old = meta['options'].get(name, 0)  # older folders don't know --val_tokens
         new = getattr(args, name)
@@ -171,43 +168,33 @@ def read_folder(args) -> dict | None:
 
 
 def check_sources(args, meta: dict):
-    """Bring meta.json up to the sources as they are. Raises UserError if one that is in finished shards has
-    changed, or one has come to a complete folder."""
-    was = meta['sources']
-    if meta['complete']:
-        # those that are gone may be
-        others = [entry for entry in find_files(args, may_be_gone=True) if entry not in was]
-    else:
-        meta['sources'] = find_files(args)
-        file, document, token = next_position(meta)
-        n_used = file + (document + token > 0)  # the file in which the next shard begins among them
-        pairs = itertools.zip_longest(was[:n_used], meta['sources'][:n_used])
-        others = [old or new for old, new in pairs if old != new]
+    """Bring meta.json up to the sources as they are. Raises UserError if one that finished shards were made
+    from has changed, or one has come to a complete folder."""
+    file, document, token = next_position(meta)
+    n_used = None if meta['complete'] else file + (document + token > 0)
+    before = meta['sources'][:n_used]
+    meta['sources'] = find_files(args)
+    others = [entry for entry in before if entry not in meta['sources']]
+    others += [entry for entry in meta['sources'][:n_used] if entry not in before]
     if others:
         raise UserError(f'{others[0]["file"]} has changed since {args.out} was begun, or has come or gone: '
                         'choose another --out')
 
 
 def next_position(meta: dict) -> list:
-    """Where in the sources the next shard begins: [file, document, token of the document's].
-
-    Not the state_dict() of a stream: folders that were begun before are continued, and after an upgrade of
-    `datasets` too."""
+    """Where in the sources the next shard begins: [file, document, token of the document's]."""
     return meta['shards'][-1]['next'] if meta['shards'] else [0, 0, 0]
 
 
 def new_meta(args) -> dict:
     """The meta.json of a folder to begin. Raises UserError if the tokenizer or the source isn't there."""
     # the tokenizer first: without network it is what fails
-    if args.tokenizer in data.OWN_TOKENIZERS:
-        name = args.tokenizer
-        enc = data.get_tokenizer(name)
-    else:
-        content, name = data.read_tokenizer(args.tokenizer)
-        enc = data.Tokenizer(content)
+    is_own = args.tokenizer in data.OWN_TOKENIZERS
+    content, name = (b'', args.tokenizer) if is_own else data.read_tokenizer(args.tokenizer)
+    enc = data.get_tokenizer(name) if is_own else data.Tokenizer(content)
     files, revision = (find_files(args), '') if args.source else hub_files(args)
     print(f'{len(files)} files, {sum(entry["bytes"] for entry in files) / 1e9:.2f} GB', flush=True)
-    if args.tokenizer not in data.OWN_TOKENIZERS:
+    if not is_own:
         with atomic_write(os.path.join(args.out, 'tokenizer.json'), 'wb') as f:
             f.write(content)
         for file in data.TOKENIZER_FILES[1:]:  # which export_hf.py carries along
@@ -235,32 +222,10 @@ def save(args, meta: dict):
     write_meta(args.out, meta)
 
 
-def summary(args, meta: dict) -> str:
-    """The last line: shards, documents, tokens, and which shard is not full."""
-    last = meta['shards'][-1]
-    text = (f'{len(meta["shards"])} shards, {sum(meta["documents"].values()):,} documents, '
-            f'{sum(meta["tokens"].values()):,} tokens ({meta["tokens"]["val"]:,} of them for validation)')
-    if last['tokens'] < args.shard_tokens and not args.pretokenized:
-        text += (f'; the last shard, {last["file"]}, is partial: {last["tokens"]:,} of {args.shard_tokens:,} '
-                 'tokens')
-    return text
-
-
 # files to documents
 
 
-def file_format(path: str) -> tuple[str, str | None]:
-    """('parquet', 'lines', 'json' or 'text'; compression or None), by the name; ('', None) for any other."""
-    # DATA.TXT is from another system, and text all the same
-    stem, ending = os.path.splitext(path.lower())
-    compression = COMPRESSIONS.get(ending)
-    if compression:
-        ending = os.path.splitext(stem)[1]
-    kind = FORMATS.get(ending, '')
-    return ('', None) if compression and kind == 'parquet' else (kind, compression)
-
-
-def find_files(args, may_be_gone: bool = False) -> list[dict]:
+def find_files(args) -> list[dict]:
     """Name and size of each file of --source, pattern by pattern, each pattern's sorted, none twice, and none
     in --out. In a folder, what is hidden or of another kind is left out. Raises UserError for a pattern
     without files, and for a file that is no source."""
@@ -273,15 +238,15 @@ def find_files(args, may_be_gone: bool = False) -> list[dict]:
         if not found:  # a pattern that matches files and folders means the files
             for folder in matches:
                 below = glob.glob(os.path.join(glob.escape(folder), '**', '*'), recursive=True)
-                found += [path for path in below if os.path.isfile(path) and file_format(path)[0]]
+                found += [path for path in below if os.path.isfile(path) and SOURCES.search(path)]
         found = [path for path in found if not os.path.abspath(path).startswith(inside)]
-        if not found and not may_be_gone:
+        if not found:
             raise UserError(f'--source: no file matches {pattern}, or none in it is a source')
         paths += sorted(found)
     for path in paths:
-        if not file_format(path)[0]:
-            raise UserError(f'{path}: not a source: {", ".join(FORMATS)}, all but the first also with .gz or '
-                            '.zst')
+        if not SOURCES.search(path):
+            raise UserError(f'{path}: not a source: .parquet, or .jsonl, .ndjson, .json, .txt, .md, these '
+                            'also with .gz or .zst')
     return [{'file': path, 'bytes': os.path.getsize(path)} for path in dict.fromkeys(paths)]
 
 
@@ -297,17 +262,16 @@ class Document(NamedTuple):
 
 
 def read_documents(args, meta: dict, first: int, skip: int):
-    """Every Document from number `skip` of file `first` on, in order. Raises UserError, naming the document,
-    for what can't be read."""
+    """Every Document from number `skip` of file `first` on. Raises UserError, naming it, for an unreadable
+    one."""
     sizes = [entry['bytes'] for entry in meta['sources']]
     before = sum(sizes[:first])
-    folder = '' if args.source else f'hf://datasets/{FINEWEB}@{meta["revision"]}/'
     for file in range(first, len(sizes)):
-        path = folder + meta['sources'][file]['file']
-        is_text = file_format(path)[0] == 'text'
+        path = meta['sources'][file]['file']
+        is_text = SOURCES.search(path)[2] in TEXTS
         number = 0
         try:
-            for text, share in read_file(args, path, sizes[file], meta['piece']):
+            for text, share in read_file(args, meta, path, sizes[file]):
                 if type(text) is not str:
                     raise TypeError(f"its 'text' is {text!r:.60}, not a string")
                 # skipping is reading without tokenizing: there is no index, but it is quick
@@ -330,68 +294,76 @@ def cannot_read(what: str, error: Exception) -> UserError:
                      'them with --source')
 
 
-def read_file(args, path: str, size: int, piece: int):
-    """(text, share of the file that is read) of each document, or of each piece of a text file.
-
-    The share of a compressed file is 0 unless --val_tokens needs it, since it takes a pass of its own: gzip
-    knows its size modulo 2**32, and of its last member alone.
-    """
-    import fsspec
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # zstandard, which fsspec takes otherwise, ends a truncated file without an error
-    fsspec.compression.register_compression(
-        'zstd', lambda f, **_: io.BufferedReader(pa.CompressedInputStream(f, 'zstd')), 'zst', force=True)
-    kind, compression = file_format(path)
-    if size == 0:  # most libraries call it damaged; as text, it is an empty document
-        yield from [('', 1.0)] * (kind == 'text')
+def read_file(args, meta: dict, path: str, size: int):
+    """(text, share of the file that is read) of each document, or of each piece of a text file. The share of
+    a compressed file is 0 unless --val_tokens needs it."""
+    _, kind, compression = SOURCES.search(path.lower()).groups()
+    if not kind:
+        yield from read_parquet(args, meta, path)
         return
-    opened = fsspec.open(path, compression=compression)
     if compression:
-        with opened as f:
-            size = sum(map(len, iter(lambda: f.read(2**20), b''))) if args.val_tokens else 0
-    with opened as f:
-        if kind == 'parquet':
-            # With a buffer a column is read in pieces, however large the row groups are.
-            table = pq.ParquetFile(f, buffer_size=2**20)
-            size = table.metadata.num_rows
-            batches = table.iter_batches(ROWS, columns=['text'], use_threads=False)
-            found = ((text, 1) for batch in batches for text in batch['text'].to_pylist())
-        elif kind == 'text':
-            found = read_text(f, piece, places_to_cut(args.tokenizer))
+        size = 0
+        if args.val_tokens:  # a pass of its own: gzip knows its size modulo 2**32, and of its last member
+            with opened(path, compression) as f:
+                size = sum(map(len, iter(lambda: f.read(2**20), b'')))
+    with opened(path, compression) as f:
+        if kind in TEXTS:
+            found = read_text(f, meta['piece'], places_to_cut(args.tokenizer))
         else:
             found = read_json(f, kind)
         consumed = 0
-        for text, n in found:
-            consumed += n
+        for text, n_bytes in found:
+            consumed += n_bytes
             yield text, min(1.0, consumed / size) if size else 0.0
 
 
+def opened(path: str, compression: str | None):
+    """A file of decompressed bytes."""
+    if compression == '.gz':
+        return gzip.open(path)
+    if compression == '.zst':
+        import pyarrow
+
+        # not zstandard, which ends a truncated file without an error
+        return io.BufferedReader(pyarrow.CompressedInputStream(path, 'zstd'))
+    return open(path, 'rb')
+
+
+def read_parquet(args, meta: dict, path: str):
+    """(text, share of the file that is read) of each row of a file, which may be on the Hub."""
+    import pyarrow.parquet
+
+    opener = open
+    if not args.source:
+        from huggingface_hub import HfFileSystem
+
+        opener = HfFileSystem().open
+        path = f'datasets/{FINEWEB}@{meta["revision"]}/{path}'
+    with opener(path, 'rb') as f:
+        # With a buffer a column is read in pieces, however large the row groups are.
+        table = pyarrow.parquet.ParquetFile(f, buffer_size=2**20)
+        number = 0
+        for batch in table.iter_batches(ROWS, columns=['text'], use_threads=False):
+            for text in batch['text'].to_pylist():
+                number += 1
+                yield text, number / table.metadata.num_rows
+
+
 def read_json(f, kind: str):
-    """(text, bytes) of each line's object, or of each object of a .json file that is one array or object."""
+    """('text' or None, bytes) of each line's object, or of each object of a .json file that is one array or
+    object."""
     # Not Arrow's JSON reader, which makes dates of texts that look like dates.
-    lines = f
-    if kind == 'json':
-        first = f.readline()
-        lines = itertools.chain([first], f)
-        if not re.fullmatch(rb'(\xef\xbb\xbf)?\s*\{.*\}\s*', first):
-            whole = b''.join(lines)
-            records = json.loads(whole)
-            records = records if type(records) is list else [records]
-            yield from ((text_of(record), len(whole) / len(records)) for record in records)
-            return
-    n_bytes = 0
-    for line in lines:
-        n_bytes += len(line)
-        if line.strip():
-            yield text_of(json.loads(line)), n_bytes
-            n_bytes = 0
-
-
-def text_of(record):
-    """What a JSON object has under the key 'text'; None if it has none, or is no object."""
-    return record.get('text') if type(record) is dict else None
+    first = f.readline()
+    lines = itertools.chain([first], f)
+    if kind == 'json' and not re.fullmatch(rb'(\xef\xbb\xbf)?\s*\{.*\}\s*', first):
+        whole = b''.join(lines)
+        records = json.loads(whole)
+        records = records if type(records) is list else [records]
+        found = ((record, len(whole) / len(records)) for record in records)
+    else:
+        found = ((json.loads(line), len(line)) for line in lines if line.strip())
+    for record, n_bytes in found:
+        yield record.get('text') if type(record) is dict else None, n_bytes
 
 
 def places_to_cut(tokenizer: str) -> str:
@@ -461,8 +433,7 @@ def batches(documents, size: int):
             yield batch
             batch = []
             n = 0
-    if batch:
-        yield batch
+    yield batch
 
 
 def one_ahead(items):
@@ -474,35 +445,20 @@ def one_ahead(items):
             yield item
 
 
-def encode(enc, batch: list[Document], pool: ThreadPoolExecutor) -> list[list[int]]:
-    """Each document's tokens, without end-of-text. Raises UserError, naming the document, for what the
-    tokenizer can't do."""
-    texts = [document.text for document in batch]
-    timer = threading.Timer(PATIENCE, name_longest_word, [batch])
-    timer.daemon = True
-    timer.start()
-    try:
-        if isinstance(enc, data.Tokenizer):
-            return enc.encode_ordinary_batch(texts)  # with threads of its own
-        # Not tiktoken's encode_ordinary_batch: its new threads for each batch warm up caches of their own.
-        return list(pool.map(enc.encode_ordinary, texts))
-    except BaseException:  # its panics are no Exception; a million line breaks are one cause
-        for document in batch:
-            try:
-                enc.encode_ordinary(document.text)
-            except BaseException as error:
-                raise UserError(f'{document.name}: the tokenizer fails on it ({error})') from None
-        raise
-    finally:
-        timer.cancel()
+def encode(enc, batch: list[Document], pool: ThreadPoolExecutor):
+    """Each document's tokens, without end-of-text. Raises UserError, naming the document, for what tiktoken
+    can't do."""
+    if isinstance(enc, data.Tokenizer):
+        return enc.encode_ordinary_batch([document.text for document in batch])  # with threads of its own
 
+    def encode_one(document: Document) -> list[int]:
+        try:
+            return enc.encode_ordinary(document.text)
+        except BaseException as error:  # its panics are no Exception; a million line breaks are one cause
+            raise UserError(f'{document.name}: the tokenizer fails on it ({error})') from None
 
-def name_longest_word(batch: list[Document]):
-    """Say which document may take so long: tiktoken's time grows with the square of a word's length."""
-    words = [(max(map(len, document.text.split()), default=0), document.name) for document in batch]
-    length, name = max(words)
-    print(f'\n{name}: tiktoken takes long over a word of {length:,} characters (minutes from 1,000,000 on); '
-          'Ctrl-C stops', file=sys.stderr, flush=True)
+    # Not tiktoken's encode_ordinary_batch: its new threads for each batch warm up caches of their own.
+    return pool.map(encode_one, batch)
 
 
 class ShardWriter:
@@ -517,54 +473,46 @@ class ShardWriter:
         self.args = args
         self.meta = meta
         self.limit = args.max_tokens or float('inf')
-        self.dtype = data.token_dtype(meta['vocab_size'])
-        self.buffer = np.empty(args.shard_tokens, self.dtype)
+        self.buffer = np.empty(args.shard_tokens, data.token_dtype(meta['vocab_size']))
         self.fill = 0  # tokens in the buffer
-        self.held_out = [np.empty(0, self.dtype)]
+        self.held_out = [self.buffer[:0]]
         self.n_held_out = 0
         self.progress = 0.0  # share of the source that is taken
-        shards = meta['shards']
+        self.total = sum(shard['tokens'] for shard in meta['shards'])  # tokens that are taken
         # What is held out since the last training shard was finished will be read again, and held out again.
-        if args.val_tokens and shards:
-            path = os.path.join(args.out, shards[0]['file'])
-            self.n_held_out = shards[-1]['held_out']
-            self.progress = shards[-1]['progress']
-            offset = shard_layout(path)[0]
-            self.held_out.append(np.fromfile(path, self.dtype, self.n_held_out, offset=offset))
-            shards = shards[1:]
-        self.n_finished = sum(shard['tokens'] for shard in shards)
-
-    @property
-    def total(self) -> int:
-        """Tokens taken so far, those of finished shards included."""
-        return self.n_finished + self.fill + self.n_held_out
+        if args.val_tokens and meta['shards']:
+            first = meta['shards'][0]
+            last = meta['shards'][-1]
+            self.progress = last['progress']
+            self.n_held_out = last['held_out']
+            self.total += self.n_held_out - first['tokens']
+            path = os.path.join(args.out, first['file'])
+            offset = data.HEADER_BYTES
+            self.held_out = [np.fromfile(path, self.buffer.dtype, self.n_held_out, offset=offset)]
 
     def add(self, document: Document, tokens: list[int], at: int):
         """Take a document from its token number `at` on, up to --max_tokens in all."""
-        is_held_out = at == 0 and self.is_next_held_out()  # not if a part of it is in a training shard
+        tokens = np.array(tokens, self.buffer.dtype)
+        # Validation gets the next document as soon as it has less than the share of --val_tokens that is due.
+        # Its own length has no say, so that neither long nor short documents are preferred.
+        due = self.args.val_tokens * max(self.progress, self.total / self.limit)
         self.progress = document.progress
-        tokens = np.array(tokens, self.dtype)
-        if is_held_out:
+        if self.n_held_out < due and at == 0:  # not if a part of it is in a training shard
             tokens = tokens[: min(len(tokens), self.limit - self.total)]
             self.held_out.append(tokens)
             self.n_held_out += len(tokens)
+            self.total += len(tokens)
             return
         # a long document can fill several shards
         while at < len(tokens) and self.total < self.limit:
             n = min(len(self.buffer) - self.fill, self.limit - self.total, len(tokens) - at)
             self.buffer[self.fill : self.fill + n] = tokens[at : at + n]
             self.fill += n
+            self.total += n
             at += n
             if self.fill == len(self.buffer):
                 ends = at == len(tokens)
                 self.finish([document.file, document.number + ends, 0 if ends else at])
-
-    def is_next_held_out(self) -> bool:
-        """Whether the next document goes to validation: as soon as less is held out than the share of
-        --val_tokens that is due by then. Its own length has no say, so that neither long nor short documents
-        are preferred."""
-        due = self.args.val_tokens * max(self.progress, self.total / self.limit)
-        return self.n_held_out < due
 
     def finish(self, position: list):
         """Write the buffer as the next shard; `position` is where in the sources the one after it begins."""
@@ -576,7 +524,6 @@ class ShardWriter:
             entry['held_out'] = self.n_held_out
             entry['progress'] = self.progress
         self.meta['shards'].append(entry)
-        self.n_finished += self.fill
         self.fill = 0
         save(self.args, self.meta)
 
@@ -598,18 +545,9 @@ class ShardWriter:
     def close(self):
         """Write what is left, and say in meta.json that all is there. Raises UserError if there's nothing to
         train on, or nothing for validation."""
-        shards = self.meta['shards']
-        n_train = self.n_finished + self.fill
-        n_val = self.n_held_out
-        if not self.args.val_tokens:
-            n_val = min(n_train, self.args.shard_tokens)
-            n_train -= n_val
+        n_val = self.n_held_out if self.args.val_tokens else min(self.total, self.args.shard_tokens)
+        n_train = self.total - n_val
         if not n_train or not n_val:
-            # Take back the validation shard, so that the advice can be followed in this folder.
-            for shard in shards:
-                os.remove(os.path.join(self.args.out, shard['file']))
-            shards.clear()
-            save(self.args, self.meta)
             raise UserError(f'the source holds {self.total:,} tokens, {n_val:,} for validation, {n_train:,} '
                             'to train on: choose a smaller --shard_tokens (the first shard is for '
                             'validation), or hold out documents from all over the source with --val_tokens=N')
@@ -619,7 +557,7 @@ class ShardWriter:
         else:
             self.write_held_out()  # what came after the last full shard
         # what a run before, of a source that was longer then, has left: train.py would read it
-        names = {shard['file'] for shard in shards}
+        names = {shard['file'] for shard in self.meta['shards']}
         for name in os.listdir(self.args.out):
             if re.fullmatch(r'(shard|edufineweb)_(train|val)_\d{6,}\.bin', name) and name not in names:
                 os.remove(os.path.join(self.args.out, name))
@@ -630,17 +568,6 @@ class ShardWriter:
 # the Hub
 
 
-@contextlib.contextmanager
-def hub_errors(what: str):
-    """Turns the errors of the Hub's client into a UserError."""
-    import httpx
-
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, httpx.HTTPError) as error:
-        raise cannot_read(f'{what} on the Hub', error) from None
-
-
 def hub_files(args) -> tuple[list[dict], str]:
     """Name and size of each file to read or fetch, validation first, and the commit that they are of."""
     from huggingface_hub import HfApi
@@ -648,20 +575,19 @@ def hub_files(args) -> tuple[list[dict], str]:
     repo = args.pretokenized or FINEWEB
     folder = '' if args.pretokenized else f'sample/{args.sample}/'
     endings = ('.bin', '.npy') if args.pretokenized else '.parquet'
-    with hub_errors(repo):
+    try:
         info = HfApi().dataset_info(repo, files_metadata=True)
+    except Exception as error:  # of the client, the network or the disk
+        raise cannot_read(f'{repo} on the Hub', error) from None
     files = []
     for entry in sorted(info.siblings, key=lambda entry: entry.rfilename):
         if entry.rfilename.startswith(folder) and entry.rfilename.endswith(endings):
             files.append({'file': entry.rfilename, 'bytes': entry.size})
-    if not files:
-        raise UserError(f'{repo} on the Hub holds no {" or ".join(endings)} files')
     if args.pretokenized:
         # so that a few of them (--max_tokens) have both splits
         files.sort(key=lambda entry: split_of(entry['file']) == 'train')
-        names = {os.path.basename(entry['file']) for entry in files}
-        if len(names) < len(files) or len({split_of(name) for name in names}) < 2:
-            raise UserError(f'{repo} on the Hub: a run needs train and val shards, all of different names')
+    if not files:
+        raise UserError(f'{repo} on the Hub holds no {" or ".join(endings)} files')
     return files, info.sha
 
 
@@ -675,22 +601,21 @@ def fetch_shards(args, meta: dict):
         # one shard alone would be validation without training
         if len(files) < 2 or not args.max_tokens or n_tokens < args.max_tokens:
             files.append(entry['file'])
-            n_tokens += (entry['bytes'] - 1024) // 2  # after the header
-    with hub_errors(args.pretokenized):
+            n_tokens += (entry['bytes'] - data.HEADER_BYTES) // 2
+    try:
         snapshot_download(args.pretokenized, repo_type='dataset', revision=meta['revision'],
                           local_dir=args.out, allow_patterns=files)
+    except Exception as error:
+        raise cannot_read(f'{args.pretokenized} on the Hub', error) from None
     for file in files:
         path = os.path.join(args.out, os.path.basename(file))
         os.replace(os.path.join(args.out, file), path)
         try:
             offset, n_tokens, dtype = shard_layout(path)
-            tokens = np.fromfile(path, dtype, offset=offset)
-            if tokens.max(initial=0) >= meta['vocab_size']:
-                raise UserError(f'{path}: token {tokens.max()} in a vocabulary of {meta["vocab_size"]}')
         except UserError:
             os.remove(path)  # or the next try would take it for fetched
             raise
-        n_documents = int(np.count_nonzero(tokens == meta['eot']))
+        n_documents = int(np.count_nonzero(np.fromfile(path, dtype, offset=offset) == meta['eot']))
         meta['shards'].append({'file': os.path.basename(file), 'tokens': n_tokens, 'documents': n_documents})
     meta['complete'] = True
     save(args, meta)

@@ -1,7 +1,7 @@
 """
 What train.py takes beside the steps themselves. Run by hand, on an idle machine, after prepare_demo.py:
 
-    PYTHONPATH=.:tests python dev/bench_train.py first|ranks|compile|evaluation|memory ... [--turns=3] [--big]
+    python dev/bench_train.py first|ranks|compile|evaluation|memory ... [--turns=3] [--big]
 
 first       seconds from the command to the first step of the demo, imports included, beside a script with
             nothing but torch
@@ -27,6 +27,9 @@ import tempfile
 import time
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
 import conftest
 import numpy as np
 from hellaswag_examples import make_examples
@@ -34,7 +37,6 @@ from hellaswag_examples import make_examples
 from config import TrainConfig
 from core import data
 
-ROOT = Path(__file__).parent.parent
 PYTHON, TORCHRUN = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--standalone',
                                       '--nproc_per_node=2']
 QUIET = ['--eval_interval=0', '--hellaswag_interval=0', '--checkpoint_interval=0', '--log_interval=1']

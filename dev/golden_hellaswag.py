@@ -3,7 +3,7 @@ Is lm_eval style lm-evaluation-harness's? Scores the same examples with both, an
 tests/hellaswag_golden.jsonl.
 
     python -m venv /tmp/lm_eval && /tmp/lm_eval/bin/pip install -r requirements-dev.txt 'lm-eval[hf]==0.4.13'
-    PYTHONPATH=.:tests /tmp/lm_eval/bin/python dev/golden_hellaswag.py
+    /tmp/lm_eval/bin/python dev/golden_hellaswag.py
 
 A small GPT-2 with known weights, 128 positions (so that many contexts are cut) and GPT-2's vocabulary is
 saved as a Hugging Face folder. The harness scores it with its own hellaswag task, pointed at 400 local
@@ -14,7 +14,12 @@ examples are cut.
 import json
 import logging
 import os
+import sys
 import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 import conftest
 import lm_eval

@@ -204,9 +204,9 @@ def one_by_one(model, example, style, tokenizer) -> np.ndarray:
 
 @pytest.mark.parametrize('style', hellaswag.STYLES)
 @pytest.mark.parametrize('n, tokenizer, config', [
-    (150, 'bytes', GPTConfig(1024, 320, 2, 1, 16)),
-    (16, 'gpt2', GPTConfig(256, 50257, 2, 2, 16)),
-    (16, 'gpt2', GPTConfig(96, 50257, 2, 2, 16)),  # most contexts are cut, by as much as each ending needs
+    (30, 'bytes', GPTConfig(1024, 320, 2, 1, 16)),
+    (6, 'gpt2', GPTConfig(256, 50257, 2, 2, 16)),
+    (12, 'gpt2', GPTConfig(96, 50257, 2, 2, 16)),  # most contexts are cut, by as much as each ending needs
 ])
 def test_packed_losses_equal_one_by_one(style, n, tokenizer, config):
     model, examples = known_gpt(config), examples_of(n, seed=5)
@@ -217,31 +217,15 @@ def test_packed_losses_equal_one_by_one(style, n, tokenizer, config):
     assert np.abs(sums - reference).max() < 1e-6 * reference.max()
     assert np.abs((sums - reference) / tokens).max() < 1e-5
     assert (sums.argmin(1) == reference.argmin(1)).all()
-    assert config.block_size != 96 or sum(e.cut.any() for e in encoded) > n / 3
+    assert config.block_size != 96 or sum(e.is_cut for e in encoded) > n / 3
 
 
 def test_any_batch_size_gives_the_same_predictions():
-    model, examples = known_gpt(GPTConfig(1024, 320, 2, 2, 16)), examples_of(60, seed=6)
+    model, examples = known_gpt(GPTConfig(1024, 320, 2, 2, 16)), examples_of(12, seed=6)
     encoded = hellaswag.encode(examples, 'bytes', 'nanogpt', 1024)
     one, many = (hellaswag.summed_losses(model, encoded, tokens_per_batch=n) for n in (1, 20_000))
     assert np.abs(one - many).max() < 1e-6 * one.max()
     assert hellaswag.summary(encoded, one)[0] == pytest.approx(hellaswag.summary(encoded, many)[0], rel=1e-5)
-
-
-def test_both_styles_in_one_go_equal_each_alone_and_share_equal_text():
-    model, examples = known_gpt(GPTConfig(1024, 320, 2, 2, 16)), examples_of(20, seed=7)
-    examples += [{'ctx': 'A man sits.', 'endings': ['He stands.', 'He runs.', 'So what?', 'No.'], 'label': 1}]
-    both = hellaswag.encode(examples, 'bytes', 'both', 1024)
-    sums = hellaswag.summed_losses(model, both)
-    for i, style in enumerate(hellaswag.STYLES):
-        alone = hellaswag.encode(examples, 'bytes', style, 1024)
-        assert np.abs(hellaswag.summed_losses(model, alone) - sums[:, 4 * i:4 * i
-                                                                   + 4]).max() < 1e-6 * sums.max()
-        scores, lines = hellaswag.summary(both, sums, i)
-        assert hellaswag.summary(alone, sums[:, 4 * i:4 * i + 4]) == (scores, lines)
-        assert {line['style'] for line in lines} == {style}
-    alone = hellaswag.encode(examples[-1:], 'bytes', 'nanogpt', 1024)
-    assert len(both[-1].rows) == 1 and (both[-1].rows[0].tokens == alone[0].rows[0].tokens).all()
 
 
 def test_a_row_holds_every_shared_token_once_and_predicts_with_no_other():
@@ -345,7 +329,7 @@ def test_bits_and_margin_equal_a_computation_one_by_one_in_bytes_of_the_scored_t
                                                                                     vocab_size):
     model = known_gpt(GPTConfig(1024, vocab_size, 2, 2, 16))
     foreign = FOREIGN | {'activity_label': 'x', 'ctx_a': 'Über', 'ctx_b': ''}
-    examples = [*examples_of(12, seed=3), foreign]
+    examples = [*examples_of(4, seed=3), foreign]
     bits, margin = [], []
     for example in examples:
         context, endings = text_of(example, style)
@@ -361,7 +345,7 @@ def test_bits_and_margin_equal_a_computation_one_by_one_in_bytes_of_the_scored_t
     for name, values in (('bits', bits), ('margin', margin)):
         assert [line[name] for line in lines] == pytest.approx(values, rel=1e-6, abs=1e-6)
         assert scores[name] == pytest.approx(np.mean(values), abs=1e-6)
-        assert scores[name + '_stderr'] == pytest.approx(np.std(values, ddof=1) / math.sqrt(13), abs=1e-6)
+        assert scores[name + '_stderr'] == pytest.approx(np.std(values, ddof=1) / math.sqrt(5), abs=1e-6)
     # not 6 each
     assert hellaswag.encode([FOREIGN], tokenizer, style, 64)[0].n_bytes.tolist() == [7, 11, 16, 6]
 
@@ -384,11 +368,10 @@ def test_a_margin_is_against_the_best_wrong_ending_per_byte_and_tells_right_from
 
 def test_what_was_cut_is_counted_for_each_style_by_itself():
     example = {'activity_label': 'A rather long activity', 'ctx_a': 'Some one', 'ctx_b': 'sits',
-               'ctx': 'One sits',
-               'endings': ['a', 'b', 'c', 'd'], 'label': 0}
-    encoded = hellaswag.encode([example], 'bytes', 'both', 16)
-    sums = np.ones((1, 8))
-    assert [hellaswag.summary(encoded, sums, i)[0]['n_cut'] for i in range(2)] == [0, 1]
+               'ctx': 'One sits', 'endings': ['a', 'b', 'c', 'd'], 'label': 0}
+    for style, n_cut in zip(hellaswag.STYLES, (0, 1)):
+        encoded = hellaswag.encode([example], 'bytes', style, 16)
+        assert hellaswag.summary(encoded, np.ones((1, 4)))[0]['n_cut'] == n_cut
 
 
 def test_an_ending_that_the_clean_up_leaves_empty_is_json_all_the_same():
@@ -429,21 +412,11 @@ def test_lm_eval_style_gives_the_harness_own_values():
     encoded = hellaswag.encode(hellaswag.load_examples(str(GOLDEN)), 'gpt2', 'lm_eval',
                                model.config.block_size)
     sums = hellaswag.summed_losses(model, encoded)
-    assert len(golden) == 20 and any(e.cut.any() for e in encoded)
+    assert len(golden) == 20 and any(e.is_cut for e in encoded)
     assert -sums == pytest.approx(np.array([g['log_likelihoods'] for g in golden]), rel=2e-6)
     for g, line in zip(golden, hellaswag.summary(encoded, sums)[1]):
         assert (line['pred'] == line['label'], line['pred_norm'] == line['label']) == (g['acc'] == 1,
                                                                                        g['acc_norm'] == 1)
-
-
-def test_ending_encoded_apart_is_the_harness_split_for_ordinary_text():
-    enc = data.get_tokenizer('gpt2')
-    for example in examples_of(100, seed=9):
-        context = example['ctx'].rstrip()
-        for ending in map(str.strip, example['endings']):
-            apart = hellaswag.tokenize(context, ending, 'nanogpt', enc)
-            assert apart == hellaswag.tokenize(context, ending, 'lm_eval', enc)
-            assert apart[0] + apart[1] == enc.encode_ordinary(f'{context} {ending}')
 
 
 @pytest.mark.parametrize('context, ending, apart, joint', [
@@ -498,12 +471,6 @@ def test_losses_that_are_not_finite_are_an_error(place):
         hellaswag.evaluate(model, hellaswag.encode(examples, 'bytes', 'nanogpt', 1024))
 
 
-def test_an_ending_longer_than_the_block_is_an_error():
-    with pytest.raises(UserError, match=r'example 1: an ending of 9 tokens .* block_size of 8'):
-        hellaswag.encode([{'ctx': 'a', 'endings': ['12345678', 'b', 'c', 'd'], 'label': 0}], 'bytes',
-                         'nanogpt', 8)
-
-
 # ---- the model, and the command line
 
 def save_checkpoint(path, tokenizer='bytes', vocab_size=320, block_size=1024, scale=1.0):
@@ -546,49 +513,9 @@ def test_two_ranks_write_what_one_writes(tmp_path):
                             'bits', 'margin'}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('args, message', [
-    (['ckpt_000005.pt'], r'Rowan/hellaswag could not be fetched .*--data=FILE'),
-    (['gpt2', '--data=x.jsonl'], r'openai-community/gpt2 .*could not be fetched from the Hub'),
-])
-def test_without_network_there_is_one_clear_line(tmp_path, args, message):
-    save_checkpoint(tmp_path / 'ckpt_000005.pt')
-    write(tmp_path / 'x.jsonl', [GOOD])
-    before = set(tmp_path.rglob('*'))
-    done = run_python(SCRIPT, *args, cwd=tmp_path, HF_HOME=str(tmp_path / 'home'), HF_HUB_OFFLINE='1')
-    told = done.stderr.splitlines()
-    assert done.returncode == 2 and done.stdout == '' and re.match('error: .*' + message, told[-1]), told
-    assert all(re.match(r'ckpt_000005\.pt: step 5, of a run', line) for line in told[:-1])
-    assert {p for p in tmp_path.rglob('*') if tmp_path / 'home' not in (p, *p.parents)} - before <= {
-        tmp_path / 'data'
-    }
-
-
 def run_main(monkeypatch, *args):
     monkeypatch.setattr(sys, 'argv', ['hellaswag.py', *args])
     hellaswag.main()
-
-
-def test_mistakes_on_the_command_line_are_named(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    save_checkpoint(tmp_path / 'ckpt_000005.pt')
-    save_checkpoint(tmp_path / 'other.pt', tokenizer='gpt2')
-    write(tmp_path / 'x.jsonl', [GOOD])
-    (tmp_path / 'there.jsonl').write_text('mine')
-    (tmp_path / 'empty').mkdir()
-    for args, message in [
-        (['nowhere.pt', '--data=x.jsonl'], r'nowhere\.pt'),
-        (['empty', '--data=x.jsonl'], 'empty: holds no checkpoint'),
-        (['x.jsonl', '--data=x.jsonl'], r'x\.jsonl: damaged, or not a checkpoint'),
-        (['other.pt', '--data=x.jsonl'], "vocabulary of 320, the tokenizer 'gpt2' one of 50257"),
-        (['ckpt_000005.pt', '--data=x.jsonl', '--limit=-1'], '--limit=-1'),
-        (['ckpt_000005.pt', '--data=x.jsonl', '--per_example=there.jsonl'], r'there\.jsonl exists already'),
-        (['ckpt_000005.pt', '--data=x.jsonl', '--device=nope'], 'nope'),
-    ]:
-        with pytest.raises((UserError, FileNotFoundError), match=message):
-            run_main(monkeypatch, *args)
-    assert (tmp_path / 'there.jsonl').read_text() == 'mine'
-    assert not list(tmp_path.glob('*.tmp'))
 
 
 def test_two_models_are_compared_on_the_same_examples(monkeypatch, tmp_path, capsys):
@@ -616,36 +543,6 @@ def test_two_models_are_compared_on_the_same_examples(monkeypatch, tmp_path, cap
         ['a.pt', 'b.pt', 'the second less the first, nanogpt', 'a.pt', 'b.pt',
          'the second less the first, lm_eval']
     assert f"bits {result['nanogpt']['difference']['bits']:+.4f} +- " in printed[2]
-
-    for args, message in [(['a.pt', 'b.pt', 'a.pt'], '3 models'), (['a.pt', 'nowhere.pt'],
-                                                                   r'nowhere\.pt'),
-                          (['a.pt', 'b.pt', '--per_example=y.jsonl'],
-                           '--per_example takes the lines of one model')]:
-        with pytest.raises((UserError, FileNotFoundError), match=message):
-            run_main(monkeypatch, *args, f'--data={path}')
-    assert capsys.readouterr().out == ''
-
-
-def test_ranks_meet_as_trainings_do(monkeypatch, tmp_path):
-    """The timeout and the store that survives a restart are device.init_distributed's."""
-    save_checkpoint(tmp_path / 'a.pt')
-    path = write(tmp_path / 'x.jsonl', [GOOD])
-    met = []
-
-    class Met(Exception):
-        pass
-
-    def init_distributed(device, rank, world_size):
-        met.append((device.type, rank, world_size))
-        raise Met
-
-    monkeypatch.setattr(hellaswag, 'init_distributed', init_distributed)
-    for name, value in {'RANK': 1, 'WORLD_SIZE': 2, 'LOCAL_RANK': 1, 'MASTER_ADDR': 'x',
-                        'MASTER_PORT': 1}.items():
-        monkeypatch.setenv(name, str(value))
-    with pytest.raises(Met):
-        run_main(monkeypatch, str(tmp_path / 'a.pt'), f'--data={path}', '--device=cpu')
-    assert met == [('cpu', 1, 2)]
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -279,29 +280,24 @@ def test_a_second_process_in_the_folder_is_refused(small):
     assert content(small) == good
 
 
-def test_the_home_folder_is_meant_by_its_sign(tmp_path, monkeypatch):
-    built = []
-    monkeypatch.setenv('HOME', str(tmp_path))
-    monkeypatch.setattr(prepare_demo, 'build', built.append)
-    monkeypatch.setattr(sys, 'argv', ['prepare_demo.py', '--out=~/demo'])
-    prepare_demo.main()
-    assert built == [f'{tmp_path}/demo']
-
-
 def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / 'fineweb_train_000001.bin').write_bytes(b'x')
-    (tmp_path / 'b').mkdir()
-    (tmp_path / 'b' / 'meta.json').write_text('{"tokenizer": "gpt2", "vocab_size": 50257, "eot": 50256}')
-    (tmp_path / 'c').write_text('a file')
-    for name, text in (('a', 'fineweb_train_000001.bin'), ('b', 'another data set'), ('c', 'is a file')):
-        with pytest.raises(UserError, match=text):
-            prepare_demo.build(str(tmp_path / name))
+    with pytest.raises(UserError, match='holds fineweb_train_000001'):
+        prepare_demo.build(str(tmp_path / 'a'))
     monkeypatch.setattr(prepare_demo, 'PACKAGES', ('python', 'no_such_package'))
     with pytest.raises(UserError, match=r'not installed: no_such_package; pip install -r requirements\.txt'):
         prepare_demo.build(str(tmp_path / 'd'))
-    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'b', 'c',
-                                                                 'fineweb_train_000001.bin', 'meta.json']
+    assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'fineweb_train_000001.bin']
+
+
+def test_ctrl_c_ends_it_by_the_signal_and_without_a_traceback(tmp_path):
+    with subprocess.Popen([sys.executable, SCRIPT, f'--out={tmp_path}/demo'], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith('python ')  # the first package is read
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == -signal.SIGINT and 'Traceback' not in said
 
 
 def test_none_of_the_packages_is_imported_to_read_it():
