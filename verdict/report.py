@@ -235,10 +235,10 @@ def sentences(report: Report, limited: bool = False) -> list[str]:
 
 
 def verdict_tables(report: Report) -> list[Table]:
-    """The declared questions, what is exploration, and other validation sets."""
+    """The declared questions, and what is exploration."""
     rest = [one for one in report.comparisons if not one.declared]
     return with_lines(comparison_table('Declared questions', report.declared),
-                      comparison_table('Exploration', rest), other_losses_table(report))
+                      comparison_table('Exploration', rest))
 
 
 def with_lines(*tables: Table) -> list[Table]:
@@ -248,40 +248,37 @@ def with_lines(*tables: Table) -> list[Table]:
 def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
     is_judged = any(one.declared for one in comparisons)
     beside = any(one.to_full_depth for one in comparisons)
-    header = ['run', 'opponent', 'verdict', 'compute for the same loss', 'loss difference',
-              'corrected p' if is_judged else 'p', 'beside full depth']
+    others = all_sets([one.group for one in comparisons])
     lines = []
     for one in comparisons:
         cost, difference = shown(one)
-        full = one.to_full_depth
-        lines.append([place_of(one), one.opponent or '-', one.word or 'no answer', interval(cost, '.2f'),
-                      interval(difference, '+.4f'), p_value(one.corrected if is_judged else one.p),
-                      interval(full.difference, '+.4f') if full else ''])
-    kept = [True, True, is_judged, True, True, True, beside]
+        line = [place_of(one), one.opponent or '-']
+        if is_judged:
+            line.append(one.word or 'no answer')
+        line += [interval(cost, '.2f'), interval(difference, '+.4f')]
+        line.append(p_value(one.corrected if is_judged else one.p))
+        if beside:
+            line.append(interval(one.to_full_depth.difference, '+.4f') if one.to_full_depth else '')
+        differences = other_differences(one)
+        line += [interval(differences.get(name), '+.4f') for name in others]
+        lines.append(line)
+    header = ['run', 'opponent', *['verdict'] * is_judged, 'compute for the same loss', 'loss difference',
+              'corrected p' if is_judged else 'p', *['beside full depth'] * beside]
+    header += [f'difference on {name}' for name in others]
     note = ''
     if is_judged:
         note = ("Compute for the same loss: the run's over the opponent's. Loss difference: nats per token "
                 'at equal compute, run minus opponent, [95%].')
     if beside:
         note += ' The opponent is the best arm that does not grow; beside full depth: the difference to that.'
-    header, *lines = [list(itertools.compress(line, kept)) for line in (header, *lines)]
-    return Table(title, header, lines, ''.join(itertools.compress('lllrrrr', kept)), note)
+    words = 2 + is_judged
+    return Table(title, header, lines, 'l' * words + 'r' * (len(header) - words), note)
 
 
-def other_losses_table(report: Report) -> Table:
-    """Losses on the other validation sets (val_dirs), run minus opponent."""
-    lines = []
-    for one in report.comparisons:
-        for name, difference in other_differences(one).items():
-            losses = with_error(*mean_and_sd(other_losses(one.group, name)))
-            lines.append([place_of(one), name, losses, interval(difference, '+.4f')])
-    header = ['run', 'set', 'loss ± sd', 'loss difference']
-    return Table('Loss on other validation sets', header, lines, 'llrr')
-
-
-def other_sets(group: Group | None) -> list[str]:
-    """The names of a group's other validation sets."""
-    return [entry.partition(':')[0] for entry in group.config.val_dirs] if group else []
+def all_sets(groups: list[Group | None]) -> list[str]:
+    """The names of the other validation sets (val_dirs) of some groups, each once."""
+    entries = itertools.chain(*(group.config.val_dirs for group in groups if group))
+    return list(dict.fromkeys(entry.partition(':')[0] for entry in entries))
 
 
 def other_losses(group: Group, name: str) -> list[float]:
@@ -293,7 +290,7 @@ def other_losses(group: Group, name: str) -> list[float]:
 def other_differences(one: Comparison) -> dict[str, Interval]:
     """{name of another validation set: its loss, run minus opponent}."""
     found = {}
-    for name in other_sets(one.group) if one.difference else []:
+    for name in all_sets([one.group]) if one.difference else []:
         mine, theirs = other_losses(one.group, name), other_losses(one.against, name)
         if mine and theirs:
             is_pairs = one.how == 'pairs' and len(mine) == len(theirs)
@@ -306,8 +303,8 @@ def other_differences(one: Comparison) -> dict[str, Interval]:
 
 
 def run_tables(report: Report) -> list[Table]:
-    """Which runs there are: costs and losses, scores, what isn't done."""
-    return with_lines(runs_table(report), scores_table(report), lost_table(report))
+    """Which runs there are: costs and losses, and scores."""
+    return with_lines(runs_table(report), scores_table(report))
 
 
 def label(group: Group, report: Report) -> str:
@@ -316,11 +313,14 @@ def label(group: Group, report: Report) -> str:
 
 def runs_table(report: Report) -> Table:
     """One row a group, with its final loss, and those on other validation sets."""
-    others = dict.fromkeys(itertools.chain(*(other_sets(group) for group in report.groups)))
+    others = all_sets(report.groups)
     lines = []
     for group in report.groups:
         last = group.last()
-        seeds = f'{len(group.done)} of {len(group.runs)}' if group.lost else str(len(group.runs))
+        seeds = str(len(group.runs))
+        if group.lost:
+            how = ', '.join(f'{run.seed} {run.ended}' for run in group.lost)
+            seeds = f'{len(group.done)} of {seeds}: {how}'
         line = [label(group, report), describe(group.runs[0]), seeds]
         line += [number(last[name], '.3g') for name in ('tokens', 'flops', 'flops_paper')]
         minutes = last['seconds'] / 60 if group.done else None
@@ -352,15 +352,6 @@ def scores_table(report: Report) -> Table:
     if marked:
         note += ' !: better than the opponent although the loss is worse, or the other way round.'
     return Table('HellaSwag', ['run', 'questions', *SCORES.values()], lines, 'lrrrr', note)
-
-
-def lost_table(report: Report) -> Table:
-    """The runs that aren't done: diverged, stopped, under way."""
-    lines = []
-    for run in itertools.chain(*(group.lost for group in report.groups)):
-        share = run.plan.flops(run.step) / run.plan.flops()
-        lines.append([run.path, run.ended, f'{run.step:,} of {run.plan.total_steps:,}', f'{share:.0%}'])
-    return Table('Not done', ['run', 'ended', 'step', 'of its FLOPs'], lines, 'llrr')
 
 
 # ------------------------------------------------------------------------------------------------------------

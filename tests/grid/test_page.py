@@ -2,12 +2,15 @@
 
 import csv
 import os
+import re
+from pathlib import Path
 
 import pytest
 from fake_study import TWO_ARMS, finish, finish_all, left, make_study
 
 from core.common import UserError
 from grid import page, plan
+from grid.records import read_records, write_records
 
 
 def loss_of(run):
@@ -125,3 +128,17 @@ def test_what_is_not_tuned_yet_is_said_and_keeps_the_prediction_back_unless_it_d
     page.write_report(study)
     text, _ = written(study)
     assert 'Not tuned yet' not in text and '## Prediction' in text
+
+
+def test_losses_on_other_validation_sets_are_columns(tmp_path):
+    settings = TWO_ARMS['settings'] | {'val_dirs': ('old:data/old',)}
+    study = make_study(tmp_path, **TWO_ARMS | {'settings': settings})
+    finish_all(study, loss_of)
+    records = dict(read_records(study.records_path))
+    for record in records.values():
+        record['metrics'][-1]['val_loss_old'] = 4.5
+    write_records(study.records_path, records)
+    page.write_report(study)
+    text = Path(study.results, 'report.md').read_text()
+    assert re.search(r'\| +difference on old \|', text) and re.search(r'val loss ± sd \| +old \|', text)
+    assert '4.5000 ± 0.0000' in text

@@ -13,7 +13,7 @@ from verdict.judge import Question, judge_groups, judge_runs
 from verdict.runs import AXES, Place, make_groups, read_runs
 
 SD = 0.01
-STUDIES = 200
+STUDIES = 160
 LOSSES = (2.9, 2.91, 2.92)
 LOOKS = ((1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8))
 
@@ -127,21 +127,15 @@ def test_runs_that_start_from_one_checkpoint_are_judged_in_pairs():
     assert (found.how, found.word, found.seeds) == ('pairs', 'costs', (1, 2, 3))
     assert found.difference.value == pytest.approx(0.02)
     assert found.p == pytest.approx(stats.paired([0.02, 0.021, 0.019], [0, 0, 0]).p)
+    # Of the seeds that both have.
+    arms['on'] = on_from('out/first', [*heights, 2.3])
+    assert of(study_of(arms, ['on']), 'grown').opponent_seeds == (1, 2, 3)
     # Other checkpoints, or from scratch: independent.
     arms['grown'] = on_from('out/second', worse, 12)
     found = of(study_of(arms, ['on']), 'grown')
     assert (found.how, found.word) == ('Welch', 'open')
     arms = {'on': full(heights), 'grown': grown(worse)}
     assert of(study_of(arms, ['on']), 'grown').how == 'Welch'
-
-
-def test_pairs_are_of_the_seeds_that_both_have():
-    heights = 2 + 0.1 * np.array([0, 1, -1, 3])
-    arms = {'on': on_from('out/first', heights),
-            'grown': on_from('out/first', heights[:3] + [0.02, 0.021, 0.019], 12)}
-    found = of(study_of(arms, ['on']), 'grown')
-    assert (found.seeds, found.opponent_seeds) == ((1, 2, 3), (1, 2, 3))
-    assert found.difference.value == pytest.approx(0.02)
 
 
 # ---- looks
@@ -457,21 +451,14 @@ def test_a_seed_that_diverges_after_a_look_leaves_what_is_settled_and_ends_what_
         assert (found.word, found.why, found.needs) == (word, why, ())
 
 
-def test_a_baseline_that_is_under_way_may_become_the_opponent_one_that_diverged_does_not():
-    for ended, word in (('diverged', 'saves'), ('stopped', '')):
-        short = make_seeds('short', (2.0, 2.01, 2.02), n_layer=6, until=500, info={'ended': ended})
-        arms = {'full': full(), 'short': short,
-                'grown': grown((2.5, 2.51, 2.52))}
-        found = of(study_of(arms, ['full', 'short'], [Question('grown', 1000)]), 'grown')
-        assert (found.opponent, found.word) == ('full', word)
-
-
-def test_of_two_baselines_the_one_that_diverges_on_a_seed_is_no_opponent():
-    lost = make_run('short', 2.0, 3, until=500, n_layer=6, info={'ended': 'diverged'})
-    arms = {'full': full(), 'short': [*make_seeds('short', (2.0, 2.01), n_layer=6), lost],
-            'grown': grown((2.5, 2.51, 2.52))}
+@pytest.mark.parametrize('ended, done, word', [('diverged', 0, 'saves'), ('diverged', 2, 'saves'),
+                                               ('stopped', 0, '')])
+def test_a_baseline_that_is_under_way_may_become_the_opponent_one_that_diverged_does_not(ended, done, word):
+    short = make_seeds('short', (2.0, 2.01, 2.02), n_layer=6)
+    lost = make_seeds('short', (2.0, 2.01, 2.02), n_layer=6, until=500, info={'ended': ended})
+    arms = {'short': short[:done] + lost[done:], 'full': full(), 'grown': grown((2.5, 2.51, 2.52))}
     found = of(study_of(arms, ['short', 'full'], [Question('grown', 1000)]), 'grown')
-    assert (found.opponent, found.word) == ('full', 'saves')
+    assert (found.opponent, found.word) == ('full', word)
 
 
 def test_a_known_deviation_gives_one_seed_a_verdict():
@@ -532,38 +519,21 @@ def test_full_depth_at_several_budgets_is_a_ladder(tmp_path):
     assert (named.cost, named.p) == (found.cost, found.p)
 
 
-def test_at_a_constant_rate_a_longer_baseline_is_read_where_the_run_ends_and_a_decaying_one_never(tmp_path):
-    for schedule, difference in (('constant', -0.1), ('wsd', None)):
-        for steps in (2000, 4000):
-            write_seeds(tmp_path / schedule, f'base{steps}', (1, 2), sd=1e-5, growth_steps=steps,
-                        lr_schedule=schedule)
-        write_seeds(tmp_path / schedule, 'grown', (1, 2), shifted(power_law, -0.1), sd=1e-5, n_stages=4,
-                    lr_schedule=schedule)
-        [found] = on_disk(tmp_path / schedule).comparisons
-        if difference is None:
-            assert (found.difference, found.why) == (None, 'no baseline ends at this budget')
-        else:
-            assert found.difference.value == pytest.approx(difference, abs=1e-4)
-            assert (found.opponent, found.at) == ('base2000', 1000 * RATES['flops'])
-        assert found.cost is None
-
-
-def test_at_a_constant_rate_a_longer_run_is_read_where_the_longest_baseline_ends(tmp_path):
-    for steps in (200, 500):
-        write_seeds(tmp_path, f'base{steps}', (1, 2), sd=1e-5, growth_steps=steps)
-    write_seeds(tmp_path, 'grown', (1, 2), shifted(power_law, 0.1), sd=1e-5, n_stages=4)
+@pytest.mark.parametrize('schedule, budgets, opponent, at', [
+    ('constant', (2000, 4000), 'base2000', 1000), ('constant', (200, 500), 'base500', 500),
+    ('wsd', (2000, 4000), '', math.nan)])
+def test_at_a_constant_rate_both_are_read_where_the_shorter_ends(tmp_path, schedule, budgets, opponent, at):
+    """A decaying run never: there is no reading in the middle of a decay."""
+    for steps in budgets:
+        write_seeds(tmp_path, f'base{steps}', (1, 2), sd=1e-5, growth_steps=steps, lr_schedule=schedule)
+    write_seeds(tmp_path, 'grown', (1, 2), shifted(power_law, 0.1), sd=1e-5, n_stages=4, lr_schedule=schedule)
     [found] = on_disk(tmp_path).comparisons
-    assert (found.opponent, found.at) == ('base500', 500 * RATES['flops'])
-    assert found.difference.value == pytest.approx(0.1, abs=1e-4)
-
-
-def test_seeds_in_two_number_formats_are_not_pooled_and_named(tmp_path):
-    write_seeds(tmp_path, 'base', (1, 2))
-    write_run(tmp_path / 'base_seed3', seed=3, info={'dtype': 'bfloat16'})
-    report = on_disk(tmp_path)
-    assert any(note.startswith('base (seed 1, 2) and base_seed3 (seed 3) differ in dtype (float32, bfloat16)')
-               or note.startswith('base (seed 1, 2) and base_seed3 (seed 3) differ in dtype (auto, bfloat16)')
-               for note in report.notes), report.notes
+    assert (found.opponent, found.cost) == (opponent, None)
+    if opponent:
+        assert found.at == at * RATES['flops']
+        assert found.difference.value == pytest.approx(0.1, abs=1e-4)
+    else:
+        assert (found.difference, found.why) == (None, 'no baseline ends at this budget')
 
 
 @pytest.mark.parametrize('names, sentence', [(['nowhere'], 'none of the runs'),

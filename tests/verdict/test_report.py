@@ -78,11 +78,9 @@ def test_a_run_that_is_lost_is_counted_and_named():
     runs = [*make_seeds('base', (3.0, 3.001, 3.002)), make_run('grown', 2.9, 1, n_stages=4),
             make_run('grown', 2.9, 2, until=500, info={'ended': 'diverged'}, n_stages=4)]
     judged = judge_runs(runs)
-    [line] = report.lost_table(judged).lines
-    assert line[1:3] == ['diverged', '500 of 1,000']
-    assert '1 of 2' in report.runs_table(judged).text()
+    assert report.runs_table(judged).lines[1][2] == '1 of 2: 2 diverged'
     [sentence] = report.sentences(judged, limited=True)
-    assert 'seed 2 diverged' in sentence
+    assert 'seed 2 diverged at step 500 of 1,000' in sentence
     assert 'nan' not in report.text(judged, full=True)
 
 
@@ -97,10 +95,9 @@ def test_other_validation_sets_have_their_differences_with_intervals():
             loss = 4.0 + 0.01 * run.seed + 0.1 * (stages > 1)
             runs.append(with_last(run, val_loss_old=loss))
     judged = judge_runs(runs)
-    [line] = report.other_losses_table(judged).lines
     assert [line[-1][:6] for line in report.runs_table(judged).lines] == ['4.0200', '4.1200']
-    assert line[:2] == ['grown', 'old'] and line[2].startswith('4.1200')
-    assert line[3].startswith('+0.1000 [+0.0')
+    [table] = report.verdict_tables(judged)
+    assert table.header[-1] == 'difference on old' and table.lines[0][-1].startswith('+0.1000 [+0.0')
     [row, *_] = report.rows(judged)
     assert row['val_loss_old:difference'] == pytest.approx(0.1)
     assert row['val_loss_old:difference_low'] < 0.1 < row['val_loss_old:difference_high']
