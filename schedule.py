@@ -170,8 +170,8 @@ def check_plan(made: Plan, steps_of_stages: tuple):
     """Raise UserError if the phases are not what the settings seem to mean."""
     config, phases = made.config, made.phases
     if not phases:
-        raise UserError("there is nothing to do: growth_steps and continual_steps are 0, or baseline_steps is, "
-                        "at which 'equal_compute' aims")
+        raise UserError('there is nothing to do: growth_steps and continual_steps are 0, or baseline_steps, '
+                        "at whose compute 'equal_compute' aims")
     depth, n_growths = phases[-1].depth, sum(len(phase.growths) for phase in phases)
     if depth < config.n_layer:
         raise UserError(f'the run would end with {depth} of {config.n_layer} layers, since stage '
