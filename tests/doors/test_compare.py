@@ -118,6 +118,13 @@ def test_a_study_s_runs_are_judged_as_its_page_judges_them(run, tmp_path):
         assert line.startswith(f'{arm} at 1,000: costs')
 
 
+def test_some_of_a_study_s_runs_are_these_alone(tmp_path):
+    path = write_run(tmp_path / 'cpu_pretrained' / 'on_at_12' / 'b1000_s1')
+    for given, folders in ((path, ['on_at_12/b1000_s1']), (tmp_path / 'cpu_pretrained', [])):
+        study, found = compare.study_of([str(given)])
+        assert (study.name, found) == ('cpu_pretrained', folders)
+
+
 # ---- what the user gets wrong
 
 

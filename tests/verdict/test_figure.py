@@ -137,6 +137,18 @@ def test_a_few_runs_are_curves_over_percent_of_the_baseline_before_a_pale_stairc
     assert 'one seed: the way, not a result' in axes.get_title('left')
 
 
+def test_blocks_and_panels_are_named_by_size_or_by_what_sets_arms_apart(drawn):
+    judged, _ = ladder(0.2, -0.1, ('small', 'large'))
+    assert list(figure.blocks_of(judged)) == ['small', 'large']
+    figure.draw_losses('x.png', judged)
+    assert [axes.get_title('left') for axes in drawn[0].axes] == ['grown, small', 'grown, large']
+    runs = [*make_seeds('base', (3.0, 3.1)), *make_seeds('grown', (2.9, 3.0), n_stages=4),
+            *make_seeds('muon', (2.8, 2.9), n_stages=4, optimizer='muon')]
+    blocks = figure.blocks_of(judge_runs(runs))
+    assert {title: [one.arm for one in some] for title, some in blocks.items()} == {
+        'AdamW': ['grown'], 'Muon': ['muon']}
+
+
 def test_the_trend_shows_predicted_and_measured(drawn):
     judged, sizes = ladder(0.2, -0.1, ('small', 'middle', 'large'))
     trends = report.trends(judged, sizes, ('largest',), COMING)

@@ -109,11 +109,12 @@ def test_with_one_budget_there_is_no_cost_but_a_verdict():
 # ---- pairs
 
 
-def on_from(made, losses, n_layer=6):
+def on_from(made, losses, n_layer=6, sha256=''):
     """Seeds that each start from a checkpoint of 6 layers, to go on or to grow."""
     runs = []
     for seed, loss in enumerate(losses, 1):
-        start = {'path': f'{made}{seed}/ckpt_000100.pt', 'step': 100, 'flops': 1e12}
+        start = {'path': f'{made}{seed}/ckpt_000100.pt', 'step': 100, 'flops': 1e12,
+                 'sha256': sha256}
         runs.append(make_run('on', loss, seed, init_from=f'{made}{seed}', init_depth=6, n_layer=n_layer,
                              n_stages=1, phase1_fraction=0.0, info={'init_from': start}))
     return runs
@@ -130,6 +131,11 @@ def test_runs_that_start_from_one_checkpoint_are_judged_in_pairs():
     # Of the seeds that both have.
     arms['on'] = on_from('out/first', [*heights, 2.3])
     assert of(study_of(arms, ['on']), 'grown').opponent_seeds == (1, 2, 3)
+    # A checkpoint is what it holds, wherever it lies.
+    for sha256, how in (('x', 'pairs'), ('y', 'Welch')):
+        arms = {'on': on_from('out/first', heights, sha256='x'),
+                'grown': on_from('out/moved', worse, 12, sha256)}
+        assert of(study_of(arms, ['on']), 'grown').how == how
     # Other checkpoints, or from scratch: independent.
     arms['grown'] = on_from('out/second', worse, 12)
     found = of(study_of(arms, ['on']), 'grown')
@@ -245,6 +251,16 @@ def test_what_grows_a_checkpoint_is_judged_by_what_trains_it_on():
     assert of(report, 'grown').opponent == 'on'
     assert any('starts from a checkpoint; the 1e+12 FLOPs behind it are not counted' in note
                for note in report.notes)
+
+
+def test_what_is_trained_otherwise_or_elsewhere_is_judged_and_that_is_said():
+    arms = {'full': full(info={'git_commit': 'a', 'device': 'x'}),
+            'grown': grown(LOSSES, weight_decay=0.3, info={'git_commit': 'b', 'device': 'x'})}
+    report = study_of(arms, ['full'], [])
+    assert of(report, 'grown').difference
+    assert report.notes == [
+        'grown at 1,000 differs from full at 1,000 in more than growth: weight_decay 0.3, not 0.1',
+        'the runs differ in code: see "What differs"']
 
 
 # ---- cost

@@ -101,6 +101,10 @@ def test_other_validation_sets_have_their_differences_with_intervals():
     [row, *_] = report.rows(judged)
     assert row['val_loss_old:difference'] == pytest.approx(0.1)
     assert row['val_loss_old:difference_low'] < 0.1 < row['val_loss_old:difference_high']
+    # Seeds that start alike are paired here, too: each differs by .1 exactly.
+    judged.comparisons[0].how = 'pairs'
+    paired = report.other_differences(judged.comparisons[0])['old']
+    assert paired.high - paired.low < 1e-9
 
 
 def test_a_score_that_disagrees_with_the_loss_is_marked():
