@@ -565,7 +565,7 @@ def without_nan(row: dict) -> dict:
 def as_csv(some_rows: list[dict]) -> str:
     import pandas  # here: half a second that the tables alone don't need
 
-    cells = [{key: in_cell(value) for key, value in row.items()} for row in some_rows]
+    cells = [dict(zip(row, map(in_cell, row.values()))) for row in some_rows]
     # As they are: a column with gaps would turn its whole numbers into others.
     return pandas.DataFrame(cells, dtype=object).to_csv(index=False, lineterminator='\n')
 
