@@ -385,6 +385,12 @@ def test_fit_lands_within_half_a_step_of_any_budget(config, budget):
     assert abs(plan(c).flops() - budget * step) <= step / 2
 
 
+def test_a_baseline_that_is_fitted_below_its_growth_steps_has_just_so_many():
+    c = TrainConfig(growth_steps=500)
+    c = schedule.fit(c, 300 * schedule.step_cost(c, 'flops'))
+    assert (c.growth_steps, c.continual_steps, plan(c).total_steps) == (300, 0, 300)
+
+
 def test_match_counts_by_the_ledger_of_the_run_that_matches(tmp_path):
     """At full depth the paper's ledger leaves out the head, so the two ask for other numbers of steps."""
     other = load('configs/incremental_8stage.py')
