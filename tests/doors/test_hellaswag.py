@@ -372,6 +372,10 @@ def test_what_was_cut_is_counted_for_each_style_by_itself():
     for style, n_cut in zip(hellaswag.STYLES, (0, 1)):
         encoded = hellaswag.encode([example], 'bytes', style, 16)
         assert hellaswag.summary(encoded, np.ones((1, 4)))[0]['n_cut'] == n_cut
+    # one cut context is enough, whichever ending it stands before
+    longer = example | {'endings': ['a' * 9, 'b', 'c', 'd']}
+    encoded = hellaswag.encode([example, longer], 'bytes', 'nanogpt', 16)
+    assert [one.is_cut for one in encoded] == [False, True]
 
 
 def test_an_ending_that_the_clean_up_leaves_empty_is_json_all_the_same():

@@ -420,6 +420,25 @@ def test_resumed_after_any_shard_it_ends_in_the_same_bytes(tmp_path, monkeypatch
         assert {k: v for k, v in files_of(out).items() if not k.endswith('.tmp')} == whole
 
 
+def test_what_is_held_out_and_the_limit_are_counted_on_after_any_shard(tmp_path):
+    (tmp_path / 'a.jsonl').write_bytes(as_lines([f'{i} ' + 'x' * (i % 40) for i in range(400)]))
+    flags = [f'--source={tmp_path}/a.jsonl', '--tokenizer=bytes', '--shard_tokens=300', '--val_tokens=300',
+             '--max_tokens=6000']
+    prepare(*flags, f'--out={tmp_path}/whole')
+    whole, meta = files_of(tmp_path / 'whole'), data.read_meta(str(tmp_path / 'whole'))
+    assert sum(meta['tokens'].values()) == 6000 and len(meta['shards']) > 15
+    shares = [shard['progress'] for shard in meta['shards'][1:]]
+    assert shares == sorted(set(shares)) and shares[0] < 0.1 and shares[-1] > 0.5
+    for n in range(2, len(meta['shards']), 2):
+        out = tmp_path / f'out{n}'
+        out.mkdir()
+        for shard in meta['shards'][:n]:
+            (out / shard['file']).write_bytes(whole[shard['file']])
+        data.write_meta(str(out), {**meta, 'complete': False, 'shards': meta['shards'][:n]})
+        prepare(*flags, f'--out={out}')
+        assert files_of(out) == whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('flags', [[], ['--val_tokens=50_000']])
 def test_killed_at_random_moments_it_ends_in_the_same_bytes_and_repeats_no_shard(tmp_path, flags):
