@@ -574,7 +574,9 @@ def row_text(made: Plan, step: int) -> str:
         return 'the end'
     phase, lr, new_scale, _, _ = made.row(step)
     text = f'stage {phase.stage} {phase.phase} of {phase.depth} layers, {phase.n_frozen} frozen, '
-    text += f'embeddings {phase.embeddings}, learning rate {lr!r}, {new_scale:.3g} of it for new layers'
+    text += f'embeddings {phase.embeddings}, learning rate {lr!r}'
+    if new_scale != 1:
+        text += f', {new_scale:.3g} of it for new layers'
     for growth in phase.growths if step == phase.start else ():
         text += f', grown by {growth.name} to {describe(growth.layers)}'
         text += f' (optimizer state {made.config.grow_optimizer})'

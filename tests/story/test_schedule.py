@@ -589,8 +589,8 @@ def test_what_differs_is_said_in_words():
     a = TrainConfig(n_layer=4, n_stages=2, stage_depths=(2, 4), growth_steps=20, continual_steps=0)
     b = dataclasses.replace(a, grow_init='stack', phase1_embeddings='frozen', rewarm='new', rewarm_steps=5)
     assert schedule.prefix_difference(a, b) == (10, (
-        'step 10: stage 2 phase1 of 4 layers, 2 frozen, embeddings input_frozen, learning rate 0.0006, 1 of '
-        'it for new layers, grown by random to 0 1 +new +new (optimizer state keep) and stage 2 phase1 of 4 '
+        'step 10: stage 2 phase1 of 4 layers, 2 frozen, embeddings input_frozen, learning rate 0.0006, grown '
+        'by random to 0 1 +new +new (optimizer state keep) and stage 2 phase1 of 4 '
         'layers, 2 frozen, embeddings frozen, learning rate 0.0006, 0.2 of it for new layers, grown by stack '
         "to 0 1 +0' +1' (optimizer state keep)"))
     longer = dataclasses.replace(a, continual_steps=1)
