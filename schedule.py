@@ -559,7 +559,8 @@ def first_other_row(a: Plan, b: Plan) -> int:
 def what_trains(config: TrainConfig, phase: Phase) -> tuple:
     """What a row says of a phase beside its learning rates, with the growth before its first step and what
     that does to the optimizer state."""
-    copied = [source for growth in phase.growths for source, is_new in growth.layers if is_new]
+    layers = itertools.chain(*(growth.layers for growth in phase.growths))
+    copied = [source for source, is_new in layers if is_new]
     state = config.grow_optimizer
     if state == 'copy' and copied.count(None) == len(copied):
         state = 'keep'  # nothing is copied

@@ -197,12 +197,15 @@ def tuning_runs(study: Study, tunings: dict, args) -> list[Run]:
 
 def with_sources(study: Study, left: list[Run]) -> list[Run]:
     """Some runs, after what they start from the end of, where that isn't here: a record holds no weights."""
-    found = []
+    found, folders = [], set()
     for run in left:
         chain = [run]
         while chain[0].source and not is_here(study, chain[0].source):
             chain.insert(0, chain[0].source)
-        found += [one for one in chain if one.folder not in {other.folder for other in found}]
+        for one in chain:
+            if one.folder not in folders:
+                folders.add(one.folder)
+                found.append(one)
     return found
 
 

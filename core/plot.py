@@ -7,6 +7,7 @@ What all figures share, and the one of a plan. matplotlib is imported only when 
 import contextlib
 import itertools
 import os
+import re
 import warnings
 
 import numpy as np
@@ -63,8 +64,9 @@ def fonts() -> list[str]:
     """The usual font, then what is installed for other scripts: names may be in Chinese, say."""
     from matplotlib import font_manager
 
-    there = {font.name for font in font_manager.fontManager.ttflist}
-    return ['DejaVu Sans', *sorted(name for name in there if any(part in name for part in OTHER_SCRIPTS))]
+    pattern = '|'.join(OTHER_SCRIPTS)
+    there = {font.name for font in font_manager.fontManager.ttflist if re.search(pattern, font.name)}
+    return ['DejaVu Sans', *sorted(there)]
 
 
 def remark(axes, text: str, loc: str = 'right'):

@@ -59,8 +59,8 @@ def parse_slots(text: str) -> list[str]:
     if len(kinds) > 1:
         raise UserError(f'--slots={text}: slots must be alike; runs on other hardware end in other bits')
     # 0,0 are two runs that share a GPU; ranks of one run, or of two that overlap in part, can't.
-    devices = [device for slot in set(slots) for device in slot.split('+') if device != 'cpu']
-    if len(set(devices)) < len(devices):
+    numbers = gpus_of(set(slots))
+    if len(set(numbers)) < len(numbers):
         raise UserError(f'--slots={text}: a GPU stands there twice')
     return slots
 
@@ -71,9 +71,14 @@ def slots_of_machine() -> list[str]:
     return [str(number) for number in range(count_gpus())] or ['cpu'] * usable_cores()
 
 
+def gpus_of(slots) -> list[int]:
+    """The numbers of the GPUs in some slots."""
+    return [int(device) for device in '+'.join(slots).split('+') if device != 'cpu']
+
+
 def check_gpus(slots: list[str]):
     """Raise UserError for a slot on a GPU that this machine doesn't have: each run in it would fail."""
-    wanted = [int(device) for slot in slots for device in slot.split('+') if device != 'cpu']
+    wanted = gpus_of(slots)
     if wanted and max(wanted) >= count_gpus():
         raise UserError(f'slot {max(wanted)}: this machine has {count_gpus()} GPUs, numbered from 0')
 

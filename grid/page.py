@@ -3,7 +3,8 @@ A study's report: report.md, report.csv and its figures from its finished runs. 
 
 The numbers are judge.py's, the words report.py's, the drawing figure.py's. Here they become one page that
 reads well on a code host: the question, its answer, the pictures, what to know, the tables, the commands.
-Nothing on it depends on where the runs lie, or when it is made: from results/ it comes out the same. """
+Nothing on it depends on when it is made, or where the runs lie: from results/ it comes out the same, but for
+HellaSwag question by question, which no record holds. """
 
 import itertools
 import os
@@ -83,8 +84,10 @@ def trends_of(study: Study, judged: Report) -> list[report.Trend]:
     if not study.is_ladder:
         return []
     sizes = {scale: budget_of(study, scale, study.budgets[0])[0] for scale in study.scales}
-    coming = [(arm, scale, budget) for arm in study.arms for scale, budget in study.cells
-              if scale in study.held_out and study.seeds_at(arm, budget, scale)]
+    coming = []
+    for arm, (scale, budget) in itertools.product(study.arms, study.cells):
+        if scale in study.held_out and study.seeds_at(arm, budget, scale):
+            coming.append((arm, scale, budget))
     return report.trends(judged, sizes, study.held_out, coming)
 
 
@@ -147,7 +150,7 @@ def count_text(study: Study, tunings: dict, grid: list[Run], finished: list[Run]
 def sharing_text(judged: Report) -> str:
     """What shared prefixes have spared by the ledger; '' if no run branched off another."""
     whole = spared = 0.0
-    for run in [run for group in judged.groups for run in group.runs]:
+    for run in itertools.chain(*(group.runs for group in judged.groups)):
         # The log of a branch counts the prefix, too, as if the run had trained it itself.
         branch = run.info.get('branch_from') or {'step': 0}
         whole += run.plan.flops(run.step)

@@ -301,7 +301,9 @@ def judge(study: Study, runs: list[Run]):
     baselines = [arm for arm in study.baseline if arm in arms]
     if not baselines:
         return judge.Report([], [], [], [])
-    tuned = {name for scale in study.scales for arm in study.arms for name in study.values_to_try(arm, scale)}
+    tuned = set()
+    for arm, scale in itertools.product(study.arms, study.scales):
+        tuned |= study.values_to_try(arm, scale).keys()
     return judge.judge_runs(found, baselines, places, questions, study.margin, tuned=tuple(tuned))
 
 
@@ -343,7 +345,9 @@ def tuning_of(study: Study, place: tuple, source: Tuning | None, guess: bool) ->
     if source and not source.decided:
         return Tuning([], decided=False)
     points = points_of(study, arm, scale)
-    runs = [run for point in points for run in tuning_runs(study, place, point, source)]
+    runs = []
+    for point in points:
+        runs += tuning_runs(study, place, point, source)
     # Of several settings it isn't clear where to go on.
     extensions = study.tune_extend if len(points[0]) == 1 else 0
     # From the run directories alone: the rounds of an earlier launcher are gone through again.

@@ -10,6 +10,7 @@ so. export_hf.py writes such folders by the same names.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -212,7 +213,8 @@ def their_names(name: str, arch: str) -> list[str]:
     names = [name]
     for ours, theirs in LLAMA_NAMES:
         if ours in name:
-            names = [one.replace(ours, new) for one in names for new in theirs]
+            pairs = itertools.product(names, theirs)
+            names = [one.replace(ours, new) for one, new in pairs]
     return names
 
 
