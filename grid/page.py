@@ -3,8 +3,7 @@ A study's report: report.md, report.csv and its figures from its finished runs. 
 
 The numbers are judge.py's, the words report.py's, the drawing figure.py's. Here they become one page that
 reads well on a code host: the question, its answer, the pictures, what to know, the tables, the commands.
-Nothing on it depends on when it is made, or where the runs lie: from results/ it comes out the same, but for
-HellaSwag question by question, which no record holds. """
+Nothing on it depends on where the runs lie, or when it is made: from results/ it comes out the same. """
 
 import itertools
 import os

@@ -138,7 +138,9 @@ def text(report: Report, full: bool = False) -> str:
     """For a terminal: the runs, what to know before believing a verdict, then the verdicts."""
     parts = [some.text() for some in run_tables(report)]
     parts += [f'note: {note}' for note in report.notes]
-    shown = verdict_tables(report) + (detail_tables(report) if full else [])
+    shown = verdict_tables(report)
+    if full:
+        shown += with_lines(pairs_table(report)) + detail_tables(report)
     parts += [some.text() for some in shown]
     return '\n\n'.join([*parts, '\n'.join([*sentences(report), counts(report), answer(report)])])
 
@@ -147,7 +149,8 @@ def markdown(report: Report) -> str:
     parts = [escaped(answer(report)), escaped(counts(report)), bullets(report.notes)]
     parts += [some.markdown() for some in verdict_tables(report)]
     parts.append(bullets(sentences(report, limited=True)))
-    parts += [some.markdown() for some in run_tables(report) + detail_tables(report)]
+    more = run_tables(report) + with_lines(pairs_table(report)) + detail_tables(report)
+    parts += [some.markdown() for some in more]
     return joined(parts) + '\n'
 
 
@@ -359,12 +362,13 @@ def scores_table(report: Report) -> Table:
 
 
 def detail_tables(report: Report) -> list[Table]:
-    """What belongs into an appendix: scores in pairs, and in what the runs differ."""
-    return with_lines(pairs_table(report), settings_table(report))
+    """What belongs into an appendix: in what the runs differ."""
+    return with_lines(settings_table(report))
 
 
 def pairs_table(report: Report) -> Table:
-    """HellaSwag question by question, run minus opponent, for each seed that both have."""
+    """HellaSwag question by question, run minus opponent, for each seed that both have. Not on a study's
+    page, which comes out of its records alone: these hold no questions."""
     lines = []
     for one in report.comparisons:
         mine = one.group.done if one.group else []
