@@ -36,9 +36,11 @@ def pytest_configure():
 
 def pytest_collection_modifyitems(items):
     """The files with the longest tests first, or one worker would end with them alone."""
-    slow = ('test_ranks', 'test_train', 'test_study', 'test_prepare_demo', 'test_hellaswag', 'test_dry_run',
-            'test_bench', 'test_recipes')
-    items.sort(key=lambda item: item.path.stem not in slow)
+    slow = ('test_ranks', 'test_train', 'test_study', 'test_gpu_check', 'test_prepare_demo',
+            'test_study_bits', 'test_model', 'test_dry_run', 'test_same_bits', 'test_export_hf',
+            'test_hellaswag', 'test_recipes', 'test_bench')
+    order = {name: place for place, name in enumerate(slow)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(slow)))
 
 
 def pytest_collection_finish():
