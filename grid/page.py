@@ -21,6 +21,7 @@ from verdict.runs import place_text
 
 ALT_TEXTS = {'report': 'what each arm needs for the same loss',
              'report_losses': 'loss against compute, by arm',
+             'report_catch_up': 'gap to the opponent since the last growth',
              'report_trend': 'cost against size, predicted and measured'}
 
 

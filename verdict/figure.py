@@ -5,6 +5,7 @@ The figures of a judge.Report, each for one question. matplotlib is imported onl
     draw_curves(path, report)             loss against compute, the depth behind it
     draw_forest(path, report)             what each arm needs for the same loss: a row an arm
     draw_losses(path, report)             loss against compute, a panel an arm, its opponent in grey
+    draw_catch_up(path, gaps)             arms that a question asks about, since their last growth
     draw_trend(path, report, trends)      cost against size, predicted beside measured
 
 A color means one thing: blue less than the opponent, orange more, grey neither or the opponent itself. A
@@ -17,7 +18,7 @@ import os
 import statistics
 
 from core.plot import GRAY, check_name, new_figure, remark
-from verdict.judge import Comparison, Report
+from verdict.judge import Comparison, Report, catch_up
 from verdict.report import shown
 from verdict.runs import Group
 
@@ -52,6 +53,10 @@ def draw(path: str, report: Report, trends: list = ()) -> list[str]:
     if report.comparisons:
         draw_losses(f'{stem}_losses{form}', report)
         drawn.append(f'{stem}_losses{form}')
+    gaps = gaps_of(report)
+    if gaps:
+        draw_catch_up(f'{stem}_catch_up{form}', gaps)
+        drawn.append(f'{stem}_catch_up{form}')
     if trends:
         draw_trend(f'{stem}_trend{form}', trends)
         drawn.append(f'{stem}_trend{form}')
@@ -301,6 +306,41 @@ def draw_fall(axes, group: Group, color: str, front: int) -> float:
     axes.plot(curve.flops, curve.loss, color=color, linewidth=0.9, alpha=0.7, zorder=front)
     axes.plot(curve.flops[-1], curve.loss[-1], 'o', color=color, markersize=4.5, zorder=front + 2)
     return curve.loss[-1]
+
+
+def gaps_of(report: Report) -> dict[str, list]:
+    """{arm: [(comparison, its gaps since the last growth)]} of the arms that a question asks about."""
+    asked = {one.arm for one in report.declared}
+    found = {}
+    for one in report.comparisons:
+        points = catch_up(one) if one.arm in asked else []
+        if len(points) > 1:
+            found.setdefault(one.arm, []).append((one, points))
+    return found
+
+
+def draw_catch_up(path: str, gaps: dict[str, list]):
+    """The gap to the opponent after as many tokens in all, against the tokens since the last growth."""
+    with new_figure(path, *size_for(len(gaps))) as figure:
+        panels = panels_for(figure, list(gaps))
+        reach = 0.0
+        for axes, arm in panels:
+            axes.axhline(0, color='black', linewidth=1)
+            for (one, points), color in zip(gaps[arm], SERIES):
+                x = [tokens for tokens, _ in points]
+                found = [gap for _, gap in points]
+                where = f'{one.scale}, ' * bool(one.scale) + budget_text(one.group)
+                axes.plot(x, [gap.value for gap in found], color=color, linewidth=1.4, marker='.',
+                          label=where)
+                axes.fill_between(x, [gap.low for gap in found], [gap.high for gap in found], color=color,
+                                  alpha=0.15, linewidth=0)
+                reach = max(reach, *(1.4 * abs(gap.value) for gap in found))
+            axes.legend(fontsize=7, frameon=False, loc='lower left')
+        panels[0][0].set_ylim(-(reach or 0.01), reach or 0.01)
+        use_powers([axes for axes, _ in panels])
+        figure.supxlabel('tokens since the last growth, until a learning rate decays  (band: 95%)',
+                         fontsize=8.5)
+        figure.supylabel("loss minus the opponent's", fontsize=8.5)
 
 
 # ------------------------------------------------------------------------------------------------------------

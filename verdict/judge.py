@@ -486,6 +486,53 @@ def bend(log_c: float, k: float) -> float:
 
 
 # ------------------------------------------------------------------------------------------------------------
+# catching up: what is left of a growth's lead or loss?
+
+
+def catch_up(found: Comparison, sigma: float | None = None) -> list[tuple[float, Estimate]]:
+    """(tokens since the last growth, loss minus the opponent's after as many tokens in all) at each
+    evaluation, as long as neither side's learning rate decays: later the gap says when they decay. [] for an
+    arm that doesn't grow."""
+    if found.difference is None or not found.group.grows:
+        return []
+    phases = found.group.done[0].plan.phases
+    growth = max((phase.start for phase in phases if phase.growths), default=0) * tokens_a_step(found.group)
+    end = min(steady_tokens(found.group), steady_tokens(found.against))
+    points = []
+    for tokens in found.group.mean().tokens:
+        if not growth < tokens <= end:
+            continue
+        mine = losses_after(found.group, tokens, found.seeds)
+        theirs = losses_after(found.against, tokens, found.opponent_seeds)
+        if np.isfinite([*mine, *theirs]).all():
+            is_pairs = found.how == 'pairs'
+            gap = stats.paired(mine, theirs) if is_pairs else stats.welch(mine, theirs, sigma)
+            points.append((tokens - growth, gap))
+    return points
+
+
+def losses_after(group: Group, tokens: float, seeds: tuple) -> list[float]:
+    """The loss of some seeds after so many tokens, linear in their logarithm; nan where it isn't known."""
+    losses = []
+    for seed, curve in zip(group.seeds, group.curves):
+        if seed in seeds:
+            logs = np.log(curve.tokens)
+            losses.append(float(np.interp(math.log(tokens), logs, curve.loss, math.nan, math.nan)))
+    return losses
+
+
+def steady_tokens(group: Group) -> float:
+    """After how many tokens a learning rate begins to decay."""
+    run = group.runs[0]
+    shares = {'constant': math.inf, 'wsd': 1 - run.config.decay_fraction}
+    return shares.get(run.config.lr_schedule, 0) * run.plan.total_steps * tokens_a_step(group)
+
+
+def tokens_a_step(group: Group) -> float:
+    return group.curves[0].tokens[-1] / group.curves[0].step[-1]
+
+
+# ------------------------------------------------------------------------------------------------------------
 # the words, and what to know before
 
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_runs import COMING, ladder, make_seeds, study
+from fake_runs import COMING, ladder, make_seeds, study, write_seeds
 from matplotlib.figure import Figure
 
 from core.common import UserError
 from verdict import figure, report
 from verdict.judge import Question, judge_runs
-from verdict.runs import Place
+from verdict.runs import Place, read_runs
 
 
 @pytest.fixture
@@ -147,6 +147,23 @@ def test_blocks_and_panels_are_named_by_size_or_by_what_sets_arms_apart(drawn):
     blocks = figure.blocks_of(judge_runs(runs))
     assert {title: [one.arm for one in some] for title, some in blocks.items()} == {
         'AdamW': ['grown'], 'Muon': ['muon']}
+
+
+def test_catching_up_is_drawn_of_what_a_question_asks_about(tmp_path, drawn):
+    write_seeds(tmp_path, 'base', (1, 2), lr_schedule='constant')
+    for name, depth in (('asked', 6), ('other', 4)):
+        write_seeds(tmp_path, name, (1, 2), n_stages=2, stage_depths=(depth, 12), lr_schedule='constant')
+    judged = judge_runs(read_runs([str(tmp_path)]))
+    assert sorted(figure.gaps_of(judged)) == ['asked', 'other']
+    for one in judged.comparisons:
+        one.declared = one.arm == 'asked'
+    gaps = figure.gaps_of(judged)
+    figure.draw_catch_up('x.png', gaps)
+    [axes] = [axes for axes in drawn[0].axes if axes.get_visible()]
+    [curve] = [line for line in axes.lines if len(line.get_xdata()) > 2]
+    [(_, points)] = gaps['asked']
+    assert list(curve.get_xdata()) == [tokens for tokens, _ in points] and len(points) == 10
+    assert list(curve.get_ydata()) == [gap.value for _, gap in points]
 
 
 def test_the_trend_shows_predicted_and_measured(drawn):

@@ -9,7 +9,7 @@ from fake_runs import RATES, make_run, make_seeds, power_law, shifted, write_run
 
 from core.common import UserError
 from verdict import judge, stats
-from verdict.judge import Question, judge_groups, judge_runs
+from verdict.judge import Question, catch_up, judge_groups, judge_runs
 from verdict.runs import AXES, Place, make_groups, read_runs
 
 SD = 0.01
@@ -565,6 +565,37 @@ def test_without_a_baseline_nothing_is_judged_and_that_is_said(tmp_path):
     report = on_disk(tmp_path)
     assert not report.comparisons
     assert report.notes[0].startswith('nothing is judged: none of these is a run of one stage from scratch')
+
+
+# ---- catching up
+
+
+@pytest.mark.parametrize('schedule, last', [({'lr_schedule': 'constant'}, 1000),
+                                            ({'lr_schedule': 'wsd', 'decay_fraction': 0.2}, 800)])
+def test_the_gap_since_the_last_growth_is_the_one_that_there_is_until_a_rate_decays(tmp_path, schedule, last):
+    """Grown at 500 of 1000 steps, the run is behind by 0.2 / sqrt(steps since) at equal tokens."""
+    def grown(step):
+        return power_law(step) + (0.2 / math.sqrt(step - 500) if step > 500 else 0.3)
+
+    write_seeds(tmp_path, 'base', (1, 2, 3), sd=0.001, **schedule)
+    write_seeds(tmp_path, 'grown', (1, 2, 3), grown, sd=0.001, n_stages=2, stage_depths=(6, 12), **schedule)
+    [found] = on_disk(tmp_path).comparisons
+    points = catch_up(found)
+    assert [tokens / RATES['tokens'] for tokens, _ in points] == list(range(50, last - 499, 50))
+    noise = found.group.finals().mean() - grown(1000) - (found.against.finals().mean() - power_law(1000))
+    for tokens, gap in points:
+        since = tokens / RATES['tokens']
+        assert gap.value == pytest.approx(0.2 / math.sqrt(since) + noise, abs=1e-9)
+        assert gap.low < gap.value < gap.high
+
+
+def test_gaps_of_pairs_are_paired():
+    """Seeds that are .1 apart, and .02 behind on each of them."""
+    heights = 2 + 0.1 * np.array([0, 1, -1])
+    arms = {'on': on_from('out/first', heights),
+            'grown': on_from('out/first', heights + [0.02, 0.021, 0.019], 12)}
+    [(_, gap)] = catch_up(of(study_of(arms, ['on']), 'grown'))
+    assert gap.value == pytest.approx(0.02) and gap.high - gap.low < 0.006
 
 
 # ---- the promise, simulated through the judge
