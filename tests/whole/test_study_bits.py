@@ -199,7 +199,8 @@ def test_no_saving_is_said_where_nobody_trains_the_prefix(in_process, capsys, ov
     assert f'shared prefixes spare {10 / 12:.1%}' in capsys.readouterr().out
 
 
-def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay, tmp_path, monkeypatch):
+def test_a_branch_is_refused_with_the_first_difference_named(in_process, tiny, overlay, tmp_path,
+                                                             monkeypatch):
     def train_run(*flags):
         monkeypatch.setattr(sys, 'argv', ['train.py', 'configs/baseline.py', str(overlay),
                                           '--growth_steps=0', *flags])
@@ -222,6 +223,14 @@ def test_a_branch_is_refused_with_the_first_difference_named(in_process, overlay
         state = torch.load(tmp_path / 'weights.pt', weights_only=True) | {'optimizer': {}}
         torch.save(state, tmp_path / 'weights.pt')
         train_run(*base, f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/weights.pt')
+    # Other text of the same size: what counts is what the run that trained the prefix says of its data.
+    data_dir = next(flag.partition('=')[2] for flag in tiny if flag.startswith('--data_dir='))
+    shutil.copytree(data_dir, tmp_path / 'other')
+    shard = tmp_path / 'other' / 'tiny_train_000001.bin'
+    shard.write_bytes(shard.read_bytes()[:-2] + b'a\0')
+    with pytest.raises(UserError, match=r'train was .* when the checkpoint was saved'):
+        train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a',
+                  f'--data_dir={tmp_path}/other')
     assert not (tmp_path / 'b' / 'metrics.jsonl').exists()
     # From a file, and from a run directory whose newest checkpoint that fits isn't the newest.
     train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/alone')
