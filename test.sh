@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold, in under six minutes on two cores. Arguments go to pytest:
+# Everything that must hold, in about ten minutes on two cores. Arguments go to pytest:
 #
 #     bash test.sh -m "not slow"             the quick round
 #     bash test.sh tests/core/test_data.py   one file
