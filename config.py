@@ -311,7 +311,11 @@ def read_config(path: str, given: Given):
 def read_file(path: str, problems: list[str]) -> dict:
     """The public names that a Python file assigns."""
     if not os.path.isfile(path):
-        hint = f'; --resume={path} resumes a run' if os.path.isdir(path) else ''
+        ours = [name[:-3] for name in os.listdir(os.path.join(HERE, 'configs')) if name.endswith('.py')]
+        near = difflib.get_close_matches(os.path.splitext(os.path.basename(path))[0], ours, 1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        if os.path.isdir(path):
+            hint = f'; --resume={path} resumes a run'
         problems.append(f'{path}: no such config file{hint}')
         return {}
     # Empty, so that a config means the same whatever was read before it.

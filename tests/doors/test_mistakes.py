@@ -144,6 +144,7 @@ MISTAKES = [
      r"typo.py: no setting is called 'n_layers'; did you mean 'n_layer'\?\n.*'learning_rat'; did you "
                                  r"mean 'learning_rate'\?\n.*n_head must be int, not 'two'"),
     ('train', 'nowhere.py', r'nowhere.py: no such config file'),
+    ('train', 'gong_3_6_21', r"gong_3_6_21: no such config file; did you mean 'gong_3_6_12'\?"),
     ('train', 'data', r'data: no such config file'),
     ('train', 'syntax.py', r'syntax.py, line 1: SyntaxError'),
     ('train', 'raises.py', r'raises.py, line 2: ZeroDivisionError'),
