@@ -16,6 +16,7 @@ import itertools
 import math
 import os
 import statistics
+from operator import attrgetter
 
 from core.plot import GRAY, check_name, new_figure, remark
 from verdict.judge import Comparison, Report, catch_up
@@ -98,11 +99,11 @@ def draw_forest(path: str, report: Report):
     names = [shorten(one.arm) for one in report.comparisons]
     width = max(WIDTH, 0.4 + 0.075 * max(map(len, names)) + 2.2 * len(budgets))
     # A row an arm, and room for the title of the block.
-    heights = [len(set(map(arm_of, some))) + 0.8 for some in blocks.values()]
+    heights = [len(set(map(attrgetter('arm'), some))) + 0.8 for some in blocks.values()]
     with new_figure(path, width, 0.9 + 0.45 * len(blocks) + 0.24 * sum(heights)) as figure:
         grid = figure.subplots(len(blocks), len(budgets), squeeze=False, sharey='row', height_ratios=heights)
         for line, (title, some) in zip(grid, blocks.items()):
-            arms = list(dict.fromkeys(map(arm_of, some)))
+            arms = list(dict.fromkeys(map(attrgetter('arm'), some)))
             # Differences of one kind of arms may be ten times those of another.
             limits = limits_of(report.comparisons if has_costs else some, has_costs)
             for axes, budget in zip(line, budgets):
@@ -122,10 +123,6 @@ def draw_forest(path: str, report: Report):
             what = 'loss at equal compute minus that of the best arm that does not grow, nats per token'
         words = 'bar: 95% interval over seeds;  filled: settled question;  hollow: open, or exploration'
         figure.supxlabel(f'{what}\n{words}', fontsize=8.5)
-
-
-def arm_of(one: Comparison) -> str:
-    return one.arm
 
 
 def blocks_of(report: Report) -> dict[str, list]:

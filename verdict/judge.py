@@ -489,7 +489,7 @@ def bend(log_c: float, k: float) -> float:
 # catching up: what is left of a growth's lead or loss?
 
 
-def catch_up(found: Comparison, sigma: float | None = None) -> list[tuple[float, Estimate]]:
+def catch_up(found: Comparison) -> list[tuple[float, Estimate]]:
     """(tokens since the last growth, loss minus the opponent's after as many tokens in all) at each
     evaluation, as long as neither side's learning rate decays: later the gap says when they decay. [] for an
     arm that doesn't grow."""
@@ -505,9 +505,8 @@ def catch_up(found: Comparison, sigma: float | None = None) -> list[tuple[float,
         mine = losses_after(found.group, tokens, found.seeds)
         theirs = losses_after(found.against, tokens, found.opponent_seeds)
         if np.isfinite([*mine, *theirs]).all():
-            is_pairs = found.how == 'pairs'
-            gap = stats.paired(mine, theirs) if is_pairs else stats.welch(mine, theirs, sigma)
-            points.append((tokens - growth, gap))
+            difference = stats.paired if found.how == 'pairs' else stats.welch
+            points.append((tokens - growth, difference(mine, theirs)))
     return points
 
 

@@ -362,6 +362,12 @@ def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group
     if not places:
         set_budgets(groups)
     tell_apart(groups, notes, bool(places))
+    for run in itertools.chain(*(group.runs for group in groups)):
+        others = sum('val_loss' in record for record in run.records if record['kind'] == 'eval')
+        others -= len(run.evals)
+        if others:
+            notes.append(f'{run.path}: {others} evaluations with other val_tokens than the last one are left '
+                         'out')
     return groups, notes
 
 

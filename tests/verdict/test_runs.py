@@ -168,8 +168,11 @@ def test_a_curve_reaches_one_percent_beyond_its_end_since_budgets_are_met_by_who
 def test_evaluations_on_other_validation_tokens_than_the_last_are_left_out(tmp_path, tokens, first):
     path = write_run(tmp_path / 'base', val_tokens=4096)
     change_evals(path, lambda record: record.update(val_tokens=tokens if record['step'] < 500 else 4096))
-    [group] = groups_in(tmp_path)
+    [group], notes = make_groups(read_runs([str(path)]))
     assert group.mean().step[0] == first
+    n = 10 * (first == 500)  # of the steps 0, 50, ...
+    said = f'{path}: {n} evaluations with other val_tokens than the last one are left out'
+    assert notes == ([said] if n else [])
 
 
 # ---- experiments
