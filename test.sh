@@ -15,9 +15,9 @@ fi
 .venv/bin/ruff check .
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 if [ $# -gt 0 ]; then
-    exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
+    exec .venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"
 fi
 # Users' mistakes and damaged files without asserts: no file and no setting of a user's is checked by one.
 unchecked="tests/doors/test_mistakes.py tests/core/test_data.py"
 .venv/bin/python -O -m pytest -n 2 -W ignore::pytest.PytestConfigWarning $unchecked
-.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(printf -- '--ignore=%s ' $unchecked)
+.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(printf -- '--ignore=%s ' $unchecked)

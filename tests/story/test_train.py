@@ -83,13 +83,13 @@ def test_a_run_grows_through_its_phases_and_records_them(tiny, straight):
 
 
 @pytest.mark.parametrize('flags', [
-    (), ('--phase1_embeddings=train',), ('--phase1_embeddings=frozen', '--shuffle=True'), ('--dropout=0.2',),
-    ('--optimizer=muon', '--lr_schedule=wsd', '--decay_fraction=0.3'),
+    ('--phase1_embeddings=frozen', '--shuffle=True', '--dropout=0.2'),
+    ('--optimizer=muon', '--lr_schedule=wsd', '--decay_fraction=0.3', '--grow_init=middle',
+     '--grow_optimizer=copy'),
     ('--grow_init=interleave', '--grow_optimizer=copy', '--grad_clip=0.5', '--lr_schedule=cosine',
      '--rewarm_steps=3'),
     ('--grow_init=stack', '--grow_optimizer=reset', '--phase1_fraction=0'),
-    ('--grow_init=middle', '--grow_optimizer=copy', '--optimizer=muon'), ('--grow_init=zero',),
-    ('--grow_init=copy_last',), ('--rewarm=new', '--rewarm_steps=5'),
+    ('--grow_init=zero', '--phase1_embeddings=train'), ('--rewarm=new', '--rewarm_steps=5'),
 ])
 def test_stopping_anywhere_and_resuming_is_the_same_run(monkeypatch, tiny, tmp_path, flags):
     straight, resumed = tmp_path / 'straight', tmp_path / 'resumed'

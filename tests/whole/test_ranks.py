@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import ENV, free_port, run_ranks, start_ranks
+from processes import ENV, free_port, run_python, run_ranks, start_ranks
 from same_run import assert_same_run, metrics
 
 from run import checkpoint
@@ -126,15 +126,16 @@ def test_1_2_and_4_ranks_are_the_same_run(on_ranks, setting):
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')),
                     reason='torch.compile on the CPU needs a C++ compiler')
-def test_compiled_ranks_train_as_eager_ones_do(tiny, straight, tmp_path):
+def test_compiled_ranks_train_as_an_eager_one_does(tiny, tmp_path):
     """Compiled blocks inside DDP, in every phase: what CUDA does by default."""
-    codes, _, said = run_ranks(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--compile=True')
+    flags = [*tiny, '--n_layer=2', '--n_stages=2', '--growth_steps=8', '--continual_steps=2']
+    codes, _, said = run_ranks(2, 'train.py', *flags, f'--out_dir={tmp_path}/compiled', '--compile=True')
     assert set(codes) == {0}, said
-    eager, compiled = metrics(straight / 'run'), metrics(tmp_path / 'run')
-    assert len(eager) == len(compiled) > 0
-    for one, other in zip(eager, compiled):
-        assert [one[k] for k in ('kind', 'step', 'phase', 'depth')] == [other[k] for k in ('kind', 'step',
-                                                                                           'phase', 'depth')]
+    assert run_python('train.py', *flags, f'--out_dir={tmp_path}/eager').returncode == 0
+    eager, compiled = metrics(tmp_path / 'eager'), metrics(tmp_path / 'compiled')
+    names = ('kind', 'step', 'phase', 'depth')
+    for one, other in zip(eager, compiled, strict=True):
+        assert [one[name] for name in names] == [other[name] for name in names]
         for key in one.keys() & {'loss', 'val_loss', 'grad_norm'}:
             assert one[key] == pytest.approx(other[key], rel=1e-3)
 
@@ -177,41 +178,32 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, strai
     script = tmp_path / 'kill.py'
     script.write_text('import os, signal, schedule, train\nfrom core.common import run_main\nreal = '
                       "schedule.Plan.row\ndef row(plan, step):\n    where = os.environ['RANK'], "
-                      "os.environ['TORCHELASTIC_RESTART_COUNT'], step\n    if where in (('1', '0', 11), "
-                      "('0', '1', 16)):\n        os.kill(os.getpid(), signal.SIGKILL)\n    return "
+                      "os.environ['TORCHELASTIC_RESTART_COUNT'], step\n    if where == ('1', '0', 11):"
+                      "\n        os.kill(os.getpid(), signal.SIGKILL)\n    return "
                       'real(plan, step)\nschedule.Plan.row = row\nrun_main(train.main)\n')
     done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/killed', '--resume=auto',
-                    options=('--standalone', '--max-restarts=3'))
+                    options=('--standalone', '--max-restarts=1'))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('resumed at step') == 2
+    assert done.stdout.count('resumed at step') == 1
     assert_same_run(straight / 'run', tmp_path / 'killed')
 
 
 @pytest.mark.slow
 def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
+    # Before rank 0 makes a folder all ranks have what they need.
     script = tmp_path / 'mistake.py'
     script.write_text('import os, time, train\nfrom core.common import UserError, run_main\n'
-                      'real = train.dry_run\n'
                       'sleep = time.sleep\n'
                       'time.sleep = lambda seconds: sleep(min(seconds, 2))  # of the 10 that others get\n'
-                      'def dry_run(*args):\n'
-                      "    if os.environ['RANK'] == '1':\n"
-                      "        raise UserError('out of memory, here only')\n"
-                      '    real(*args)\n'
-                      'train.dry_run = dry_run\nrun_main(train.main)\n')
-    done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
-    assert done.returncode == 1 and done.stderr.count('error: out of memory, here only') == 1, done.stderr
-    # Before rank 0 makes a folder all ranks have what they need.
-    script.write_text('import os, train\nfrom core.common import UserError, run_main\n'
                       'real = train.pick_device\n'
                       'def pick_device(*args):\n'
                       "    if os.environ['RANK'] == '1':\n"
                       "        raise UserError('this rank has no GPU')\n"
                       '    return real(*args)\n'
                       'train.pick_device = pick_device\nrun_main(train.main)\n')
-    done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/c')
-    assert done.returncode == 1 and 'error: this rank has no GPU' in done.stderr
-    assert not (tmp_path / 'c').exists()
+    done = torchrun(2, str(script), *tiny, f'--out_dir={tmp_path}/a')
+    assert done.returncode == 1 and done.stderr.count('error: this rank has no GPU') == 1, done.stderr
+    assert not (tmp_path / 'a').exists()
 
 
 @pytest.mark.slow
@@ -232,7 +224,7 @@ def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, t
     assert_same_run(straight / 'run', stopped)
 
 
-# A train.py whose update 6 takes ten seconds on each rank, which say that they are there and when they stop.
+# A train.py whose update 6 takes five seconds on each rank, which say that they are there and when they stop.
 SLOW_STEP = '''
 import os, sys, time, schedule, train
 from core.common import run_main
@@ -240,7 +232,7 @@ real = schedule.Plan.row
 def row(plan, step):
     if step == 6:
         os.write(1, b'\\nrank is %d\\n' % os.getpid())  # a line of its own, whatever others print
-        time.sleep(10)
+        time.sleep(5)
     return real(plan, step)
 schedule.Plan.row = row
 run_main(train.main)
@@ -254,8 +246,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process that its parent has died')
-@pytest.mark.parametrize('signals', [[signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGTERM],
-                                     [signal.SIGKILL]])
+@pytest.mark.parametrize('signals', [[signal.SIGINT, signal.SIGINT], [signal.SIGKILL]])
 def test_ranks_do_not_outlive_torchrun(tiny, tmp_path, signals):
     """A second Ctrl-C ends it, and them at once; if it is killed they save and end."""
     script = tmp_path / 'slow_step.py'
@@ -272,7 +263,7 @@ def test_ranks_do_not_outlive_torchrun(tiny, tmp_path, signals):
             break
     for number in signals:
         launcher.send_signal(number)
-        time.sleep(2)  # for torchrun to pass it on
+        time.sleep(1)  # for torchrun to pass it on
     launcher.wait(60)
     assert len(ranks) == 2
     assert any(is_alive(rank) for rank in ranks) == (len(signals) == 1)
