@@ -46,46 +46,6 @@ class GPTConfig:
     qk_norm: bool = False
 
 
-def gelu(x):
-    return F.gelu(x, approximate='tanh')
-
-
-class SelfAttention(nn.Module):
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.n_head = config.n_head
-        self.dropout = config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # queries, keys, values of all heads
-        self.c_attn.rows = (config.n_embd,) * 3  # for who takes them apart, as Muon does
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-
-    def forward(self, x, norm, mask=None, rotary=None):
-        B, T, C = x.shape
-        heads = (B, T, self.n_head, C // self.n_head)
-        q, k, v = recompute_linear(norm, self.c_attn, x).split(C, dim=2)
-        q = q.view(heads).transpose(1, 2)  # (B, n_head, T, C / n_head)
-        k = k.view(heads).transpose(1, 2)
-        v = v.view(heads).transpose(1, 2)
-        dropout = self.dropout if self.training else 0.0  # the function does not know the module's mode
-        causal = mask is None
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
-        y = y.transpose(1, 2).reshape(B, T, C)  # the heads side by side again
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
-
-
-class MLP(nn.Module):
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.dropout = config.dropout
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
-
-    def forward(self, x, norm):
-        y = recompute_linear(norm, self.c_fc, x)  # (B, T, 4 C)
-        y = recompute_linear(gelu, self.c_proj, y)
-        return F.dropout(y, self.dropout, self.training)
-
-
 @functools.lru_cache
 def frequencies(config: GPTConfig, device: torch.device):
     """How many radians a token each pair of a head's numbers turns, float32 (head_dim / 2,).
@@ -103,6 +63,39 @@ def frequencies(config: GPTConfig, device: torch.device):
     return turning
 
 
+class SelfAttention(nn.Module):
+    """Causal attention. A Llama's n_head / n_kv_head heads of queries share one of keys and values."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        is_llama = config.arch == 'llama'
+        self.dropout = config.dropout
+        self.head_dim = config.head_dim if is_llama else config.n_embd // config.n_head
+        n = config.n_head * self.head_dim
+        n_kv = config.n_kv_head * self.head_dim if is_llama else n
+        self.c_attn = nn.Linear(config.n_embd, n + 2 * n_kv, bias=config.qkv_bias or not is_llama)
+        self.c_attn.rows = (n, n_kv, n_kv)  # queries, keys, values, for who takes them apart, as Muon does
+        self.c_proj = nn.Linear(n, config.n_embd, bias=not is_llama)
+        self.q_norm = nn.RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = nn.RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+
+    def forward(self, x, norm, mask=None, rotary=None):
+        B, T, _ = x.shape
+        q, k, v = recompute_linear(norm, self.c_attn, x).split(self.c_attn.rows, dim=2)
+        q, k, v = (part.view(B, T, -1, self.head_dim) for part in (q, k, v))
+        if self.q_norm is not None:
+            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, n_head or n_kv_head, T, head_dim)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        dropout = self.dropout if self.training else 0.0  # the function does not know the module's mode
+        causal, shared = mask is None, q.size(1) != k.size(1)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout,
+                                           enable_gqa=shared)
+        y = y.transpose(1, 2).flatten(2)  # the heads side by side again
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+
 def rotate(x, rotary):
     """Turn each pair (i, i + head_dim / 2) of the numbers of x (B, heads, T, head_dim) by its angle."""
     cos, sin = rotary  # (1, T, head_dim / 2) or (B, 1, T, head_dim / 2), float32
@@ -110,31 +103,8 @@ def rotate(x, rotary):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
 
-class GroupedQueryAttention(nn.Module):
-    """Attention in which n_head / n_kv_head heads of queries share one of keys and values (Llama's)."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.head_dim = config.head_dim
-        n, n_kv = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
-        self.c_attn = nn.Linear(config.n_embd, n + 2 * n_kv, bias=config.qkv_bias)
-        self.c_attn.rows = (n, n_kv, n_kv)
-        self.c_proj = nn.Linear(n, config.n_embd, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-        self.k_norm = nn.RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else None
-
-    def forward(self, x, norm, mask=None, rotary=None):
-        B, T, _ = x.shape
-        q, k, v = recompute_linear(norm, self.c_attn, x).split(self.c_attn.rows, dim=2)
-        q, k = q.view(B, T, -1, self.head_dim), k.view(B, T, -1, self.head_dim)
-        v = v.view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, n_kv_head, T, head_dim)
-        if self.q_norm is not None:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
-        q = rotate(q.transpose(1, 2), rotary)  # (B, n_head, T, head_dim)
-        k = rotate(k.transpose(1, 2), rotary)
-        causal, shared = mask is None, q.size(1) != k.size(1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=shared)
-        return self.c_proj(y.transpose(1, 2).flatten(2))
+def gelu(x):
+    return F.gelu(x, approximate='tanh')
 
 
 def swiglu(x):
@@ -142,24 +112,31 @@ def swiglu(x):
     return F.silu(gate) * up
 
 
-class GatedMLP(nn.Module):
+class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 2 * config.n_ff, bias=False)
-        self.c_fc.rows = (config.n_ff, config.n_ff)  # gate, up
-        self.c_proj = nn.Linear(config.n_ff, config.n_embd, bias=False)
+        is_llama = config.arch == 'llama'
+        self.dropout = config.dropout
+        self.activation = swiglu if is_llama else gelu
+        width = config.n_ff if is_llama else 4 * config.n_embd
+        self.c_fc = nn.Linear(config.n_embd, 2 * width if is_llama else width, bias=not is_llama)
+        if is_llama:
+            self.c_fc.rows = (width, width)  # gate, up
+        self.c_proj = nn.Linear(width, config.n_embd, bias=not is_llama)
 
     def forward(self, x, norm):
-        return recompute_linear(swiglu, self.c_proj, recompute_linear(norm, self.c_fc, x))
+        y = recompute_linear(norm, self.c_fc, x)
+        y = recompute_linear(self.activation, self.c_proj, y)
+        return F.dropout(y, self.dropout, self.training)
 
 
 class Block(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.ln_1 = new_norm(config)
-        self.attn = GroupedQueryAttention(config) if config.arch == 'llama' else SelfAttention(config)
+        self.attn = SelfAttention(config)
         self.ln_2 = new_norm(config)
-        self.mlp = GatedMLP(config) if config.arch == 'llama' else MLP(config)
+        self.mlp = MLP(config)
 
     def forward(self, x, added=None, mask=None, rotary=None):
         """x (B, T, C) and what the block below adds to it (B, T, C) -> the same two of this block.
