@@ -519,23 +519,27 @@ IN_ROWS = ('growth', 'schedule')  # settings that act through the rows alone, wh
 def shared_prefix(a: TrainConfig, b: TrainConfig) -> int:
     """The number of first steps that two configs of resolve() train alike: on the same hardware, and on as
     many ranks, the state after so many steps is the same bit for bit."""
-    return prefix_difference(a, b)[0]
+    if any(FIELDS[name].metadata['group'] not in IN_ROWS for name in different(a, b)):
+        return 0
+    return first_other_row(plan(a), plan(b))
+
+
+def different(a: TrainConfig, b: TrainConfig) -> list[str]:
+    """The settings that act on training and differ."""
+    names = []
+    for name, field in FIELDS.items():
+        acts = name in CHANGE_BITS or not field.metadata['free']
+        if name == 'muon_learning_rate':
+            acts = 'muon' in (a.optimizer, b.optimizer)
+        if acts and getattr(a, name) != getattr(b, name):
+            names.append(name)
+    return names
 
 
 def prefix_difference(a: TrainConfig, b: TrainConfig) -> tuple[int, str]:
-    """(shared_prefix(a, b), the first difference in words: what, a's and b's value; '' if there is none)."""
-    for name, field in FIELDS.items():
-        matters = name in CHANGE_BITS or not (field.metadata['free'] or field.metadata['group'] in IN_ROWS)
-        # Without Muon it acts on nothing.
-        if name == 'muon_learning_rate':
-            matters = 'muon' in (a.optimizer, b.optimizer)
-        if matters and getattr(a, name) != getattr(b, name):
-            return 0, f'{name}: {getattr(a, name)!r} and {getattr(b, name)!r}'
-    plans = plan(a), plan(b)
-    step = first_other_row(*plans)
-    if step == plans[0].total_steps == plans[1].total_steps:
-        return step, ''
-    return step, f'step {step}: {row_text(plans[0], step)} and {row_text(plans[1], step)}'
+    """(shared_prefix(a, b), what differs in words: each setting with a's and b's value)."""
+    words = [f'{name} {getattr(a, name)!r} and {getattr(b, name)!r}' for name in different(a, b)]
+    return shared_prefix(a, b), ', '.join(words)
 
 
 def first_other_row(a: Plan, b: Plan) -> int:
@@ -567,21 +571,6 @@ def what_trains(config: TrainConfig, phase: Phase) -> tuple:
     if not phase.growths or phase.start == 0:
         state = ''  # there is none yet
     return phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings, phase.growths, state
-
-
-def row_text(made: Plan, step: int) -> str:
-    """A row in words."""
-    if step >= made.total_steps:
-        return 'the end'
-    phase, lr, new_scale, _, _ = made.row(step)
-    text = f'stage {phase.stage} {phase.phase} of {phase.depth} layers, {phase.n_frozen} frozen, '
-    text += f'embeddings {phase.embeddings}, learning rate {lr!r}'
-    if new_scale != 1:
-        text += f', {new_scale:.3g} of it for new layers'
-    for growth in phase.growths if step == phase.start else ():
-        text += f', grown by {growth.name} to {describe(growth.layers)}'
-        text += f' (optimizer state {made.config.grow_optimizer})'
-    return text
 
 
 # ----------------------------------------------------------------------------------------------------------

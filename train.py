@@ -52,7 +52,16 @@ from core.optim import grow_optimizers, optimizer_state, set_learning_rate
 from model import GPT
 from run import checkpoint
 from run.log import RunLog, has_last_eval
-from run.start import Job, State, dry_run, find_start, initial_state, restore_state, stage_generator
+from run.start import (
+    Job,
+    State,
+    dry_run,
+    find_start,
+    initial_state,
+    open_data,
+    restore_state,
+    stage_generator,
+)
 
 
 def main():
@@ -110,35 +119,6 @@ def prepare(argv: list[str]) -> Job:
         lock=locked(config.out_dir) if rank == 0 else contextlib.nullcontext(),
         writer=checkpoint.CheckpointWriter(device),
     )
-
-
-def open_data(config, sequences_per_step: int) -> tuple:
-    """(training split, validation sets, tokenizer). A validation set is (split, how many of its first
-    sequences are evaluated), by the name that its loss has in metrics.jsonl."""
-    train_split = data.Split(config.data_dir, 'train', config.block_size, config.vocab_size)
-    meta = data.read_meta(config.data_dir)
-    if meta['vocab_size'] > config.vocab_size:
-        raise UserError(f'vocab_size {config.vocab_size} is less than the {meta["vocab_size"]} of '
-                        f'{config.data_dir}')
-    if train_split.n_sequences < sequences_per_step:
-        raise UserError(f'{config.data_dir} holds {train_split.n_sequences} training sequences, one step '
-                        f'takes {sequences_per_step}')
-    val = data.Split(config.data_dir, 'val', config.block_size, config.vocab_size)
-    val_sequences = config.val_tokens // config.block_size
-    if not 1 <= val_sequences <= val.n_sequences:
-        raise UserError(f'val_tokens {config.val_tokens} asks for {val_sequences} sequences of '
-                        f'{config.block_size} tokens; {config.data_dir} holds {val.n_sequences}')
-    val_sets = {'val_loss': (val, val_sequences)}
-    for entry in config.val_dirs:
-        name, folder = entry.split(':', 1)
-        folder = os.path.expanduser(folder)
-        other = data.Split(folder, 'val', config.block_size, config.vocab_size)
-        tokenizer = data.read_meta(folder)['tokenizer']
-        if tokenizer != meta['tokenizer']:
-            raise UserError(f'val_dirs {folder}: in tokens of {tokenizer!r}, and {config.data_dir} in tokens '
-                            f'of {meta["tokenizer"]!r}')
-        val_sets[f'val_loss_{name}'] = other, min(val_sequences, other.n_sequences)
-    return train_split, val_sets, meta['tokenizer']
 
 
 def load_questions(job: Job) -> Job:

@@ -62,6 +62,35 @@ class State:
     init_from: dict | None = None  # at step 0: what the weights have cost until now
 
 
+def open_data(config, sequences_per_step: int) -> tuple:
+    """(training split, validation sets, tokenizer). A validation set is (split, how many of its first
+    sequences are evaluated), by the name that its loss has in metrics.jsonl."""
+    train_split = data.Split(config.data_dir, 'train', config.block_size, config.vocab_size)
+    meta = data.read_meta(config.data_dir)
+    if meta['vocab_size'] > config.vocab_size:
+        raise UserError(f'vocab_size {config.vocab_size} is less than the {meta["vocab_size"]} of '
+                        f'{config.data_dir}')
+    if train_split.n_sequences < sequences_per_step:
+        raise UserError(f'{config.data_dir} holds {train_split.n_sequences} training sequences, one step '
+                        f'takes {sequences_per_step}')
+    val = data.Split(config.data_dir, 'val', config.block_size, config.vocab_size)
+    val_sequences = config.val_tokens // config.block_size
+    if not 1 <= val_sequences <= val.n_sequences:
+        raise UserError(f'val_tokens {config.val_tokens} asks for {val_sequences} sequences of '
+                        f'{config.block_size} tokens; {config.data_dir} holds {val.n_sequences}')
+    val_sets = {'val_loss': (val, val_sequences)}
+    for entry in config.val_dirs:
+        name, folder = entry.split(':', 1)
+        folder = os.path.expanduser(folder)
+        other = data.Split(folder, 'val', config.block_size, config.vocab_size)
+        tokenizer = data.read_meta(folder)['tokenizer']
+        if tokenizer != meta['tokenizer']:
+            raise UserError(f'val_dirs {folder}: in tokens of {tokenizer!r}, and {config.data_dir} in tokens '
+                            f'of {meta["tokenizer"]!r}')
+        val_sets[f'val_loss_{name}'] = other, min(val_sequences, other.n_sequences)
+    return train_split, val_sets, meta['tokenizer']
+
+
 def find_start(job: Job) -> tuple[dict | None, str]:
     """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's
     another's). All ranks are joined, and agree on it.
