@@ -5,13 +5,11 @@ FineWeb-Edu, or your own files, to token shards: on all cores, in bounded memory
     python prepare_fineweb.py --max_tokens=1_000_000_000      # only its first 1B tokens
     python prepare_fineweb.py --source texts --out=data/mine  # your own: a folder, files, or 'x/*.parquet'
     python prepare_fineweb.py --source book.txt --val_tokens=20_000 --out=data/book        # a small corpus
-    python prepare_fineweb.py --pretokenized                  # ready shards from the Hub: no tokenizing
 
 | a file of --source | its documents |
 |---|---|
 | .parquet | the strings of the column 'text' |
-| .jsonl, .ndjson | the key 'text' of each line's object |
-| .json | the same, or the key 'text' of each object of one array, or of one object |
+| .jsonl, .ndjson, .json | the key 'text' of each line's object, or of each object of one array |
 | .txt, .md | the file is one document, read in pieces |
 
 All but .parquet also as .gz or .zst. sample-10BT is 27 GB of parquet, streamed from the Hub; its 10B tokens
@@ -24,10 +22,13 @@ documents that hold about N tokens, spread evenly over the source, become the va
 train. Where the source is a few text files, pieces of them count as documents.
 
 Killed at any moment, the same command continues after the last finished shard (meta.json says where in the
-source that is) and ends in the same bytes. A folder made with other options is refused, and so is one that
-another process is in.
+source that is) and ends in the same bytes.
+
+Shards that others have made need no preparing: train.py takes a folder of them, such as 10B tokens from
+    hf download kjj0/finewebedu10B-gpt2 --repo-type=dataset --local-dir=data/edu_fineweb10B
 """
 
+import functools
 import glob
 import gzip
 import io
@@ -48,9 +49,8 @@ from core.common import Parser, UserError, atomic_write, locked, run_main, usabl
 from core.data import read_meta, shard_layout, split_of, write_meta, write_shard
 
 FINEWEB = 'HuggingFaceFW/fineweb-edu'
-PRETOKENIZED = 'kjj0/finewebedu10B-gpt2'
 # what decides the bytes
-OPTIONS = ('sample', 'source', 'pretokenized', 'tokenizer', 'shard_tokens', 'max_tokens', 'val_tokens')
+OPTIONS = ('sample', 'source', 'tokenizer', 'shard_tokens', 'max_tokens', 'val_tokens')
 SOURCES = re.compile(r'\.(?:(parquet)|(jsonl|ndjson|json|txt|md)(\.gz|\.zst)?)$', re.IGNORECASE)
 TEXTS = ('txt', 'md')
 PIECE = 100_000  # characters of a text file that are read, and held out, together, at least
@@ -61,25 +61,16 @@ BATCH = 200_000  # characters for each worker that are tokenized in one call: wh
 
 def main():
     args = parse_arguments()
-    # A kill anywhere loses nothing, so nothing is tidied up: a thread may wait for the network.
-    signal.signal(signal.SIGINT, stop)
+    # Ctrl-C ends it at once, where a thread may wait for the network. A kill anywhere loses nothing.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with locked(args.out):
         meta = read_folder(args) or new_meta(args)
         done = ' is complete already' if meta['complete'] else ''
         if not meta['complete']:
             save(args, meta)  # a folder that is stopped says that it isn't complete
-            if args.pretokenized:
-                fetch_shards(args, meta)
-            else:
-                make_shards(args, meta)
+            make_shards(args, meta)
     print(f'{args.out}{done}: {len(meta["shards"])} shards, {sum(meta["documents"].values()):,} documents, '
           f'{sum(meta["tokens"].values()):,} tokens ({meta["tokens"]["val"]:,} of them for validation)')
-
-
-def stop(signum, frame):
-    """Ctrl-C: end at once."""
-    print('\nstopped; the same command goes on', file=sys.stderr, flush=True)
-    os._exit(130)
 
 
 def parse_arguments():
@@ -90,8 +81,6 @@ def parse_arguments():
         help="which sample of the Hub's FineWeb-Edu; default: 10BT")
     add('--source', nargs='+', action='extend', default=[], metavar='PATH',
         help='local files instead, folders of them, or patterns')
-    add('--pretokenized', nargs='?', const=PRETOKENIZED, default='', metavar='DATASET',
-        help=f'ready shards of this dataset on the Hub instead; without a name: {PRETOKENIZED}')
     add('--out', default='', metavar='DIR', help='default: data/edu_fineweb10B, by the sample')
     add('--tokenizer', default='gpt2', metavar='NAME',
         help='gpt2, bytes, or a folder or repository on the Hub with a tokenizer.json; default: gpt2')
@@ -99,16 +88,11 @@ def parse_arguments():
     add('--val_tokens', type=int, default=0, metavar='N',
         help='hold out documents of about N tokens, evenly over the source; default 0: the first shard')
     add('--max_tokens', type=int, default=0, metavar='N',
-        help='stop after N tokens in all, validation included (with --pretokenized: whole shards, at least '
-             'two); default 0: the whole source')
+        help='stop after N tokens in all, validation included; default 0: the whole source')
     add('--workers', type=int, default=usable_cores(), metavar='N', help='threads; default: all cores')
     args = parser.parse_args()
-    if args.source and (args.pretokenized or not args.out):
-        raise UserError('--source needs --out, the folder to make, and excludes --pretokenized')
-    as_it_is = (args.tokenizer, args.shard_tokens, args.val_tokens) == ('gpt2', 100_000_000, 0)
-    if args.pretokenized and not as_it_is:
-        raise UserError('--pretokenized takes the shards as they are: leave out --tokenizer, --shard_tokens '
-                        'and --val_tokens')
+    if args.source and not args.out:
+        raise UserError('--source needs --out, the folder to make')
     # A header counts in int32, a sequence needs two tokens, and what is held out becomes one shard.
     limits = {'shard_tokens': (2, 2**31 - 1), 'val_tokens': (0, args.shard_tokens),
               'max_tokens': (0, 10**15), 'workers': (1, 10_000)}
@@ -117,7 +101,7 @@ def parse_arguments():
         if not least <= value <= most:
             raise UserError(f'--{name} must be from {least} to {most}, not {value}')
     for_validation = args.val_tokens or args.shard_tokens
-    if 0 < args.max_tokens <= for_validation and not args.pretokenized:
+    if 0 < args.max_tokens <= for_validation:
         raise UserError(f'--max_tokens={args.max_tokens}: {for_validation} tokens are for validation, which '
                         'leaves none to train on: choose a smaller --shard_tokens, or --val_tokens=N')
     # a shell expands ~ only at the start of a word, not in --out=~/data
@@ -154,31 +138,25 @@ def read_folder(args) -> dict | None:
             n_tokens = shard_layout(os.path.join(args.out, shard['file']))[1]
         except (UserError, FileNotFoundError):
             n_tokens = -1
-        # The held-out shard is written before meta.json: stopped in between, it holds more than is needed.
-        may_be_longer = args.val_tokens and i == 0 and not meta['complete']
-        if n_tokens != shard['tokens'] and not (may_be_longer and n_tokens > shard['tokens']):
+        # More than is needed is no damage: the held-out shard is written before meta.json.
+        if n_tokens < shard['tokens']:
             print(f'{shard["file"]} is missing or damaged: continuing from there')
             # Without a training shard nothing says what is held out until where.
             del meta['shards'][0 if args.val_tokens and i == 1 else i :]
             meta['complete'] = False
             break
     if args.source:
-        check_sources(args, meta)
+        # Files that no finished shard was made from may have changed, or have come or gone.
+        file, document, token = next_position(meta)
+        n_used = None if meta['complete'] else file + (document + token > 0)
+        before = meta['sources'][:n_used]
+        meta['sources'] = find_files(args)
+        now = meta['sources'][:n_used]
+        for entry in [*before, *now]:
+            if entry not in before or entry not in now:
+                raise UserError(f'{entry["file"]} has changed since {args.out} was begun, or has come or '
+                                'gone: choose another --out')
     return meta
-
-
-def check_sources(args, meta: dict):
-    """Bring meta.json up to the sources as they are. Raises UserError if one that finished shards were made
-    from has changed, or one has come to a complete folder."""
-    file, document, token = next_position(meta)
-    n_used = None if meta['complete'] else file + (document + token > 0)
-    before = meta['sources'][:n_used]
-    meta['sources'] = find_files(args)
-    others = [entry for entry in before if entry not in meta['sources']]
-    others += [entry for entry in meta['sources'][:n_used] if entry not in before]
-    if others:
-        raise UserError(f'{others[0]["file"]} has changed since {args.out} was begun, or has come or gone: '
-                        'choose another --out')
 
 
 def next_position(meta: dict) -> list:
@@ -222,7 +200,7 @@ def save(args, meta: dict):
     write_meta(args.out, meta)
 
 
-# files to documents
+# the source's files
 
 
 def find_files(args) -> list[dict]:
@@ -250,6 +228,32 @@ def find_files(args) -> list[dict]:
     return [{'file': path, 'bytes': os.path.getsize(path)} for path in dict.fromkeys(paths)]
 
 
+def hub_files(args) -> tuple[list[dict], str]:
+    """Name and size of each file of the sample on the Hub, and the commit that they are of."""
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().dataset_info(FINEWEB, files_metadata=True)
+    except Exception as error:  # of the client, the network or the disk
+        raise cannot_read(f'{FINEWEB} on the Hub', error) from None
+    files = []
+    for entry in sorted(info.siblings, key=lambda entry: entry.rfilename):
+        if entry.rfilename.startswith(f'sample/{args.sample}/'):
+            files.append({'file': entry.rfilename, 'bytes': entry.size})
+    return files, info.sha
+
+
+def cannot_read(what: str, error: Exception) -> UserError:
+    """The error that a library's becomes."""
+    reason = f'{type(error).__name__}: {error}'.split('\n')[0]
+    return UserError(f"{what} can't be read ({reason}). If it is the network's fault, run the same command "
+                     'again (with HF_TOKEN set if the Hub limits you), or fetch the files elsewhere and name '
+                     'them with --source')
+
+
+# files to documents
+
+
 class Document(NamedTuple):
     """A document, or one piece of a text file, which is one document."""
 
@@ -268,65 +272,27 @@ def read_documents(args, meta: dict, first: int, skip: int):
     before = sum(sizes[:first])
     for file in range(first, len(sizes)):
         path = meta['sources'][file]['file']
-        is_text = SOURCES.search(path)[2] in TEXTS
+        _, kind, compression = SOURCES.search(path.lower()).groups()
         number = 0
         try:
-            for text, share in read_file(args, meta, path, sizes[file]):
+            if kind:
+                found = read_lines_or_text(args, meta, path, kind, compression)
+            else:
+                found = read_parquet(args, meta, path)
+            for text, share in found:
                 if type(text) is not str:
                     raise TypeError(f"its 'text' is {text!r:.60}, not a string")
                 # skipping is reading without tokenizing: there is no index, but it is quick
                 if number >= skip:
                     progress = (before + share * sizes[file]) / max(1, sum(sizes))
                     name = f'{path}, document {number}'
-                    yield Document(file, number, name, number == 0 or not is_text, text, progress)
+                    begins = number == 0 or kind not in TEXTS
+                    yield Document(file, number, name, begins, text, progress)
                 number += 1
         except Exception as error:  # of Arrow, json, a decompressor, the disk or the network
             raise cannot_read(f'{path}, document {number},', error) from None
         before += sizes[file]
         skip = 0
-
-
-def cannot_read(what: str, error: Exception) -> UserError:
-    """The error that a library's becomes."""
-    reason = f'{type(error).__name__}: {error}'.split('\n')[0]
-    return UserError(f"{what} can't be read ({reason}). If it is the network's fault, run the same command "
-                     'again (with HF_TOKEN set if the Hub limits you), or fetch the files elsewhere and name '
-                     'them with --source')
-
-
-def read_file(args, meta: dict, path: str, size: int):
-    """(text, share of the file that is read) of each document, or of each piece of a text file. The share of
-    a compressed file is 0 unless --val_tokens needs it."""
-    _, kind, compression = SOURCES.search(path.lower()).groups()
-    if not kind:
-        yield from read_parquet(args, meta, path)
-        return
-    if compression:
-        size = 0
-        if args.val_tokens:  # a pass of its own: gzip knows its size modulo 2**32, and of its last member
-            with opened(path, compression) as f:
-                size = sum(map(len, iter(lambda: f.read(2**20), b'')))
-    with opened(path, compression) as f:
-        if kind in TEXTS:
-            found = read_text(f, meta['piece'], places_to_cut(args.tokenizer))
-        else:
-            found = read_json(f, kind)
-        consumed = 0
-        for text, n_bytes in found:
-            consumed += n_bytes
-            yield text, min(1.0, consumed / size) if size else 0.0
-
-
-def opened(path: str, compression: str | None):
-    """A file of decompressed bytes."""
-    if compression == '.gz':
-        return gzip.open(path)
-    if compression == '.zst':
-        import pyarrow
-
-        # not zstandard, which ends a truncated file without an error
-        return io.BufferedReader(pyarrow.CompressedInputStream(path, 'zstd'))
-    return open(path, 'rb')
 
 
 def read_parquet(args, meta: dict, path: str):
@@ -349,16 +315,43 @@ def read_parquet(args, meta: dict, path: str):
                 yield text, number / table.metadata.num_rows
 
 
-def read_json(f, kind: str):
-    """('text' or None, bytes) of each line's object, or of each object of a .json file that is one array or
-    object."""
+def read_lines_or_text(args, meta: dict, path: str, kind: str, compression: str | None):
+    """(text, share of the file that is read) of each document of another file, or of each piece of a text.
+    The share of a compressed file is 0 unless --val_tokens needs it."""
+    size = os.path.getsize(path)
+    if compression:
+        size = 0
+        if args.val_tokens:  # a pass of its own: gzip knows its size modulo 2**32, and of its last member
+            with opened(path, compression) as f:
+                size = sum(map(len, iter(lambda: f.read(2**20), b'')))
+    with opened(path, compression) as f:
+        found = read_text(f, args, meta['piece']) if kind in TEXTS else read_json(f)
+        consumed = 0
+        for text, n_bytes in found:
+            consumed += n_bytes
+            yield text, min(1.0, consumed / size) if size else 0.0
+
+
+def opened(path: str, compression: str | None):
+    """A file of decompressed bytes."""
+    if compression == '.gz':
+        return gzip.open(path)
+    if compression == '.zst':
+        import pyarrow
+
+        # not zstandard, which ends a truncated file without an error
+        return io.BufferedReader(pyarrow.CompressedInputStream(path, 'zstd'))
+    return open(path, 'rb')
+
+
+def read_json(f):
+    """('text' or None, bytes) of each line's object, or of each object of an array."""
     # Not Arrow's JSON reader, which makes dates of texts that look like dates.
     first = f.readline()
     lines = itertools.chain([first], f)
-    if kind == 'json' and not re.fullmatch(rb'(\xef\xbb\xbf)?\s*\{.*\}\s*', first):
+    if re.match(rb'(\xef\xbb\xbf)?\s*\[', first):
         whole = b''.join(lines)
         records = json.loads(whole)
-        records = records if type(records) is list else [records]
         found = ((record, len(whole) / len(records)) for record in records)
     else:
         found = ((json.loads(line), len(line)) for line in lines if line.strip())
@@ -366,25 +359,20 @@ def read_json(f, kind: str):
         yield record.get('text') if type(record) is dict else None, n_bytes
 
 
-def places_to_cut(tokenizer: str) -> str:
-    """The white space before which a text can be cut without another token.
-
-    No token of GPT-2's crosses from other characters to white space, and what is left of such a place doesn't
-    depend on what is right of it. Those of Llama 3 and Qwen cross to line ends, but not to a blank.
-    """
-    return ' \n\r\t' if tokenizer in data.OWN_TOKENIZERS else ' '
-
-
-def read_text(f, piece: int, places: str):
+def read_text(f, args, piece: int):
     """(text, bytes) of a file's pieces of `piece` to 2 * piece characters; longer without a place to cut."""
+    # The white space before which a text can be cut without another token: no token of GPT-2's crosses from
+    # other characters to white space, and what is left of such a place doesn't depend on what is right of it.
+    # Those of Llama 3 and Qwen cross to line ends, but not to a blank. Python and tiktoken disagree about
+    # rarer white space than these four.
+    places = ' \n\r\t' if args.tokenizer in data.OWN_TOKENIZERS else ' '
     text = ''
     # newline='': the document's own line ends stay
     f = io.TextIOWrapper(f, encoding='utf-8', newline='')
     while block := f.read(2 * piece):
         first = max(piece, len(text))  # of the places to cut at; there is none in what was read before
         text += block
-        # the last such place; Python and tiktoken disagree about rarer white space than these four
-        cut = len(text) - 1
+        cut = len(text) - 1  # the last such place
         while cut >= first and not (text[cut] in places and not text[cut - 1].isspace()):
             cut -= 1
         if cut >= first:
@@ -410,7 +398,9 @@ def make_shards(args, meta: dict):
     with (tqdm(initial=writer.total, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1, delay=1,
                mininterval=interval) as bar, ThreadPoolExecutor(args.workers) as pool):
         for batch in one_ahead(batches(documents, BATCH * args.workers)):
-            for document, tokens in zip(batch, encode(enc, batch, pool)):
+            # Not tiktoken's encode_ordinary_batch, whose new threads for each batch have cold caches.
+            found = pool.map(functools.partial(encode, enc), batch)
+            for document, tokens in zip(batch, found):
                 writer.add(document, [enc.eot_token] * document.begins + tokens, at)
                 at = 0  # only the first document may have tokens in a finished shard
             bar.update(writer.total - bar.n)
@@ -445,20 +435,12 @@ def one_ahead(items):
             yield item
 
 
-def encode(enc, batch: list[Document], pool: ThreadPoolExecutor):
-    """Each document's tokens, without end-of-text. Raises UserError, naming the document, for what tiktoken
-    can't do."""
-    if isinstance(enc, data.Tokenizer):
-        return enc.encode_ordinary_batch([document.text for document in batch])  # with threads of its own
-
-    def encode_one(document: Document) -> list[int]:
-        try:
-            return enc.encode_ordinary(document.text)
-        except BaseException as error:  # its panics are no Exception; a million line breaks are one cause
-            raise UserError(f'{document.name}: the tokenizer fails on it ({error})') from None
-
-    # Not tiktoken's encode_ordinary_batch: its new threads for each batch warm up caches of their own.
-    return pool.map(encode_one, batch)
+def encode(enc, document: Document) -> list[int]:
+    """A document's tokens, without end-of-text. Raises UserError, naming it, for what tiktoken can't do."""
+    try:
+        return enc.encode_ordinary(document.text)
+    except BaseException as error:  # its panics are no Exception; a million line breaks are one cause
+        raise UserError(f'{document.name}: the tokenizer fails on it ({error})') from None
 
 
 class ShardWriter:
@@ -472,7 +454,7 @@ class ShardWriter:
     def __init__(self, args, meta: dict):
         self.args = args
         self.meta = meta
-        self.limit = args.max_tokens or float('inf')
+        self.limit = args.max_tokens or sys.maxsize
         self.buffer = np.empty(args.shard_tokens, data.token_dtype(meta['vocab_size']))
         self.fill = 0  # tokens in the buffer
         self.held_out = [self.buffer[:0]]
@@ -487,29 +469,27 @@ class ShardWriter:
             self.n_held_out = last['held_out']
             self.total += self.n_held_out - first['tokens']
             path = os.path.join(args.out, first['file'])
-            offset = data.HEADER_BYTES
-            self.held_out = [np.fromfile(path, self.buffer.dtype, self.n_held_out, offset=offset)]
+            self.held_out = [np.fromfile(path, self.buffer.dtype, self.n_held_out, offset=data.HEADER_BYTES)]
 
     def add(self, document: Document, tokens: list[int], at: int):
         """Take a document from its token number `at` on, up to --max_tokens in all."""
-        tokens = np.array(tokens, self.buffer.dtype)
+        left = np.array(tokens[at:], self.buffer.dtype)[: self.limit - self.total]
         # Validation gets the next document as soon as it has less than the share of --val_tokens that is due.
         # Its own length has no say, so that neither long nor short documents are preferred.
         due = self.args.val_tokens * max(self.progress, self.total / self.limit)
         self.progress = document.progress
         if self.n_held_out < due and at == 0:  # not if a part of it is in a training shard
-            tokens = tokens[: min(len(tokens), self.limit - self.total)]
-            self.held_out.append(tokens)
-            self.n_held_out += len(tokens)
-            self.total += len(tokens)
+            self.held_out.append(left)
+            self.n_held_out += len(left)
+            self.total += len(left)
             return
-        # a long document can fill several shards
-        while at < len(tokens) and self.total < self.limit:
-            n = min(len(self.buffer) - self.fill, self.limit - self.total, len(tokens) - at)
-            self.buffer[self.fill : self.fill + n] = tokens[at : at + n]
-            self.fill += n
-            self.total += n
-            at += n
+        while len(left):  # a long document can fill several shards
+            part = left[: len(self.buffer) - self.fill]
+            left = left[len(part) :]
+            self.buffer[self.fill : self.fill + len(part)] = part
+            self.fill += len(part)
+            self.total += len(part)
+            at += len(part)
             if self.fill == len(self.buffer):
                 ends = at == len(tokens)
                 self.finish([document.file, document.number + ends, 0 if ends else at])
@@ -538,8 +518,7 @@ class ShardWriter:
         prefix = 'shard' if self.args.source else 'edufineweb'
         name = f'{prefix}_{"train" if number else "val"}_{number:06d}.bin'
         write_shard(os.path.join(self.args.out, name), tokens)
-        # those that begin in it
-        n_documents = int(np.count_nonzero(tokens == self.meta['eot']))
+        n_documents = int(np.count_nonzero(tokens == self.meta['eot']))  # those that begin in it
         return {'file': name, 'tokens': len(tokens), 'documents': n_documents}
 
     def close(self):
@@ -551,9 +530,8 @@ class ShardWriter:
             raise UserError(f'the source holds {self.total:,} tokens, {n_val:,} for validation, {n_train:,} '
                             'to train on: choose a smaller --shard_tokens (the first shard is for '
                             'validation), or hold out documents from all over the source with --val_tokens=N')
-        # the last shard is as long as it is
         if self.fill:
-            self.finish([len(self.meta['sources']), 0, 0])
+            self.finish([len(self.meta['sources']), 0, 0])  # the last shard is as long as it is
         else:
             self.write_held_out()  # what came after the last full shard
         # what a run before, of a source that was longer then, has left: train.py would read it
@@ -563,62 +541,6 @@ class ShardWriter:
                 os.remove(os.path.join(self.args.out, name))
         self.meta['complete'] = True
         save(self.args, self.meta)
-
-
-# the Hub
-
-
-def hub_files(args) -> tuple[list[dict], str]:
-    """Name and size of each file to read or fetch, validation first, and the commit that they are of."""
-    from huggingface_hub import HfApi
-
-    repo = args.pretokenized or FINEWEB
-    folder = '' if args.pretokenized else f'sample/{args.sample}/'
-    endings = ('.bin', '.npy') if args.pretokenized else '.parquet'
-    try:
-        info = HfApi().dataset_info(repo, files_metadata=True)
-    except Exception as error:  # of the client, the network or the disk
-        raise cannot_read(f'{repo} on the Hub', error) from None
-    files = []
-    for entry in sorted(info.siblings, key=lambda entry: entry.rfilename):
-        if entry.rfilename.startswith(folder) and entry.rfilename.endswith(endings):
-            files.append({'file': entry.rfilename, 'bytes': entry.size})
-    if args.pretokenized:
-        # so that a few of them (--max_tokens) have both splits
-        files.sort(key=lambda entry: split_of(entry['file']) == 'train')
-    if not files:
-        raise UserError(f'{repo} on the Hub holds no {" or ".join(endings)} files')
-    return files, info.sha
-
-
-def fetch_shards(args, meta: dict):
-    """Fetch ready shards and check them: as many as hold --max_tokens, but at least two."""
-    from huggingface_hub import snapshot_download
-
-    files = []
-    n_tokens = 0
-    for entry in meta['sources']:
-        # one shard alone would be validation without training
-        if len(files) < 2 or not args.max_tokens or n_tokens < args.max_tokens:
-            files.append(entry['file'])
-            n_tokens += (entry['bytes'] - data.HEADER_BYTES) // 2
-    try:
-        snapshot_download(args.pretokenized, repo_type='dataset', revision=meta['revision'],
-                          local_dir=args.out, allow_patterns=files)
-    except Exception as error:
-        raise cannot_read(f'{args.pretokenized} on the Hub', error) from None
-    for file in files:
-        path = os.path.join(args.out, os.path.basename(file))
-        os.replace(os.path.join(args.out, file), path)
-        try:
-            offset, n_tokens, dtype = shard_layout(path)
-        except UserError:
-            os.remove(path)  # or the next try would take it for fetched
-            raise
-        n_documents = int(np.count_nonzero(np.fromfile(path, dtype, offset=offset) == meta['eot']))
-        meta['shards'].append({'file': os.path.basename(file), 'tokens': n_tokens, 'documents': n_documents})
-    meta['complete'] = True
-    save(args, meta)
 
 
 if __name__ == '__main__':

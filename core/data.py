@@ -388,11 +388,7 @@ class Tokenizer:
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Tokens of a text, none of them special."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_ordinary_batch(self, texts: list[str]) -> list[list[int]]:
-        """The same of several texts, on as many threads as RAYON_NUM_THREADS says, or all cores."""
-        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode_single_token_bytes(self, token: int) -> bytes:
         """What a token stands for."""

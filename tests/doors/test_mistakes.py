@@ -330,8 +330,6 @@ MISTAKES = [
     ('prepare_fineweb', '--source one.txt', r'--source needs --out'),
     ('prepare_fineweb', '--source nowhere/*.txt --out=new', r'--source: no file matches nowhere/\*.txt'),
     ('prepare_fineweb', '--source base.py --out=new', r'base.py: not a source'),
-    ('prepare_fineweb', '--source one.txt --pretokenized --out=new',
-     r'--source needs --out, the folder to make, and excludes --pretokenized'),
     ('prepare_fineweb', '--source one.txt --out=new --shard_tokens=1', r'--shard_tokens must be from 2'),
     ('prepare_fineweb', '--source one.txt --out=new --workers=0', r'--workers must be from 1'),
     ('prepare_fineweb', '--source one.txt --out=new --max_tokens=10',
