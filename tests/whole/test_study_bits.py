@@ -199,7 +199,7 @@ def test_no_saving_is_said_where_nobody_trains_the_prefix(in_process, capsys, ov
     assert f'shared prefixes spare {10 / 12:.1%}' in capsys.readouterr().out
 
 
-def test_a_branch_is_refused_with_the_first_difference_named(in_process, tiny, overlay, tmp_path,
+def test_a_branch_is_refused_with_the_difference_named(in_process, tiny, overlay, tmp_path,
                                                              monkeypatch):
     def train_run(*flags):
         monkeypatch.setattr(sys, 'argv', ['train.py', 'configs/baseline.py', str(overlay),
@@ -210,12 +210,11 @@ def test_a_branch_is_refused_with_the_first_difference_named(in_process, tiny, o
     train_run(*base, f'--out_dir={tmp_path}/a', '--checkpoint_steps=9,3', '--keep_checkpoints=1')
     assert sorted(p.name for p in (tmp_path / 'a').glob('ckpt*')) == ['ckpt_000003.pt', 'ckpt_000009.pt',
                                                                       'ckpt_000014.pt']
-    for flag, what in (('--seed=2', 'seed: 1337 and 2'), ('--weight_decay=0.5', 'weight_decay: 0.1 and 0.5'),
-                       ('--batch_size=1', 'batch_size: 2 and 1')):
+    for flag, what in (('--seed=2', 'seed 1337 and 2'), ('--weight_decay=0.5', 'weight_decay 0.1 and 0.5'),
+                       ('--batch_size=1', 'batch_size 2 and 1')):
         with pytest.raises(UserError, match=f'share only their first 0 steps, .*{what}'):
             train_run(*base, flag, f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a')
-    there_and_here = r'step 10: .*learning rate 0\.01 and .*learning rate 0\.0095'
-    with pytest.raises(UserError, match=rf'at step 14 of 14.*first 10 steps.*{there_and_here}'):
+    with pytest.raises(UserError, match='at step 14 of 14.*first 10 steps.*decay_fraction .* and 0.3'):
         train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b',
                   f'--branch_from={tmp_path}/a/ckpt_000014.pt')
     with pytest.raises(UserError, match='no optimizer state'):
