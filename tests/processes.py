@@ -1,5 +1,6 @@
-"""Scripts in processes of their own, each forked from one that has imported torch: importing it takes three
-seconds, which would be most of a tiny run. And several of them as ranks, without torchrun."""
+"""Scripts in processes of their own, each forked from one that has imported torch and what reports need:
+importing these takes five seconds, which would be most of a tiny run. And several of them as ranks, without
+torchrun."""
 
 import gc
 import multiprocessing
@@ -12,7 +13,8 @@ from threading import Thread, Timer
 
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.getcwd()}
 FORKS = multiprocessing.get_context('forkserver')
-FORKS.set_forkserver_preload(['torch._dynamo'])  # torch, and what the first optimizer would import
+FORKS.set_forkserver_preload(['torch._dynamo', 'pandas', 'scipy.special', 'matplotlib.figure',
+                              'matplotlib.backends.backend_agg'])
 
 
 def be_python(args, env, cwd, stdout, stderr):
@@ -27,8 +29,8 @@ def be_python(args, env, cwd, stdout, stderr):
     sys.stderr = open(2, 'w', closefd=False, buffering=1)
     os.environ.clear()
     os.environ.update(env)
-    sys.path.insert(0, os.getcwd())
     os.chdir(cwd)
+    sys.path[:0] = [os.path.dirname(os.path.abspath(args[0])), env['PYTHONPATH']]
     if args[0] == '-c':
         sys.argv = ['-c', *args[2:]]
         exec(args[1], {'__name__': '__main__'})

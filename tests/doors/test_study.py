@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 from core.common import UserError
 from grid import launch, plan
@@ -125,10 +126,9 @@ def start_launcher(*argv) -> subprocess.Popen:
 
 def run_launcher(*argv, code=0) -> str:
     """What a launcher says until it ends with exit code `code`."""
-    process = start_launcher(*argv)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, (out, err)
-    return out + err
+    done = run_python('study.py', 'mine.py', *argv, cwd=os.getcwd(), **os.environ)
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done.stdout + done.stderr
 
 
 def logged(what='start') -> list[dict]:
