@@ -214,7 +214,7 @@ def test_a_branch_is_refused_with_the_difference_named(in_process, tiny, overlay
                        ('--batch_size=1', 'batch_size 2 and 1')):
         with pytest.raises(UserError, match=f'share only their first 0 steps, .*{what}'):
             train_run(*base, flag, f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a')
-    with pytest.raises(UserError, match='at step 14 of 14.*first 10 steps.*decay_fraction .* and 0.3'):
+    with pytest.raises(UserError, match=r'at step 14 of 14.*first 10 steps.*decay_fraction .* and 0.3'):
         train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b',
                   f'--branch_from={tmp_path}/a/ckpt_000014.pt')
     with pytest.raises(UserError, match='no optimizer state'):
