@@ -177,21 +177,19 @@ def read_study(path: str, out: str, problems: list[str]) -> Study:
     Whether the arms' configs, flags and plans are right is grid.plan.load_study's to say.
     """
     if not os.path.isfile(path):
-        paths = sorted(glob.glob(os.path.join(HERE, 'studies', '*.py')))
-        known = [os.path.normpath(path) for path in paths]
-        raise UserError(f'{path}: no such study file' + did_you_mean(path, known))
+        known = [os.path.normpath(path) for path in glob.glob(os.path.join(HERE, 'studies', '*.py'))]
+        raise UserError(f'{path}: no such study file' + did_you_mean(path, sorted(known)))
     wrong = []
     values = read_file(path, wrong)  # in an empty namespace, as a config
     refuse(wrong)
-    # A name that nobody asks for is a typo: it would be a default, silently.
-    for name in [name for name in values if name not in STUDY_NAMES]:
-        wrong.append(f"a study has no '{name}'" + did_you_mean(name, STUDY_NAMES))
-        del values[name]
-    values = with_types(values, wrong)
-    tune_at = values.pop('tune_at')
+    for name in values:  # one that nobody asks for is a typo: it would be a default, silently
+        if name not in STUDY_NAMES:
+            wrong.append(f'there is no {name!r} in a study' + did_you_mean(name, STUDY_NAMES))
+    found = with_types(values, wrong)
+    tune_at = values.get('tune_at')
     name = os.path.splitext(os.path.basename(path))[0]
     study = Study(path=path, about=first_comment(path), out=out or os.path.join('out', name),
-                  results=os.path.normpath(os.path.join(RESULTS, name)), tune_at={}, **values)
+                  results=os.path.normpath(os.path.join(RESULTS, name)), tune_at={}, **found)
     if not study.tune_seeds:  # what is judged hasn't chosen anything
         taken = study.seeds + study.more_seeds
         study.tune_seeds = (*((0,) if 0 not in taken else ()), max(taken) + 1, max(taken) + 2)[:2]
@@ -199,35 +197,58 @@ def read_study(path: str, out: str, problems: list[str]) -> Study:
         at = tune_at.get(scale, ()) if isinstance(tune_at, dict) else tune_at
         if tune_at is None and scale not in study.held_out:
             at = study.budgets
-        study.tune_at[scale] = tuple(at or ())
-    for check in (check_arms, check_settings, check_scales, check_seeds, check_only, check_questions):
-        wrong += check(study, tune_at) if check is check_settings else check(study)
+        study.tune_at[scale] = items_of(at or ())
+    wrong += check_arms(study)
+    wrong += check_values(study)
+    wrong += check_only(study)
+    wrong += check_questions(study)
+    for where, one, known in names_asked_for(study, tune_at):
+        if one not in known:
+            wrong.append(f'{where}: there is no {one!r}' + did_you_mean(one, known))
     problems += [f'{path}: {problem}' for problem in wrong]
     return study
 
 
+# What a value of each name is; of a type other than dict it is one of them, or a tuple.
+KINDS = {'arms': dict, 'settings': dict, 'tune': dict, 'only': dict, 'scales': dict, 'baseline': str,
+         'overlays': str, 'held_out': str, 'budgets': int, 'per_parameter': int, 'seeds': int,
+         'more_seeds': int, 'tune_seeds': int}
+
+
+def items_of(value) -> tuple:
+    """A value of a study file as a tuple: one item may stand without."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
 def with_types(values: dict, wrong: list[str]) -> dict:
     """Every name of a study with a value of its type; what is none is said, and its default stands in."""
-    found = {}
-    for name in ('arms', 'settings', 'tune', 'only', 'scales'):
-        found[name] = values.get(name, {})
-        if not isinstance(found[name], dict):
-            wrong.append(f'{name} must be {STUDY_NAMES[name]}')
-            found[name] = {}
-    budgets = 'per_parameter' if 'scales' in values or 'per_parameter' in values else 'budgets'
-    needed = ('baseline', budgets, 'seeds')
-    kinds = {'baseline': str, 'overlays': str, 'held_out': str, budgets: int, 'seeds': int, 'more_seeds': int,
-             'tune_seeds': int}
-    for name, kind in kinds.items():
-        found[name], problem = read_items(name, values.get(name, ()), kind, name in needed)
-        if problem:
-            wrong.append(problem)
-    found['is_ladder'] = budgets == 'per_parameter'
-    if found['is_ladder'] and 'budgets' in values:
+    found = {'questions': values.get('questions', ())}
+    for name, kind in KINDS.items():
+        value = values.get(name, {} if kind is dict else ())
+        least, below = (0 if name.endswith('seeds') else 1), 2**32
+        if kind is dict:
+            is_right = isinstance(value, dict)
+        else:
+            value = items_of(value)
+            # True is an int to isinstance, and no seed.
+            is_right = all(type(item) is kind for item in value) and len(set(value)) == len(value)
+            if kind is int and is_right:
+                is_right = all(least <= item < below for item in value)
+        if not is_right:
+            form = 'a dict' if kind is dict else f'a tuple of different values of type {kind.__name__}'
+            bounds = f' from {least} to 2**32 - 1' if kind is int else ''
+            wrong.append(f'{name} must be {form}{bounds}, not {value!r}')
+            value = {} if kind is dict else ()
+        found[name] = value
+    is_ladder = 'scales' in values or 'per_parameter' in values
+    budgets = 'per_parameter' if is_ladder else 'budgets'
+    if is_ladder and 'budgets' in values:
         wrong.append('budgets and per_parameter are two ways to say the same: leave one out')
-    if found['is_ladder'] and not found['scales']:
-        wrong.append(f'scales is missing: {STUDY_NAMES["scales"]}')
-    found['budgets'] = tuple(sorted(found.pop(budgets))) or (1,)
+    needed = ['arms', 'baseline', budgets, 'seeds', *(['scales'] if is_ladder else [])]
+    wrong += [f'{name} is missing: {STUDY_NAMES[name]}' for name in needed if not values.get(name)]
+    found['budgets'] = tuple(sorted(found[budgets])) or (1,)
+    del found['per_parameter']
+    found['is_ladder'] = is_ladder
     found['scales'] = found['scales'] or {'': ''}
     found['seeds'] = found['seeds'] or (1,)
     found['margin'] = values.get('margin', 0.1)
@@ -237,26 +258,7 @@ def with_types(values: dict, wrong: list[str]) -> dict:
     if type(found['tune_extend']) is not int or not 0 <= found['tune_extend'] <= 20:
         wrong.append(f'tune_extend must be an int from 0 to 20, not {found["tune_extend"]!r}')
         found['tune_extend'] = 0
-    found['questions'] = values.get('questions', ())
-    found['tune_at'] = values.get('tune_at')
     return found
-
-
-def read_items(name: str, value, kind: type, is_needed: bool) -> tuple[tuple, str]:
-    """(a value of a study file as a tuple, what is wrong with it or ''). One item may stand without a
-    tuple."""
-    items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    # True is an int to isinstance, and no seed.
-    if any(type(item) is not kind for item in items) or len(set(items)) < len(items):
-        return (), f'{name} must be a tuple of different values of type {kind.__name__}, not {value!r}'
-    if not items and is_needed:
-        return (), f'{name} is missing: {STUDY_NAMES[name]}'
-    is_seed = name.endswith('seeds')
-    if kind is int and items and min(items) < (0 if is_seed else 1):
-        return (), f'{name} must be positive, not {value!r}'
-    if is_seed and items and max(items) >= 2**32:
-        return (), f'{name} must be below 2**32, not {value!r}'
-    return items, ''
 
 
 def first_comment(path: str) -> str:
@@ -293,131 +295,113 @@ def did_you_mean(name, names) -> str:
 # what can be wrong
 
 
+def names_asked_for(study: Study, tune_at) -> list[tuple]:
+    """(where a name stands, the name, what there is) of each name that means another one."""
+    asked = [('baseline', arm, study.arms) for arm in study.baseline]
+    asked += [(f'arm {arm!r}', study.source_of(arm), study.arms) for arm in study.arms
+              if study.source_of(arm) is not None]
+    asked += [('held_out', scale, study.scales) for scale in study.held_out]
+    asked += [('settings', name, FIELDS) for name in study.settings]
+    for name, tried in study.tune.items():
+        is_part = isinstance(tried, dict)
+        asked.append(('tune', name, [*study.arms, *study.scales] if is_part else FIELDS))
+        asked += [('tune', setting, FIELDS) for setting in (tried if is_part else ())]
+    for scale, budgets in tune_at.items() if isinstance(tune_at, dict) else ():
+        asked.append(('tune_at', scale, study.scales))
+        asked += [('tune_at', budget, study.budgets) for budget in items_of(budgets)]
+    if tune_at is not None and not isinstance(tune_at, dict):
+        asked += [('tune_at', budget, study.budgets) for budget in items_of(tune_at)]
+    return asked
+
+
 def check_arms(study: Study) -> list[str]:
-    """Texts, folders, the baseline, where arms start from. An arm without a text is left out of the rest."""
+    """Names, texts and folders of arms and scales, and where arms start from. An arm that is wrong by itself
+    is left out of the rest."""
     problems = []
-    folders = {}
-    for arm, text in list(study.arms.items()):
-        problem = problem_with_arm(arm, text)
-        if problem:
-            problems.append(problem)
-            del study.arms[arm]
-            continue
-        other = folders.setdefault(folder_of(arm), arm)
-        if other != arm:
-            problems.append(f'arms {other!r} and {arm!r} would share the folder {folder_of(arm)}')
-    arms = list(study.arms)
-    for name in study.baseline:
-        if name not in arms:
-            problems.append(f'baseline {name!r} is no arm' + did_you_mean(name, arms))
+    for what, some in (('arm', study.arms), ('scale', study.scales if study.is_ladder else {})):
+        folders = {}
+        for name, text in list(some.items()):
+            problem = problem_with(what, name, text)
+            if problem:
+                problems.append(f'{what} {name!r}: {problem}')
+                del some[name]
+                continue
+            other = folders.setdefault(folder_of(name), name)
+            if other != name:
+                problems.append(f'{what}s {other!r} and {name!r} would share the name {folder_of(name)}')
     # Each arm's chain of sources must end at one that starts from scratch or from a file.
-    for arm in arms:
+    for arm in study.arms:
         chain = [arm]
         source = study.source_of(arm)
-        while source in arms and source not in chain:
+        while source in study.arms and source not in chain:
             chain.append(source)
             source = study.source_of(source)
         if source in chain:
             problems.append(f'arm {arm!r} starts from its own end')
-        elif source is not None:
-            problems.append(f'arm {chain[-1]!r} starts from the end of {source!r}, which is no arm' +
-                            did_you_mean(source, arms))
     return problems
 
 
-def problem_with_arm(arm, text) -> str:
-    """What is wrong with an arm by itself, '' if nothing is."""
-    if type(arm) is not str or type(text) is not str or not text.split():
-        return f'arm {arm!r} must be a name, with configs and flags as a text, not {text!r}'
+def problem_with(what: str, name, text) -> str:
+    """What is wrong with an arm or a scale by itself, '' if nothing is."""
+    if type(name) is not str or type(text) is not str or (what == 'arm' and not text.split()):
+        return f'must be a name, with configs and flags as a text, not {text!r}'
     try:
         shlex.split(text)
     except ValueError as error:  # a quote that isn't closed
-        return f'arm {arm!r}: {error} in {text!r}'
-    folder = folder_of(arm)
+        return f'{error} in {text!r}'
+    folder = folder_of(name)
     if not folder.strip('_') or len(folder.encode()) > LONGEST_NAME:
-        return (f'arm {arm!r}: its folder would be {folder!r}; a name needs a letter or a digit, and at most '
+        return (f'its folder would be {folder!r}; a name needs a letter or a digit, and at most '
                 f'{LONGEST_NAME} bytes')
     # One line of a table, and nothing that a spreadsheet takes for a formula.
-    if arm.splitlines() != [arm] or '\t' in arm or arm[0] in '=+-@':
-        return f"arm {arm!r}: a name is one line, and doesn't begin with = + - or @"
+    if name.splitlines() != [name] or '\t' in name or name[0] in '=+-@':
+        return "a name is one line, and doesn't begin with = + - or @"
     return ''
 
 
-def check_settings(study: Study, tune_at) -> list[str]:
-    """The names in `settings` and `tune`, the values to try, and where they are tried."""
+def check_values(study: Study) -> list[str]:
+    """Settings that are the study's own, values to try, what is held out, and seeds that judge twice, or
+    judge what they have chosen."""
     problems = []
-    tuned = {}  # all settings that some arm tunes
-    for name, tried in study.tune.items():
-        if not isinstance(tried, dict):  # for all arms
-            tuned[name] = tried
-            continue
-        tuned |= tried
-        if name not in study.arms and name not in study.scales:
-            problems.append(f'tune: {name!r} is no arm' + did_you_mean(name, [*study.arms, *study.scales]))
-    for name in (*study.settings, *tuned):
-        if name not in FIELDS:
-            problems.append(f'no setting is called {name!r}' + did_you_mean(name, FIELDS))
-        elif name in OWN_SETTINGS:
-            problems.append(f'{name} is what the study itself gives to every run')
+    tuned = list(study.settings)
     for values in (study.tune, *study.tune.values()):
         for name, tried in list(values.items()) if isinstance(values, dict) else ():
+            tuned.append(name)
             if not isinstance(tried, (dict, tuple, list)) or tried in ((), []):
                 problems.append(f'tune: {name} must have a tuple of values to try, not {tried!r}')
                 del values[name]
-    if tune_at is None:
-        return problems
-    for scale, budgets in (tune_at if isinstance(tune_at, dict) else {'': tune_at}).items():
-        if isinstance(tune_at, dict) and scale not in study.scales:
-            problems.append(f'tune_at: {scale!r} is no scale' + did_you_mean(scale, study.scales))
-        for budget in budgets if isinstance(budgets, (tuple, list)) else (budgets,):
-            if budget not in study.budgets:
-                problems.append(f'tune_at: the study has no budget {budget!r}' +
-                                did_you_mean(budget, study.budgets))
-    return problems
-
-
-def check_scales(study: Study) -> list[str]:
-    """The names and flags of sizes, and what is held out."""
-    problems = []
-    folders = {}
-    for scale, text in study.scales.items():
-        if study.is_ladder and (type(scale) is not str or not folder_of(scale).strip('_')
-                                or type(text) is not str or len(folder_of(scale)) > LONGEST_NAME):
-            problems.append(f'scale {scale!r} must be a name, with flags as a text, not {text!r}')
-            continue
-        other = folders.setdefault(folder_of(scale), scale)
-        if other != scale:
-            problems.append(f'scales {other!r} and {scale!r} would share the name {folder_of(scale)}')
-    for scale in study.held_out:
-        if scale not in study.scales:
-            problems.append(f'held_out: {scale!r} is no scale' + did_you_mean(scale, study.scales))
+    problems += [f'{name} is what the study itself gives to every run' for name in tuned
+                 if name in OWN_SETTINGS]
     if set(study.scales) <= set(study.held_out):
         problems.append('held_out: no scale is left to predict from')
-    return problems
-
-
-def check_seeds(study: Study) -> list[str]:
-    """Seeds that judge twice, or judge what they have chosen."""
-    problems = []
-    for seed in study.more_seeds:
-        if seed in study.seeds:
-            problems.append(f'more_seeds: {seed} is one of the seeds already')
-    for seed in study.tune_seeds:
-        if seed in study.seeds + study.more_seeds:
-            problems.append(f'tune_seeds: {seed} is one of the seeds that judge')
+    for name, others in (('more_seeds', study.seeds), ('tune_seeds', study.seeds + study.more_seeds)):
+        for seed in set(getattr(study, name)) & set(others):
+            problems.append(f'{name}: {seed} is one of the seeds that judge')
     return problems
 
 
 def check_only(study: Study) -> list[str]:
     """The parts of the grid that `only` names."""
     problems = []
+    keys = [*study.budgets, *([*study.scales, *study.cells] if study.is_ladder else [])]
     for key, part in list(study.only.items()):
-        wrong = check_part(study, key, part)
+        wrong = []
+        if key not in keys:
+            wrong = [f'there is no such scale or budget{did_you_mean(key, keys)}']
+        elif not isinstance(part, dict) or not part or set(part) - {'arms', 'seeds'}:
+            wrong = [f"it must have a dict of 'arms' and 'seeds', or one of them, not {part!r}"]
+        else:
+            for name, known in (('arms', tuple(study.arms)), ('seeds', study.seeds)):
+                items = items_of(part.get(name, ()))
+                wrong += [f'there is no {item!r}{did_you_mean(item, known)}' for item in items
+                          if item not in known]
+                if any(items.count(item) > 1 for item in items) or (name in part and part[name] != items):
+                    wrong.append(f'{name} must be a tuple of different ones, not {part[name]!r}')
         if wrong:  # seeds_at takes the types for granted
             del study.only[key]
-            problems += [f'only, {describe_key(study, key)}: {problem}' for problem in wrong]
+            problems += [f'only, {key!r}: {problem}' for problem in wrong]
     for scale, budget in study.cells:
-        where = f'{scale}, {budget}' if study.is_ladder else f'budget {budget}'
+        where = f'{scale}, {budget}' if study.is_ladder else f'{budget}'
         run = [arm for arm in study.arms if study.seeds_at(arm, budget, scale)]
         if run and not set(run) & set(study.baseline) and set(study.baseline) <= set(study.arms):
             problems.append(f'only, {where}: there is no baseline to judge by')
@@ -432,43 +416,12 @@ def check_only(study: Study) -> list[str]:
     return problems
 
 
-def describe_key(study: Study, key) -> str:
-    return f'scale {key!r}' if isinstance(key, str) else f'budget {key!r}'
-
-
-def check_part(study: Study, key, part) -> list[str]:
-    """One part of `only` by itself: its key, its form, its names."""
-    known = {'arms': tuple(study.arms), 'seeds': study.seeds}
-    keys = list(study.budgets)
-    if study.is_ladder:
-        keys += [*study.scales, *study.cells]
-    if key not in keys:
-        what = 'scale' if isinstance(key, str) else 'budget'
-        return [f'the study has no such {what}' +
-                did_you_mean(key, study.scales if what == 'scale' else study.budgets)]
-    if not isinstance(part, dict) or not part or set(part) - set(known):
-        return [f"it must have a dict of 'arms' and 'seeds', or one of them, not {part!r}"]
-    problems = []
-    for name, items in part.items():
-        if not isinstance(items, (tuple, list)):
-            problems.append(f'{name} must be a tuple, not {items!r}')
-            continue
-        for item in items:
-            if item not in known[name]:
-                problems.append(f'{item!r} is none of the {name}' + did_you_mean(item, known[name]))
-            elif items.count(item) > 1:
-                problems.append(f'{name} has {item!r} twice')
-    return problems
-
-
 def check_questions(study: Study) -> list[str]:
     """The declared questions; without their scale in a study of one size."""
     questions = study.questions
     form = '(arm, scale, budget)' if study.is_ladder else '(arm, budget)'
-    if not isinstance(questions, (tuple, list)):
-        questions = (questions,)
-    elif questions and isinstance(questions[0], str):  # a single one
-        questions = (tuple(questions),)
+    if questions and (not isinstance(questions, (tuple, list)) or isinstance(questions[0], str)):
+        questions = (questions,)  # a single one
     problems, found = [], []
     for question in questions:
         if not isinstance(question, (tuple, list)) or len(question) != form.count(',') + 1:
@@ -476,9 +429,7 @@ def check_questions(study: Study) -> list[str]:
             continue
         arm, *scale, budget = question
         scale = scale[0] if scale else ''
-        if arm not in study.arms:
-            problems.append(f'questions: {arm!r} is no arm' + did_you_mean(arm, study.arms))
-        elif scale not in study.scales or budget not in study.budgets:
+        if arm not in list(study.arms) or (scale, budget) not in study.cells:
             problems.append(f'questions: {question!r} is nowhere in the grid')
         elif not study.seeds_at(arm, budget, scale):
             problems.append(f'questions: only leaves {question!r} out')
@@ -498,15 +449,9 @@ def folder_of(name: str) -> str:
 
 
 def find_config(name: str) -> str:
-    """A config's path: a file as named, or configs/NAME.py. Raises UserError if there is none."""
-    path = name
-    if not name.endswith('.py'):  # of the repository, wherever the study is started
-        path = os.path.normpath(os.path.join(HERE, 'configs', f'{name}.py'))
-    if not os.path.isfile(path):
-        paths = sorted(glob.glob(os.path.join(HERE, 'configs', '*.py')))
-        known = [os.path.splitext(os.path.basename(path))[0] for path in paths]
-        raise UserError(f'there is no config {path}' + did_you_mean(name, known))
-    return path
+    """A config's path: a file as named, or configs/NAME.py of the repository, wherever the study is
+    started."""
+    return name if name.endswith('.py') else os.path.normpath(os.path.join(HERE, 'configs', f'{name}.py'))
 
 
 def as_flag(name: str, value) -> str:
