@@ -1,8 +1,9 @@
 """
-A checkpoint as a Hugging Face folder, and on the Hub.
+A checkpoint as a Hugging Face folder.
 
     python export_hf.py out/incremental_8stage out/incremental_8stage_hf
-    python export_hf.py out/llama_pro out/llama_pro_hf --dtype=bfloat16 --push=USER/NAME
+    python export_hf.py out/llama_pro out/llama_pro_hf --dtype=bfloat16
+    hf upload USER/NAME out/llama_pro_hf                     puts it on the Hub
 
 Then, in transformers:
 
@@ -17,16 +18,12 @@ checkpoint from the middle of growth gives a model of the layers that it has.
 
 GPT-2's tokenizer files are copied from the Hub's cache or the Hub; where neither has them, the folder has
 none: transformers' own 'gpt2' is the same one.
-
---push uploads the folder into a new model repository of an account that is logged in (`hf auth login`, or
-HF_TOKEN).
 """
 
 import contextlib
 import io
 import json
 import os
-import re
 import shutil
 import sys
 
@@ -49,19 +46,14 @@ def main():
     parser.add_argument('checkpoint', help='checkpoint or run directory')
     parser.add_argument('folder', help='folder to make; it must not be there yet')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='of the weights')
-    parser.add_argument('--push', default='', metavar='USER/NAME', help='upload it as this repository')
     args = parser.parse_args()
     folder = os.path.expanduser(args.folder)
     if os.path.lexists(folder):
         raise UserError(f'{folder} is there already: name a new folder, or remove it first')
-    if args.push:
-        check_repository(args.push)  # before the work, and before anything is written
     model, info = checkpoint.load_model(args.checkpoint)
     has_tokenizer = export(model, info, folder, model_card(model, info), args.dtype)
     files = 'with' if has_tokenizer else 'without'
     print(f'{folder}: {model.depth} layers, step {info["step"]}, {files} tokenizer files')
-    if args.push:
-        print(push(folder, args.push))
 
 
 def export(model, info: dict, folder: str, card: str, dtype: str = 'float32') -> bool:
@@ -254,46 +246,6 @@ def model_card(model, info: dict) -> str:
     if scores:
         lines += ['', 'Scores: ' + ', '.join(scores.values())]
     return '\n'.join(lines) + '\n'
-
-
-def check_repository(name: str):
-    """Raise UserError unless an account is logged in and may put a model there, where none is yet."""
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', name, re.ASCII):
-        raise UserError(f'--push={name}: a repository is called USER/NAME')
-    from huggingface_hub import HfApi  # here, since only --push needs it
-
-    api = HfApi()
-    try:
-        api.whoami()
-        # A repository may be there already, as long as it is empty: an upload that failed leaves one.
-        taken = api.file_exists(name, 'config.json')
-    except Exception as error:  # whatever the Hub's client and the network raise
-        raise UserError(f'--push={name}: the Hub refuses ({short(error)}); log in with `hf auth login`, or '
-                        'set HF_TOKEN') from None
-    if taken:
-        raise UserError(f'--push={name}: there is a model already: name another repository')
-
-
-def push(folder: str, name: str) -> str:
-    """Upload the folder in one commit; its address. Raises UserError, saying how to go on, if the Hub
-    refuses."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    try:
-        # An upload that failed may have left the repository behind, still empty.
-        url = api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message='The model and its card')
-    except Exception as error:  # whatever the Hub's client and the network raise
-        raise UserError(f'{folder} is whole, but could not be uploaded to {name} ({short(error)}); try again '
-                        f'with `hf upload {name} {folder}`') from None
-    return str(url)
-
-
-def short(error: Exception) -> str:
-    """The first line of what the Hub's client says."""
-    lines = str(error).strip().splitlines() or ['']
-    return f'{type(error).__name__}: {lines[0]}'
 
 
 if __name__ == '__main__':

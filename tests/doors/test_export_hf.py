@@ -1,15 +1,12 @@
 """Checkpoints as Hugging Face folders. Run: python -m pytest tests/doors/test_export_hf.py"""
 
-import base64
 import contextlib
-import http.server
 import importlib.util
 import io
 import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -230,141 +227,3 @@ def test_the_card_leaves_out_what_is_not_there(tmp_path, monkeypatch, run):
     again.mkdir()
     # a Hugging Face folder has no schedule either
     assert '# hf\n' in card_of(tmp_path / 'hf', again, monkeypatch)
-
-
-# ---- the Hub
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """Stands in for the Hub: an account, repositories with their files, and what a client asks in an
-    upload."""
-
-    def __init__(self, repositories: dict):
-        super().__init__(('127.0.0.1', 0), HubHandler)
-        self.repositories = repositories  # 'me/name' -> {path: content}
-        self.refuse_commits = False
-
-
-class HubHandler(http.server.BaseHTTPRequestHandler):
-    def answer(self, status: int, content=None, **headers):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace('_', '-'), value)
-        self.send_header('Content-Length', str(len(body)))
-        self.send_header('Content-Type', 'application/json')
-        self.end_headers()
-        if self.command != 'HEAD':
-            self.wfile.write(body)
-
-    def is_logged_in(self):
-        return self.headers.get('Authorization') == 'Bearer hf_mine'
-
-    def do_HEAD(self):
-        owner, name, _, _, path = self.path.lstrip('/').split('/', 4)
-        files = self.server.repositories.get(f'{owner}/{name}')
-        if files is None:
-            self.answer(404, X_Error_Code='RepoNotFound')
-        elif path not in files:
-            self.answer(404, X_Error_Code='EntryNotFound', X_Repo_Commit='0' * 40)
-        else:
-            self.answer(200, X_Repo_Commit='0' * 40, ETag='"x"', X_Linked_Size='1')
-
-    def do_GET(self):
-        if not self.is_logged_in():
-            self.answer(401, {'error': 'Invalid username or password.'})
-        elif self.path.endswith('whoami-v2'):
-            self.answer(200, {'name': 'me', 'type': 'user'})
-        else:
-            self.answer(200, {'id': 'me/x', 'sha': '0' * 40, 'siblings': []})
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers['Content-Length']))
-        if self.path == '/api/repos/create':
-            name = json.loads(body)['name']
-            owner = json.loads(body).get('organization') or 'me'
-            if owner != 'me':
-                return self.answer(403, {'error': 'You have no rights to this namespace'})
-            self.server.repositories.setdefault(f'me/{name}', {})
-            return self.answer(200, {'url': f'https://huggingface.co/me/{name}'})
-        if '/preupload/' in self.path:
-            files = [{'path': file['path'], 'uploadMode': 'regular', 'shouldIgnore': False, 'oid': None}
-                     for file in json.loads(body)['files']]
-            return self.answer(200, {'files': files})
-        if '/commit/' in self.path:
-            if self.server.refuse_commits:
-                return self.answer(403, {'error': 'over quota'})
-            files = self.server.repositories['/'.join(self.path.split('/')[3:5])]
-            for line in body.decode().splitlines():
-                operation = json.loads(line)
-                if operation['key'] == 'file':
-                    value = operation['value']
-                    files[value['path']] = base64.b64decode(value['content'])
-            url = 'https://huggingface.co/me/grown/commit/main'
-            return self.answer(200, {'commitUrl': url, 'commitOid': '0' * 40, 'commitMessage': ''})
-        return self.answer(200, {})  # validate-yaml
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    import huggingface_hub
-
-    with Hub({'me/taken': {'config.json': b'{}'}}) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}'
-        monkeypatch.setattr(huggingface_hub.constants, 'ENDPOINT', address)
-        monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
-        monkeypatch.setattr(huggingface_hub.constants, 'HUGGINGFACE_CO_URL_TEMPLATE',
-                            address + '/{repo_id}/resolve/{revision}/{filename}')
-        monkeypatch.setenv('HF_TOKEN', 'hf_mine')
-        yield server
-        server.shutdown()
-
-
-def export_and_push(run, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(sys, 'argv', ['export_hf.py', str(run), str(tmp_path / 'hf'), f'--push={name}'])
-    export_hf.main()
-
-
-def test_push_uploads_the_folder_with_its_card(hub, run, tmp_path, monkeypatch, capsys):
-    export_and_push(run, tmp_path, monkeypatch, 'me/grown')
-    folder = tmp_path / 'hf'
-    uploaded = hub.repositories['me/grown']
-    assert uploaded.keys() == {p.name for p in folder.iterdir()} and 'README.md' in uploaded
-    assert all(uploaded[p.name] == p.read_bytes() for p in folder.iterdir())
-    assert capsys.readouterr().out.splitlines()[-1].endswith('/me/grown')
-
-
-@pytest.mark.parametrize('name, message', [
-    ('me/taken', 'there is a model already: name another repository'),
-    ('grown', 'a repository is called USER/NAME'),
-    ('a/b/c', 'a repository is called USER/NAME'), ('/x', 'a repository is called USER/NAME'),
-    ('me/', 'a repository is called USER/NAME'), ('me/a b', 'a repository is called USER/NAME'),
-    ('me/-x', 'the Hub refuses'),
-])
-def test_a_repository_that_cannot_be_is_refused_before_anything_is_written(hub, run, tmp_path, monkeypatch,
-                                                                           name, message):
-    with pytest.raises(UserError, match=message) as error:
-        export_and_push(run, tmp_path, monkeypatch, name)
-    assert '\n' not in str(error.value)
-    assert not list(tmp_path.iterdir()) and list(hub.repositories) == ['me/taken']
-
-
-def test_without_a_login_nothing_is_written(hub, run, tmp_path, monkeypatch):
-    monkeypatch.setenv('HF_TOKEN', 'hf_wrong')
-    with pytest.raises(UserError, match=r'the Hub refuses .*hf auth login'):
-        export_and_push(run, tmp_path, monkeypatch, 'me/grown')
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_failed_upload_leaves_the_folder_and_says_how_to_go_on(hub, run, tmp_path, monkeypatch):
-    hub.refuse_commits = True
-    with pytest.raises(UserError, match=r'is whole, but could not be uploaded to me/grown .*`hf upload '
-                                        r'me/grown '):
-        export_and_push(run, tmp_path, monkeypatch, 'me/grown')
-    assert 'model.safetensors' in {p.name for p in (tmp_path / 'hf').iterdir()}
-    with pytest.raises(UserError, match='could not be uploaded to someone-else/grown'):
-        export_hf.push(str(tmp_path / 'hf'), 'someone-else/grown')

@@ -23,7 +23,7 @@ MISTAKES = [
     ({'arms': {}}, "baseline: there is no 'full'"),
     ({'settings': {'lr_schedul': 'wsd'}}, "settings: there is no 'lr_schedul'; did you mean 'lr_schedule'"),
     ({'settings': {'out_dir': 'x'}}, 'out_dir is what the study itself gives'),
-    ({'budgets': (100, 100)}, r'budgets must be a tuple of different values of type int from 1 to .*, not \(100, 100\)'),
+    ({'budgets': (100, 100)}, r'budgets must be a tuple of different values of .*, not \(100, 100\)'),
     ({'budgets': (0,)}, r'of type int from 1 to .*, not \(0,\)'),
     ({'budgets': ()}, 'budgets is missing'),
     ({'budgets': (3,)}, "arm 'Li': growth_steps 2 is less than one step for each of 8 stages"),
