@@ -8,16 +8,13 @@ HellaSwag's shape. With the pinned packages and Python 3.11.7: 9,566,071 trainin
 tokens, 3,400 examples, in 25 s.
 
 The text is what the programmers of Python's standard library and of the packages that requirements.txt pins
-wrote about their code: docstrings and blocks of comments, cut into paragraphs, of which prose stays and code,
-tables and signatures go. Files are read with ast and nothing is imported. The result is the same for the same
-versions of them and of Python (meta.json holds the versions and the checksums): torch's Linux and macOS
-wheels hold the same text.
+wrote about their code: docstrings and blocks of comments, each of which is a document, cut into paragraphs,
+of which prose stays and code, tables and signatures go. Nothing is imported. The result is the same for the
+same versions of them and of Python: meta.json holds these, and the checksums.
 
-A document is one docstring or one block of comments. Much of such text is copied from function to function,
-so a paragraph is dropped if any 32 letters and digits in a row of it (case, spacing and punctuation ignored)
-stand in an earlier document. No two paragraphs of different documents then have such a passage in common, so
-the 5% of documents that are held out for validation, picked by a hash of their text, share none with the
-training documents.
+Much of such text is copied from function to function, so a paragraph is dropped if any 32 letters and digits
+in a row of it stand in an earlier document. So the 5% of documents that are held out for validation, picked
+by a hash of their text, have no such passage in common with the training documents.
 
 An example of the multiple-choice set is the start of a held-out sentence, and its next word or two among
 three wrong endings that are the right ones of other documents. Where the context ends with a function word
@@ -37,7 +34,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import signal
 import sys
 import sysconfig
@@ -53,7 +49,7 @@ import numpy as np
 from tqdm import tqdm
 
 from core.common import Parser, UserError, atomic_write, locked, run_main
-from core.data import read_meta, write_shard
+from core.data import read_meta, write_meta, write_shard
 
 # the standard library, and packages that requirements.txt pins; a paragraph in two of them stays in the first
 PACKAGES = ('python', 'torch', 'numpy', 'pandas', 'datasets', 'tiktoken')
@@ -106,28 +102,14 @@ def build(out: str):
     """
     versions = installed_versions()
     old = read_old(out)
+    if old and old.get('versions') == versions and old.get('files') == checksums(out):
+        print(f'{out}: done already, checked: {summary(old)}')
+        return
     if old:
-        reasons = why_again(out, old, versions)
-        if not reasons:
-            print(f'{out}: done already, checked: {summary(old)}')
-            return
-        print(f'{out}: making it again, since {"; ".join(reasons)}')
+        print(f'{out}: making it again, since it is from other versions, or damaged')
     # a second process would write to the same names
     with locked(out):
         make(out, versions)
-
-
-def why_again(out: str, old: dict, versions: dict) -> list[str]:
-    """What has changed since the corpus in `out` was made, each in words."""
-    reasons = []
-    for name, version in versions.items():
-        before = old['versions'].get(name, 'absent')
-        if before != version:
-            reasons.append(f'{name} was {before}, is {version}')
-    for name, digest in old['files'].items():
-        if sha256_of(os.path.join(out, name)) != digest:
-            reasons.append(f'{name} is missing or damaged')
-    return reasons
 
 
 def make(out: str, versions: dict[str, str]):
@@ -136,13 +118,12 @@ def make(out: str, versions: dict[str, str]):
     documents = []
     for package in PACKAGES:
         found = []
-        for path in tqdm(source_files(package), desc=package, unit=' files', leave=False):
+        for path in tqdm(source_files(package), desc=package, unit=' files', mininterval=1, leave=False):
             for text in read_documents(path):
                 found.append((package, text))
         n_bytes = sum(len(text) for _, text in found)
         print(f'{package} {versions[package]}: {len(found):,} documents, {n_bytes / 1e6:.1f} MB', flush=True)
         documents += found
-    print('removing what is copied, then making the questions: about as long again', flush=True)
     # over all packages at once: they copy from each other, too
     documents = deduplicate(documents)
     # The hash of its text gives a document its place in the order, and the first ones are held out: no
@@ -165,29 +146,28 @@ def make(out: str, versions: dict[str, str]):
 
 
 def write(out: str, train: np.ndarray, val: np.ndarray, examples: list[dict], meta: dict):
-    """Write the corpus, all of it to out/new.tmp before anything is replaced."""
-    new = os.path.join(out, 'new.tmp')
-    shutil.rmtree(new, ignore_errors=True)
-    os.makedirs(new)
-    write_shard(os.path.join(new, 'demo_val_000000.bin'), val)
+    """Write the corpus; stopped before its end, the folder says that it isn't complete."""
+    write_meta(out, {**meta, 'complete': False})
+    for name in files_of(out):  # there may be more than will be written
+        os.remove(os.path.join(out, name))
+    write_shard(os.path.join(out, 'demo_val_000000.bin'), val)
     for i, start in enumerate(range(0, len(train), SHARD_TOKENS), 1):
-        write_shard(os.path.join(new, f'demo_train_{i:06d}.bin'), train[start : start + SHARD_TOKENS])
+        write_shard(os.path.join(out, f'demo_train_{i:06d}.bin'), train[start : start + SHARD_TOKENS])
     # bytes: the same line ends on every system
-    with atomic_write(os.path.join(new, 'hellaswag.jsonl'), 'wb') as f:
+    with atomic_write(os.path.join(out, 'hellaswag.jsonl'), 'wb') as f:
         for example in examples:
             f.write(json.dumps(example).encode('ascii') + b'\n')
-    names = sorted(os.listdir(new))
-    meta['files'] = {name: sha256_of(os.path.join(new, name)) for name in names}
-    with atomic_write(os.path.join(new, 'meta.json'), 'wb') as f:
-        f.write(json.dumps(meta, indent=1).encode('ascii'))
-    # meta.json last: stopped before it, its checksums tell the next run
-    for name in [*names, 'meta.json']:
-        os.replace(os.path.join(new, name), os.path.join(out, name))
-    # a corpus of fewer shards replaced a longer one
-    for name in os.listdir(out):
-        if name.startswith('demo_') and name not in names:
-            os.remove(os.path.join(out, name))
-    os.rmdir(new)
+    write_meta(out, {**meta, 'files': checksums(out)})
+
+
+def files_of(out: str) -> list[str]:
+    """The names of the corpus's files in a folder, but for meta.json."""
+    return sorted(name for name in os.listdir(out) if name.startswith('demo_') or name == 'hellaswag.jsonl')
+
+
+def checksums(out: str) -> dict[str, str]:
+    """File -> SHA-256."""
+    return {name: hashlib.sha256(Path(out, name).read_bytes()).hexdigest() for name in files_of(out)}
 
 
 def installed_versions() -> dict[str, str]:
@@ -199,7 +179,7 @@ def installed_versions() -> dict[str, str]:
     versions = {'python': platform.python_version()}
     for name in packages:
         versions[name] = importlib.metadata.version(name).partition('+')[0]  # 2.13.0+cpu: 2.13.0
-    versions['prepare_demo.py'] = sha256_of(__file__)[:12]
+    versions['prepare_demo.py'] = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     return versions
 
 
@@ -211,23 +191,11 @@ def read_old(out: str) -> dict | None:
         meta = read_meta(out)
         if meta.get('source') != SOURCE:
             raise UserError(f"{path} is another data set's; choose another --out")
-        # what this script reads of it; a damaged one is made again
-        whole = all(type(meta.get(name)) is dict for name in ('versions', 'files', 'tokens', 'documents'))
-        return meta if whole else {**meta, 'versions': {}, 'files': {}}
-    if os.path.exists(out) and not os.path.isdir(out):
-        raise UserError(f'{out} is a file; choose another --out')
-    names = sorted(os.listdir(out)) if os.path.exists(out) else []
-    for name in names:
+        return meta
+    for name in sorted(os.listdir(out)) if os.path.exists(out) else ():
         if name.endswith(('.bin', '.npy')) and not name.startswith('demo_'):
             raise UserError(f'{out} holds {name}, a shard of another data set; choose another --out')
     return None
-
-
-def sha256_of(path: str) -> str:
-    """SHA-256 of a file, '' if there is none."""
-    if not os.path.exists(path):
-        return ''
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def summary(meta: dict) -> str:
@@ -351,10 +319,16 @@ def copied_lines(owners: list[int], keys: list[str]) -> set[int]:
     hashes = hashes[is_inside]
     line_of = line_of[: len(is_inside)][is_inside]
     owner_of = np.array(owners)[line_of]
-    # For each window, the first place where its characters stand: another document's means a copy.
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    is_copy = owner_of[first][which] != owner_of
-    return set(line_of[is_copy].tolist())
+    copied = set()
+    # Equal hashes are in the same one of 16 parts, which take a second or two together.
+    part_of = hashes >> np.uint64(60)
+    for part in tqdm(range(16), desc='removing what is copied', leave=False):
+        places = np.flatnonzero(part_of == part)
+        # For each window, the first place where its characters stand: another document's means a copy.
+        _, first, which = np.unique(hashes[places], return_index=True, return_inverse=True)
+        is_copy = owner_of[places[first]][which] != owner_of[places]
+        copied.update(line_of[places[is_copy]].tolist())
+    return copied
 
 
 def window_hashes(text: str) -> np.ndarray:

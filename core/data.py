@@ -178,8 +178,8 @@ def check_complete(data_dir: str):
             missing = f': {shard["file"]} is missing'
     # No 'complete' at all: others' data, or the demo's, whose meta.json is written last.
     if missing or meta.get('complete', True) is not True:
-        raise UserError(f'{data_dir} is not complete by its meta.json{missing}; give prepare_fineweb.py the '
-                        'options in meta.json again, and it continues')
+        raise UserError(f'{data_dir} is not complete by its meta.json{missing}; give the command that makes '
+                        'it again, with the options in meta.json, and it continues')
 
 
 def fingerprint(data_dir: str) -> dict:

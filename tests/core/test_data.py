@@ -227,7 +227,7 @@ META = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256, 'complete': False,
 def test_a_folder_that_is_not_complete_is_refused(tmp_path, value):
     folder_of(tmp_path, [50])
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': value}))
-    with pytest.raises(UserError, match=r'is not complete by its meta\.json; give prepare_fineweb\.py'):
+    with pytest.raises(UserError, match=r'is not complete by its meta\.json; give the command'):
         data.Split(str(tmp_path), 'train', 8, 1000)
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True}))
     assert data.Split(str(tmp_path), 'train', 8, 1000).n_tokens == 50

@@ -339,7 +339,7 @@ MISTAKES = [
     ('prepare_fineweb', '--source one.txt --out=file --tokenizer=bytes', r'file'),
     ('prepare_fineweb', '--source broken.parquet --out=new', r'broken.parquet'),
     ('prepare_demo', '--out=data', r"data/meta.json is another data set's; choose another --out"),
-    ('prepare_demo', '--out=file', r'file is a file'),
+    ('prepare_demo', '--out=file', r'file: Not a directory'),
     ('prepare_demo', '--out=data_no_val --x', r'unrecognized arguments: --x'),
     ('prepare_demo', '--out=data_meta', r'data_meta/meta.json: not a meta.json'),
 ]

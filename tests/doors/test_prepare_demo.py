@@ -1,7 +1,8 @@
-"""The embedded corpus, built once for real. Run: python -m pytest tests/doors/test_prepare_demo.py"""
+"""The embedded corpus, of four of its six packages. Run: python -m pytest tests/doors/test_prepare_demo.py"""
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -22,10 +23,13 @@ SCRIPT = Path(prepare_demo.__file__)
 
 @pytest.fixture(scope='module')
 def corpus(tmp_path_factory):
-    """The real corpus, made by the command line."""
+    """The real corpus without torch and pandas, which take longest."""
     out = tmp_path_factory.mktemp('corpus') / 'demo'
-    done = subprocess.run([sys.executable, SCRIPT, f'--out={out}'], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(prepare_demo, 'PACKAGES', ('python', 'numpy', 'datasets', 'tiktoken'))
+        monkeypatch.setattr(prepare_demo, 'SHARD_TOKENS', 1_500_000)
+        monkeypatch.setattr(sys, 'argv', ['prepare_demo.py', f'--out={out}'])
+        prepare_demo.main()
     return out
 
 
@@ -49,10 +53,21 @@ def examples(corpus):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """A corpus of one package, for what doesn't depend on the text: made in a second."""
-    monkeypatch.setattr(prepare_demo, 'PACKAGES', ('datasets',))
+    """A corpus of a made-up package, for what doesn't depend on the text."""
+    draw = random.Random(1)
+    content = ''
+    for i in range(1200):
+        words = [draw.choices(sorted(FUNCTION_WORDS), k=12),
+                 [''.join(draw.choices('bcdfghjk', k=6)) for _ in range(12)]]
+        content += f'"""{" ".join(words[i % 2] + words[1 - i % 2])}."""\n'
+    for name in ('b.py', 'a/b.py', 'a/c.py', 'tests/d.py'):
+        path = tmp_path / 'made_up' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content[: len(content) // 2] if name == 'a/b.py' else content)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(prepare_demo, 'PACKAGES', ('made_up',))
     monkeypatch.setattr(prepare_demo, 'SHARD_TOKENS', 60_000)
-    monkeypatch.setattr(prepare_demo, 'installed_versions', lambda: {'datasets': '1.0'})
+    monkeypatch.setattr(prepare_demo, 'installed_versions', lambda: {'made_up': '1.0'})
     out = tmp_path / 'demo'
     prepare_demo.build(str(out))
     return out
@@ -67,33 +82,18 @@ def content(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != '.'}
 
 
-def test_it_is_ten_megabytes_of_english_with_five_percent_held_out(corpus, documents):
-    meta = json.loads((corpus / 'meta.json').read_text())
-    assert meta['tokens']['train'] > 9_000_000
-    share = meta['documents']['val'] / sum(meta['documents'].values())
-    assert share == pytest.approx(0.05, abs=1e-4)
-    words = Counter(' '.join(documents['train']).lower().split())
-    assert [word for word, _ in words.most_common(5)] == ['the', 'to', 'a', 'is', 'of']
-    assert all(meta['bytes'][package] > 150_000 for package in ('python', 'torch', 'numpy', 'pandas',
-                                                                'datasets'))
-
-
-def test_meta_json_tells_what_the_shards_hold(corpus, documents):
+def test_meta_json_tells_what_the_shards_hold_and_five_percent_are_held_out(corpus, documents):
     meta = data.read_meta(str(corpus))
     assert (meta['tokenizer'], meta['vocab_size'], meta['eot']) == ('bytes', 257, 256)
+    assert documents.keys() == {'train', 'val'}
     for split, texts in documents.items():
         assert meta['documents'][split] == len(texts)
         assert meta['tokens'][split] == sum(map(len, texts)) + len(texts)
     assert sum(meta['bytes'].values()) == sum(map(len, documents['train'])) + sum(map(len, documents['val']))
     assert set(meta['files']) | {'meta.json'} == set(content(corpus))
     assert data.Split(str(corpus), 'val', 128, 257).n_tokens == meta['tokens']['val']
-
-
-def test_the_tokens_are_the_bytes_of_the_text(documents):
-    tokenizer = data.get_tokenizer('bytes')
-    for text in documents['val'][:50]:
-        assert tokenizer.decode(tokenizer.encode_ordinary(text)) == text
-        assert tokenizer.encode_ordinary(text) == list(map(ord, text))
+    share = meta['documents']['val'] / sum(meta['documents'].values())
+    assert share == pytest.approx(0.05, abs=1e-4)
 
 
 def test_no_held_out_document_shares_32_letters_in_a_row_with_a_training_document(documents):
@@ -102,18 +102,10 @@ def test_no_held_out_document_shares_32_letters_in_a_row_with_a_training_documen
 
     # paragraph by paragraph, as sets of strings: an independent way, without hashes
     held_out = {w for text in documents['val'] for line in text.split('\n') for w in windows(letters(line))}
-    assert len(held_out) > 200_000
+    assert len(held_out) > 50_000
     shared = sum(w in held_out for text in documents['train'] for line in text.split('\n')
                  for w in windows(letters(line)))
     assert shared == 0
-
-
-def test_no_context_or_ending_of_the_multiple_choice_set_stands_in_the_training_text(documents, examples):
-    train, val = '\n'.join(documents['train']), '\n'.join(documents['val'])
-    for e in examples[::7]:  # a substring search each
-        whole = e['ctx'] + ' ' + e['endings'][e['label']]
-        assert whole in val
-        assert not any(part in train for part in (whole[:56], whole[-56:], whole))
 
 
 def test_deduplicate_drops_what_an_earlier_document_has_whatever_its_case_and_spacing():
@@ -131,12 +123,10 @@ def test_deduplicate_looks_within_paragraphs():
     """What two paragraphs share with one only across their border is no copy: an ending and a beginning."""
     first = 'Every layer of the smaller model is kept and the wider one'
     second = 'learns from where it stood without losing a single step of it'
-    both = f'In this recipe {first[-20:]} {second[:20]} too, or so it is said there.'
-    documents = [('a', f'{first}\n{second}'), ('b', both)]
-    assert prepare_demo.deduplicate(documents) == documents
-    # The same text in one paragraph is a copy.
-    documents = [('a', f'{first} {second}'), ('b', both)]
-    assert prepare_demo.deduplicate(documents) == documents[:1]
+    both = ('b', f'In this recipe {first[-20:]} {second[:20]} too, or so it is said there.')
+    for between, n_kept in (('\n', 2), (' ', 1)):
+        documents = [('a', f'{first}{between}{second}'), both]
+        assert prepare_demo.deduplicate(documents) == documents[:n_kept]
 
 
 def test_code_tables_and_messages_go_and_prose_stays(tmp_path):
@@ -167,7 +157,7 @@ def f(x, axis=None):
 
 
 def test_examples_have_hellaswags_shape_and_fit_the_demo_models_context(examples):
-    assert len(examples) == 3_400
+    assert 700 < len(examples) < 3_400
     for i, e in enumerate(examples):
         assert e['ind'] == i and len(set(e['endings'])) == 4 and e['label'] in range(4)
         assert all(30 <= len(e['ctx']) <= 90 and 5 <= len(ending) <= 10 for ending in e['endings'])
@@ -195,25 +185,23 @@ def test_wrong_endings_followed_the_other_kind_of_word_and_both_kinds_are_as_man
 def test_wrong_endings_come_from_other_documents(documents):
     numbered = [('x', text) for text in documents['val']]
     cuts = [(i, line) for i, (_, text) in enumerate(numbered) for line in text.split('\n')]
-    for e in prepare_demo.multiple_choice(numbered)[::50]:
+    for e in prepare_demo.multiple_choice(numbered)[::20]:
         homes = [{i for i, line in cuts if f'{e["ctx"]} {ending}' in line} for ending in e['endings']]
         # only the right one continues it
         assert [bool(home) for home in homes] == [i == e['label'] for i in range(4)]
 
 
-KNOWN_VERSIONS = {'python': '3.11.7', 'torch': '2.13.0', 'numpy': '2.3.5', 'pandas': '2.3.3',
-                  'datasets': '4.8.5',
-                  'tiktoken': '0.12.0'}
+KNOWN_VERSIONS = {'python': '3.11.7', 'numpy': '2.3.5', 'datasets': '4.8.5', 'tiktoken': '0.12.0'}
 KNOWN_FILES = {  # the first 16 digits of their SHA-256
-    'demo_train_000001.bin': '2a12e4c1d42af951',
-    'demo_train_000002.bin': '7c7b526fe538c94f',
-    'demo_train_000003.bin': '55e3e3a7703a33a0',
-    'demo_val_000000.bin': '51b684c927a3181a',
-    'hellaswag.jsonl': '7a18d5beac93860b',
+    'demo_train_000001.bin': 'c3e392b08406d1ce',
+    'demo_train_000002.bin': '9672f1b79250f27b',
+    'demo_val_000000.bin': '6538d0d3fbf2890b',
+    'hellaswag.jsonl': '8982a817f1343595',
 }
 
 
 def test_the_corpus_is_the_known_one_to_the_bit(corpus):
+    """Made of all packages, it was the one that the results in results/ rest on when this was written."""
     meta = json.loads((corpus / 'meta.json').read_text())
     meta['versions'].pop('prepare_demo.py')
     if meta['versions'] != KNOWN_VERSIONS:
@@ -221,11 +209,13 @@ def test_the_corpus_is_the_known_one_to_the_bit(corpus):
     assert {name: digest[:16] for name, digest in meta['files'].items()} == KNOWN_FILES
 
 
-def test_typed_twice_it_checks_and_writes_nothing(corpus):
-    before = {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()}
-    done = subprocess.run([sys.executable, SCRIPT, f'--out={corpus}'], capture_output=True, text=True)
-    assert done.returncode == 0 and 'done already' in done.stdout and done.stdout.count('\n') == 1
-    assert before == {path.name: path.stat().st_mtime_ns for path in corpus.iterdir()}
+def test_typed_twice_it_checks_and_writes_nothing(small, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in small.iterdir()}
+    capsys.readouterr()
+    prepare_demo.build(str(small))
+    said = capsys.readouterr().out
+    assert 'done already' in said and said.count('\n') == 1
+    assert before == {path.name: path.stat().st_mtime_ns for path in small.iterdir()}
 
 
 def test_the_order_of_files_on_disk_and_the_hash_seed_change_nothing(small, tmp_path, monkeypatch):
@@ -235,49 +225,51 @@ def test_the_order_of_files_on_disk_and_the_hash_seed_change_nothing(small, tmp_
                                                                    'tests'} & set(Path(a).parts)]))
     prepare_demo.build(str(tmp_path / 'again'))
     assert content(tmp_path / 'again') == content(small)
-    command = ("import sys, prepare_demo as p; p.PACKAGES, p.SHARD_TOKENS = ('datasets',), 60_000; "
-               "p.installed_versions = lambda: {'datasets': '1.0'}; p.build(sys.argv[1])")
-    subprocess.run([sys.executable, '-c', command, tmp_path / 'hash'], check=True, cwd=SCRIPT.parent,
-                   env={**os.environ, 'PYTHONHASHSEED': '7'})
+    command = ("import sys, prepare_demo as p; p.PACKAGES, p.SHARD_TOKENS = ('made_up',), 60_000; "
+               "p.installed_versions = lambda: {'made_up': '1.0'}; sys.path.append(sys.argv[2]); "
+               "p.build(sys.argv[1])")
+    subprocess.run([sys.executable, '-c', command, tmp_path / 'hash', tmp_path], check=True,
+                   cwd=SCRIPT.parent, env={**os.environ, 'PYTHONHASHSEED': '7'})
     assert content(tmp_path / 'hash') == content(small)
 
 
-def test_another_version_or_a_damaged_file_is_named_and_the_corpus_made_again(small, monkeypatch, capsys):
+def spoil_meta(folder):
+    meta = json.loads((folder / 'meta.json').read_text())
+    (folder / 'meta.json').write_text(json.dumps({**meta, 'versions': None, 'files': []}))
+
+
+@pytest.mark.parametrize('spoil', [
+    lambda folder: (folder / 'demo_train_000001.bin').write_bytes(b'torn'),
+    lambda folder: (folder / 'hellaswag.jsonl').unlink(),
+    lambda folder: (folder / 'demo_train_000099.bin').write_bytes(b'of a longer corpus'),
+    spoil_meta])
+def test_a_damaged_corpus_is_made_again(small, capsys, spoil):
     good = content(small)
     assert sum('train' in name for name in good) > 2
-    (small / 'demo_train_000001.bin').write_bytes(b'torn')
-    (small / 'hellaswag.jsonl').unlink()
-    (small / 'new.tmp').mkdir()  # what a killed run leaves
+    spoil(small)
     prepare_demo.build(str(small))
-    text = capsys.readouterr().out
-    assert 'demo_train_000001.bin is missing or damaged' in text and 'hellaswag.jsonl is missing' in text
-    assert content(small) == good
-    monkeypatch.setattr(prepare_demo, 'installed_versions', lambda: {'datasets': '2.0'})
-    # fewer shards: none of the old ones may stay
+    assert 'making it again' in capsys.readouterr().out and content(small) == good
+
+
+def test_made_again_from_another_version_it_leaves_nothing_of_the_old_and_is_incomplete_until_then(
+        small, monkeypatch):
+    monkeypatch.setattr(prepare_demo, 'installed_versions', lambda: {'made_up': '2.0'})
     monkeypatch.setattr(prepare_demo, 'SHARD_TOKENS', 1_000_000)
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with common.locked(str(small)), pytest.raises(UserError, match='demo is in use by'):
+        prepare_demo.build(str(small))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(prepare_demo, 'atomic_write', stop)  # after the shards
+        prepare_demo.build(str(small))
+    with pytest.raises(UserError, match='is not complete'):
+        data.Split(str(small), 'train', 8, 257)
     prepare_demo.build(str(small))
-    assert 'datasets was 1.0, is 2.0' in capsys.readouterr().out
     assert sorted(content(small)) == ['demo_train_000001.bin', 'demo_val_000000.bin', 'hellaswag.jsonl',
                                       'meta.json']
-
-
-@pytest.mark.parametrize('spoil', [{'versions': None}, {'files': []}, {'tokens': 5}])
-def test_a_damaged_meta_json_means_that_the_corpus_is_made_again(small, capsys, spoil):
-    good = content(small)
-    meta = json.loads((small / 'meta.json').read_text())
-    (small / 'meta.json').write_text(json.dumps({**meta, **spoil}))
-    prepare_demo.build(str(small))
-    assert 'making it again, since datasets was absent' in capsys.readouterr().out and content(small) == good
-
-
-def test_a_second_process_in_the_folder_is_refused(small):
-    good = content(small)
-    (small / 'hellaswag.jsonl').unlink()
-    with common.locked(str(small)), pytest.raises(UserError, match=rf'demo is in use by .*{os.getpid()}'):
-        prepare_demo.build(str(small))
-    assert not (small / 'hellaswag.jsonl').exists()
-    prepare_demo.build(str(small))
-    assert content(small) == good
+    assert data.Split(str(small), 'train', 8, 257).n_tokens > 60_000
 
 
 def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
@@ -291,18 +283,10 @@ def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_writt
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'fineweb_train_000001.bin']
 
 
-def test_ctrl_c_ends_it_by_the_signal_and_without_a_traceback(tmp_path):
-    with subprocess.Popen([sys.executable, SCRIPT, f'--out={tmp_path}/demo'], stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline().startswith('python ')  # the first package is read
+def test_a_bar_shows_that_it_works_and_ctrl_c_ends_it_by_the_signal_and_without_a_traceback(tmp_path):
+    with subprocess.Popen([sys.executable, SCRIPT, f'--out={tmp_path}/demo'], stderr=subprocess.PIPE,
+                          stdout=subprocess.DEVNULL, text=True) as process:
+        said = process.stderr.read(8)  # of the bar
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
-    assert process.returncode == -signal.SIGINT and 'Traceback' not in said
-
-
-def test_none_of_the_packages_is_imported_to_read_it():
-    packages = ('torch', 'pandas', 'datasets', 'tiktoken')
-    command = ('import sys, prepare_demo as p; [p.source_files(x) for x in p.PACKAGES]; '
-               f'p.installed_versions(); print([x for x in {packages} if x in sys.modules])')
-    done = subprocess.run([sys.executable, '-c', command], capture_output=True, text=True, cwd=SCRIPT.parent)
-    assert done.stdout.strip() == '[]', done.stderr
+        said += process.stderr.read()
+    assert process.returncode == -signal.SIGINT and 'Traceback' not in said and 'python: ' in said
