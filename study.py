@@ -7,7 +7,8 @@ A grid of runs by one command: arms x budgets x seeds, every run with the same c
     python study.py studies/cpu_growth.py --minutes=13   start nothing that would not end by then
     python study.py studies/cpu_growth.py --dry_run      what all of it costs; --tflops=X adds the hours
     python study.py studies/cpu_growth.py --status       a table of the runs; --watch: again every minute
-    python study.py studies/cpu_growth.py --report       report.md, report.csv, report.png from what is there
+    python study.py studies/cpu_growth.py --report       report.md, report.csv, report.png from what is there;
+                                                         for a paper: compare.py out/cpu_growth --latex
     python study.py studies/cpu_growth.py --print        the commands instead, for another scheduler
     python study.py studies/cpu_growth.py --collect      the finished runs' records to results/, no weights
 
@@ -31,7 +32,6 @@ from collections import Counter
 
 import schedule
 from core.common import Parser, UserError, locked, run_main, table
-from core.plot import check_name
 from grid.launch import Launcher, check_gpus, command_of, last_step, parse_slots, slot_environment
 from grid.plan import (
     Run,
@@ -66,7 +66,7 @@ def main():
         elif args.status:
             print_status(study, args)
         elif args.report:
-            write_report(study, args.figure, args.latex)
+            write_report(study)
         elif args.collect:
             collect(study)
         elif args.print:
@@ -91,10 +91,6 @@ def parse_args():
     what.add_argument('--report', action='store_true', help='write the report from what is there')
     what.add_argument('--collect', action='store_true', help='put finished records into results/')
     what.add_argument('--print', action='store_true', help='print the commands, prefixes first')
-    for name, what in (('figure', 'draw the figures into FILE (.png, .pdf or .svg) and beside it'),
-                       ('latex', 'write the tables as LaTeX')):
-        parser.add_argument(f'--{name}', default='', metavar='FILE', type=os.path.expanduser,
-                            help=f'with --report: also {what}')
     parser.add_argument('--slots', default='', help='cpu,cpu or 0,1 or 0+1,2+3 (default: GPUs, else cores)')
     parser.add_argument('--minutes', type=float, default=0.0, help='end by then; the rest goes on next time')
     parser.add_argument('--separate', action='store_true', help='share no prefixes')
@@ -104,18 +100,16 @@ def parse_args():
     for name in PART:
         parser.add_argument(f'--{name}', default='', metavar='A[,B]', help='a part of the grid')
     args = parser.parse_args()
-    if args.figure:
-        check_name(args.figure)
     for name in ('minutes', 'tflops'):
         if not 0 <= getattr(args, name) < float('inf'):
             raise UserError(f'--{name}={getattr(args, name)}: must be a positive number')
     return args
 
 
-def write_report(study: Study, figure: str = '', latex: str = ''):
+def write_report(study: Study):
     from grid import page  # here, since statistics and drawing take a moment to load
 
-    page.write_report(study, figure, latex)
+    page.write_report(study)
 
 
 # ------------------------------------------------------------------------------------------------------------

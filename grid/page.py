@@ -25,10 +25,9 @@ ALT_TEXTS = {'report': 'what each arm needs for the same loss',
              'report_trend': 'cost against size, predicted and measured'}
 
 
-def write_report(study: Study, figure_path: str = '', latex_path: str = ''):
+def write_report(study: Study):
     """Write the report into the study's folder; into results/ if all that is finished is there.
 
-    `figure_path`: draw the figures there, too (.pdf for a paper). `latex_path`: write the tables there.
     Raises UserError if no run of the grid is over. """
     tunings, grid = plan_runs(study)  # with what is finished here or elsewhere
     outcomes = {run: outcome_of(study, run) for run in grid}
@@ -50,16 +49,12 @@ def write_report(study: Study, figure_path: str = '', latex_path: str = ''):
     page += basis_parts(study, judged, tunings, grid, finished)
     texts = {os.path.join(target, 'report.csv'): csv,
              os.path.join(target, 'report.md'): '\n\n'.join(part for part in page if part) + '\n'}
-    if latex_path:
-        texts[latex_path] = report.latex(judged, report.trend_tables(trends))
     for path, text in texts.items():
         with atomic_write(path) as f:
             # One name wherever the runs lie, so that the page is the same from there and from results/.
             for root in (study.out, escaped(study.out)):
                 text = text.replace(root + os.sep, f'out/{study.name}/')
             f.write(text)
-    if figure_path:
-        figure.draw(figure_path, judged, trends)
     print(f'the report is {os.path.join(target, "report.md")}, with report.csv and {len(drawn)} figures')
 
 

@@ -76,14 +76,6 @@ def test_nothing_finished_is_one_line(study):
         page.write_report(study)
 
 
-def test_figures_and_tables_for_a_paper(study, tmp_path):
-    finish_all(study, loss_of)
-    page.write_report(study, str(tmp_path / 'x.pdf'), str(tmp_path / 'x.tex'))
-    assert (tmp_path / 'x.pdf').read_bytes().startswith(b'%PDF')
-    assert (tmp_path / 'x_losses.pdf').exists()
-    assert (tmp_path / 'x.tex').read_text().count(r'\begin{table}') > 3
-
-
 def test_a_ladder_writes_its_prediction_before_what_is_held_out_runs(tmp_path):
     names = {**TWO_ARMS, 'seeds': (1, 2, 3), 'per_parameter': (5, 20), 'held_out': ('w96',),
              'scales': {'w32': '--n_embd=32 --n_head=2', 'w64': '--n_embd=64 --n_head=4',
