@@ -29,6 +29,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import schedule
 from core.common import Parser, UserError, locked, run_main, table
@@ -49,15 +50,14 @@ from grid.records import make_record, read_records, write_records
 from grid.study_file import STUDY_NAMES, Study, did_you_mean, folder_of
 from run.log import read_metrics
 
-# Flags for a part of the grid, and what each names.
-PART = {'only': 'arm', 'scales': 'scale', 'budgets': 'budget', 'seeds': 'seed'}
+PART = ('only', 'scales', 'budgets', 'seeds')  # flags for a part of the grid
 WATCH_SECONDS = 60
 
 
 def main():
     args = parse_args()
     study = load_study(args.study, args.out)
-    check_part(study, args)  # before hours of tuning
+    args.part = part_of(study, args)  # before hours of tuning
     try:
         if args.dry_run:
             print_costs(study, args)
@@ -116,47 +116,40 @@ def write_report(study: Study):
 # a part of the grid
 
 
-def named_part(study: Study, args) -> dict[str, list[str]]:
-    """The arms, scales, budgets and seeds that the flags name, all where a flag is missing.
+@dataclass
+class Part:
+    """What the flags name of the grid, all of it where they name nothing."""
 
-    Raises UserError for a name that the study doesn't have.
-    """
-    every = {'only': study.arms, 'scales': study.scales, 'budgets': study.budgets,
+    is_all: bool
+    places: set  # (arm, scale, budget)
+    seeds: set
+
+
+def part_of(study: Study, args) -> Part:
+    """Raises UserError for a name that the study doesn't have, or a part of which it runs nothing."""
+    there = {'only': study.arms, 'scales': study.scales, 'budgets': study.budgets,
              'seeds': study.seeds + study.more_seeds}
-    part = {}
-    for option, name in PART.items():
+    chosen = []
+    for option, values in there.items():
         text = getattr(args, option)
-        # Budgets and seeds are numbers in a study, and text in a flag.
-        known = [str(value) for value in every[option]]
-        part[name] = split_names(text, known) if text else known
-        for value in part[name]:
-            if value not in known:
-                hint = did_you_mean(value, known)
-                raise UserError(f'--{option}={text}: the study has no {name} {value!r}{hint}')
-    return part
-
-
-def check_part(study: Study, args):
-    """Raise UserError if the flags name something that the study doesn't have, or nothing that it runs."""
-    part = named_part(study, args)
-    for arm, (scale, budget) in itertools.product(part['arm'], study.cells):
-        seeds = study.seeds_at(arm, budget, scale)
-        seeds = [str(seed) for seed in seeds + study.more_seeds] if seeds else []
-        if scale in part['scale'] and str(budget) in part['budget'] and set(seeds) & set(part['seed']):
-            return
+        by_name = {str(value): value for value in values}  # budgets and seeds are numbers in a study
+        names = split_names(text, by_name) if text else by_name
+        for name in names:
+            if name not in by_name:
+                hint = did_you_mean(name, by_name)
+                raise UserError(f'--{option}={text}: there is no {name!r} in the study{hint}')
+        chosen.append([by_name[name] for name in names])
+    places, seeds = set(itertools.product(*chosen[:3])), set(chosen[3])
     flags = [f'--{option}={getattr(args, option)}' for option in PART if getattr(args, option)]
+    for arm, scale, budget in places:
+        first = study.seeds_at(arm, budget, scale)
+        if first and seeds & {*first, *study.more_seeds}:
+            return Part(not flags, places, seeds)
     raise UserError(f"{' '.join(flags)}: the study's `only` leaves all of that out")
 
 
-def selected(study: Study, grid: list[Run], args) -> list[Run]:
-    """The runs of the part that the flags name."""
-    part = named_part(study, args)
-    chosen = []
-    for run in grid:
-        in_cell = run.scale in part['scale'] and str(run.budget) in part['budget']
-        if run.arm in part['arm'] and in_cell and str(run.seed) in part['seed']:
-            chosen.append(run)
-    return chosen
+def selected(grid: list[Run], part: Part) -> list[Run]:
+    return [run for run in grid if run.place in part.places and run.seed in part.seeds]
 
 
 def split_names(text: str, known) -> list[str]:
@@ -173,19 +166,15 @@ def split_names(text: str, known) -> list[str]:
     return [first, *split_names(rest, known)] if comma else [first]
 
 
-def tuning_runs(study: Study, tunings: dict, args) -> list[Run]:
-    """The runs that tune the arms of --only at the cells of the part, or whose values are taken there, and
-    the arms that these start from the end of."""
-    part = named_part(study, args)
-    arms = list(part['arm'])
-    for arm in arms:
-        source = study.source_of(arm)
-        if source and source not in arms:
-            arms.append(source)  # whose own source the loop then comes to
-    cells = set()
-    for arm, (scale, budget) in itertools.product(part['arm'], study.cells):
-        if scale in part['scale'] and str(budget) in part['budget']:
-            cells.add(study.tuned_like(arm, scale, budget))
+def tuning_runs(study: Study, tunings: dict, part: Part) -> list[Run]:
+    """The runs that tune the arms of a part at its cells, or whose values are taken there, and the arms that
+    these start from the end of."""
+    arms, cells = [], set()
+    for arm, scale, budget in part.places:
+        cells.add(study.tuned_like(arm, scale, budget))
+        while arm is not None:
+            arms.append(arm)
+            arm = study.source_of(arm)
     return [run for run in all_tuning_runs(tunings) if run.arm in arms and run.place[1:] in cells]
 
 
@@ -207,19 +196,18 @@ def is_here(study: Study, run: Run) -> bool:
     return outcome_of(study, run, elsewhere=False) is not None
 
 
-def left_to_tune(study: Study, tunings: dict, args) -> list[Run]:
+def left_to_tune(study: Study, tunings: dict, part: Part) -> list[Run]:
     """What isn't done of the tuning, and hasn't failed for good."""
-    left = [run for run in tuning_runs(study, tunings, args) if outcome_of(study, run) is None]
+    left = [run for run in tuning_runs(study, tunings, part) if outcome_of(study, run) is None]
     return [run for run in with_sources(study, left) if run.folder not in study.failed]
 
 
-def left_of_grid(study: Study, grid: list[Run], args) -> list[Run]:
-    """What isn't done of the grid, or of the part of it that is named.
+def left_of_grid(study: Study, grid: list[Run], part: Part) -> list[Run]:
+    """What isn't done of a part of the grid.
 
-    Records of runs that were finished elsewhere count as done, unless a part is named: then it is run here
+    Records of runs that were finished elsewhere count as done, but where a part is named: that is run here
     again. """
-    part = any(getattr(args, option) for option in PART)
-    left = [run for run in selected(study, grid, args) if outcome_of(study, run, not part) is None]
+    left = [run for run in selected(grid, part) if outcome_of(study, run, part.is_all) is None]
     return [run for run in with_sources(study, left) if run.folder not in study.failed]
 
 
@@ -247,7 +235,7 @@ def launch(study: Study, args):
         failed = ', '.join(launcher.failed)
         print(f'{len(launcher.failed)} runs failed twice: {failed}; see console.txt in their folders')
     tunings, grid = plan_runs(study)
-    left = left_to_tune(study, tunings, args) or left_of_grid(study, grid, args)
+    left = left_to_tune(study, tunings, args.part) or left_of_grid(study, grid, args.part)
     if args.minutes and left:
         print(f'{len(left)} runs or more are left for the next time')
     # A part of the grid may have been all tuning, and then there is nothing to report yet.
@@ -281,7 +269,7 @@ def tune(launcher: Launcher, args):
     study = launcher.study
     tunings, _ = plan_runs(study)
     while not launcher.signals:
-        left = left_to_tune(study, tunings, args)
+        left = left_to_tune(study, tunings, args.part)
         if not left:
             break
         print(f'tuning: {sharing_text(study, left, args.separate)}', flush=True)
@@ -289,7 +277,7 @@ def tune(launcher: Launcher, args):
         if launcher.waiting:  # for which there is no time
             break
         tunings, _ = plan_runs(study)
-    asked = {run.place for run in tuning_runs(study, tunings, args)}
+    asked = {run.place for run in tuning_runs(study, tunings, args.part)}
     for place, tuning in tunings.items():
         if place in asked:  # one line, and the edge of the grid in it
             print(f'tuned  {place_text(study, place)}: {tuning}', flush=True)
@@ -309,7 +297,7 @@ def run_grid(launcher: Launcher, args):
     study = launcher.study
     while not launcher.signals:
         _, grid = plan_runs(study)
-        left = left_of_grid(study, grid, args)
+        left = left_of_grid(study, grid, args.part)
         now = [run for run in left if run.scale not in study.held_out]
         if left and not now and not may_run_held_out(study, grid):
             break
@@ -370,7 +358,7 @@ def sharing_text(study: Study, runs: list[Run], separate: bool) -> str:
 def print_costs(study: Study, args):
     """What all of a study costs. Where the tuning isn't finished, as if all arms kept their first values."""
     tunings, grid = plan_runs(study, guess=True)
-    runs = tuning_runs(study, tunings, args) + selected(study, grid, args)
+    runs = tuning_runs(study, tunings, args.part) + selected(grid, args.part)
     rows = {}  # seeds, and the values that are tried, cost the same
     for run in runs:
         rows.setdefault((*run.place, run.is_tuning), []).append(run)
@@ -416,7 +404,7 @@ def print_status(study: Study, args):
     # A launcher that was killed has left its last state.
     running = state['running'] if is_launcher(state['pid']) else {}
     lines, count = [], Counter()
-    for run in tuning_runs(study, tunings, args) + selected(study, grid, args):
+    for run in tuning_runs(study, tunings, args.part) + selected(grid, args.part):
         outcome = outcome_of(study, run)
         step = last_step(out_folder(study, run))
         word = 'stopped' if step else 'waiting'
@@ -448,7 +436,7 @@ def watch(study: Study, args):
     while True:
         print_status(study, args)
         tunings, grid = plan_runs(study)
-        draw_curves(study, tuning_runs(study, tunings, args) + selected(study, grid, args))
+        draw_curves(study, tuning_runs(study, tunings, args.part) + selected(grid, args.part))
         if any(outcome_of(study, run) for run in grid):
             write_report(study)
         sys.stdout.flush()
@@ -496,10 +484,10 @@ def print_commands(study: Study, args):
     it."""
     tunings, grid = plan_runs(study)
     study.failed.clear()  # to be tried again, as by a launcher
-    runs = left_to_tune(study, tunings, args)
+    runs = left_to_tune(study, tunings, args.part)
     is_tuning = bool(runs)
     if not is_tuning:
-        runs = left_of_grid(study, grid, args)
+        runs = left_of_grid(study, grid, args.part)
         now = [run for run in runs if run.scale not in study.held_out]
         runs = now if now or (runs and not may_run_held_out(study, grid)) else runs
     slot = parse_slots(args.slots)[0]

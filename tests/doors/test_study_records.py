@@ -26,9 +26,9 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def arguments(**part):
-    everything = {'only': '', 'scales': '', 'budgets': '', 'seeds': '', 'separate': False, 'slots': 'cpu'}
-    return argparse.Namespace(**everything | part)
+def part_of(study, **part):
+    everything = {'only': '', 'scales': '', 'budgets': '', 'seeds': ''}
+    return door.part_of(study, argparse.Namespace(**everything | part))
 
 
 def test_a_source_of_which_only_the_record_is_left_is_trained_once_it_is_needed(tmp_path):
@@ -36,11 +36,12 @@ def test_a_source_of_which_only_the_record_is_left_is_trained_once_it_is_needed(
     study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'budgets': (100,), 'seeds': (1,)})
     both = ['full/b100_s1', 'on/b100_s1']
     finish(study, lambda run: 1.0, [run for run in left(study) if run.arm == 'full'])
-    assert [run.folder for run in door.left_of_grid(study, plan_runs(study)[1], arguments())] == both
+    assert [run.folder for run in door.left_of_grid(study, plan_runs(study)[1], part_of(study))] == both
     # With both recorded nothing is needed, unless a part is named.
     finish(study, lambda run: 1.0)
-    assert door.left_of_grid(study, plan_runs(study)[1], arguments()) == []
-    assert [run.folder for run in door.left_of_grid(study, plan_runs(study)[1], arguments(only='on'))] == both
+    assert door.left_of_grid(study, plan_runs(study)[1], part_of(study)) == []
+    some = door.left_of_grid(study, plan_runs(study)[1], part_of(study, only='on'))
+    assert [run.folder for run in some] == both
 
 
 def test_what_is_held_out_waits_until_its_prediction_is_kept(tmp_path, capsys):
@@ -89,7 +90,7 @@ def test_watching_says_again_and_again_what_is_done_by_now(tmp_path, monkeypatch
 
     monkeypatch.setattr(door.time, 'sleep', sleep)
     with pytest.raises(KeyboardInterrupt):
-        door.watch(study, arguments())
+        door.watch(study, argparse.Namespace(part=part_of(study)))
     assert '8 waiting' in said[0] and 'the report is' not in said[0]
     assert '8 done' in said[1] and 'the report is' in said[1]
 
@@ -118,7 +119,7 @@ def test_records_of_other_data_are_found_out_before_anything_is_trained(tmp_path
 def test_a_name_that_holds_commas_is_one_name(tmp_path, typed):
     arms = {'Li, 8 stages': 'incremental_8stage', 'Li': 'incremental_4stage', 'b': 'baseline'}
     study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'baseline': 'b'})
-    runs = door.selected(study, plan_runs(study)[1], arguments(only=typed))
+    runs = door.selected(plan_runs(study)[1], part_of(study, only=typed))
     assert {run.arm for run in runs} == {'Li, 8 stages', 'b'}
 
 
