@@ -27,8 +27,7 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, whose help keeps the lines of a docstring, and whose complaint is one line like every
-    other: error() raises UserError."""
+    """argparse's, whose help keeps the lines of a docstring, and whose error() raises UserError."""
 
     def __init__(self, **options):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -38,10 +37,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_main(main):
-    """Run a script's main(). A UserError, and a path that the system refuses (not there, read-only, a file
-    where a folder should be), becomes one message on standard error and exit code 2, with no traceback.
-    Ctrl-C ends the process as the signal itself would, so that a loop in a shell ends with it. A reader that
-    has gone (`| head`) ends it quietly, and a terminal that lacks a character gets a ? for it."""
+    """Run a script's main(). A UserError, and a path that the system refuses, becomes one message on standard
+    error and exit code 2. Ctrl-C ends the process as the signal itself would, so that a loop in a shell ends
+    with it. A reader that has gone (`| head`) ends it quietly, and a terminal that lacks a character gets a
+    ? for it."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # not what a notebook or a test puts in its place
             stream.reconfigure(errors='replace')
@@ -152,78 +151,50 @@ def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
 def locked(folder: str):
     """Hold `folder` for this process until the block ends or the process dies, however it dies.
 
-    The kernel owns the lock, so a file that a dead process left is no obstacle. A folder that this made, and
-    in which nothing was written, goes again. On a file system without locks one line says so, and the block
-    runs. Raises UserError, naming host and process, where another process holds the folder.
+    A folder that this made, and in which nothing was written, goes again. On a file system without locks one
+    line says so, and the block runs. Raises UserError, naming host and process, where another process holds
+    the folder.
     """
     is_new = not os.path.isdir(folder)
     os.makedirs(folder, exist_ok=True)
-    owner = os.path.join(folder, '.lock_owner')  # beside the lock, which old versions of filelock empty
+    owner = pathlib.Path(folder, '.lock_owner')  # beside the lock, which old versions of filelock empty
     # A start that torchrun or Slurm repeats waits, since on another node the one before may still hold it.
-    counts = (os.environ.get(f'{name}_RESTART_COUNT', '0') for name in ('TORCHELASTIC', 'SLURM'))
-    patience = RESTART_PATIENCE if any(count != '0' for count in counts) else 0
+    counts = [os.environ.get(f'{name}_RESTART_COUNT', '0') for name in ('TORCHELASTIC', 'SLURM')]
     lock = filelock.FileLock(os.path.join(folder, '.lock'))
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=0 if counts == ['0', '0'] else RESTART_PATIENCE)
     except filelock.Timeout:
         who = 'another process'
-        with contextlib.suppress(OSError), open(owner, encoding='utf-8', errors='replace') as f:
-            who = f.read() or who
+        with contextlib.suppress(OSError):  # it may not have written it yet
+            who = owner.read_text('utf-8', 'replace')
         raise UserError(f'{folder} is in use by {who}: wait for it to end, or stop it first') from None
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         say(f'{folder} lies on a file system without locks: nothing keeps a second process out of it')
     try:
-        with open(owner, 'w', encoding='utf-8') as f:
-            f.write(f'process {os.getpid()} on {socket.gethostname()}')
+        owner.write_text(f'process {os.getpid()} on {socket.gethostname()}', 'utf-8')
         yield
     finally:
-        with contextlib.suppress(OSError):
-            os.remove(owner)
+        owner.unlink(missing_ok=True)
         # Before the release: after it another process may begin to write here.
         if is_new and set(os.listdir(folder)) <= {'.lock'}:
             shutil.rmtree(folder)
         lock.release()
 
 
-# ----------------------------------------------------------------------------------------------------------
-# cores
-
-
 def usable_cores(root: str = '/') -> int:
     """The cores that this process may use: those that the system gives it, and no more than its container's
-    share of CPU time, rounded down, but one at least. `root`: where the kernel's files are.
-
-    More threads than that share would wait for each other whenever it is used up.
-    """
+    share of CPU time (cgroup v2 or v1), rounded down, but one at least: more threads would wait for each
+    other whenever the share is used up. `root`: where the kernel's files are."""
     if hasattr(os, 'sched_getaffinity'):  # not on a Mac
         cores = len(os.sched_getaffinity(0))
     else:
         cores = os.cpu_count() or 1
-    return max(1, int(min([cores, *cpu_quotas(root)])))
-
-
-def cpu_quotas(root: str) -> list[float]:
-    """The CPU time, in cores, that each control group above this process limits it to (cgroup v2 and v1)."""
-    memberships = pathlib.Path(root, 'proc/self/cgroup')
-    if not memberships.exists():  # Linux alone has them
-        return []
-    quotas = []
-    for line in memberships.read_text().splitlines():
-        _, controllers, path = line.split(':', 2)
-        if controllers and 'cpu' not in controllers.split(','):
-            continue
-        top = pathlib.Path(root, 'sys/fs/cgroup', 'cpu' if controllers else '')
-        names = ('cpu.cfs_quota_us', 'cpu.cfs_period_us') if controllers else ('cpu.max',)
-        # A group's limit holds for all below it. In a container the path may be the host's, of which only
-        # the top is there.
-        group = top / path.lstrip('/')
-        for folder in (group, *group.parents):
-            files = [folder / name for name in names]
-            if not all(file.exists() for file in files):
-                continue
-            quota, period = ' '.join(file.read_text() for file in files).split()  # microseconds
-            if quota not in ('max', '-1'):
-                quotas.append(int(quota) / int(period))
-    return quotas
+    folder = pathlib.Path(root, 'sys/fs/cgroup')
+    names = ('cpu.max', 'cpu/cpu.cfs_quota_us', 'cpu/cpu.cfs_period_us')
+    words = ' '.join((folder / name).read_text() for name in names if (folder / name).exists()).split()
+    if len(words) == 2 and words[0] not in ('max', '-1'):
+        quota, period = words  # microseconds
+        cores = min(cores, int(quota) // int(period))
+    return max(1, cores)

@@ -5,8 +5,7 @@ A shard is the .bin file of llm.c and modded-nanogpt: 256 int32 of header (magic
 of tokens), then the tokens as uint16; with a vocabulary above 65,536, magic 20240801, version 7 and uint32.
 build-nanogpt's .npy shards (a plain array of either) are read too. A data directory holds such shards, each
 with 'train' or 'val' as a word of its name (edufineweb_train_000001.bin), and a meta.json that names the
-tokenizer, its vocabulary size, the end-of-text token, the source and the counts. Shards that others publish
-without a meta.json are taken as GPT-2 tokens.
+tokenizer, its vocabulary size and the end-of-text token; without one the tokens are GPT-2's.
 
 A tokenizer is 'gpt2', 'bytes', or 'sha256:...' of a Hugging Face tokenizer.json, which lies beside what is in
 its tokens: in the data directory, the run directory, the model's folder.
@@ -70,9 +69,7 @@ def shard_layout(path: str) -> tuple[int, int, np.dtype]:
 
     Raises UserError, naming the file, if it is no shard or its size doesn't match its header.
     """
-    with open(path, 'rb') as f:
-        read_header = read_npy_header if path.endswith('.npy') else read_bin_header
-        offset, n_tokens, dtype = read_header(f, path)
+    offset, n_tokens, dtype = npy_layout(path) if path.endswith('.npy') else bin_layout(path)
     # A download that broke off, or a web page instead of a file, has another size than it says.
     size = os.path.getsize(path)
     expected = offset + dtype.itemsize * n_tokens
@@ -82,10 +79,11 @@ def shard_layout(path: str) -> tuple[int, int, np.dtype]:
     return offset, n_tokens, dtype
 
 
-def read_bin_header(f, path: str) -> tuple[int, int, np.dtype]:
-    """(offset, number of tokens, type) of llm.c's formats. Raises UserError for any other file."""
-    start = f.read(HEADER_BYTES).ljust(12, b'\0')  # a file too short for a header has no magic number either
-    magic, version, n_tokens = np.frombuffer(start[:12], dtype=np.int32).tolist()
+def bin_layout(path: str) -> tuple[int, int, np.dtype]:
+    """shard_layout, but for the size, of llm.c's formats. Raises UserError for any other file."""
+    with open(path, 'rb') as f:
+        start = f.read(12).ljust(12, b'\0')  # a file too short for a header has no magic number either
+    magic, version, n_tokens = np.frombuffer(start, np.int32).tolist()
     for dtype, known in FORMATS.items():
         # a negative count is what 2^31 or more becomes as int32
         if (magic, version) == known and n_tokens >= 0:
@@ -94,29 +92,24 @@ def read_bin_header(f, path: str) -> tuple[int, int, np.dtype]:
                     f'where {list(FORMATS.values())} and up to {MAX_SHARD_TOKENS} tokens are expected)')
 
 
-def read_npy_header(f, path: str) -> tuple[int, int, np.dtype]:
-    """(offset, number of tokens, type) of a .npy file. Raises UserError unless it holds one row of tokens."""
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+def npy_layout(path: str) -> tuple[int, int, np.dtype]:
+    """shard_layout, but for the size, of a .npy file. Raises UserError unless it holds one row of tokens."""
     try:
-        version = np.lib.format.read_magic(f)
-        shape, _, dtype = readers[version](f)
-    except (ValueError, KeyError, EOFError) as error:
-        raise UserError(f'{path}: not a .npy file ({error})') from None
-    if dtype not in FORMATS or len(shape) != 1:
-        raise UserError(f'{path}: holds {dtype} of shape {shape}, not a row of uint16 or uint32 tokens')
-    return f.tell(), shape[0], dtype
+        tokens = np.lib.format.open_memmap(path, mode='r')
+    except ValueError as error:
+        raise UserError(f'{path}: not a .npy file, or a truncated one ({error})') from None
+    if tokens.dtype not in FORMATS or tokens.ndim != 1:
+        what = f'{tokens.dtype} of shape {tokens.shape}'
+        raise UserError(f'{path}: holds {what}, not a row of uint16 or uint32 tokens')
+    return tokens.offset, len(tokens), tokens.dtype
 
 
 # the data directory
 
 
 def split_of(name: str) -> str:
-    """'train' or 'val', whichever is a word of a shard's name; words end at _, - and . and at the name's
-    ends.
-
-    Not any part of the name: pretrain_val_1.bin is validation data, medieval_train_1.bin isn't.
-    Raises UserError if the name has neither word or both.
-    """
+    """'train' or 'val', whichever is a word of a shard's name, between _, - or .: pretrain_val_1.bin is
+    validation data. Raises UserError if the name has neither word or both."""
     # of the file's own name: a folder called train says nothing
     words = re.split('[_.-]', os.path.basename(name))
     found = [split for split in SPLITS if split in words]
@@ -128,8 +121,7 @@ def split_of(name: str) -> str:
 
 
 def shard_paths(data_dir: str, split: str) -> list[str]:
-    """The shards of a split, in the order of their names. Raises UserError if there is none, or a name is
-    unclear."""
+    """The shards of a split, by name. Raises UserError if there is none, or a name is unclear."""
     if not os.path.isdir(data_dir):
         raise UserError(f'data_dir {data_dir} does not exist: make it with prepare_fineweb.py or '
                         'prepare_demo.py')
@@ -147,8 +139,7 @@ def shard_paths(data_dir: str, split: str) -> list[str]:
 
 
 def read_meta(data_dir: str) -> dict:
-    """What meta.json says; GPT-2's tokenizer where there is none. Raises UserError if it is there and
-    unreadable."""
+    """What meta.json says; GPT-2's tokenizer where there is none. Raises UserError for an unreadable one."""
     path = os.path.join(data_dir, 'meta.json')
     if not os.path.exists(path):
         return dict(GPT2_META)
@@ -164,7 +155,7 @@ def read_meta(data_dir: str) -> dict:
 
 
 def write_meta(data_dir: str, meta: dict):
-    """Write meta.json atomically, as a shard is. Raises UserError if it can't be written."""
+    """Write meta.json, as a shard is written."""
     with atomic_write(os.path.join(data_dir, 'meta.json')) as f:
         json.dump(meta, f, indent=1)
 
@@ -172,14 +163,13 @@ def write_meta(data_dir: str, meta: dict):
 def check_complete(data_dir: str):
     """Raises UserError if meta.json says that there is more data to come than is there."""
     meta = read_meta(data_dir)
-    missing = ''
-    for shard in meta.get('shards', []):
-        if not os.path.exists(os.path.join(data_dir, shard['file'])):
-            missing = f': {shard["file"]} is missing'
+    names = [shard['file'] for shard in meta.get('shards', [])]
+    missing = [name for name in names if not os.path.exists(os.path.join(data_dir, name))]
     # No 'complete' at all: others' data, or the demo's, whose meta.json is written last.
     if missing or meta.get('complete', True) is not True:
-        raise UserError(f'{data_dir} is not complete by its meta.json{missing}; give the command that makes '
-                        'it again, with the options in meta.json, and it continues')
+        what = f': {missing[0]} is missing' if missing else ''
+        raise UserError(f'{data_dir} is not complete by its meta.json{what}; give the command that makes it '
+                        'again, with the options in meta.json, and it continues')
 
 
 def fingerprint(data_dir: str) -> dict:
@@ -187,8 +177,7 @@ def fingerprint(data_dir: str) -> dict:
     and of shards, and the SHA-256 of its first megabyte of tokens. Reads 2 MB and the shards' headers."""
     found = {}
     for split in SPLITS:
-        # Over the shards' borders, and without their headers: data cut into shards otherwise has the same
-        # digest.
+        # Over the shards' borders and without their headers: cut otherwise, data has the same digest.
         digest = hashlib.sha256()
         wanted = 2**20  # bytes still to read
         n_tokens = 0
@@ -213,9 +202,8 @@ class Split:
     """The 'train' or 'val' shards of a data directory, as sequences of block_size + 1 tokens.
 
     Sequences follow each other overlapping by one token (the last target of one is the first input of the
-    next) and never cross shards. Nothing is kept open or mapped: a read opens the shards that it needs and no
-    other. Raises UserError for a missing or incomplete folder, no shards, a bad shard, or fewer tokens than
-    one sequence.
+    next) and never cross shards. Nothing is kept open or mapped. Raises UserError for a missing or incomplete
+    folder, no shards, a bad shard, or fewer tokens than one sequence.
     """
 
     def __init__(self, data_dir: str, split: str, block_size: int, vocab_size: int):
@@ -227,11 +215,11 @@ class Split:
         self.n_tokens = 0
         self.starts = [0]  # the number of each shard's first sequence, and the end
         for path in self.paths:
-            self.layouts.append(shard_layout(path))
-            n_tokens = self.layouts[-1][1]
-            self.n_tokens += n_tokens
+            layout = shard_layout(path)
+            self.layouts.append(layout)
+            self.n_tokens += layout[1]
             # one more token than inputs, for the last target; what is left at a shard's end is never read
-            n_sequences = max(0, (n_tokens - 1) // block_size)
+            n_sequences = max(0, (layout[1] - 1) // block_size)
             self.starts.append(self.starts[-1] + n_sequences)
         self.starts = np.array(self.starts)
         self.n_sequences = int(self.starts[-1])
@@ -271,15 +259,9 @@ class Split:
     def read_tokens(self, shard: int, start: int, n: int) -> np.ndarray:
         """n tokens of a shard from its token number `start` on. Raises UserError if it has become shorter."""
         offset, _, dtype = self.layouts[shard]
-        tokens = np.empty(n, dtype)
-        left = memoryview(tokens).cast('B')
-        with open(self.paths[shard], 'rb', buffering=0) as f:
-            f.seek(offset + dtype.itemsize * start)
-            while left:
-                n_read = f.readinto(left)  # network file systems may give less than was asked for
-                if not n_read:
-                    raise UserError(f'{self.paths[shard]} has become shorter since this run began')
-                left = left[n_read:]
+        tokens = np.fromfile(self.paths[shard], dtype, n, offset=offset + dtype.itemsize * start)
+        if len(tokens) < n:
+            raise UserError(f'{self.paths[shard]} has become shorter since this run began')
         return tokens
 
     def get_batch(self, step: int, sequences_per_step: int, rows: range, shuffle: bool,
@@ -315,7 +297,7 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 @functools.cache
 def get_tokenizer(name: str, beside: str = ''):
     """The tokenizer that a meta.json or a checkpoint names: a tiktoken.Encoding for 'gpt2' and 'bytes' (256
-    bytes and end-of-text: no download), else the tokenizer.json in the folder, or beside the file, `beside`.
+    bytes and end-of-text), else the tokenizer.json in the folder, or beside the file, `beside`.
 
     Raises UserError for another name, if the file isn't the one that was named, or if GPT-2's vocabulary is
     neither cached nor to be downloaded.
@@ -369,7 +351,6 @@ class Tokenizer:
     def __init__(self, content: bytes):
         import tokenizers
 
-        self.content = content
         try:
             self.tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except ValueError as error:
@@ -384,15 +365,21 @@ class Tokenizer:
             raise UserError(f'tokenizer.json has no token for the end of a text, {", ".join(END_OF_TEXT)}')
         self.eot_token = vocabulary[names[0]]
         # Byte-level BPE (GPT-2, Llama 3, Qwen) writes a byte as a letter, SentencePiece (Llama 2) as <0x0A>.
-        self.spell = bytes_of_letters if b'"ByteLevel"' in content else bytes_of_piece
+        self.is_byte_level = b'"ByteLevel"' in content
 
     def encode_ordinary(self, text: str) -> list[int]:
         """Tokens of a text, none of them special."""
         return self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def decode_single_token_bytes(self, token: int) -> bytes:
-        """What a token stands for."""
-        return self.spell(self.tokenizer.id_to_token(token) or '')  # numbers may be left out
+        """What a token stands for; a special one is spelled as it is."""
+        text = self.tokenizer.id_to_token(token) or ''  # numbers may be left out
+        if self.is_byte_level:
+            letters = byte_letters()
+            return bytes(map(letters.index, text)) if set(text) <= set(letters) else text.encode()
+        if re.fullmatch('<0x[0-9A-F]{2}>', text):
+            return bytes.fromhex(text[3:5])
+        return text.replace('\u2581', ' ').encode()
 
     def decode_bytes(self, tokens: list[int]) -> bytes:
         """What some tokens stand for."""
@@ -406,16 +393,3 @@ def byte_letters() -> list[str]:
     printable = [b for b in range(256) if chr(b).isprintable() and b not in (0x20, 0xa0, 0xad)]
     others = [b for b in range(256) if b not in printable]
     return [chr(b) if b in printable else chr(256 + others.index(b)) for b in range(256)]
-
-
-def bytes_of_letters(token: str) -> bytes:
-    """A token of a byte-level vocabulary; special ones are spelled as they are."""
-    letters = byte_letters()
-    return bytes(map(letters.index, token)) if set(token) <= set(letters) else token.encode()
-
-
-def bytes_of_piece(token: str) -> bytes:
-    """A token of SentencePiece's."""
-    if re.fullmatch('<0x[0-9A-F]{2}>', token):
-        return bytes.fromhex(token[3:5])
-    return token.replace('\u2581', ' ').encode()

@@ -1,6 +1,5 @@
 """The shard format, Split and the tokenizers. Run: python -m pytest tests/core/test_data.py"""
 
-import builtins
 import json
 import os
 import re
@@ -51,17 +50,12 @@ def sequences_of(shards, block_size):
 def test_a_shard_is_laid_out_as_llm_c_reads_it(tmp_path, dtype, header, letter):
     path = str(tmp_path / 'a.bin')
     tokens = [5, 0, np.iinfo(dtype).max]
-    data.write_shard(path, np.array(tokens, dtype))
+    data.write_shard(path, np.array([9, *tokens, 9], dtype)[1:-1])
     raw = Path(path).read_bytes()
     assert struct.unpack('<256i', raw[:1024]) == (*header, 3) + (0,) * 253
     assert list(struct.unpack(f'<3{letter}', raw[1024:])) == tokens
     assert data.shard_layout(path) == (1024, 3, np.dtype(dtype))
     assert os.listdir(tmp_path) == ['a.bin']  # no temporary file stays
-
-
-def test_a_shard_is_written_from_a_part_of_an_array(tmp_path):
-    data.write_shard(str(tmp_path / 'a.bin'), np.arange(10, dtype=np.uint16)[2:5])
-    assert np.fromfile(tmp_path / 'a.bin', np.uint16, offset=1024).tolist() == [2, 3, 4]
 
 
 @pytest.mark.parametrize('spoil, message', [
@@ -89,7 +83,8 @@ def test_a_bad_bin_shard_is_refused_by_name(tmp_path, spoil, message):
     (lambda p: p.write_bytes(b''), 'not a .npy file'),
     (lambda p: np.save(p, np.zeros(9, np.int64)), 'int64'),
     (lambda p: np.save(p, np.zeros((3, 3), np.uint16)), 'shape .3, 3.'),
-    (lambda p: p.write_bytes(p.read_bytes()[:-2]), 'truncated or damaged'),
+    (lambda p: p.write_bytes(p.read_bytes()[:-2]), 'a truncated one'),
+    (lambda p: p.write_bytes(p.read_bytes() + b'x'), 'promises 40 tokens'),
 ])
 def test_a_bad_npy_shard_is_refused_by_name(tmp_path, spoil, message):
     path = tmp_path / 'x_train_000000.npy'
@@ -113,55 +108,19 @@ def test_shards_without_meta_json_are_gpt2s(tmp_path):
     assert data.read_meta(str(tmp_path)) == {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
 
 
-def test_meta_json_comes_back_as_written(tmp_path):
-    meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256, 'shards': [{'file': 'é'}]}
-    data.write_meta(str(tmp_path), meta)
-    assert data.read_meta(str(tmp_path)) == meta == json.loads((tmp_path / 'meta.json').read_text('utf-8'))
-    assert os.listdir(tmp_path) == ['meta.json']
-
-
-@pytest.mark.parametrize('text', ['', '{', '[]', '{"tokenizer": "gpt2"}',
-                                  '{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}'])
-def test_a_bad_meta_json_is_refused_by_name(tmp_path, text):
-    (tmp_path / 'meta.json').write_text(text)
-    with pytest.raises(UserError, match=r'meta\.json: not a meta\.json'):
-        data.read_meta(str(tmp_path))
-
-
-def test_a_bad_meta_json_is_refused_under_python_O_too(tmp_path):
-    (tmp_path / 'meta.json').write_text('{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}')
-    script = f"from core import common, data; common.run_main(lambda: data.read_meta({str(tmp_path)!r}))"
-    found = subprocess.run([sys.executable, '-O', '-c', script], cwd=ROOT, capture_output=True, text=True)
-    assert found.returncode == 2 and re.match(r'error: .*meta\.json: not a meta\.json', found.stderr)
-
-
 @pytest.mark.parametrize('text', [
-    '[' * 100_000, '{"tokenizer": "gpt2", "vocab_size": true, "eot": 1}',
+    '', '{', '[]', '[' * 100_000, '{"tokenizer": "gpt2"}',
+    '{"tokenizer": "gpt2", "vocab_size": "x", "eot": 1}',
+    '{"tokenizer": "gpt2", "vocab_size": true, "eot": 1}',
     '{"tokenizer": null, "vocab_size": 9, "eot": 1}',
     '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "shards": 3}',
     '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "shards": [{"tokens": 5}]}',
     '{"tokenizer": "gpt2", "vocab_size": 9, "eot": 1, "complete": false, "options": 3}'])
-def test_a_meta_json_of_other_types_is_refused_by_name(tmp_path, text):
+def test_a_bad_meta_json_is_refused_by_name(tmp_path, text):
     folder_of(tmp_path, [50])
     (tmp_path / 'meta.json').write_text(text)
     with pytest.raises(UserError, match=r'meta\.json: not a meta\.json'):
         data.Split(str(tmp_path), 'train', 8, 1000)
-
-
-@pytest.mark.parametrize('write', [
-    lambda folder: data.write_shard(f'{folder}/a.bin', np.arange(5, dtype=np.uint16)),
-    lambda folder: data.write_meta(str(folder), {'tokenizer': 'gpt2'})])
-def test_what_is_written_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch, write):
-    events = []
-    sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, 'fsync', lambda number: (events.append(('fsync', os.fstat(number).st_size)),
-                                                     sync(number)))
-    monkeypatch.setattr(os, 'replace', lambda old,
-                        new: (events.append(('replace', os.path.getsize(old))), replace(old, new)))
-    write(tmp_path)
-    (name,) = os.listdir(tmp_path)
-    size = (tmp_path / name).stat().st_size
-    assert events == [('fsync', size), ('replace', size)]  # the whole file, not a part that was buffered
 
 
 def test_more_tokens_than_a_header_can_count_are_refused_when_written_and_when_read(tmp_path, monkeypatch):
@@ -239,19 +198,6 @@ def test_a_shard_that_meta_json_lists_and_that_is_not_there_is_named(tmp_path):
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True, 'shards': shards}))
     with pytest.raises(UserError, match=r'not complete by its meta\.json: x_train_000002\.bin is missing'):
         data.Split(str(tmp_path), 'train', 8, 1000)
-
-
-def test_train_refuses_an_incomplete_folder_and_makes_no_run(tmp_path, tiny, monkeypatch):
-    import train  # here: the other tests need no torch
-
-    folder = next(flag for flag in tiny if flag.startswith('--data_dir=')).partition('=')[2]
-    shutil.copytree(folder, tmp_path / 'data')
-    (tmp_path / 'data' / 'meta.json').write_text(json.dumps(META))
-    flags = [*tiny, f'--data_dir={tmp_path}/data', f'--out_dir={tmp_path}/run']
-    monkeypatch.setattr(sys, 'argv', ['train.py', *flags])
-    with pytest.raises(UserError, match=r'is not complete by its meta\.json'):
-        train.main()
-    assert not list(tmp_path.glob('run/*.pt'))
 
 
 def test_a_fingerprint_tells_data_apart_and_stays_when_it_moves(tmp_path):
@@ -345,9 +291,11 @@ def test_a_shuffled_epoch_visits_every_sequence_exactly_once(tmp_path):
 def test_an_epoch_of_more_than_65536_sequences_has_each_of_them_once(tmp_path):
     tokens = np.arange(70_001) % 65_521
     bin_shard(tmp_path / 'train_0.bin', tokens.tolist())
-    x, y = data.Split(str(tmp_path), 'train', 1, 65_536).get_batch(0, 70_000, range(70_000), True, 1)
-    found = sorted(zip(x[:, 0].tolist(), y[:, 0].tolist()))
-    assert found == sorted(zip(tokens[:-1].tolist(), tokens[1:].tolist()))
+    rows = range(69_000, 70_000)
+    x, y = data.Split(str(tmp_path), 'train', 1, 65_536).get_batch(1, 70_000, rows, True, 1)
+    order = data.permutation(70_000, 1, 1)
+    assert sorted(order.tolist()) == list(range(70_000))
+    assert np.array_equal(x[:, 0], tokens[order[rows]]) and np.array_equal(y[:, 0], tokens[order[rows] + 1])
 
 
 def test_the_shuffled_order_never_changes():
@@ -363,11 +311,6 @@ def test_what_falls_off_an_epoch_is_less_than_one_step(tmp_path):
     # 2 whole steps of 10 among 25
     assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], seen[3])
     assert not np.array_equal(seen[0], seen[1])
-
-
-def test_an_order_of_more_than_65536_sequences_has_each_of_them_once():
-    found = data.permutation(70_000, 1, 0)
-    assert sorted(found.tolist()) == list(range(70_000)) and found[:65536].max() > 65536
 
 
 def test_tokens_above_65535_are_read_from_shards_of_both_kinds(tmp_path):
@@ -395,17 +338,15 @@ def test_a_step_opens_only_the_shards_it_needs_and_keeps_none(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-@pytest.mark.parametrize('shuffle', [False, True])
-def test_memory_stays_flat_over_an_epoch(tmp_path, shuffle):
-    for i in range(40):
-        # 80 MB in all
+def test_memory_stays_flat_over_an_epoch(tmp_path):
+    for i in range(20):  # 40 MB in all
         data.write_shard(str(tmp_path / f'train_{i}.bin'), np.zeros(1_000_001, dtype=np.uint16))
     script = f'''
 import re
 from core import data
 def resident(): return int(re.search(r'VmRSS:\\s+(\\d+)', open('/proc/self/status').read())[1]) / 1000
 split = data.Split({str(tmp_path)!r}, 'train', 1000, 50257)
-held = [split.get_batch(step, 100, range(100), {shuffle}, 1)[0].sum() * 0 + resident() for step in range(400)]
+held = [split.get_batch(step, 100, range(100), True, 1)[0].sum() * 0 + resident() for step in range(200)]
 print(max(held) - held[0])
 '''
     grown = subprocess.run([sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True,
@@ -432,35 +373,8 @@ def test_a_shard_that_shrinks_under_a_run_is_named(tmp_path):
         split.read(np.arange(split.n_sequences))
 
 
-@pytest.mark.parametrize('most', [1, 7, 100])
-def test_a_read_that_gives_less_than_was_asked_for_goes_on(tmp_path, monkeypatch, most):
-    wanted = sequences_of(folder_of(tmp_path, [100, 100]), 8)
-    split = data.Split(str(tmp_path), 'train', 8, 1000)
-
-    class Slow:
-        """A file of a network file system."""
-
-        def __init__(self, *args, **kwargs):
-            self.file = builtins.open(*args, **kwargs)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *args):
-            self.file.close()
-
-        def seek(self, at):
-            return self.file.seek(at)
-
-        def readinto(self, buffer):
-            return self.file.readinto(memoryview(buffer).cast('B')[:most])
-
-    monkeypatch.setattr(data, 'open', Slow, raising=False)
-    assert split.read(np.arange(split.n_sequences)).tolist() == wanted
-
-
-@pytest.mark.parametrize('flags, shuffle, seed', [((), None, 1337), (('--seed=7', '--shuffle=True'), True, 7),
-                                                  (('--shuffle=False',), False, 1337)])
+@pytest.mark.parametrize('flags, shuffle, seed', [((), None, 1337),
+                                                  (('--seed=7', '--shuffle=False'), False, 7)])
 def test_a_run_reads_its_data_in_the_order_of_its_seed(tmp_path, tiny, monkeypatch, flags, shuffle, seed):
     import train
     from config import TrainConfig
@@ -493,15 +407,6 @@ def test_a_folder_without_data_is_refused(tmp_path, lengths, split, message):
         data.Split(str(folder), split, 8, 1000)
 
 
-def test_a_folder_name_with_glob_characters_and_train_in_it_works(tmp_path):
-    folder = tmp_path / 'train[1] *val*'
-    folder.mkdir()
-    bin_shard(folder / 'a_train_0.bin', list(range(20)))
-    assert data.Split(str(folder), 'train', 8, 1000).n_sequences == 2
-    with pytest.raises(UserError, match='no val shards'):
-        data.Split(str(folder), 'val', 8, 1000)
-
-
 # tokenizers
 
 
@@ -531,7 +436,7 @@ def test_a_tokenizer_json_beside_the_data_is_read_by_the_names_of_tiktoken(tmp_p
     content, name = data.read_tokenizer(str(tmp_path))
     (tmp_path / 'ckpt_000001.pt').touch()
     enc = data.get_tokenizer(name, str(tmp_path / 'ckpt_000001.pt'))
-    assert enc is not data.get_tokenizer(name, str(tmp_path)) and content == enc.content
+    assert content == (tmp_path / 'tokenizer.json').read_bytes()
     tokens = enc.encode_ordinary(TEXT)
     assert enc.decode_bytes(tokens) == TEXT.encode()
     assert enc.eot_token == theirs.token_to_id('<|endoftext|>' if byte_level else '</s>') not in tokens
