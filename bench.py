@@ -10,9 +10,8 @@ speed measured beside it, MFU where the GPU's peak is known, and the cost of a s
 predicted (flops ledger) and measured. Then the whole plan beside its baseline, in hours. --phases=0,3
 measures just these rows, --phases=none none, and full depth.
 
-Each measurement has a process of its own, so that neither memory nor compiled code is left from another one;
-they take turns and medians are reported, relative to full depth as it was measured before and after, so that
-a machine whose speed drifts doesn't favor one. The machine should be otherwise idle.
+Each measurement has a process of its own. They take turns and medians are reported, relative to full depth as
+it was measured before and after, so that a machine whose speed drifts doesn't favor one.
 """
 
 import concurrent.futures
@@ -24,7 +23,7 @@ import multiprocessing
 import statistics
 import sys
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,10 +45,8 @@ from model import GPT
 from run import checkpoint
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of a micro-step's forward and backward and of the optimizer's step, and the peak of memory in
-    bytes."""
+class Measured(NamedTuple):
+    """Seconds of a micro-step's forward and backward and of the optimizer's step; peak of memory in bytes."""
 
     forward: float
     backward: float
@@ -71,8 +68,9 @@ def main():
 
     # What can be wrong is wrong before the first measurement: a whole plan takes half an hour on a CPU.
     rows = choose_rows(config, plan.phases, own.phases)
-    measured, matmul_speeds = measure_in_turns(config, rows, own.repeats)
-    found = summarize(plan, rows, measured, max(matmul_speeds), device)
+    matmul = in_own_process(matmul_speed, config)
+    measured = measure_in_turns(config, rows, own.repeats)
+    found = summarize(plan, rows, measured, matmul, device)
     if own.phases:
         del found['plan']  # of rows that were left out nothing is known
     if own.json:
@@ -98,34 +96,24 @@ def parse_args():
 def choose_rows(config: TrainConfig, phases: tuple, wanted: str) -> dict[str, schedule.Phase]:
     """Name -> phase: 'full' for full depth, then the plan's distinct phases, '0', '1', ... in order of time.
 
-    wanted: '' for all, 'none', or numbers of rows, '0,3'. Raises UserError if there are no such rows.
+    wanted: '' for all, 'none', or names of rows, '0,3'. Raises UserError if there are no such rows.
     """
     full = dataclasses.replace(schedule.full_depth(config, 1), phase='full')
-    kinds = {kind_of(full): full}  # the plan's own phases of that kind are this row
-    numbered = []
+    kinds = {kind_of(full)}  # the plan's own phases of that kind are this row
+    numbered = {}
     for phase in phases:
         # A step costs the same in all phases of one kind: one measurement stands for them.
         if kind_of(phase) not in kinds:
-            kinds[kind_of(phase)] = phase
-            numbered.append(phase)
+            kinds.add(kind_of(phase))
+            numbered[str(len(numbered))] = phase
+    names = wanted.split(',') if wanted else list(numbered)
     rows = {'full': full}
-    for number in row_numbers(wanted, len(numbered)):
-        rows[str(number)] = numbered[number]
+    for name in names:
+        if name in numbered:
+            rows[name] = numbered[name]
+        elif wanted != 'none':
+            raise UserError(f'--phases={wanted}: there are {", ".join(["none", *numbered])}')
     return rows
-
-
-def row_numbers(wanted: str, n: int) -> list[int]:
-    """The numbers that --phases asks for, of n. Raises UserError if it is no list of these."""
-    if wanted == 'none':
-        return []
-    if not wanted:
-        return list(range(n))
-    # What is no number counts as one too many; so does -1, which Python would take from the end.
-    numbers = [int(text) if text.isdecimal() else n for text in wanted.split(',')]
-    if max(numbers) >= n:
-        which = f'numbers from 0 to {n - 1}, like 0,{n - 1}, or none' if n else 'only none: all is full depth'
-        raise UserError(f'--phases={wanted}: {which}')
-    return numbers
 
 
 def kind_of(phase: schedule.Phase) -> tuple:
@@ -138,8 +126,8 @@ def kind_of(phase: schedule.Phase) -> tuple:
 # measuring
 
 
-def measure_in_turns(config: TrainConfig, rows: dict, repeats: int) -> tuple[list, list]:
-    """([(name of the row, Measured)] in order of time, [FLOP/s of a matmul, once a repeat])."""
+def measure_in_turns(config: TrainConfig, rows: dict, repeats: int) -> list[tuple[str, Measured]]:
+    """(name of the row, Measured) in order of time."""
     # Full depth again before every fourth of the others: all are judged by it.
     order = []
     for i, name in enumerate(name for name in rows if name != 'full'):
@@ -148,7 +136,6 @@ def measure_in_turns(config: TrainConfig, rows: dict, repeats: int) -> tuple[lis
         order.append(name)
     order = order or ['full']
     measured = []
-    speeds = []
     # All rows once, then all again: a slow minute doesn't hit every repeat of one row.
     for repeat in range(repeats):
         for place, name in enumerate(order, 1):
@@ -158,14 +145,11 @@ def measure_in_turns(config: TrainConfig, rows: dict, repeats: int) -> tuple[lis
             print(f'repeat {repeat + 1}/{repeats}, {place}/{len(order)}: row {name}, '
                   f'{found.forward + found.backward:.4f} s a micro-step, {found.optimizer:.4f} s the '
                   f'optimizer, {found.memory / 1e9:.2f} GB', file=sys.stderr, flush=True)
-        # The fastest of these counts as the limit, so one a repeat is enough.
-        speeds.append(in_own_process(matmul_speed, config))
-    return measured, speeds
+    return measured
 
 
 def in_own_process(function, config: TrainConfig, *args):
-    """function(config, *args) in a fresh process. Raises UserError if the process is killed, as one without
-    memory is."""
+    """function(config, *args) in a fresh process. Raises UserError if it is killed, as for want of memory."""
     context = multiprocessing.get_context('spawn')  # a fork would inherit this process's memory
     try:
         with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
@@ -176,8 +160,7 @@ def in_own_process(function, config: TrainConfig, *args):
 
 
 def call(function, config: TrainConfig, *args):
-    """function(config, *args), with what can go wrong on a user's machine as a UserError; not every other
-    error can be sent between processes."""
+    """function(config, *args), with what can go wrong on a user's machine as a UserError."""
     try:
         return function(config, *args)
     except (RuntimeError, MemoryError) as error:
@@ -191,11 +174,8 @@ def call(function, config: TrainConfig, *args):
 
 
 def measure(config: TrainConfig, phase: schedule.Phase) -> Measured:
-    """What a step of a phase takes, on a model of its own.
-
-    A step here has at most two micro-steps, and the last is timed: where there are many, most add to
-    gradients that exist. Two steps warm up, the mean of the next two counts; on CUDA three and ten.
-    """
+    """What a step of a phase takes: at most two micro-steps, of which the last is timed, since of many most
+    add to gradients that exist. Two steps warm up, the mean of the next two counts; on CUDA three and ten."""
     device = pick_device(config.device)
     # These last as long as the process, which is this measurement's own.
     if device.type == 'cuda':
@@ -249,8 +229,8 @@ def now(device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Peak of the device's memory in bytes; on the CPU, of the whole process, 0 where the system doesn't
-    tell."""
+    """Peak of the device's memory in bytes; on the CPU, of the whole process; 0 if it is neither CUDA nor
+    Linux."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == 'linux':
@@ -259,17 +239,11 @@ def peak_memory(device: torch.device) -> int:
                 # The high-water mark of this process's resident memory, in kB.
                 if line.startswith('VmHWM'):
                     return int(line.split()[1]) * 1024
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == 'darwin' else peak * 1024  # bytes there, kilobytes elsewhere
+    return 0
 
 
 def matmul_speed(config: TrainConfig) -> float:
-    """FLOP/s of the MLP's matmul on a micro-batch, in the dtype that training multiplies in: the speed
-    limit."""
+    """FLOP/s of the MLP's matmul on a micro-batch, in training's dtype: the speed limit."""
     device = pick_device(config.device)
     if device.type == 'cuda':
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -282,8 +256,8 @@ def matmul_speed(config: TrainConfig) -> float:
     b = torch.randn(width, 4 * width, device=device, dtype=dtype)
     # rows * width * 4 width multiply-adds, two FLOPs each.
     flops = 8 * rows * width**2
-    # Many between two looks at the clock, each of which waits for the device: 20 ms of a GPU at least.
-    repeats = max(1, int((2e13 if device.type == 'cuda' else 2e10) / flops))
+    # Many between two looks at the clock, each of which waits for the device: 20 ms at least.
+    repeats = max(1, int((2e13 if device.type == 'cuda' else 2e9) / flops))
     times = []
     for _ in range(10):
         began = now(device)
@@ -298,11 +272,8 @@ def matmul_speed(config: TrainConfig) -> float:
 
 
 def relative_costs(costs: list[tuple[str, float]]) -> dict[str, float]:
-    """(row, cost) in order of time -> each row's cost relative to full depth's, the median of its repeats.
-
-    What counts is what full depth would have cost at that place, interpolated between its costs before and
-    after, so that drifts cancel.
-    """
+    """(row, cost) in order of time -> each row's cost relative to what full depth's would have been at that
+    place, interpolated between its costs before and after; the median of its repeats."""
     places = [place for place, (name, _) in enumerate(costs) if name == 'full']
     full = [cost for name, cost in costs if name == 'full']
     ratios = {}
@@ -323,8 +294,9 @@ def summarize(plan: schedule.Plan, rows: dict, measured: list, matmul: float, de
     for name, phase in rows.items():
         of_row = [one for other, one in measured if other == name]
         row = {'row': int(name) if name.isdecimal() else name, 'depth': phase.depth,
-               'n_frozen': phase.n_frozen, 'embeddings': phase.embeddings if phase.frozen else 'train',
-               **medians(of_row)}
+               'n_frozen': phase.n_frozen, 'embeddings': phase.embeddings if phase.frozen else 'train'}
+        for field, values in zip(Measured._fields, zip(*of_row)):
+            row[field] = statistics.median(values)
         # A step's seconds are the median of steps, not the sum of medians: drifts move the parts together.
         row['tok_per_sec'] = config.total_batch_size / statistics.median([one.step(n) for one in of_row])
         flops = sum(schedule.token_flops(config, phase))  # of a token
@@ -340,22 +312,14 @@ def summarize(plan: schedule.Plan, rows: dict, measured: list, matmul: float, de
             'phases': found, 'plan': whole_plan(plan, by_kind, found[0]['tok_per_sec'])}
 
 
-def medians(many: list[Measured]) -> dict:
-    """Field -> median over the repeats."""
-    row = {}
-    for field in dataclasses.fields(Measured):
-        row[field.name] = statistics.median([getattr(one, field.name) for one in many])
-    return row
-
-
 def whole_plan(plan: schedule.Plan, by_kind: dict, tok_per_sec: float) -> dict:
     """Hours of the plan on this device and its cost relative to as many steps at full depth, measured and
     predicted."""
-    config, n_steps = plan.config, plan.total_steps
-    # The plan's own mix of phases, each weighed by its steps, in units of a full-depth step.
+    config = plan.config
+    n_steps = plan.total_steps
     hours = n_steps * config.total_batch_size / tok_per_sec / 3600
     predicted = plan.flops() / schedule.step_cost(config, 'flops') / n_steps
-    # nan with a phase that --phases left out; main drops the plan then.
+    # Each phase weighed by its steps; nan with one that --phases left out, where main drops the plan.
     measured = sum(phase.steps * by_kind.get(kind_of(phase), math.nan) for phase in plan.phases) / n_steps
     return {'steps': n_steps, 'full_depth_hours': hours,
             'cost': {'measured': measured, 'predicted': predicted},

@@ -270,7 +270,7 @@ MISTAKES = [
     ('schedule', 'base.py --price=2', r'--price needs --mfu or --tflops'),
     ('schedule', 'base.py --jsn', r"--jsn: no setting is called 'jsn'"),
     ('bench', 'base.py --repeats=0', r'--repeats=0'),
-    ('bench', 'base.py --phases=0,99', r'--phases=0,99: numbers from 0 to 3'),
+    ('bench', 'base.py --phases=0,99', r'--phases=0,99: there are none, 0, 1, 2, 3'),
     ('bench', 'base.py --device=gpu', r"device 'gpu' is not there"),
     ('bench', 'base.py --n_head=0', r'n_head must be at least 1'),
     # hellaswag.py
