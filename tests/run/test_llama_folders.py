@@ -1,10 +1,12 @@
 """Llama, Qwen2 and Qwen3 in and out. Run: python -m pytest tests/run/test_llama_folders.py"""
 
 import json
+import sys
 
 import pytest
 import torch
 from llamas import KINDS, make_folder
+from processes import run_python
 
 from core.common import UserError
 from export_hf import export
@@ -74,6 +76,41 @@ def make_weights(folder):
     for path in folder.glob('*.safetensors'):
         weights |= load_file(path)
     return weights
+
+
+# The memory that loading a model took at most beyond what it had at first, and the model's own, in bytes.
+MEASURE = """
+import sys, threading
+import safetensors, tokenizers
+from run import checkpoint
+
+def anonymous():  # not the pages of mapped files, which the kernel takes back at will
+    for line in open('/proc/self/status'):
+        if line.startswith('RssAnon'):
+            return 1024 * int(line.split()[1])
+
+def watch():
+    while not done.wait(0.001):
+        most[0] = max(most[0], anonymous())
+
+most, done, before = [0], threading.Event(), anonymous()
+watcher = threading.Thread(target=watch)
+watcher.start()
+model, _ = checkpoint.load_model(sys.argv[1])
+done.set()
+watcher.join()
+print(most[0] - before, 4 * sum(p.numel() for p in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='Linux tells what memory a process has')
+def test_a_checkpoint_in_bfloat16_loads_in_little_more_memory_than_the_model_takes(tmp_path):
+    """SmolLM2 135M took 652 MB for its 538; a second copy in float32 would make it 1,076."""
+    make_folder(tmp_path / 'in', 'smollm2', torch.bfloat16, hidden_size=384, intermediate_size=1536,
+                num_hidden_layers=8)
+    done = run_python('-c', MEASURE, str(tmp_path / 'in'))
+    peak, size = map(int, done.stdout.split())
+    assert size > 70e6 and peak < 1.5 * size, done.stderr
 
 
 def test_the_tokenizer_and_its_generation_config_are_carried_along(tmp_path):
