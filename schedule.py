@@ -501,7 +501,8 @@ def depth_of(init_from: str) -> int:
         name = os.path.basename(numbered(folder, 'ckpt_', '.pt')[-1][1])
     found = re.fullmatch(r'(ckpt|stage)_(\d+)\.pt', name)
     if not found or not values:
-        raise UserError(f'init_from {init_from}: nothing there says how many layers it has: set init_depth')
+        raise UserError(f'init_from {init_from}: no file there says how many layers it has: set init_depth '
+                        '(of a model of the Hub, too)')
     config = resolve(config_from_dict(values, path))
     if found[1] == 'stage':
         return stage_depths(config)[int(found[2]) - 1]

@@ -58,6 +58,7 @@ from run.start import (
     dry_run,
     find_start,
     initial_state,
+    load_source,
     open_data,
     restore_state,
     stage_generator,
@@ -75,8 +76,11 @@ def main():
             return
         job = load_questions(job)
         log = RunLog(job, saved['step'] if saved else 0, prefix_dir)
+        source = None
+        if not saved and job.config.init_from != 'scratch':
+            source = load_source(job)  # what is wrong with it shows before the dry run's minutes
         dry_run(job, try_evaluations)  # before the run's own model takes memory
-        state = restore_state(job, saved) if saved else initial_state(job)
+        state = restore_state(job, saved) if saved else initial_state(job, source)
         del saved  # its tensors lie in memory beside the model's
         log.open(state)
         stopped_by = train(job, state, log)

@@ -231,14 +231,13 @@ def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
     return torch.Generator().manual_seed(config.seed * 1000 + stage)  # the CPU's, whatever the device
 
 
-def initial_state(job: Job) -> State:
-    """Step 0: a model of the first depth, from scratch or from init_from."""
+def initial_state(job: Job, source: tuple | None) -> State:
+    """Step 0: a model of the first depth, from scratch or from init_from (`source`: load_source()'s)."""
     config = job.config
-    if config.init_from == 'scratch':
+    if source is None:
         shape = checkpoint.gpt_config(config_to_dict(config))
-        model, cost = GPT(shape, job.plan.phases[0].depth, stage_generator(config, 1)), None
-    else:
-        model, cost = load_initial_model(job)
+        source = GPT(shape, job.plan.phases[0].depth, stage_generator(config, 1)), None
+    model, cost = source
     model.to(job.device)
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
     return State(0, model, make_optimizers(model, config), clock, cost)
@@ -255,7 +254,7 @@ def restore_state(job: Job, saved: dict) -> State:
     return State(saved['step'], model, optimizers, clock)
 
 
-def load_initial_model(job: Job) -> tuple[GPT, dict]:
+def load_source(job: Job) -> tuple[GPT, dict]:
     """(the model of init_from, what its weights have cost until now, for run.json).
 
     Raises UserError if its shape isn't the config's, or its tokenizer not the data's.

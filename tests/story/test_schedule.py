@@ -163,7 +163,7 @@ def test_the_depth_of_what_a_run_grows_from_comes_from_its_files(tmp_path):
     run_dir.mkdir()
     grown = TrainConfig(n_layer=9, n_stages=3, growth_steps=30, continual_steps=10)
     (run_dir / 'config.json').write_text(json.dumps(config_to_dict(grown)))
-    with pytest.raises(UserError, match=r'init_from .*run: nothing there says how many layers .*init_depth'):
+    with pytest.raises(UserError, match=r'init_from .*run: no file there says how many layers .*init_depth'):
         schedule.depth_of(str(run_dir))  # no checkpoint yet
     for step in (9, 10, 11, 20):
         (run_dir / f'ckpt_{step:06d}.pt').touch()

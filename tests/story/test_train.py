@@ -438,12 +438,15 @@ def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatc
     assert not (tmp_path / 'a').exists()
 
 
-def test_a_llama_may_be_trained_on_a_shorter_context_and_not_on_a_longer_one(monkeypatch, tiny, tmp_path):
+def test_a_llama_may_be_trained_on_a_shorter_context_and_not_on_a_longer_one(monkeypatch, tiny, tmp_path,
+                                                                             capsys):
     short = ['--arch=llama', '--n_stages=1', '--growth_steps=2', '--continual_steps=0']
     run(monkeypatch, tiny, tmp_path / 'a', *short)
     run(monkeypatch, tiny, tmp_path / 'b', *short, f'--init_from={tmp_path}/a', '--block_size=16')
+    capsys.readouterr()
     with pytest.raises(UserError, match='its block_size is 32, the config says 64'):
         run(monkeypatch, tiny, tmp_path / 'c', *short, f'--init_from={tmp_path}/a', '--block_size=64')
+    assert 'dry run' not in capsys.readouterr().out  # which takes minutes where it compiles
 
 
 def test_val_loss_does_not_depend_on_the_batch_size(monkeypatch, tiny, tmp_path):
