@@ -169,6 +169,23 @@ def test_a_grid_goes_on_at_its_edge_and_an_edge_that_stays_is_said(tmp_path):
     assert {run.config.learning_rate for run in grid if run.arm == 'Li'} == {0.05}
 
 
+def test_a_grid_of_two_settings_does_not_go_on(tmp_path):
+    tune = {'learning_rate': (0.1, 0.2), 'weight_decay': (0.1, 0.2)}
+    study = make_study(tmp_path, **TWO_ARMS | {'tune': {'Li': tune}, 'tune_at': (100,), 'tune_extend': 2})
+    done = finish_all(study, lambda run: 1.0 - run.config.learning_rate - run.config.weight_decay)
+    assert sum(run.is_tuning for run in done) == 4 * 2
+    assert {run.config.weight_decay for run in done if run.arm == 'Li' and not run.is_tuning} == {0.2}
+
+
+def test_an_arm_waits_for_the_tuning_of_what_it_starts_from(tmp_path):
+    arms = {'full': 'baseline', 'on': "baseline --init_from='@full' --init_depth=12"}
+    study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'tune': {'learning_rate': (0.1, 0.2)}})
+    tunings, grid = plan_runs(study)
+    assert grid == [] and not tunings['on', '', 100].decided
+    assert {run.arm for run in finish(study, lambda run: 1.0)} == {'full'}
+    assert {run.arm for run in finish(study, lambda run: 1.0)} == {'full', 'on'}
+
+
 def test_an_arm_whose_values_all_diverge_has_no_grid_and_is_not_tuned_again(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | {'tune': {'Li': {'learning_rate': (0.1, 0.2)}}})
     finish_all(study, lambda run: None if run.is_tuning else 1.0)
@@ -209,6 +226,12 @@ def test_an_open_question_gets_its_next_seeds_and_a_settled_one_none(tmp_path):
     assert seeds['near', '', 100] == seeds['six', '', 100] == [1, 2, 3, 4, 5, 6, 7, 8]
     others = [place for place in seeds if place not in (('near', '', 100), ('six', '', 100))]
     assert all(seeds[place] == [1, 2, 3] for place in others) and len(others) == 8
+
+
+def test_without_declared_questions_every_arm_at_the_largest_budget_is_one(tmp_path):
+    study = make_study(tmp_path, **TWO_ARMS | MANY | {'questions': ()})
+    finish(study, loss_of)
+    assert {(run.arm, run.budget) for run in left(study)} == {('near', 200), ('six', 200)}
 
 
 def test_killed_after_any_run_a_study_asks_for_the_same_runs(tmp_path):
