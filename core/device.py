@@ -1,5 +1,4 @@
-"""The machine: devices, number formats, peak speed, ranks, compiling, and the memory settings of the
-platform."""
+"""The machine: devices, number formats, peak speed, memory settings, ranks, compiling."""
 
 import atexit
 import contextlib
@@ -45,48 +44,37 @@ def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.de
             name = 'mps'
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f'device {name!r} is not there ({first_line(error)})') from None
-    if device.type == 'cuda':
-        device = own_gpu(device, local_rank, world_size)
-        use_expandable_segments()
-    try:
         if device.type == 'cuda':
+            device = own_gpu(device, local_rank, world_size)
+            use_expandable_segments()
             if not torch.cuda.is_available():
                 torch.cuda.init()  # says why
             torch.cuda.set_device(device)
         # Only an allocation shows that the device works: a name alone proves nothing.
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f'device {name!r} is not there ({first_line(error)})') from None
+        reason = str(error).partition('\n')[0]
+        raise UserError(f'device {name!r} is not there ({reason})') from None
     if device.type == 'cpu' and 'OMP_NUM_THREADS' not in os.environ:
         # torch counts the cores, and doesn't see that a container has only a share of their time.
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return device
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.device:
     """The GPU of this rank. Raises UserError if there are too few, or `device` names one for several
     ranks."""
-    if world_size == 1:
-        return device if device.index is not None else torch.device('cuda', 0)
-    if device.index is not None:
-        raise UserError(
-            f'--device={device} is one GPU, but there are {world_size} ranks, each of which takes its own: '
-            'say --device=cuda, and choose among the GPUs with CUDA_VISIBLE_DEVICES'
-        )
+    if device.index is None:
+        device = torch.device('cuda', local_rank)
+    elif world_size > 1:
+        raise UserError(f'--device={device} is one GPU, but there are {world_size} ranks, each of which takes'
+                        ' its own: say --device=cuda, and choose among the GPUs with CUDA_VISIBLE_DEVICES')
     count = torch.cuda.device_count()
-    # Where there is no GPU at all, pick_device() fails next, with torch's own reason.
-    if 0 < count <= local_rank:
-        raise UserError(
-            f'rank {local_rank} of this machine has no GPU: there are {count}. Start torchrun with '
-            f'--nproc_per_node={count}'
-        )
-    return torch.device('cuda', local_rank)
+    # Where there is no GPU at all, or not this one, pick_device() fails next, with torch's own reason.
+    if world_size > 1 and 0 < count <= local_rank:
+        raise UserError(f'rank {local_rank} of this machine has no GPU: there are {count}. Start torchrun '
+                        f'with --nproc_per_node={count}')
+    return device
 
 
 def has_cuda() -> bool:
@@ -95,27 +83,17 @@ def has_cuda() -> bool:
     if torch.cuda.is_available():
         return True
     is_hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')  # by the user, who wants the CPU
-    gpus = glob.glob('/dev/nvidia[0-9]*')  # in a container, only what was passed to it
-    if is_hidden or not gpus:
-        return False
-    if torch.version.cuda is not None:
-        raise UserError(
-            f'this machine has a GPU that torch {torch.__version__} can not use: update the NVIDIA driver, '
-            f'install a torch built for an older CUDA than {torch.version.cuda}, or say --device=cpu'
-        )
-    print(
-        'this machine has an NVIDIA GPU, but this torch is built for the CPU alone: running on the CPU',
-        file=sys.stderr,
-    )
+    # In a container /dev has only what was passed to it.
+    if glob.glob('/dev/nvidia[0-9]*') and not is_hidden:
+        raise UserError(f'this machine has a GPU that torch {torch.__version__} can not use: update the '
+                        'NVIDIA driver, install a torch built for its CUDA, or say --device=cpu')
     return False
 
 
 def use_expandable_segments():
     """Have CUDA's allocator grow its segments instead of adding new ones: each growth of the model changes
-    all sizes, and what is free between old segments could not be used for the new ones. A setting of the
-    user's own stays."""
-    names = ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF', 'PYTORCH_HIP_ALLOC_CONF')
-    if not any(name in os.environ for name in names):
+    all sizes, and what is free between old segments could not be used. A setting of the user's own stays."""
+    if not {'PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF'} & os.environ.keys():
         os.environ['PYTORCH_ALLOC_CONF'] = 'expandable_segments:True'  # read at the first allocation
 
 
@@ -155,9 +133,7 @@ def autocast(device: torch.device, dtype: str):
 
     'auto' is bfloat16 where the hardware multiplies it.
     """
-    if dtype == 'auto':
-        dtype = 'bfloat16' if has_bfloat16(device) else 'float32'
-    if dtype == 'bfloat16':
+    if dtype == 'bfloat16' or (dtype == 'auto' and has_bfloat16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
@@ -170,13 +146,8 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
     # Allocators raise plain errors for it, which only their text tells from others.
-    texts = (
-        "can't allocate memory",
-        'bad_alloc',
-        'CUDA out of memory',
-        "can't start new thread",
-        'could not create a memory',
-    )
+    texts = ("can't allocate memory", 'bad_alloc', 'CUDA out of memory', "can't start new thread",
+             'could not create a memory')
     return any(text in str(error) for text in texts)
 
 
@@ -197,26 +168,21 @@ SLOWER = {'laptop', 'mobile', 'max', 'mig', 'grid'}  # less power, or a part of 
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
-    """FLOP/s that the GPU could do at best in matmuls of `dtype` ('auto', 'bfloat16' or 'float32', as in the
-    config).
+    """FLOP/s that the GPU could do at best in matmuls of the config's `dtype`; None on other devices, and
+    where the GPU is not in the table: no figure is better than one against the wrong peak.
 
     float32 counts as TF32, in which train.py multiplies it on CUDA: half of bfloat16 on every GPU of the
-    table. None on other devices, and where the GPU is not in the table: no figure is better than one against
-    the wrong peak.
+    table.
     """
     if device.type != 'cuda':
         return None
-    if dtype == 'auto':
-        dtype = 'bfloat16' if has_bfloat16(device) else 'float32'
+    is_bfloat16 = dtype == 'bfloat16' or (dtype == 'auto' and has_bfloat16(device))
     peak = peak_of(torch.cuda.get_device_name(device))
-    if peak is None:
-        return None
-    return peak if dtype == 'bfloat16' else peak / 2
+    return peak if is_bfloat16 or peak is None else peak / 2
 
 
 def peak_of(gpu: str) -> float | None:
-    """FLOP/s in bfloat16 of the GPU with this name, as torch.cuda.get_device_name gives it; None if it isn't
-    known."""
+    """FLOP/s in bfloat16 of the GPU that torch calls so; None if it isn't known."""
     # Whole words, so that L4 isn't found in the name of an L40S.
     words = set(re.findall(r'[a-z0-9]+', gpu.lower()))
     if words & SLOWER:
@@ -252,22 +218,17 @@ def read_ranks() -> tuple[int, int, int]:
 
     Raises UserError where the environment contradicts itself.
     """
-    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')
+    names = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
     numbers = []
     for name, default in zip(names, '010'):
         text = os.environ.get(name, default)
         numbers.append(int(text) if text.isdecimal() else -1)  # -1 fails the check below
     rank, world_size, local_rank = numbers
-    missing = []
-    if world_size > 1:
-        missing = [name for name in (*names, 'MASTER_ADDR', 'MASTER_PORT') if name not in os.environ]
-    if missing or not 0 <= local_rank <= rank < world_size:
+    is_lacking = world_size > 1 and not os.environ.keys() >= set(names)
+    if is_lacking or not 0 <= local_rank <= rank < world_size:
         said = ', '.join(f'{name}={os.environ.get(name, "")}' for name in names)
-        if missing:
-            said += f', and no {missing[0]}'
-        raise UserError(
-            f'the environment says {said}: start several ranks with torchrun, or one without any of these'
-        )
+        raise UserError(f'the environment says {said}: start several ranks with torchrun, or one without any '
+                        'of these')
     return rank, world_size, local_rank
 
 
@@ -286,10 +247,8 @@ def meet_ranks(rank: int, world_size: int) -> dist.Store | None:
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
         several_nodes = os.environ['LOCAL_WORLD_SIZE'] != os.environ['WORLD_SIZE']
         if os.environ['TORCHELASTIC_MAX_RESTARTS'] != '0' and several_nodes:
-            raise UserError(
-                'torchrun --max-restarts over several nodes works only with '
-                'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun'
-            )
+            raise UserError('torchrun --max-restarts over several nodes works only with '
+                            'TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of every torchrun')
         store = dist.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
     store.set(f'rank {rank} is here', '')
     store.wait([f'rank {other} is here' for other in range(world_size)])
@@ -304,8 +263,8 @@ def end_with_torchrun():
 
 
 def init_distributed(device: torch.device, rank: int, world_size: int, store: dist.Store | None = None):
-    """init_process_group, such that it also works after a restart by torchrun --max-restarts. `store`:
-    meet_ranks(), where the ranks have met already."""
+    """init_process_group, also after a restart by torchrun --max-restarts. `store`: meet_ranks(), where the
+    ranks have met already."""
     on_gpu = device.type == 'cuda'
     dist.init_process_group(
         'nccl' if on_gpu else 'gloo',
@@ -357,11 +316,9 @@ def compile_blocks(model):
     torch._dynamo.config.recompile_limit = 16  # twice the blocks' eight
     # Else DDP splits what is compiled under it at its buckets of 25 MB, and a block of GPT-2 124M has 28 MB.
     torch._dynamo.config.optimize_ddp = False
-    # Else a block that is frozen or thawed may go on with the graph from before: torch 2.11 takes a module
-    # whose dictionaries are the same for unchanged, and requires_grad is in none of them.
-    name = 'use_recursive_dict_tags_for_guards'
-    if hasattr(torch._dynamo.config, name):
-        setattr(torch._dynamo.config, name, False)
+    # Else a block that is frozen or thawed may go on with the graph from before: a module whose dictionaries
+    # are the same counts as unchanged, and requires_grad is in none of them.
+    torch._dynamo.config.use_recursive_dict_tags_for_guards = False
     model.is_compiled = True
     for block in model.transformer.h:
         if block._compiled_call_impl is None:

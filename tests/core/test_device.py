@@ -34,7 +34,6 @@ class FakeCuda:
         monkeypatch.setattr(torch.cuda, 'get_device_name', lambda d: name)
         monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda d: capability)
         monkeypatch.setattr(torch, 'empty', empty)
-        monkeypatch.setattr(torch.version, 'cuda', '13.0')
         for variable in ('PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF', 'CUDA_VISIBLE_DEVICES'):
             monkeypatch.delenv(variable, raising=False)
         monkeypatch.setattr(device.glob, 'glob', lambda pattern: [])
@@ -104,20 +103,12 @@ def test_more_ranks_than_gpus_is_refused_with_the_number_to_use(monkeypatch):
 def test_a_gpu_that_torch_can_not_use_is_an_error_with_a_remedy_unless_the_user_hid_it(monkeypatch):
     FakeCuda(monkeypatch, count=0)
     monkeypatch.setattr(device.glob, 'glob', lambda pattern: ['/dev/nvidia0'])
-    with pytest.raises(UserError, match=r'update the NVIDIA driver, .* than 13\.0, .*--device=cpu'):
+    with pytest.raises(UserError, match=r'update the NVIDIA driver, .*--device=cpu'):
         device.pick_device('auto')
     assert device.pick_device('cpu').type == 'cpu'
     for hidden in ('', '-1'):
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
         assert device.pick_device('auto').type in ('mps', 'cpu')
-
-
-def test_a_torch_without_cuda_says_that_it_leaves_the_gpu_idle(monkeypatch, capsys):
-    FakeCuda(monkeypatch, count=0)
-    monkeypatch.setattr(torch.version, 'cuda', None)
-    monkeypatch.setattr(device.glob, 'glob', lambda pattern: ['/dev/nvidia0'])
-    assert device.pick_device('auto').type in ('mps', 'cpu')
-    assert 'built for the CPU alone' in capsys.readouterr().err
 
 
 def test_no_gpu_means_the_cpu_without_a_word(monkeypatch, capsys):
@@ -166,71 +157,34 @@ def test_ranks_have_met_when_all_of_them_are_there(monkeypatch):
 # peaks
 
 
-@pytest.mark.parametrize(
-    'name, tflops',
-    [
-        ('NVIDIA A100-SXM4-80GB', 312),
-        ('NVIDIA A100 80GB PCIe', 312),
-        ('NVIDIA A100-PCIE-40GB', 312),
-        ('NVIDIA H100 80GB HBM3', 989),
-        ('NVIDIA H100 PCIe', 756),
-        ('NVIDIA H200', 989),
-        ('NVIDIA GH200 480GB', 989),
-        ('NVIDIA B200', 2250),
-        ('NVIDIA GeForce RTX 4090', 165),
-        ('NVIDIA GeForce RTX 3090', 71),
-        ('NVIDIA L40S', 362),
-        ('NVIDIA L4', 121),
-        ('NVIDIA A10G', 70),
-        ('NVIDIA A10', 125),
-    ],
-)
+@pytest.mark.parametrize('name, tflops', [
+    ('NVIDIA A100-SXM4-80GB', 312), ('NVIDIA A100-PCIE-40GB', 312), ('NVIDIA H100 80GB HBM3', 989),
+    ('NVIDIA H100 PCIe', 756), ('NVIDIA H200', 989), ('NVIDIA GH200 480GB', 989), ('NVIDIA B200', 2250),
+    ('NVIDIA GeForce RTX 4090', 165), ('NVIDIA GeForce RTX 3090', 71), ('NVIDIA L40S', 362),
+    ('NVIDIA L4', 121), ('NVIDIA A10G', 70), ('NVIDIA A10', 125)])
 def test_peaks_of_known_gpus(monkeypatch, name, tflops):
     FakeCuda(monkeypatch, name=name)
     assert device.peak_flops(CUDA, 'bfloat16') == device.peak_flops(CUDA, 'auto') == tflops * 1e12
     assert device.peak_flops(CUDA, 'float32') == tflops * 1e12 / 2  # TF32
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda d: (7, 5))
+    assert device.peak_flops(CUDA, 'auto') == tflops * 1e12 / 2
+    assert device.peak_flops(torch.device('cpu'), 'bfloat16') is None
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        'NVIDIA GeForce RTX 4090 Laptop GPU',
-        'NVIDIA A100-SXM4-80GB MIG 1g.10gb',
-        'GRID A100-10C',
-        'NVIDIA A1000',
-        'Tesla T4',
-        'NVIDIA H1000',
-        'NVIDIA GeForce RTX 4060',
-        'AMD Instinct MI300X',
-        '',
-    ],
-)
+@pytest.mark.parametrize('name', [
+    'NVIDIA GeForce RTX 4090 Laptop GPU', 'NVIDIA A100-SXM4-80GB MIG 1g.10gb', 'GRID A100-10C',
+    'NVIDIA A1000', 'NVIDIA H1000', 'NVIDIA GeForce RTX 4060', 'NVIDIA GeForce RTX 5090 D', ''])
 def test_no_peak_of_a_gpu_that_is_not_in_the_table(monkeypatch, name):
     FakeCuda(monkeypatch, name=name)
     assert device.peak_flops(CUDA, 'bfloat16') is None and device.peak_flops(CUDA, 'float32') is None
 
 
-def test_no_peak_of_other_devices():
-    assert device.peak_flops(torch.device('cpu'), 'bfloat16') is None
-    assert device.peak_flops(torch.device('mps'), 'float32') is None
-
-
-def test_autocast_is_bfloat16_only_where_asked_for_or_native():
-    cpu = torch.device('cpu')
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    for dtype, expected in [
-        ('float32', torch.float32),
-        ('bfloat16', torch.bfloat16),
-        ('auto', torch.bfloat16 if native else torch.float32),
-    ]:
-        with device.autocast(cpu, dtype):
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
-
-
-def test_autocast_stays_with_float32_where_the_cpu_has_no_bfloat16(monkeypatch):
-    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: False)
-    monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: False)
-    for dtype, expected in (('auto', torch.float32), ('bfloat16', torch.bfloat16)):
+@pytest.mark.parametrize('has_avx512, has_amx', [(True, False), (False, True), (False, False)])
+def test_autocast_is_bfloat16_only_where_asked_for_or_native(monkeypatch, has_avx512, has_amx):
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: has_avx512)
+    monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: has_amx)
+    native = torch.bfloat16 if has_avx512 or has_amx else torch.float32
+    for dtype, expected in (('auto', native), ('bfloat16', torch.bfloat16), ('float32', torch.float32)):
         with device.autocast(torch.device('cpu'), dtype):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 
@@ -239,20 +193,14 @@ def test_autocast_stays_with_float32_where_the_cpu_has_no_bfloat16(monkeypatch):
 # MFU, as a run says it
 
 
-@pytest.mark.parametrize(
-    'gpu, world_size, seconds, depth, frozen, mfu',
-    [
-        # GPT-2 124M, forward and backward: three times 12 x (14,155,776 + 3,145,728) + 77,266,944 FLOPs a
-        # token
-        ('NVIDIA H100 80GB HBM3', 1, 1.165, 12, 0, 0.3889),
-        ('NVIDIA H100 80GB HBM3', 8, 1.165 / 8, 12, 0, 0.3889),
-        ('NVIDIA A100-SXM4-80GB', 1, 1.165, 12, 0, 1.2328),
-        # three layers and the head forward; head twice and one layer, less the gradient of its input,
-        # backward
-        ('NVIDIA H100 80GB HBM3', 1, 0.5, 3, 2, None),
-        ('NVIDIA GeForce RTX 4060', 1, 1.165, 12, 0, None),
-    ],
-)
+@pytest.mark.parametrize('gpu, world_size, seconds, depth, frozen, mfu', [
+    # GPT-2 124M, forward and backward: three times 12 x (14,155,776 + 3,145,728) + 77,266,944 FLOPs a token
+    ('NVIDIA H100 80GB HBM3', 1, 1.165, 12, 0, 0.3889),
+    ('NVIDIA H100 80GB HBM3', 8, 1.165 / 8, 12, 0, 0.3889),
+    ('NVIDIA A100-SXM4-80GB', 1, 1.165, 12, 0, 1.2328),
+    # three layers and the head forward; head twice and one layer, less the gradient of its input, backward
+    ('NVIDIA H100 80GB HBM3', 1, 0.5, 3, 2, None),
+    ('NVIDIA GeForce RTX 4060', 1, 1.165, 12, 0, None)])
 def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, seconds, depth, frozen, mfu):
     FakeCuda(monkeypatch, name=gpu)
     config = TrainConfig(out_dir=str(tmp_path), run_name='x')
@@ -261,8 +209,8 @@ def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, sec
     phase = schedule.Phase(1, kind, 0, 100, depth, tuple(range(frozen)), embeddings)
     plan = schedule.Plan(config, (phase,))
     job = types.SimpleNamespace(config=config, plan=plan, rank=0, world_size=world_size, device=CUDA,
-                                tokenizer='',
-                                amp=None, fingerprint={}, questions=None, grad_accum_steps=1, val_sets={})
+                                tokenizer='', amp=None, fingerprint={}, questions=None, grad_accum_steps=1,
+                                val_sets={})
     model = types.SimpleNamespace(depth=depth, parameters=list)
     state = types.SimpleNamespace(step=0, clock={'seconds': 0.0}, model=model, init_from=None)
     log = RunLog(job, 0, '')
