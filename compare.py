@@ -1,7 +1,7 @@
 """
 Does growing pay? Runs side by side, judged at equal compute.
 
-    python compare.py out/*                                   tables, and one sentence a comparison
+    python compare.py out/*                                   tables, and the answer in a sentence
     python compare.py out/cpu_growth                          a study's runs, as its page judges them
     python compare.py out/* --baseline=out/baseline_cosine --figure=compare.png --csv=compare.csv
     python compare.py out/* --markdown > report.md            or --latex, --json, --csv; each also takes =FILE
@@ -13,15 +13,9 @@ one arm. Every arm is judged by the best baseline of its budget that is trained 
 the same width. Baselines are the runs of one stage from scratch, or what --baseline=RUN names (again for
 more). For a study's runs the study file says which they are, and which questions were declared.
 
-What is said of each arm, and when to believe it (verdict/judge.py has the details):
-
-  difference   at equal compute, in nats, with its 95% interval over the seeds: Welch's t, or in pairs by
-               seed where both start from one checkpoint
-  cost         compute of the run over the compute at which the baseline has the same loss. It takes the
-               baseline at two budgets or more: no loss is read in the middle of a decay
-  saves, costs, same, open
-               the verdict on a declared question (by default on every arm at the largest budget), at
-               p < .05 after Holm's correction. All else is exploration and has none
+Of each arm is said its loss difference at equal compute, its compute for the same loss (where the baseline
+has two budgets or more), and on a declared question (by default on every arm at the largest budget) the
+verdict: saves, costs, same or open. verdict/judge.py says how they are found.
 
 A row of --csv is a comparison, with all its numbers. In a script
 
@@ -131,7 +125,8 @@ def compare_scorings(paths: list[str]):
 
 def as_json(judged: Report) -> str:
     """The rows, the sentences and the notes, as plain types."""
-    found = {'comparisons': report.rows(judged), 'verdicts': report.sentences(judged), 'notes': judged.notes}
+    found = {'comparisons': report.rows(judged), 'notes': judged.notes,
+             'verdicts': [report.answer(judged), *report.sentences(judged)]}
     return json.dumps(found, indent=1) + '\n'
 
 
@@ -151,8 +146,7 @@ def parse_arguments() -> argparse.Namespace:
                         help='draw into FILE (.png, .pdf or .svg)')
     parser.add_argument('--curves', metavar='FILE', type=os.path.expanduser,
                         help='write every evaluation of every run into FILE, as CSV')
-    parser.add_argument('--full', action='store_true',
-                        help='print scores in pairs and what differs, too')
+    parser.add_argument('--full', action='store_true', help='print scores in pairs, too')
     for name in FORMATS:
         file_help = f'write {name} into FILE, or alone: instead of the tables'
         parser.add_argument(f'--{name}', metavar='FILE', type=os.path.expanduser, help=file_help)

@@ -98,7 +98,7 @@ def page_parts(study: Study, judged: Report, trends: list, may_predict: bool, dr
         parts += ['## Prediction', '' if trends else 'No arm has a cost at four cells: nothing is predicted.']
         parts += [table.markdown() for table in report.trend_tables(trends)]
     # The limits come before the numbers: nobody reads them after.
-    limits = report.sentences(judged, limited=True)
+    limits = report.sentences(judged)
     if judged.notes or limits:
         parts += ['## What to know first', bullets([*limits, *judged.notes])]
     parts.append('## What was found')
@@ -111,7 +111,6 @@ def page_parts(study: Study, judged: Report, trends: list, may_predict: bool, dr
 def basis_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], finished: list) -> list[str]:
     """What the page rests on: the runs, the arms, their tuning, settings, commands."""
     tables = report.run_tables(judged) + [arms_table(study), tuning_table(study, tunings)]
-    tables += report.detail_tables(judged)
     return ['## What it rests on', count_text(study, tunings, grid, finished), sharing_text(judged),
             *(table.markdown() for table in tables if table),
             '## Commands', f'All of it is `python study.py {study.path}`. The first run of each arm:',
@@ -155,20 +154,22 @@ def sharing_text(judged: Report) -> str:
 
 
 def arms_table(study: Study) -> Table:
-    lines = []
+    rows = []
     for arm, text in study.arms.items():
-        lines.append([arm, text, 'baseline' if arm in study.baseline else ''])
+        kind = 'baseline' if arm in study.baseline else ''
+        rows.append({'arm': arm, 'configs and flags': text, '': kind})
     for scale, text in study.scales.items():
         if scale:
-            lines.append([scale, text, 'held out' if scale in study.held_out else 'scale'])
+            kind = 'held out' if scale in study.held_out else 'scale'
+            rows.append({'arm': scale, 'configs and flags': text, '': kind})
     settings = ', '.join(f'{name}={value}' for name, value in study.settings.items())
     note = f'All with {", ".join(study.overlays) or "no overlay"}; {settings}.'
-    return Table('What the arms are', ['arm', 'configs and flags', ''], lines, 'lll', note)
+    return Table('What the arms are', rows, 'lll', note)
 
 
 def tuning_table(study: Study, tunings: dict) -> Table | None:
     """Every value that was tried, with its loss; None if nothing was."""
-    lines = []
+    rows = []
     # All of them, the bad ones too: how sharp the best value is, is part of the finding.
     for tuning in tunings.values():
         for run in tuning.runs:
@@ -181,11 +182,12 @@ def tuning_table(study: Study, tunings: dict) -> Table | None:
             if run.tuned == tuning.best:
                 # A best value at the edge of those tried may not be the best there is.
                 kept = f'kept; {tuning.edge}' if tuning.edge else 'kept'
-            lines.append([place_text(*run.place), values, str(run.seed), loss, kept])
-    if not lines:
+            rows.append({'arm': place_text(*run.place), 'values': values, 'seed': str(run.seed),
+                         'val loss': loss, '': kept})
+    if not rows:
         return None
     note = 'The seeds of tuning judge nothing.'
-    return Table('What was tried', ['arm', 'values', 'seed', 'val loss', ''], lines, 'llrrl', note)
+    return Table('What was tried', rows, 'llrrl', note)
 
 
 def first_commands(study: Study, grid: list[Run]) -> str:

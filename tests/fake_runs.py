@@ -34,7 +34,8 @@ def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=
               **settings):
     """A run directory of 1000 steps (by default) whose evaluations are loss(step) and whose costs are rates *
     step."""
-    config = TrainConfig(**{'run_name': path.name, 'growth_steps': 1000, 'continual_steps': 0, **settings})
+    config = TrainConfig(**{'run_name': path.name, 'growth_steps': 1000, 'continual_steps': 0,
+                            'total_batch_size': RATES['tokens'], 'batch_size': 2, **settings})
     phases = schedule.plan(config).phases
     total = phases[-1].stop
     path.mkdir(parents=True)
@@ -72,7 +73,8 @@ def make_run(name, loss=3.0, seed=1, steps=1000, until=None, info=None, **settin
     """A run in memory that decays (WSD) to a loss, evaluated in the middle, .4 above it, and at its end, or
     until some step."""
     settings = {'lr_schedule': 'wsd', 'decay_fraction': 0.2, 'continual_steps': 0, **settings}
-    config = TrainConfig(run_name=name, seed=seed, growth_steps=steps, **settings)
+    config = TrainConfig(run_name=name, seed=seed, growth_steps=steps, total_batch_size=RATES['tokens'],
+                         **settings)
     records = []
     for step, height in ((steps // 2, loss + 0.4), (steps, loss)):
         if until is None or step <= until:

@@ -29,9 +29,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from config import TrainConfig
 from core.common import UserError
 from verdict import stats
-from verdict.runs import AXES, MATCHED, TUNED, Group, Run, identity, make_groups, questions_of
+from verdict.runs import AXES, MATCHED, Group, Place, Run, make_groups, place_text
 from verdict.stats import Estimate, Interval
 
 MARGIN = 0.1  # of the cost around 1, within which it is the same
@@ -41,6 +42,7 @@ FLAT = 1e-9  # an exponent below this is 0
 STEEPEST = 10.0  # exponent
 UNSAFE = 2.0  # seeds of one side over the other's, from which on Welch's t isn't to be trusted
 WIDTH = ('n_embd', 'n_head')
+MACHINE = ('code', 'torch', 'device', 'dtype')  # said even where all runs share it
 # Scores, and whether a better model has more.
 SCORES = {'hellaswag_bits': False, 'hellaswag_acc_norm': True, 'hellaswag_margin': True}
 
@@ -55,8 +57,8 @@ class Question:
     looks: tuple = ()  # the seeds of each planned look, each with those before; (): one look at all there are
 
     @property
-    def place(self) -> tuple:
-        return self.arm, self.scale, self.budget
+    def place(self) -> Place:
+        return Place(self.arm, self.scale, self.budget)
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Comparison:
     scale: str
     budget: float  # what the study calls it; elsewhere FLOPs
     group: Group | None  # None: no run of it is there
+    name: str  # of the group
     opponent: str = ''  # name of the arm, '' for none
     against: Group | None = None
     seeds: tuple = ()  # of the arm, as far as they are compared
@@ -106,9 +109,6 @@ class Report:
     def declared(self) -> list[Comparison]:
         return [one for one in self.comparisons if one.declared]
 
-    def is_baseline(self, group: Group) -> bool:
-        return group in self.baselines
-
 
 def judge_runs(runs: list[Run], baselines: list[str] | None = None, places: dict | None = None,
                questions: list[Question] | None = None, margin: float = MARGIN, sigma: float | None = None,
@@ -147,7 +147,8 @@ def judge_groups(groups, baselines, questions=None, margin=MARGIN, sigma=None, t
     for question in questions:
         if question.place not in there:
             first_look = question.looks[0] if question.looks else ()
-            report.comparisons.append(Comparison(*question.place, None, declared=True, needs=first_look,
+            name = place_text(*question.place)
+            report.comparisons.append(Comparison(*question.place, None, name, declared=True, needs=first_look,
                                                  why='no run of it is there'))
     put_words(report, len(asked), margin)
     return report
@@ -155,12 +156,10 @@ def judge_groups(groups, baselines, questions=None, margin=MARGIN, sigma=None, t
 
 def at_largest_budget(report: Report) -> list[Question]:
     """Every arm that isn't a baseline, where most compute was spent."""
-    arms = [group for group in report.groups if not report.is_baseline(group)]
-    if not arms:
-        return []
-    largest = max(arms, key=lambda group: group.end('flops'))
-    place = (largest.scale, largest.budget)
-    return [Question(arm.arm, arm.budget, arm.scale) for arm in arms if (arm.scale, arm.budget) == place]
+    arms = [group for group in report.groups if group not in report.baselines]
+    largest = max(arms, key=lambda group: group.end('flops'), default=None)
+    return [Question(arm.arm, arm.budget, arm.scale) for arm in arms
+            if (arm.scale, arm.budget) == (largest.scale, largest.budget)]
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -175,7 +174,10 @@ def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -
         return sorted(still, key=lambda group: -group.config.n_layer)
     found = []
     for name in names:
-        named = [group for group in groups if is_named(group, name, by_arm)]
+        named = [group for group in groups if group.arm == name]
+        if not by_arm:
+            place = os.path.realpath(name)
+            named = [group for group in groups if place in [os.path.realpath(run.path) for run in group.runs]]
         if not named:
             raise UserError(f'--baseline={name}: none of the runs, or a repetition')
         found += [group for group in named if group not in found]
@@ -186,12 +188,6 @@ def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -
             if group.budget not in budgets and any(is_rung(group, one) for one in found):
                 found.append(group)
     return found
-
-
-def is_named(group: Group, name: str, by_arm: bool) -> bool:
-    if by_arm:
-        return group.arm == name
-    return any(os.path.realpath(run.path) == os.path.realpath(name) for run in group.runs)
 
 
 def is_rung(group: Group, other: Group) -> bool:
@@ -253,7 +249,7 @@ def best_of(groups: list[Group], seeds: tuple | None) -> Group:
 def compare(group: Group, question: Question | None, baselines: list[Group], sigma, tuned) -> Comparison:
     """A group against its opponent, before anything is corrected."""
     looks = question.looks if question else ()
-    found = Comparison(*group.place, group, declared=bool(question), planned=max(1, len(looks)),
+    found = Comparison(*group.place, group, group.name, declared=bool(question), planned=max(1, len(looks)),
                        needs=looks[0] if looks else ())
     rivals = find_rivals(group, baselines, tuned)
     if not rivals:
@@ -267,7 +263,7 @@ def compare(group: Group, question: Question | None, baselines: list[Group], sig
     as_deep = [rival for rival in rivals if rival.config.n_layer == group.config.n_layer]
     full_depth = (as_deep or rivals)[0]
     if full_depth is not found.against:
-        found.to_full_depth = Comparison(*group.place, group, against=full_depth)
+        found.to_full_depth = Comparison(*group.place, group, group.name, against=full_depth)
         measure(found.to_full_depth, looks, [full_depth], baselines, sigma)
     return found
 
@@ -364,7 +360,7 @@ def find_difference(found: Comparison, seeds: tuple | None, sigma: float | None)
 def losses_at(group: Group, at: float, seeds: tuple | None) -> dict:
     """{seed: loss at the end}; of a run that goes on beyond `at`, at a constant rate, its loss there."""
     is_longer = at < group.end('flops') * (1 - MATCHED)
-    losses = group.losses(seeds, at if is_longer else None)
+    losses = group.losses(seeds, 'flops' if is_longer else '', at)
     return {seed: loss for seed, loss in losses.items() if not math.isnan(loss)}
 
 
@@ -495,40 +491,26 @@ def catch_up(found: Comparison) -> list[tuple[float, Estimate]]:
     arm that doesn't grow."""
     if found.difference is None or not found.group.grows:
         return []
-    phases = found.group.done[0].plan.phases
-    growth = max((phase.start for phase in phases if phase.growths), default=0) * tokens_a_step(found.group)
-    end = min(steady_tokens(found.group), steady_tokens(found.against))
+    run = found.group.done[0]
+    growth = max((phase.start for phase in run.plan.phases if phase.growths), default=0)
+    growth *= run.config.total_batch_size
+    end = min(steady_tokens(found.group.config, run.plan.total_steps),
+              steady_tokens(found.against.config, found.against.done[0].plan.total_steps))
+    difference = stats.paired if found.how == 'pairs' else stats.welch
     points = []
-    for tokens in found.group.mean().tokens:
-        if not growth < tokens <= end:
-            continue
-        mine = losses_after(found.group, tokens, found.seeds)
-        theirs = losses_after(found.against, tokens, found.opponent_seeds)
-        if np.isfinite([*mine, *theirs]).all():
-            difference = stats.paired if found.how == 'pairs' else stats.welch
-            points.append((tokens - growth, difference(mine, theirs)))
+    for tokens in found.group.mean()['tokens']:
+        if growth < tokens <= end:
+            mine = [*found.group.losses(found.seeds, 'tokens', tokens).values()]
+            theirs = [*found.against.losses(found.opponent_seeds, 'tokens', tokens).values()]
+            if np.isfinite([*mine, *theirs]).all():
+                points.append((tokens - growth, difference(mine, theirs)))
     return points
 
 
-def losses_after(group: Group, tokens: float, seeds: tuple) -> list[float]:
-    """The loss of some seeds after so many tokens, linear in their logarithm; nan where it isn't known."""
-    losses = []
-    for seed, curve in zip(group.seeds, group.curves):
-        if seed in seeds:
-            logs = np.log(curve.tokens)
-            losses.append(float(np.interp(math.log(tokens), logs, curve.loss, math.nan, math.nan)))
-    return losses
-
-
-def steady_tokens(group: Group) -> float:
+def steady_tokens(config: TrainConfig, steps: int) -> float:
     """After how many tokens a learning rate begins to decay."""
-    run = group.runs[0]
-    shares = {'constant': math.inf, 'wsd': 1 - run.config.decay_fraction}
-    return shares.get(run.config.lr_schedule, 0) * run.plan.total_steps * tokens_a_step(group)
-
-
-def tokens_a_step(group: Group) -> float:
-    return group.curves[0].tokens[-1] / group.curves[0].step[-1]
+    shares = {'constant': math.inf, 'wsd': 1 - config.decay_fraction}
+    return shares.get(config.lr_schedule, 0) * steps * config.total_batch_size
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -566,7 +548,7 @@ def put_word(found: Comparison, corrected: float, margin: float):
 
 
 def caveats(report: Report, tuned: tuple) -> list[str]:
-    """What limits the verdicts, one line each: training, starts, tuning, machines."""
+    """What limits the verdicts, one line each: training, starts, machines."""
     notes = []
     for one in report.comparisons:
         if not one.difference:
@@ -577,40 +559,34 @@ def caveats(report: Report, tuned: tuple) -> list[str]:
             if getattr(mine, name) != getattr(theirs, name):
                 told.append(f'{name} {getattr(mine, name)}, not {getattr(theirs, name)}')
         if told:
-            notes.append(f'{one.group.name} differs from {one.against.name} in more than growth: '
-                         + ', '.join(told))
-    by_rest, by_fact = {}, {}
+            notes.append(f'{one.name} differs from {one.against.name} in more than growth: {", ".join(told)}')
+    by_fact = {}  # fact: its values among the runs
     for group in report.groups:
-        if group.start_cost:
-            cost = 'an unknown number of' if math.isnan(group.start_cost) else f'{group.start_cost:.3g}'
-            notes.append(f'{group.name}: starts from a checkpoint; the {cost} FLOPs behind it are not '
-                         'counted')
-        by_rest.setdefault((group.scale, identity(group.runs[0], TUNED)), []).append(group.name)
+        if group.config.init_from != 'scratch':
+            made = [run.info.get('init_from') or {} for run in group.runs]
+            cost = np.mean([start.get('flops') or math.nan for start in made])
+            told = 'unknown' if math.isnan(cost) else f'{cost:.3g}'
+            notes.append(f'{group.name}: starts from a checkpoint, whose {told} FLOPs are not counted')
         for run in group.runs:
             for fact, value in provenance(run).items():
-                by_fact.setdefault(fact, set()).add(value)
-    for names in by_rest.values():
-        if len(names) > 1:
-            notes.append(f'{"; ".join(names)}: differ in a tuned setting alone, and the best of '
-                         f'{len(names)} is exploration')
-    differ = [fact for fact, values in by_fact.items() if len(values) > 1]
+                by_fact.setdefault(fact, {})[value] = None
+    differ = [f'{fact} ({", ".join(values)})' for fact, values in by_fact.items() if len(values) > 1]
     if differ:
-        notes.append(f'the runs differ in {", ".join(differ)}: see "What differs"')
+        notes.append(f'the runs differ in {", ".join(differ)}')
+    alike = [f'{fact} {next(iter(by_fact[fact]))}' for fact in MACHINE if len(by_fact.get(fact, ())) == 1]
+    if alike:
+        notes.append(f'all runs: {", ".join(alike)}')
     return notes
 
 
 def provenance(run: Run) -> dict[str, str]:
-    """Code, versions, machine and questions of a run, as far as run.json says them."""
+    """Code, versions, machine, number format and questions of a run, as far as run.json says them."""
     found = {}
     commit = run.info.get('git_commit')
     if commit:
-        found['code'] = str(commit)[:10] + (' + changes' if run.info.get('git_dirty') else '')
-    versions = run.info.get('versions')
-    if type(versions) is dict:
-        found |= {name: str(version) for name, version in versions.items() if version is not None}
-    for name in ('device', 'cpu_capability', 'device_count', 'world_size'):
-        if run.info.get(name) is not None:
-            found[name] = str(run.info[name])
-    if run.last_score:
-        found['HellaSwag questions'] = questions_of(run)
-    return found
+        found['code'] = commit[:10] + (' + changes' if run.info.get('git_dirty') else '')
+    found |= run.info.get('versions') or {}
+    for name in ('device', 'cpu_capability', 'device_count', 'world_size', 'dtype'):
+        found[name] = run.info.get(name)
+    found['HellaSwag questions'] = run.questions or None
+    return {name: str(value) for name, value in found.items() if value is not None}

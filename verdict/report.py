@@ -4,73 +4,71 @@ A judge.Report as text: what compare.py prints, and the parts of a study's page.
     text(report), markdown(report), latex(report)      all of it
     answer(report), counts(report) -> str              the declared questions, answered and counted
     sentences(report) -> list[str]                     one a comparison that has more to say than a row
-    verdict_tables(report), run_tables(report), detail_tables(report) -> list[Table]
+    verdict_tables(report), run_tables(report) -> list[Table]
     trends(report, sizes, held_out) -> list[Trend]     how the cost goes with size and with tokens a parameter
     rows(report), as_csv(rows)                         all numbers, unrounded
 
 Tables are tabulate's, as text, as Markdown and as LaTeX; their cells are finished text.
 """
 
-import itertools
 import math
-import os
 import re
 import textwrap
 from dataclasses import dataclass
 
 import numpy as np
 
-from config import FIELDS
 from core.common import table
 from verdict import paired, stats
-from verdict.judge import Comparison, Report, provenance
-from verdict.runs import AXES, COUNTERS, TRAINING, Group, Run, mean_and_sd, place_text
+from verdict.judge import Comparison, Report
+from verdict.runs import AXES, COUNTERS, Group
 from verdict.stats import Interval
 
-MACHINE = ('code', 'torch', 'device', 'dtype')  # said even where all runs share it
 WIDEST = 28  # characters of a column of words on a terminal
 FEW = 3  # findings of a kind that one sentence names with their numbers
 SCORES = {'bits': 'bits a byte', 'acc_norm': 'acc_norm', 'margin': 'margin'}  # bits agrees with the loss best
-WORDS = {'saves': 'saves compute', 'costs': 'costs compute', 'same': 'the same', 'open': 'open'}
-HEADS = {'saves': 'Saves compute', 'costs': 'Costs compute', 'same': 'Makes no difference', 'open': 'Open',
+WORDS = {'saves': 'Saves compute', 'costs': 'Costs compute', 'same': 'Makes no difference', 'open': 'Open',
          '': 'No answer'}
 
 
 @dataclass
 class Table:
-    """A header and lines of equal length under a title. `align`: 'l' or 'r' for each column."""
+    """Rows of equal keys, which are the header, under a title. `align`: 'l' or 'r' for the first columns, the
+    others are right-aligned."""
 
     title: str
-    header: list[str]
-    lines: list[list[str]]
+    rows: list[dict[str, str]]
     align: str
     note: str = ''
 
+    def draw(self, style: str, to_cell=str) -> str:
+        header, *lines = [self.rows[0], *(row.values() for row in self.rows)]
+        cells = [list(map(to_cell, line)) for line in lines]
+        return table(list(map(to_cell, header)), cells, self.align.ljust(len(header), 'r'), style)
+
     def text(self) -> str:
-        """For a terminal: columns of words are wrapped, numbers never are."""
-        lines = []
-        for line in self.lines:
-            lines.append([wrapped(cell) if side == 'l' else cell for cell, side in zip(line, self.align)])
-        note = textwrap.fill(self.note, 100)
-        return joined([self.title, table(self.header, lines, self.align), note], '\n')
+        """For a terminal."""
+        return joined([self.title, self.draw('simple', wrapped), textwrap.fill(self.note, 100)], '\n')
 
     def markdown(self) -> str:
         """As code hosts render it."""
-        header, *lines = [list(map(escaped, line)) for line in (self.header, *self.lines)]
-        return joined([f'**{escaped(self.title)}**', table(header, lines, self.align, 'pipe'),
-                       escaped(self.note)])
+        return joined([f'**{escaped(self.title)}**', self.draw('pipe', escaped), escaped(self.note)])
 
     def latex(self) -> str:
         """A table environment with booktabs' rules."""
-        inside = table(self.header, self.lines, self.align, 'latex_booktabs').replace('±', r'$\pm$')
         note = rf'\par\footnotesize {in_latex(self.note)}' if self.note else ''
         caption = rf'\caption{{{in_latex(self.title)}}}'
-        return joined([r'\begin{table}', r'\centering', caption, inside, note, r'\end{table}'], '\n')
+        return joined([r'\begin{table}', r'\centering', caption, self.draw('latex_booktabs'), note,
+                       r'\end{table}'], '\n').replace('±', r'$\pm$')
 
 
 def joined(parts: list[str], between: str = '\n\n') -> str:
     """What there is of some parts, as one text."""
     return between.join(part for part in parts if part)
+
+
+def with_rows(*tables: Table) -> list[Table]:
+    return [some for some in tables if some.rows]
 
 
 def wrapped(cell: str) -> str:
@@ -85,7 +83,7 @@ def escaped(cell: str) -> str:
 
 def in_latex(sentence: str) -> str:
     """A title or a note of ours."""
-    return re.sub(r'([&%$#_{}])', r'\\\1', sentence).replace('±', r'$\pm$')
+    return re.sub(r'([&%$#_{}])', r'\\\1', sentence)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -99,10 +97,10 @@ def number(value: float | None, form: str) -> str:
 
 def interval(found: Interval | None, form: str) -> str:
     """1.18 [1.07, 1.28]; the value alone where it has no interval, '-' for None."""
-    if found is None or math.isnan(found.value):
-        return '-'
-    text = format(found.value, form)
-    return text if math.isnan(found.low) else f'{text} [{found.low:{form}}, {found.high:{form}}]'
+    text = number(found and found.value, form)
+    if text == '-' or math.isnan(found.low):
+        return text
+    return f'{text} [{found.low:{form}}, {found.high:{form}}]'
 
 
 def with_error(value: float | None, error: float | None) -> str:
@@ -118,18 +116,6 @@ def shown(one: Comparison) -> tuple[Interval | None, Interval | None]:
     return (None, None) if 'diverged' in one.why else (one.cost, one.difference)
 
 
-def place_of(one: Comparison) -> str:
-    return one.group.name if one.group else place_text(one.arm, one.scale, one.budget)
-
-
-def describe(run: Run) -> str:
-    """The depths that a run goes through: 2-3-5-6."""
-    # A checkpoint's depth is the first step of the staircase, though no phase of this plan has it.
-    depths = [run.config.init_depth] if run.config.init_depth else []
-    depths += [phase.depth for phase in run.plan.phases]
-    return '-'.join(str(depth) for depth, _ in itertools.groupby(depths))
-
-
 # ------------------------------------------------------------------------------------------------------------
 # all of it
 
@@ -138,25 +124,23 @@ def text(report: Report, full: bool = False) -> str:
     """For a terminal: the runs, what to know before believing a verdict, then the verdicts."""
     parts = [some.text() for some in run_tables(report)]
     parts += [f'note: {note}' for note in report.notes]
-    shown = verdict_tables(report)
+    parts += [some.text() for some in verdict_tables(report)]
     if full:
-        shown += with_lines(pairs_table(report)) + detail_tables(report)
-    parts += [some.text() for some in shown]
+        parts += [some.text() for some in with_rows(pairs_table(report))]
     return '\n\n'.join([*parts, '\n'.join([*sentences(report), counts(report), answer(report)])])
 
 
 def markdown(report: Report) -> str:
     parts = [escaped(answer(report)), escaped(counts(report)), bullets(report.notes)]
     parts += [some.markdown() for some in verdict_tables(report)]
-    parts.append(bullets(sentences(report, limited=True)))
-    more = run_tables(report) + with_lines(pairs_table(report)) + detail_tables(report)
-    parts += [some.markdown() for some in more]
-    return joined(parts) + '\n'
+    parts.append(bullets(sentences(report)))
+    more = run_tables(report) + with_rows(pairs_table(report))
+    return joined([*parts, *(some.markdown() for some in more)]) + '\n'
 
 
-def latex(report: Report, more: list[Table] = ()) -> str:
+def latex(report: Report) -> str:
     # The reminder is a LaTeX comment, so that a paper can \input the file as it is.
-    shown = [*verdict_tables(report), *more, *run_tables(report), *detail_tables(report)]
+    shown = verdict_tables(report) + run_tables(report)
     return '% needs \\usepackage{booktabs}\n' + '\n\n'.join(some.latex() for some in shown) + '\n'
 
 
@@ -171,11 +155,11 @@ def bullets(lines: list[str]) -> str:
 def answer(report: Report) -> str:
     """What the declared questions came to, in one sentence a verdict."""
     parts = []
-    for word, what in HEADS.items():
+    for word, what in WORDS.items():
         found = [one for one in report.declared if one.word == word]
-        names = [place_of(one) for one in found]
+        names = [one.name for one in found]
         if len(found) <= FEW:
-            names = [place_of(one) + in_brackets(one) for one in found]
+            names = [one.name + in_brackets(one) for one in found]
         elif len(found) > 2 * FEW:
             names = [f'{len(found)} of {len(report.declared)}']
         if found:
@@ -210,26 +194,22 @@ def counts(report: Report) -> str:
     return '; '.join(told) + '.'
 
 
-def sentences(report: Report, limited: bool = False) -> list[str]:
-    """One sentence a comparison: its verdict, or why it has none, and what limits it; `limited`: only of
-    those of which a row of a table leaves something out."""
+def sentences(report: Report) -> list[str]:
+    """What limits a comparison, or why it has no verdict: one sentence for each that has more to say than its
+    row of a table."""
     found = []
     for one in report.comparisons:
         asks = one.word == 'open' and one.needs
-        if limited and not (one.why or one.caution or asks):
+        if not (one.why or one.caution or asks):
             continue
-        words = WORDS.get(one.word) or (f'no verdict: {one.why}' if one.why else 'exploration')
-        parts = [f'{place_of(one)}: {words}']
-        if any(shown(one)) and not limited:  # which the row of the table has
-            parts[0] += in_brackets(one)
-        if one.why and one.word:
-            parts.append(f'the next look waits: {one.why}')
+        parts = [WORDS[one.word].lower() if one.word else 'exploration']
+        if one.why:
+            parts = [f'{parts[0]}; the next look waits: {one.why}' if one.word else f'no verdict: {one.why}']
         elif asks:
             parts.append(f'asks for seed {", ".join(map(str, one.needs))}')
         if one.caution:
             parts.append(one.caution)
-        parts += [f'{name} is better where the loss is worse' for name in one.disagree]
-        found.append('; '.join(parts))
+        found.append(f'{one.name}: {"; ".join(parts)}')
     return found
 
 
@@ -240,65 +220,33 @@ def sentences(report: Report, limited: bool = False) -> list[str]:
 def verdict_tables(report: Report) -> list[Table]:
     """The declared questions, and what is exploration."""
     rest = [one for one in report.comparisons if not one.declared]
-    return with_lines(comparison_table('Declared questions', report.declared),
-                      comparison_table('Exploration', rest))
-
-
-def with_lines(*tables: Table) -> list[Table]:
-    return [some for some in tables if some.lines]
+    return with_rows(comparison_table('Declared questions', report.declared),
+                     comparison_table('Exploration', rest))
 
 
 def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
     is_judged = any(one.declared for one in comparisons)
-    beside = any(one.to_full_depth for one in comparisons)
-    others = all_sets([one.group for one in comparisons])
-    lines = []
+    is_beside = any(one.to_full_depth for one in comparisons)
+    rows = []
     for one in comparisons:
         cost, difference = shown(one)
-        line = [place_of(one), one.opponent or '-']
+        row = {'run': one.name, 'opponent': one.opponent or '-'}
         if is_judged:
-            line.append(one.word or 'no answer')
-        line += [interval(cost, '.2f'), interval(difference, '+.4f')]
-        line.append(p_value(one.corrected if is_judged else one.p))
-        if beside:
-            line.append(interval(one.to_full_depth.difference, '+.4f') if one.to_full_depth else '')
-        differences = other_differences(one)
-        line += [interval(differences.get(name), '+.4f') for name in others]
-        lines.append(line)
-    header = ['run', 'opponent', *['verdict'] * is_judged, 'compute for the same loss', 'loss difference',
-              'corrected p' if is_judged else 'p', *['beside full depth'] * beside]
-    header += [f'difference on {name}' for name in others]
+            row['verdict'] = one.word or 'no answer'
+        row['compute for the same loss'] = interval(cost, '.2f')
+        row['loss difference'] = interval(difference, '+.4f')
+        row['corrected p' if is_judged else 'p'] = p_value(one.corrected if is_judged else one.p)
+        if is_beside:
+            full_depth = one.to_full_depth
+            row['beside full depth'] = interval(full_depth.difference, '+.4f') if full_depth else ''
+        rows.append(row)
     note = ''
     if is_judged:
         note = ("Compute for the same loss: the run's over the opponent's. Loss difference: nats per token "
                 'at equal compute, run minus opponent, [95%].')
-    if beside:
+    if is_beside:
         note += ' The opponent is the best arm that does not grow; beside full depth: the difference to that.'
-    words = 2 + is_judged
-    return Table(title, header, lines, 'l' * words + 'r' * (len(header) - words), note)
-
-
-def all_sets(groups: list[Group | None]) -> list[str]:
-    """The names of the other validation sets (val_dirs) of some groups, each once."""
-    entries = itertools.chain(*(group.config.val_dirs for group in groups if group))
-    return list(dict.fromkeys(entry.partition(':')[0] for entry in entries))
-
-
-def other_losses(group: Group, name: str) -> list[float]:
-    """Loss on another validation set at the end of each seed that is done; [] unless all have it."""
-    losses = [run.evals[-1].get(f'val_loss_{name}') for run in group.done]
-    return [] if None in losses else losses
-
-
-def other_differences(one: Comparison) -> dict[str, Interval]:
-    """{name of another validation set: its loss, run minus opponent}."""
-    found = {}
-    for name in all_sets([one.group]) if one.difference else []:
-        mine, theirs = other_losses(one.group, name), other_losses(one.against, name)
-        if mine and theirs:
-            is_pairs = one.how == 'pairs' and len(mine) == len(theirs)
-            found[name] = (stats.paired if is_pairs else stats.welch)(mine, theirs)
-    return found
+    return Table(title, rows, 'lll' if is_judged else 'll', note)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -307,33 +255,34 @@ def other_differences(one: Comparison) -> dict[str, Interval]:
 
 def run_tables(report: Report) -> list[Table]:
     """Which runs there are: costs and losses, and scores."""
-    return with_lines(runs_table(report), scores_table(report))
+    return with_rows(runs_table(report), scores_table(report))
 
 
 def label(group: Group, report: Report) -> str:
-    return group.name + (' (baseline)' if report.is_baseline(group) else '')
+    return group.name + ' (baseline)' * (group in report.baselines)
 
 
 def runs_table(report: Report) -> Table:
     """One row a group, with its final loss, and those on other validation sets."""
-    others = all_sets(report.groups)
-    lines = []
+    others = {name: None for group in report.groups for name in group.other_sets}  # in their order
+    rows = []
     for group in report.groups:
         last = group.last()
         seeds = str(len(group.runs))
         if group.lost:
             how = ', '.join(f'{run.seed} {run.ended}' for run in group.lost)
             seeds = f'{len(group.done)} of {seeds}: {how}'
-        line = [label(group, report), describe(group.runs[0]), seeds]
-        line += [number(last[name], '.3g') for name in ('tokens', 'flops', 'flops_paper')]
-        minutes = last['seconds'] / 60 if group.done else None
-        line += [number(minutes, '.3g'), with_error(last['val_loss'], last['val_loss_sd'])]
-        line += [with_error(*mean_and_sd(other_losses(group, name))) for name in others]
-        lines.append(line)
-    header = ['run', 'depths', 'seeds', 'tokens', 'FLOPs', '(paper)', 'minutes', 'val loss ± sd', *others]
+        row = {'run': label(group, report), 'depths': '-'.join(map(str, group.depths)), 'seeds': seeds}
+        for name, column in (('tokens', 'tokens'), ('flops', 'FLOPs'), ('flops_paper', '(paper)')):
+            row[column] = number(last[name], '.3g')
+        row['minutes'] = number(last['seconds'] / 60 if group.done else None, '.3g')
+        row['val loss ± sd'] = with_error(last['val_loss'], last['val_loss_sd'])
+        for name in others:
+            row[name] = with_error(last.get(f'val_loss_{name}'), last.get(f'val_loss_{name}_sd'))
+        rows.append(row)
     note = ("Losses in nats per token, ± sd over the seeds; (paper): FLOPs by the paper's ledger; "
             'minutes: of training alone.')
-    return Table('Runs', header, lines, 'llrrrrrr' + 'r' * len(others), note)
+    return Table('Runs', rows, 'll', note)
 
 
 def scores_table(report: Report) -> Table:
@@ -341,75 +290,39 @@ def scores_table(report: Report) -> Table:
     marked = set()
     for one in report.comparisons:
         marked |= {(one.group, name) for name in one.disagree}
-    lines = []
+    rows = []
     for group in report.groups:
         last = group.last()
         if last['hellaswag_n'] is None:
             continue
-        cells = [label(group, report), f'{last["hellaswag_n"]:.0f}']
-        for name in SCORES:
+        row = {'run': label(group, report), 'questions': f'{last["hellaswag_n"]:.0f}'}
+        for name, column in SCORES.items():
             mark = ' !' if (group, f'hellaswag_{name}') in marked else ''
-            cells.append(with_error(last[name], last[f'{name}_se']) + mark)
-        lines.append(cells)
+            row[column] = with_error(last[name], last[f'{name}_se']) + mark
+        rows.append(row)
     note = '± the standard error of one scoring. Fewer bits are better: they are of the true ending.'
     if marked:
         note += ' !: better than the opponent although the loss is worse, or the other way round.'
-    return Table('HellaSwag', ['run', 'questions', *SCORES.values()], lines, 'lrrrr', note)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# details
-
-
-def detail_tables(report: Report) -> list[Table]:
-    """What belongs into an appendix: in what the runs differ."""
-    return with_lines(settings_table(report))
+    return Table('HellaSwag', rows, 'l', note)
 
 
 def pairs_table(report: Report) -> Table:
     """HellaSwag question by question, run minus opponent, for each seed that both have. Not on a study's
     page, which comes out of its records alone: these hold no questions."""
-    lines = []
+    rows = []
     for one in report.comparisons:
         mine = one.group.done if one.group else []
         theirs = one.against.done if one.against else []
         for seed, pair in paired.by_seed(mine, theirs):
-            only = f'{pair["acc_norm_only_second"]}:{pair["acc_norm_only_first"]}'  # the run is the second
-            bits = f'{pair["bits"]:+.4f} ± {number(pair["bits_stderr"], ".4f")}'
-            lines.append([f'{place_of(one)}, seed {seed}', f'{pair["n"]:,}', bits,
-                          f'{pair["acc_norm"]:+.4f}', only, p_value(pair['acc_norm_p'])])
+            rows.append({'run': f'{one.name}, seed {seed}', 'questions': f'{pair["n"]:,}',
+                         'bits ± se': f'{pair["bits"]:+.4f} ± {number(pair["bits_stderr"], ".4f")}',
+                         'acc_norm': f'{pair["acc_norm"]:+.4f}',
+                         # The run is the second.
+                         'only one right': f'{pair["acc_norm_only_second"]}:{pair["acc_norm_only_first"]}',
+                         'p': p_value(pair['acc_norm_p'])})
     note = ("p: McNemar's exact test of acc_norm. Two models are compared here, not two schedules: the noise "
             "of the seeds isn't in it.")
-    header = ['run', 'questions', 'bits ± se', 'acc_norm', 'only one right', 'p']
-    return Table('HellaSwag question by question, run minus opponent', header, lines, 'lrrrrr', note)
-
-
-def settings_of(run: Run) -> dict[str, str]:
-    """{setting, code, version or part of the machine: its value as text}."""
-    found = {}
-    for name in TRAINING:
-        value = getattr(run.config, name)
-        text = '/'.join(map(str, value)) if type(value) is tuple else str(value)
-        # Of a path the last two parts, since the rest is this machine's.
-        found[name] = '/'.join(text.split(os.sep)[-2:]) if FIELDS[name].metadata['path'] else text
-    return found | {'dtype': run.info.get('dtype', run.config.dtype)} | provenance(run)
-
-
-def settings_table(report: Report) -> Table:
-    """In what settings, code, versions and machine the runs differ."""
-    by_fact = {}  # fact: value: names of the groups that have it
-    for group in report.groups:
-        for run in group.runs:
-            for name, value in settings_of(run).items():
-                by_fact.setdefault(name, {}).setdefault(value, {})[group.name] = None
-    lines = []
-    for name, values in by_fact.items():
-        for value, owners in values.items() if len(values) > 1 else ():
-            # An empty cell would read as a missing value.
-            lines.append([name, value or "''", '; '.join(owners)])
-    alike = [f'{name} {next(iter(by_fact[name]))}' for name in MACHINE if len(by_fact.get(name, ())) == 1]
-    note = f'All runs: {", ".join(alike)}.' if alike else ''
-    return Table('What differs', ['setting', 'value', 'runs'], lines, 'lll', note)
+    return Table('HellaSwag question by question, run minus opponent', rows, 'l', note)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -452,9 +365,8 @@ def trends(report: Report, sizes: dict[str, int], held_out: tuple, coming: list[
             continue  # three numbers from three cells would have no interval
         ends = np.log([[cost.value, cost.low, cost.high] for cost in fitted.values()])
         fit = stats.weighted_fit(x, ends[:, 0], (ends[:, 2] - ends[:, 1]) / 2)
-        asked = dict.fromkeys([*costs, *(cell[1:] for cell in coming if cell[0] == arm)])
         cells = []
-        for scale, budget in asked:
+        for scale, budget in dict.fromkeys([*costs, *(cell[1:] for cell in coming if cell[0] == arm)]):
             guess = fit.predict(design([(scale, budget)], sizes)[0])
             predicted = Interval(*np.exp([guess.value, guess.low, guess.high]))
             cells.append(Cell(scale, budget, sizes[scale], predicted, costs.get((scale, budget)),
@@ -472,18 +384,18 @@ def trend_tables(found: list[Trend]) -> list[Table]:
     """The slopes, and what they predict beside what was measured."""
     slopes, cells = [], []
     for trend in found:
-        slopes.append([trend.arm, *(interval(term, '+.3f') for term in trend.terms)])
+        slopes.append({'arm': trend.arm} | {name: interval(term, '+.3f')
+                                            for name, term in zip('abc', trend.terms)})
         for cell in trend.cells:
-            what = 'held out' if cell.is_held_out else 'fitted'
-            cells.append([trend.arm, cell.scale, f'{cell.budget:g}', what,
-                          interval(cell.predicted, '.2f'), interval(cell.measured, '.2f')])
+            cells.append({'arm': trend.arm, 'scale': cell.scale, 'tokens a parameter': f'{cell.budget:g}',
+                          '': 'held out' if cell.is_held_out else 'fitted',
+                          'predicted': interval(cell.predicted, '.2f'),
+                          'measured': interval(cell.measured, '.2f')})
     note = ('log cost = a + b log N + c log (tokens a parameter), natural logarithms, N parameters without '
             'embeddings; least squares weighted by the intervals. b below 0: growing pays more in larger '
             'models; c above 0: less in longer training.')
-    first = Table('Trend of the compute for the same loss', ['arm', 'a', 'b', 'c'], slopes, 'lrrr', note)
-    header = ['arm', 'scale', 'tokens a parameter', '', 'predicted', 'measured']
-    title = 'Predicted and measured compute for the same loss'
-    return with_lines(first, Table(title, header, cells, 'llrlrr'))
+    return with_rows(Table('Trend of the compute for the same loss', slopes, 'l', note),
+                     Table('Predicted and measured compute for the same loss', cells, 'llrl'))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -495,12 +407,10 @@ def curve_rows(report: Report) -> list[dict]:
     made = []
     for group in report.groups:
         for run in group.runs:
-            where = {'run': run.path, 'arm': group.arm, 'scale': group.scale, 'budget': group.budget,
-                     'seed': run.seed}
             for record in run.evals:
-                numbers = {name: record[name] for name in (*COUNTERS, 'val_loss')}
-                scores = {name: value for name, value in record.items() if name.startswith('hellaswag_')}
-                made.append(where | numbers | scores)
+                row = {'run': run.path, **group.place._asdict(), 'seed': run.seed}
+                row |= {name: record[name] for name in (*COUNTERS, 'val_loss')}
+                made.append(row | {name: record[name] for name in record if name.startswith('hellaswag_')})
     return made
 
 
@@ -515,16 +425,15 @@ def rows(report: Report, found: list[Trend] = ()) -> list[dict]:
     by_place = {(row['arm'], row['scale'], row['budget']): row for row in made}
     for trend in found:
         for cell in trend.cells:
-            place = (trend.arm, cell.scale, cell.budget)
-            if place not in by_place:
-                by_place[place] = {'run': trend.arm, 'arm': trend.arm, 'scale': cell.scale,
-                                   'budget': cell.budget}
-                made.append(by_place[place])
-            by_place[place] |= numbers('predicted', cell.predicted)
-        slopes = {}
+            place = {'arm': trend.arm, 'scale': cell.scale, 'budget': cell.budget}
+            key = tuple(place.values())
+            if key not in by_place:
+                by_place[key] = {'run': trend.arm, **place}
+                made.append(by_place[key])
+            by_place[key] |= numbers('predicted', cell.predicted)
+        made.append({'run': f'{trend.arm}: trend', 'arm': trend.arm})
         for name, term in zip('abc', trend.terms):
-            slopes |= numbers(f'trend:{name}', term)
-        made.append({'run': f'{trend.arm}: trend', 'arm': trend.arm, **slopes})
+            made[-1] |= numbers(f'trend:{name}', term)
     return list(map(without_nan, made))
 
 
@@ -533,7 +442,7 @@ def group_row(place: Comparison | Group, group: Group | None, report: Report) ->
            'budget': place.budget}
     if group:
         row |= {'directories': ' '.join(run.path for run in group.runs),
-                'baseline': int(report.is_baseline(group)),
+                'baseline': int(group in report.baselines),
                 'ended': ' '.join(run.ended for run in group.runs), **group.last()}
     return row
 
@@ -545,9 +454,7 @@ def comparison_row(one: Comparison) -> dict:
     row |= numbers('difference', one.difference)
     for axis in AXES:
         row |= numbers(f'{axis}:cost', one.costs.get(axis))
-    row |= numbers('to_full_depth', one.to_full_depth.difference if one.to_full_depth else None)
-    for name, difference in other_differences(one).items():
-        row |= numbers(f'val_loss_{name}:difference', difference)
+    row |= numbers('to_full_depth', one.to_full_depth and one.to_full_depth.difference)
     return row
 
 
@@ -557,13 +464,11 @@ def numbers(name: str, found: Interval | None) -> dict:
 
 
 def without_nan(row: dict) -> dict:
-    """None for what is no number, since JSON has none; numpy's numbers as Python's."""
-    found = {}
+    """None for what is no number, since JSON has none."""
+    finite = {}
     for key, value in row.items():
-        if isinstance(value, float):  # numpy's float64 is one, too
-            value = float(value) if math.isfinite(value) else None
-        found[key] = value
-    return found
+        finite[key] = None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite
 
 
 def as_csv(some_rows: list[dict]) -> str:
@@ -575,7 +480,7 @@ def as_csv(some_rows: list[dict]) -> str:
 
 
 def in_cell(value):
-    """Text that a spreadsheet doesn't take for a formula, on one line."""
+    """Text that a spreadsheet doesn't take for a formula, on one line; a number as it is."""
     if type(value) is not str:
         return value
     value = ' '.join(value.split())

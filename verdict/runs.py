@@ -57,29 +57,6 @@ class Place(NamedTuple):
     budget: int
 
 
-# eq=False: arrays compared with == give no single answer.
-@dataclass(eq=False)
-class Curve:
-    """Evaluations of one run, or their mean over runs, as arrays of one length; step 0 is not among them."""
-
-    step: np.ndarray
-    tokens: np.ndarray
-    flops: np.ndarray
-    flops_paper: np.ndarray
-    seconds: np.ndarray
-    loss: np.ndarray
-
-    def at(self, flops: float) -> float:
-        """Loss after so many FLOPs, linear in their logarithm; nan before the first evaluation and after the
-        last."""
-        end = self.flops[-1]
-        # A budget is met up to whole steps: the end is the end a little beyond, too.
-        if end < flops <= end * (1 + MATCHED):
-            flops = end
-        loss = np.interp(math.log(flops), np.log(self.flops), self.loss, left=math.nan, right=math.nan)
-        return float(loss)
-
-
 @dataclass(eq=False)
 class Run:
     """What is known of one run."""
@@ -120,30 +97,31 @@ class Run:
         return asked // self.config.block_size * self.config.block_size or asked
 
     @property
-    def last_score(self) -> dict:
-        """The evaluation with its HellaSwag score at the last step; {} without one."""
-        for record in self.records[-3:]:
-            if record['step'] == self.step and 'hellaswag_acc_norm' in record:
-                return record
-        return {}
+    def questions(self) -> str:
+        """On which HellaSwag questions its last evaluation scored it, as text; '' if it didn't."""
+        if not self.evals or 'hellaswag_n' not in self.evals[-1]:
+            return ''
+        said = self.info.get('hellaswag_data') or {}
+        content = said.get('sha256', self.config.hellaswag_data)
+        return f'{content}, {self.evals[-1]["hellaswag_n"]} of them'
 
-    def curve(self) -> Curve:
-        """Its validation losses after step 0."""
+    def curve(self) -> dict[str, np.ndarray]:
+        """Its validation losses after step 0: {'loss', or a counter: an array, one value an evaluation}."""
         # At step 0 no compute is spent: such a point is no part of what compute buys.
         kept = [record for record in self.evals if record['step'] > 0]
-        columns = []
-        for name in (*COUNTERS, 'val_loss'):
-            columns.append(np.array([record[name] for record in kept], float))
-        return Curve(*columns)
+        curve = {name: np.array([record[name] for record in kept], float) for name in COUNTERS}
+        curve['loss'] = np.array([record['val_loss'] for record in kept], float)
+        return curve
 
 
-def questions_of(run: Run) -> str:
-    """On which questions a run was scored at its end, as text; '' if it wasn't."""
-    if not run.last_score:
-        return ''
-    said = run.info.get('hellaswag_data')
-    content = said.get('sha256') if type(said) is dict else None
-    return f'{content or run.config.hellaswag_data}, {run.last_score["hellaswag_n"]} of them'
+def loss_at(curve: dict, axis: str, at: float) -> float:
+    """Loss after so much compute, or so many tokens, linear in their logarithm; nan before the first
+    evaluation and after the last."""
+    end = curve[axis][-1]
+    # A budget is met up to whole steps: the end is the end a little beyond, too.
+    if end < at <= end * (1 + MATCHED):
+        at = end
+    return float(np.interp(math.log(at), np.log(curve[axis]), curve['loss'], math.nan, math.nan))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -160,9 +138,18 @@ def read_runs(paths: list[str]) -> list[Run]:
     for path in paths:
         if not os.path.exists(path):
             raise UserError(f'{path}: no such run directory')
-        for run in runs_in(path, passed_over):
-            # One run may be given twice, through a link, or as a directory and as a record.
-            runs.setdefault(os.path.realpath(run.path), run)
+        readers = list(readers_of(path))
+        if not readers:
+            # compare.py out/* meets figures and notes, too.
+            passed_over.append(f'{path}: no run in it (it has no config.json)')
+        for read in readers:
+            try:
+                run = read()
+            except UserError as error:
+                passed_over.append(str(error))
+            else:
+                # One run may be given twice, through a link, or as a directory and as a record.
+                runs.setdefault(os.path.realpath(run.path), run)
     if not runs:
         raise UserError('; '.join(passed_over))
     for why in passed_over:
@@ -170,33 +157,17 @@ def read_runs(paths: list[str]) -> list[Run]:
     return list(runs.values())
 
 
-def runs_in(path: str, passed_over: list[str]) -> list[Run]:
-    """The runs of a run directory, of a records.jsonl, or of a folder that holds either. Why something is
-    none is added to `passed_over`, and the others go on."""
-    try:
-        if os.path.isfile(os.path.join(path, 'config.json')):
-            return [read_run(path)]
-    except UserError as error:
-        passed_over.append(str(error))
-        return []
-    found = []
-    before = len(passed_over)
-    if os.path.basename(path) == 'records.jsonl':
+def readers_of(path: str):
+    """What reads each run of a run directory, of a records.jsonl, or of a folder that holds either."""
+    if os.path.isfile(os.path.join(path, 'config.json')):
+        yield functools.partial(read_run, path)
+    elif os.path.basename(path) == 'records.jsonl':
         with open(path, encoding='utf-8', errors='replace') as f:
             for number, line in enumerate(f, 1):
-                try:
-                    found.append(read_record(path, line))
-                except UserError as error:
-                    passed_over.append(f'{path}, line {number}: {error}')
+                yield functools.partial(read_record, path, number, line)
     elif os.path.isdir(path):
         for name in sorted(os.listdir(path)):
-            inside = os.path.join(path, name)
-            if os.path.isdir(inside) or name == 'records.jsonl':
-                found += runs_in(inside, passed_over)
-    if not found and len(passed_over) == before:
-        # compare.py out/* meets figures and notes, too.
-        passed_over.append(f'{path}: no run in it (it has no config.json)')
-    return found
+            yield from readers_of(os.path.join(path, name))
 
 
 def read_run(path: str) -> Run:
@@ -207,7 +178,7 @@ def read_run(path: str) -> Run:
     return Run(path, config, schedule.plan(config), records, read_run_json(path))
 
 
-def read_record(path: str, line: str) -> Run:
+def read_record(path: str, number: int, line: str) -> Run:
     """The run in a line of a records.jsonl. Raises UserError for a line that holds none."""
     try:
         record = json.loads(line)
@@ -216,8 +187,9 @@ def read_record(path: str, line: str) -> Run:
     except (ValueError, KeyError, TypeError, RecursionError):
         is_record = False
     if not is_record:
-        raise UserError('not a record of a run (an object with run, config, info and metrics)')
-    config = schedule.resolve(config_from_dict(config, f'{path}, {folder}'))
+        raise UserError(f'{path}, line {number}: not a record of a run (an object with run, config, info and '
+                        'metrics)')
+    config = schedule.resolve(config_from_dict(config, f'{path}, line {number}'))
     folder = os.path.normpath(os.path.join(os.path.dirname(path), folder))
     return Run(folder, config, schedule.plan(config), records, info or {})
 
@@ -248,8 +220,8 @@ class Group:
         return self.runs[0].config
 
     @property
-    def place(self) -> tuple:
-        return self.arm, self.scale, self.budget
+    def place(self) -> Place:
+        return Place(self.arm, self.scale, self.budget)
 
     @property
     def lost(self) -> list[Run]:
@@ -260,18 +232,23 @@ class Group:
         return any(run.ended == 'diverged' and (seeds is None or run.seed in seeds) for run in self.runs)
 
     @property
-    def grows(self) -> bool:
-        depths = {phase.depth for phase in self.runs[0].plan.phases}
-        if self.config.init_depth:
-            depths.add(self.config.init_depth)
-        return len(depths) > 1
+    def depths(self) -> list[int]:
+        """The depths that a run goes through, a checkpoint's first, though no phase has it."""
+        depths = [self.config.init_depth] if self.config.init_depth else []
+        depths += [phase.depth for phase in self.runs[0].plan.phases]
+        return [depth for depth, _ in itertools.groupby(depths)]
 
-    def losses(self, seeds=None, flops: float | None = None) -> dict[int, float]:
-        """{seed: its final loss, or that after so many FLOPs}, of the seeds that are done, or of some."""
+    @property
+    def grows(self) -> bool:
+        return len(self.depths) > 1
+
+    def losses(self, seeds=None, axis: str = '', at: float = 0.0) -> dict[int, float]:
+        """{seed: its final loss, or with `axis` that after so much compute}, of the seeds that are done, or
+        of some."""
         found = {}
         for seed, curve in zip(self.seeds, self.curves):
             if seeds is None or seed in seeds:
-                found[seed] = float(curve.loss[-1]) if flops is None else curve.at(flops)
+                found[seed] = loss_at(curve, axis, at) if axis else float(curve['loss'][-1])
         return found
 
     def finals(self, seeds=None) -> np.ndarray:
@@ -283,12 +260,17 @@ class Group:
         done by their plan."""
         if not self.done:
             return float(self.runs[0].plan.flops()) if axis == 'flops' else math.nan
-        return float(np.mean([getattr(curve, axis)[-1] for curve in self.curves]))
+        return float(np.mean([curve[axis][-1] for curve in self.curves]))
+
+    @property
+    def other_sets(self) -> list[str]:
+        return [entry.partition(':')[0] for entry in self.config.val_dirs]
 
     def scores(self, name: str) -> list[float]:
-        """A score at the end of each seed that is done; [] unless all have it, on the same questions."""
-        values = [run.last_score.get(name) for run in self.done]
-        is_alike = len({questions_of(run) for run in self.done}) == 1
+        """A number of the last evaluation, for each seed that is done; [] unless all have it, and HellaSwag's
+        on the same questions."""
+        values = [run.evals[-1].get(name) for run in self.done]
+        is_alike = len({run.questions for run in self.done}) == 1 or not name.startswith('hellaswag')
         return values if is_alike and None not in values else []
 
     def last(self) -> dict:
@@ -296,8 +278,11 @@ class Group:
         None where there is none."""
         found = {'seeds': len(self.done)}
         for name in ('tokens', *AXES):
-            found[name], _ = mean_and_sd([getattr(curve, name)[-1] for curve in self.curves])
+            found[name], _ = mean_and_sd([curve[name][-1] for curve in self.curves])
         found['val_loss'], found['val_loss_sd'] = mean_and_sd(self.finals())
+        for name in self.other_sets:
+            losses = self.scores(f'val_loss_{name}')
+            found[f'val_loss_{name}'], found[f'val_loss_{name}_sd'] = mean_and_sd(losses)
         found['hellaswag_n'], _ = mean_and_sd(self.scores('hellaswag_n'))
         for name in ('bits', 'acc_norm', 'margin'):
             found[name], found[f'{name}_sd'] = mean_and_sd(self.scores(f'hellaswag_{name}'))
@@ -308,22 +293,14 @@ class Group:
             found['acc_norm_se'] = math.sqrt(p * (1 - p) / found['hellaswag_n'])
         return found
 
-    def mean(self) -> Curve:
-        """The mean over the seeds that are done, at the steps at which all of them were evaluated."""
-        steps = functools.reduce(np.intersect1d, [curve.step for curve in self.curves])
-        columns = [steps]
-        for name in ('tokens', *AXES, 'loss'):
-            seeds = [getattr(curve, name)[np.isin(curve.step, steps)] for curve in self.curves]
-            columns.append(np.mean(seeds, axis=0))
-        return Curve(*columns)
-
-    @property
-    def start_cost(self) -> float:
-        """FLOPs that made the checkpoint that it starts from; 0 from scratch, nan if nobody knows."""
-        if self.config.init_from == 'scratch':
-            return 0.0
-        made = [(run.info.get('init_from') or {}).get('flops') for run in self.runs]
-        return math.nan if None in made else sum(made) / len(made)
+    def mean(self) -> dict[str, np.ndarray]:
+        """The mean over the seeds that are done, as a curve, where all of them were evaluated."""
+        steps = functools.reduce(np.intersect1d, [curve['step'] for curve in self.curves])
+        mean = {}
+        for name in (*COUNTERS, 'loss'):
+            seeds = [curve[name][np.isin(curve['step'], steps)] for curve in self.curves]
+            mean[name] = np.mean(seeds, axis=0)
+        return mean
 
     def trained_otherwise(self, other: 'Group', tuned: tuple = ()) -> list[str]:
         """Settings that differ from another group's and are neither tuned nor what growing is about."""

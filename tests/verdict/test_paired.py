@@ -116,8 +116,8 @@ def test_a_study_s_runs_are_compared_question_by_question_where_they_lie(tmp_pat
         folder = Path(study.out, run.folder)
         folder.mkdir(parents=True)
         paired.write_per_example(str(folder / 'hellaswag.jsonl'), lines_of(run.seed, 0.4))
-    lines = report.pairs_table(plan.judge(study, grid)).lines
-    assert [line[0] for line in lines] == [
+    rows = report.pairs_table(plan.judge(study, grid)).rows
+    assert [row['run'] for row in rows] == [
         'Li at 100, seed 1', 'Li at 100, seed 2', 'Li at 200, seed 1', 'Li at 200, seed 2']
 
 

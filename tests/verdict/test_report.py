@@ -11,7 +11,6 @@ import pytest
 from fake_runs import COMING, ladder, make_run, make_seeds, study
 from same_report import assert_same_report
 
-from core.common import table
 from verdict import report
 from verdict.judge import Question, judge_runs
 from verdict.stats import Interval
@@ -49,17 +48,17 @@ def test_declared_questions_looks_and_exploration_are_counted(judged):
 
 
 def test_a_table_is_the_same_in_three_forms(judged):
-    for some in report.run_tables(judged) + report.verdict_tables(judged) + report.detail_tables(judged):
-        assert all(len(line) == len(some.header) == len(some.align) for line in some.lines), some.title
-        for cell in some.lines[0]:
+    for some in report.run_tables(judged) + report.verdict_tables(judged):
+        assert all(list(row) == list(some.rows[0]) for row in some.rows), some.title
+        for cell in some.rows[0].values():
             assert report.escaped(cell) in some.markdown()
             assert ''.join(cell.split()) in ''.join(some.text().split()) or len(cell) > report.WIDEST
-        assert some.latex().count(r'\\') == 1 + len(some.lines)
+        assert some.latex().count(r'\\') == 1 + len(some.rows)
     assert max(len(line) for line in report.verdict_tables(judged)[0].text().splitlines()) <= 132
 
 
 def test_names_that_are_markup_stay_names():
-    some = report.Table('50% of a_b', ['a|b'], [['*x* <b> 100% a_b\nc']], 'l', 'note_1 & 2')
+    some = report.Table('50% of a_b', [{'a|b': '*x* <b> 100% a_b\nc'}], 'l', 'note_1 & 2')
     assert '\\*x\\* \\<b> 100% a\\_b c' in some.markdown()
     assert some.markdown().count('\n') == 6
     for text in (r'50\% of a\_b', r'note\_1 \& 2', r'100\% a\_b'):
@@ -78,8 +77,8 @@ def test_a_run_that_is_lost_is_counted_and_named():
     runs = [*make_seeds('base', (3.0, 3.001, 3.002)), make_run('grown', 2.9, 1, n_stages=4),
             make_run('grown', 2.9, 2, until=500, info={'ended': 'diverged'}, n_stages=4)]
     judged = judge_runs(runs)
-    assert report.runs_table(judged).lines[1][2] == '1 of 2: 2 diverged'
-    [sentence] = report.sentences(judged, limited=True)
+    assert report.runs_table(judged).rows[1]['seeds'] == '1 of 2: 2 diverged'
+    [sentence] = report.sentences(judged)
     assert 'seed 2 diverged at step 500 of 1,000' in sentence
     assert 'nan' not in report.text(judged, full=True)
 
@@ -88,23 +87,17 @@ def with_last(run, **more):
     return replace(run, records=[*run.records[:-1], run.records[-1] | more])
 
 
-def test_other_validation_sets_have_their_differences_with_intervals():
+def test_other_validation_sets_are_columns():
     runs = []
     for name, losses, stages in (('base', (3.0, 3.01, 3.02), 1), ('grown', (2.9, 2.91, 2.92), 4)):
         for run in make_seeds(name, losses, n_stages=stages, val_dirs=('old:data/old',)):
-            loss = 4.0 + 0.01 * run.seed + 0.1 * (stages > 1)
-            runs.append(with_last(run, val_loss_old=loss))
+            runs.append(with_last(run, val_loss_old=4.0 + 0.01 * run.seed + 0.1 * (stages > 1)))
     judged = judge_runs(runs)
-    assert [line[-1][:6] for line in report.runs_table(judged).lines] == ['4.0200', '4.1200']
-    [table] = report.verdict_tables(judged)
-    assert table.header[-1] == 'difference on old' and table.lines[0][-1].startswith('+0.1000 [+0.0')
-    [row, *_] = report.rows(judged)
-    assert row['val_loss_old:difference'] == pytest.approx(0.1)
-    assert row['val_loss_old:difference_low'] < 0.1 < row['val_loss_old:difference_high']
-    # Seeds that start alike are paired here, too: each differs by .1 exactly.
-    judged.comparisons[0].how = 'pairs'
-    paired = report.other_differences(judged.comparisons[0])['old']
-    assert paired.high - paired.low < 1e-9
+    assert [row['old'] for row in report.runs_table(judged).rows] == ['4.0200 ± 0.0100', '4.1200 ± 0.0100']
+    rows = {row['run']: row for row in report.rows(judged)}
+    assert rows['grown']['val_loss_old'] - rows['base']['val_loss_old'] == pytest.approx(0.1)
+    del runs[0].records[-1]['val_loss_old']  # a mean of the others would leave a seed out
+    assert report.runs_table(judge_runs(runs)).rows[0]['old'] == '-'
 
 
 def test_a_score_that_disagrees_with_the_loss_is_marked():
@@ -115,9 +108,8 @@ def test_a_score_that_disagrees_with_the_loss_is_marked():
             scores = {'hellaswag_n': 100, 'hellaswag_bits': losses[0], 'hellaswag_acc_norm': right}
             runs.append(with_last(run, **scores))
     judged = judge_runs(runs)
-    [line] = [line for line in report.scores_table(judged).lines if line[0] == 'grown']
-    assert line[3].endswith('!') and not line[2].endswith('!')  # bits agree
-    assert 'acc_norm is better where the loss is worse' in report.sentences(judged)[0]
+    [row] = [row for row in report.scores_table(judged).rows if row['run'] == 'grown']
+    assert row['acc_norm'].endswith('!') and not row['bits a byte'].endswith('!')  # bits agree
 
 
 # ---- the trend
@@ -159,7 +151,3 @@ def test_three_cells_have_no_trend():
 @pytest.mark.parametrize('p, text', [(None, '-'), (math.nan, '-'), (1e-5, '<.0001'), (0.041, '0.041')])
 def test_a_p_value_is_not_zero(p, text):
     assert report.p_value(p) == text
-
-
-def test_a_table_of_nothing_is_a_header():
-    assert table(['a', 'b'], [], 'lr').splitlines()[0].split() == ['a', 'b']

@@ -8,7 +8,7 @@ import pytest
 from fake_runs import RATES, power_law, shifted, write_run, write_seeds
 
 from core.common import UserError
-from verdict.runs import Place, make_groups, read_run, read_runs
+from verdict.runs import Place, loss_at, make_groups, read_run, read_runs
 
 
 def groups_in(folder, **options):
@@ -114,7 +114,7 @@ def test_seeds_that_are_not_done_belong_to_the_group_and_not_to_its_mean(tmp_pat
     assert group.seeds == (1,)
     assert [(run.seed, run.ended) for run in group.lost] == [(2, 'diverged'), (3, 'unfinished')]
     assert len(group.finals()) == 1
-    assert group.mean().step[-1] == 1000
+    assert group.mean()['step'][-1] == 1000
 
 
 # ---- curves
@@ -126,10 +126,10 @@ def test_a_mean_over_seeds_is_taken_where_all_of_them_were_evaluated(tmp_path):
                   eval_interval=every, rates={'seconds': 0.2 * seed})
     [group] = groups_in(tmp_path)
     mean = group.mean()
-    assert list(mean.step) == [210, 420, 630, 840, 1000]
-    np.testing.assert_allclose(mean.loss, [1.5 + power_law(step) for step in mean.step])
-    np.testing.assert_allclose(mean.flops, mean.step * RATES['flops'])
-    assert mean.seconds[-1] == pytest.approx(300) == group.end('seconds')
+    assert list(mean['step']) == [210, 420, 630, 840, 1000]
+    np.testing.assert_allclose(mean['loss'], [1.5 + power_law(step) for step in mean['step']])
+    np.testing.assert_allclose(mean['flops'], mean['step'] * RATES['flops'])
+    assert mean['seconds'][-1] == pytest.approx(300) == group.end('seconds')
 
 
 def test_an_evaluation_at_step_0_changes_nothing_but_the_start(tmp_path):
@@ -140,27 +140,18 @@ def test_an_evaluation_at_step_0_changes_nothing_but_the_start(tmp_path):
     assert len(kept) == len(lines) - 1
     (tmp_path / 'without' / 'metrics.jsonl').write_text(''.join(kept))
     [first], [second] = [make_groups(read_runs([str(tmp_path / name)]))[0] for name in ('with', 'without')]
-    np.testing.assert_array_equal(first.mean().loss, second.mean().loss)
-    assert first.mean().step[0] == 50
+    np.testing.assert_array_equal(first.mean()['loss'], second.mean()['loss'])
+    assert first.mean()['step'][0] == 50
 
 
-def test_losses_are_interpolated_in_the_logarithm_of_the_compute(tmp_path):
-    [group] = make_groups(read_runs([str(write_run(tmp_path / 'base', lambda step: float(step),
-                                                   every=500))]))[0]
-    between = np.sqrt(500 * 1000) * RATES['flops']
-    [curve] = group.curves
-    assert curve.at(between) == pytest.approx(750)
-    # Nothing is made up before the first evaluation and after the last.
-    assert np.isnan(curve.at(1.0)) and np.isnan(curve.at(1e20))
-
-
-def test_a_curve_reaches_one_percent_beyond_its_end_since_budgets_are_met_by_whole_steps(tmp_path):
-    write_run(tmp_path / 'base')
-    [group] = groups_in(tmp_path)
-    curve = group.curves[0]
-    end = curve.flops[-1]
-    assert curve.at(end) == curve.at(1.0099 * end) == curve.loss[-1]
-    assert np.isnan(curve.at(1.011 * end))
+def test_losses_are_interpolated_in_the_logarithm_of_the_compute_up_to_one_percent_beyond_the_end(tmp_path):
+    """Since budgets are met by whole steps. Nothing is made up before the first evaluation and after that."""
+    curve = read_run(str(write_run(tmp_path / 'base', lambda step: float(step), every=500))).curve()
+    for axis in ('flops', 'tokens'):
+        assert loss_at(curve, axis, np.sqrt(500 * 1000) * RATES[axis]) == pytest.approx(750)
+        end = 1000 * RATES[axis]
+        assert loss_at(curve, axis, end) == loss_at(curve, axis, 1.0099 * end) == 1000
+        assert np.isnan(loss_at(curve, axis, 1.011 * end)) and np.isnan(loss_at(curve, axis, 1.0))
 
 
 # Whole sequences are what is measured: 4,100 tokens are 4 sequences of 1,024, as 4,096 are.
@@ -169,7 +160,7 @@ def test_evaluations_on_other_validation_tokens_than_the_last_are_left_out(tmp_p
     path = write_run(tmp_path / 'base', val_tokens=4096)
     change_evals(path, lambda record: record.update(val_tokens=tokens if record['step'] < 500 else 4096))
     [group], notes = make_groups(read_runs([str(path)]))
-    assert group.mean().step[0] == first
+    assert group.mean()['step'][0] == first
     n = 10 * (first == 500)  # of the steps 0, 50, ...
     said = f'{path}: {n} evaluations with other val_tokens than the last one are left out'
     assert notes == ([said] if n else [])
@@ -210,7 +201,7 @@ def test_a_run_that_differs_in_one_setting_is_no_further_seed(tmp_path, setting)
 
 
 @pytest.mark.parametrize('setting', [
-    {'eval_interval': 10}, {'batch_size': 16}, {'run_name': 'x'}, {'out_dir': 'y'}, {'log_interval': 7},
+    {'eval_interval': 10}, {'batch_size': 1}, {'run_name': 'x'}, {'out_dir': 'y'}, {'log_interval': 7},
     {'device': 'cpu'}, {'hellaswag_limit': 100},
     {'data_dir': '/elsewhere/edu_fineweb10B/'}, {'growth_steps': 400, 'continual_steps': 600}])
 def test_what_does_not_change_the_training_does_not_tell_runs_apart(tmp_path, setting):
