@@ -493,7 +493,7 @@ def depth_of(init_from: str) -> int:
     folder, name = (init_from, '') if os.path.isdir(init_from) else os.path.split(init_from)
     path = os.path.join(folder, 'config.json')
     values = read_json(path, 'a readable config') if os.path.exists(path) else {}
-    if type(values) is dict and 'model_type' in values:  # Hugging Face's
+    if 'model_type' in values:  # Hugging Face's
         name, depth = '', values.get('n_layer', values.get('num_hidden_layers'))
         if type(depth) is int:
             return depth

@@ -108,13 +108,16 @@ def atomic_write(path: str, mode: str = 'w'):
 
 
 def read_json(path: str, what: str):
-    """The object in a JSON file. Raises UserError, saying that `path` is not `what` ('a readable config'), if
-    it isn't there or isn't JSON."""
+    """The object in a JSON file, as a dict. Raises UserError, saying that `path` is not `what` ('a readable
+    config'), if it isn't there or holds something else."""
     try:
         with open(path, encoding='utf-8') as f:
-            return json.load(f)
+            value = json.load(f)
     except (OSError, ValueError, RecursionError) as error:  # the last: brackets nested ten thousand deep
         raise UserError(f'{path}: not {what} ({type(error).__name__})') from None
+    if type(value) is not dict:
+        raise UserError(f'{path}: not {what}')
+    return value
 
 
 def say(text: str, file=None):

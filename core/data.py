@@ -146,7 +146,7 @@ def read_meta(data_dir: str) -> dict:
     what = 'a meta.json with tokenizer, vocab_size and eot; make the data again'
     meta = read_json(path, what)
     types = {'tokenizer': str, 'vocab_size': int, 'eot': int, 'shards': list, 'options': dict}
-    found = {'shards': [], 'options': {}, **meta} if type(meta) is dict else {}
+    found = {'shards': [], 'options': {}, **meta}
     # not isinstance: true is an int to Python
     is_valid = all(type(found.get(name)) is kind for name, kind in types.items())
     if not is_valid or not all(type(shard) is dict and 'file' in shard for shard in found['shards']):

@@ -592,6 +592,6 @@ def last_state(study: Study) -> dict:
     if os.path.exists(path):
         try:
             state |= read_json(path, "a launcher's state")
-        except (UserError, TypeError, ValueError):
-            study.damaged['study.json'] = f"{path}: not a launcher's state"
+        except UserError as error:
+            study.damaged['study.json'] = str(error)
     return state

@@ -1,5 +1,4 @@
-"""Hugging Face's GPT-2 folders, and what only looks like one. Run: python -m pytest
-tests/run/test_hugging_face.py"""
+"""GPT-2's folders, and what only looks like one. Run: python -m pytest tests/run/test_hugging_face.py"""
 
 import importlib.util
 import json
@@ -11,26 +10,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import export_hf
-from core import data
 from core.common import UserError
 from run import checkpoint, hugging_face
 
 
-def make_gpt2(**changes):
+@pytest.fixture(scope='module')
+def theirs():
     """transformers' GPT-2, small, with weights of which none is zero or one."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    shape = {'n_embd': 48, 'n_layer': 3, 'n_head': 4, 'n_positions': 64, 'vocab_size': 300} | changes
+    shape = {'n_embd': 48, 'n_layer': 3, 'n_head': 4, 'n_positions': 64, 'vocab_size': 300}
     model = GPT2LMHeadModel(GPT2Config(**shape, initializer_range=0.3, bos_token_id=0, eos_token_id=0)).eval()
     for p in model.parameters():
         p.data += 0.05 * torch.randn(p.shape)  # biases and norms too
     return model
-
-
-@pytest.fixture(scope='module')
-def theirs():
-    return make_gpt2()
 
 
 @pytest.fixture
@@ -79,52 +73,37 @@ def test_masks_that_old_folders_store_as_weights_are_ignored(theirs, tmp_path):
     assert torch.equal(ours.transformer.h[1].attn.c_attn.weight, weights['h.1.attn.c_attn.weight'].T)
 
 
-def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_is_not(folder):
+def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_or_it_alone_is_not(folder):
+    """safetensors' save_model keeps one name of tied tensors, whichever comes first."""
     embedding = load_file(folder / 'model.safetensors')['transformer.wte.weight']
-    change_weights(folder, lm_head__weight=embedding)
-    ours, _ = checkpoint.load_model(str(folder))
-    assert torch.equal(ours.transformer.wte.weight, embedding)
+    for changes in ({'lm_head__weight': embedding}, {'transformer__wte__weight': None}):
+        change_weights(folder, **changes)
+        ours, _ = checkpoint.load_model(str(folder))
+        assert torch.equal(ours.transformer.wte.weight, embedding)
     untied = embedding.clone()
     untied[7, 3] += 1e-3
-    change_weights(folder, lm_head__weight=untied)
+    change_weights(folder, lm_head__weight=untied, transformer__wte__weight=embedding)
     with pytest.raises(UserError, match=r'tie_word_embeddings, but lm_head\.weight differs'):
         checkpoint.load_model(str(folder))
-
-
-def test_the_embedding_may_be_stored_as_the_head_alone(folder):
-    """safetensors' save_model keeps one name of tied tensors, whichever comes first."""
-    weights = load_file(folder / 'model.safetensors')
-    embedding = weights.pop('transformer.wte.weight')
-    save_file(weights | {'lm_head.weight': embedding}, folder / 'model.safetensors', {'format': 'pt'})
-    ours, _ = checkpoint.load_model(str(folder))
-    assert torch.equal(ours.transformer.wte.weight, embedding)
 
 
 @pytest.mark.parametrize('changes, message', [
     ({'activation_function': 'relu'}, "activation_function 'relu', and only 'gelu_new' or "),
     ({'n_inner': 100}, 'n_inner 100'),
-    ({'model_type': 'gpt_neox'}, "model_type 'gpt_neox'"),
     ({'tie_word_embeddings': False}, 'tie_word_embeddings False'),
     ({'layer_norm_epsilon': '1e-5'}, "layer_norm_epsilon '1e-5'"),
     ({'n_positions': 32}, "weights don't fit the shape"),
-    ({'n_layer': 4}, r"lack 'transformer\.h\.3\.ln_1\.weight'"),
+    ({'n_layer': 4}, r'not a whole model.*transformer\.h\.3\.ln_1\.weight'),
     ({'n_embd': None}, r'config\.json has n_embd None'),
-    ({'n_head': '4'}, r"config\.json has n_head '4'"),
-    ({'n_head': 4.0}, 'n_head 4.0, where a number from 1 on is wanted'),
-    ({'n_head': True}, 'n_head True'), ({'n_head': 0}, 'n_head 0'), ({'n_head': 5},
-                                                                     'no multiple of n_head 5'),
-    ({'n_layer': -1}, 'n_layer -1'), ({'vocab_size': [300]}, r'vocab_size \[300\]'),
+    ({'n_head': '4'}, "n_head '4'"),
+    ({'n_head': True}, 'n_head True'),
+    ({'n_head': 0}, 'n_head 0'),
+    ({'n_head': 5}, 'n_embd 48, which is no multiple of n_head 5'),
+    ({'n_layer': -1}, 'n_layer -1'),
 ])
 def test_a_folder_that_is_not_gpt2_is_refused(folder, changes, message):
     change_config(folder, **changes)
     with pytest.raises(UserError, match=message):
-        checkpoint.load_model(str(folder))
-
-
-@pytest.mark.parametrize('content', [b'{"model_type": "gpt2",', b'[' * 100_000, b'\xff\xfe', b''])
-def test_a_config_that_is_no_json_is_named(folder, content):
-    (folder / 'config.json').write_bytes(content)
-    with pytest.raises(UserError, match=r'config\.json: not a readable config'):
         checkpoint.load_model(str(folder))
 
 
@@ -135,9 +114,6 @@ def test_a_torn_or_missing_weights_file_is_named(folder):
         checkpoint.load_model(str(folder))
     (folder / 'model.safetensors').unlink()
     with pytest.raises(UserError, match=r'not a whole model.*model\.safetensors'):
-        checkpoint.load_model(str(folder))
-    (folder / 'model.safetensors.index.json').write_text('[' * 100_000)
-    with pytest.raises(UserError, match=r'index\.json: not an index'):
         checkpoint.load_model(str(folder))
     (folder / 'model.safetensors.index.json').write_text('{"weight_map": []}')
     with pytest.raises(UserError, match='not a whole model'):
@@ -175,26 +151,12 @@ def test_a_model_comes_from_the_hub_by_its_name(hub, tmp_path):
 
 
 def test_a_folder_called_gpt2_does_not_hide_the_hubs(hub, tmp_path):
-    make_gpt2(n_layer=1).save_pretrained(tmp_path / 'gpt2')
+    (tmp_path / 'gpt2').mkdir()
     assert checkpoint.load_model('gpt2')[1]['depth'] == 3 and hub == ['openai-community/gpt2']
     for path in ('./gpt2', 'gpt2/', str(tmp_path / 'gpt2')):
-        assert checkpoint.load_model(path)[1]['depth'] == 1
+        with pytest.raises(UserError, match='holds no checkpoint'):
+            checkpoint.load_model(path)
     assert len(hub) == 1
-
-
-def test_without_network_a_folder_of_that_name_is_pointed_out(monkeypatch, tmp_path):
-    import huggingface_hub
-
-    def refuse(*args, **kwargs):
-        raise OSError('no network')
-
-    monkeypatch.setattr(huggingface_hub, 'snapshot_download', refuse)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r'gpt2 is no path here, and could not be .*name a folder'):
-        checkpoint.load_model('gpt2')
-    (tmp_path / 'gpt2').mkdir()
-    with pytest.raises(UserError, match=r'to read the folder of that name here, write \./gpt2'):
-        checkpoint.load_model('gpt2')
 
 
 # ---- which tokenizer
@@ -230,17 +192,14 @@ def test_a_tokenizer_is_known_by_its_content(folder, tokenizers, capsys, source,
     assert capsys.readouterr().err == ''
 
 
-def test_added_tokens_do_not_matter(folder, tokenizers):
-    content = json.loads((tokenizers / 'gpt2_transformers' / 'tokenizer.json').read_text(encoding='utf-8'))
-    pad = dict(content['added_tokens'][0], id=50257, content='<|pad|>')
-    content['added_tokens'].append(pad)
-    (folder / 'tokenizer.json').write_text(json.dumps(content), encoding='utf-8')
-    assert checkpoint.load_model(str(folder))[1]['tokenizer'] == 'gpt2'
-
-
 def swap_two_tokens(content):
     vocab = content['model']['vocab']
     vocab['Ġthe'], vocab['Ġof'] = vocab['Ġof'], vocab['Ġthe']
+
+
+def add_a_token(content):
+    pad = dict(content['added_tokens'][0], id=50257, content='<|pad|>')
+    content['added_tokens'].append(pad)
 
 
 def swap_two_merges(content):
@@ -249,19 +208,21 @@ def swap_two_merges(content):
 
 
 @pytest.mark.parametrize('change', [
-    swap_two_tokens, swap_two_merges, lambda content: content.update(normalizer={'type': 'Lowercase'}),
+    add_a_token, swap_two_tokens, swap_two_merges,
+    lambda content: content.update(normalizer={'type': 'Lowercase'}),
+    lambda content: content['pre_tokenizer'].update(add_prefix_space=True),
     lambda content: content.update(pre_tokenizer={'type': 'Whitespace'}),
 ])
 def test_another_tokenizer_of_gpt2s_size_is_itself(folder, tokenizers, change):
-    """German, Chinese and other GPT-2s have exactly 50,257 tokens of their own."""
+    """German, Chinese and other GPT-2s have exactly 50,257 tokens of their own. Added ones don't matter."""
     content = json.loads((tokenizers / 'gpt2_transformers' / 'tokenizer.json').read_text(encoding='utf-8'))
     change(content)
     (folder / 'tokenizer.json').write_text(json.dumps(content), encoding='utf-8')
-    tokenizer = checkpoint.load_model(str(folder))[1]['tokenizer']
-    assert tokenizer != 'gpt2' and data.get_tokenizer(tokenizer, str(folder)).n_vocab == 50257
+    name = hugging_face.read_tokenizer(str(folder), {})
+    assert name == 'gpt2' if change is add_a_token else name.startswith('sha256:')
 
 
-@pytest.mark.parametrize('content', ['[' * 100_000, '{"model": {}}', '', '[]'])
+@pytest.mark.parametrize('content', ['{"model": {}}', '[]'])
 def test_a_tokenizer_that_cannot_be_read_is_refused(folder, content):
     (folder / 'tokenizer.json').write_text(content, encoding='utf-8')
     with pytest.raises(UserError, match='its tokenizer files cannot be read') as error:
@@ -271,27 +232,10 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(folder, content):
 
 def test_a_missing_tokenizer_is_said_once_by_the_first_rank(folder, capsys, monkeypatch):
     assert checkpoint.load_model(str(folder))[1]['tokenizer'] == 'gpt2'
-    assert "has no tokenizer files (tokenizer.json, or vocab.json and merges.txt): taken to be 'gpt2'" in \
-        capsys.readouterr().err
+    assert "has no tokenizer files: taken to be 'gpt2'" in capsys.readouterr().err
     monkeypatch.setenv('RANK', '1')
     checkpoint.load_model(str(folder))
     assert capsys.readouterr().err == ''
     small = {'arch': 'gpt2', 'vocab_size': 257}
     assert hugging_face.read_tokenizer(str(folder), small) == 'bytes'
 
-
-# ---- vocabularies
-
-
-@pytest.mark.parametrize('tokenizer, vocab_size, fits', [
-    # Megatron's padding
-    ('gpt2', 50256, False), ('gpt2', 50257, True), ('gpt2', 50304, True), ('gpt2', 51200, True),
-    ('gpt2', 51281, False), ('bytes', 257, True), ('bytes', 320, True), ('bytes', 256, False),
-    ('bytes', 50257, False),
-])
-def test_a_vocabulary_is_the_tokenizers_or_padded(tokenizer, vocab_size, fits):
-    if fits:
-        checkpoint.check_vocabulary(tokenizer, vocab_size)
-        return
-    with pytest.raises(UserError, match=f'vocabulary of {vocab_size}, the tokenizer {tokenizer!r}'):
-        checkpoint.check_vocabulary(tokenizer, vocab_size)
