@@ -53,7 +53,7 @@ class RunLog:
         yet. Raises UserError for a tracker that can't start."""
         self.job, self.prefix_dir = job, prefix_dir
         self.path = os.path.join(job.config.out_dir, 'metrics.jsonl')
-        self.last_losses = (None, {})  # the step of the last evaluation, its validation losses
+        self.last_losses = {}  # the validation losses of the last evaluation, by its step
         self.file = self.tracker = None
         from core.device import peak_flops  # here: compare.py reads logs without waiting for torch
 
@@ -86,9 +86,8 @@ class RunLog:
         # Only now: a start that fails in the dry run leaves no trace in run.json.
         if state.step == 0:
             self.info['init_from'] = state.init_from
-        write_run_json(config.out_dir, self.info)
-        with atomic_write(os.path.join(config.out_dir, 'config.json')) as f:
-            json.dump(config_to_dict(config), f, indent=1)
+        write_json(os.path.join(config.out_dir, 'run.json'), self.info)
+        write_json(os.path.join(config.out_dir, 'config.json'), config_to_dict(config))
         if self.job.tokenizer.startswith('sha256:'):  # what scores and samples looks beside the checkpoint
             for name in TOKENIZER_FILES:
                 if os.path.exists(os.path.join(config.data_dir, name)):
@@ -106,8 +105,7 @@ class RunLog:
         """One line of metrics.jsonl about the state, at once. Raises UserError if the disk is full."""
         # On all ranks: each must know whether the growth at this step needs an evaluation, which they share.
         if 'val_loss' in values:
-            losses = {name: values[name] for name in self.job.val_sets}
-            self.last_losses = (state.step, losses)
+            self.last_losses = {state.step: {name: values[name] for name in self.job.val_sets}}
         if self.file is None:
             return
         record = {'kind': kind, 'step': state.step, 'tokens': state.step * self.job.config.total_batch_size}
@@ -133,8 +131,7 @@ class RunLog:
 
     def val_losses_at(self, step: int) -> dict:
         """The validation losses that were just recorded at `step`, {} if the last ones are older."""
-        last_step, losses = self.last_losses
-        return losses if last_step == step else {}
+        return self.last_losses.get(step, {})
 
     def enter_phase(self, state, phase: schedule.Phase, old_depth: int, values: dict):
         """A phase begins, or goes on after a resume."""
@@ -182,7 +179,8 @@ class RunLog:
         if self.file is None:
             return
         self.file.close()
-        write_run_json(self.job.config.out_dir, self.info | {'ended': ended, 'ended_step': state.step})
+        info = self.info | {'ended': ended, 'ended_step': state.step}
+        write_json(os.path.join(self.job.config.out_dir, 'run.json'), info)
         if ended == 'stopped':
             say(f'stopped by a signal; saved at step {state.step}, go on with --resume')
         elif ended == 'done':
@@ -193,33 +191,24 @@ def summary(path: str) -> str:
     """What each stage took and did, from the run's metrics.jsonl, as a table."""
     # From the file, which also knows the steps before a resume.
     records, _ = read_metrics(path)
-    losses = []  # (step, loss) in order; at a growth the loss before it, then the one after it
-    starts = []  # the phase lines at which a row begins
+    rows = []  # [the phase line at its start, loss in, the line at its end, loss out]
+    loss = math.nan
     for record in records:
-        for name in ('val_loss', 'val_loss_before', 'val_loss_after'):
-            if record.get(name) is not None:
-                losses.append((record['step'], record[name]))
-        if record['kind'] == 'phase' and (not starts or group_of(record) != group_of(starts[-1])):
-            starts.append(record)
+        before = record.get('val_loss_before', record.get('val_loss', loss))
+        if rows:
+            rows[-1][2:] = record, before
+        loss = record.get('val_loss_after', before)
+        if record['kind'] == 'phase' and (not rows or group_of(record) != group_of(rows[-1][0])):
+            rows.append([record, loss, record, loss])
     lines = []
-    # A row ends where the next one begins, the last one at the run's last record.
-    for start, end in zip(starts, [*starts[1:], records[-1]]):
-        # Where a growth was evaluated its losses count, else the last one that is known by then.
-        first = start.get('val_loss_after', last_known(losses, start['step']))
-        last = end.get('val_loss_before', last_known(losses, end['step']))
+    for start, loss_in, end, loss_out in rows:
         name = 'continual' if start['phase'] == 'continual' else start['stage']
         steps, tokens, flops = (end[key] - start[key] for key in ('step', 'tokens', 'flops'))
         minutes = (end['seconds'] - start['seconds']) / 60
         lines.append([name, start['depth'], steps, f'{tokens:.3g}', f'{minutes:.1f}', f'{flops:.3g}',
-                      f'{first:.4f}', f'{last:.4f}'])
+                      f'{loss_in:.4f}', f'{loss_out:.4f}'])
     header = ['stage', 'depth', 'steps', 'tokens', 'minutes', 'FLOPs', 'loss in', 'loss out']
     return table(header, lines, 'r' * len(header))
-
-
-def last_known(losses: list[tuple], step: int) -> float:
-    """The last loss up to `step`, nan where there is none yet."""
-    known = [loss for at, loss in losses if at <= step]
-    return known[-1] if known else math.nan
 
 
 def group_of(record: dict) -> tuple:
@@ -247,20 +236,19 @@ def read_metrics(path: str) -> tuple[list[dict], bool]:
         rest = b''  # else it was cut off in the middle of a write, or is still written
     records = []
     for number, line in enumerate(lines, 1):
-        where = f'{path}, line {number}'
         record = parse_record(line)
         if record is None:
-            raise UserError(f'{where}: not a line of metrics (an object with kind and finite '
+            raise UserError(f'{path}, line {number}: not a line of metrics (an object with kind and finite '
                             f'{", ".join(COUNTERS)}); repair or remove the line, or leave the run out')
-        for k in COUNTERS:
-            if records and record[k] < records[-1][k]:
-                raise UserError(f'{where}: {k} goes back from {records[-1][k]} to {record[k]}; two runs in '
-                                'one file?')
         # A step has at most a training line, an evaluation and a growth: its evaluation is among the last
         # three.
         evaluated = [r['step'] for r in records[-3:] if r['kind'] == 'eval']
+        wrong = [name for name in COUNTERS if records and record[name] < records[-1][name]]
         if record['kind'] == 'eval' and record['step'] in evaluated:
-            raise UserError(f'{where}: step {record["step"]} is evaluated twice; two runs in one file?')
+            wrong.append('eval')
+        if wrong:
+            raise UserError(f"{path}, line {number}: its {wrong[0]} can't follow the lines before it; two "
+                            'runs in one file?')
         records.append(record)
     return records, bool(rest)
 
@@ -306,30 +294,8 @@ def parse_record(line: bytes) -> dict | None:
 
 
 def identify_run(job, step: int, prefix_dir: str) -> dict:
-    """What run.json will say of a run that starts at `step`, perhaps on the steps of the run in
+    """What run.json will say of a run that starts here and now at `step`, perhaps on the steps of the run in
     `prefix_dir`."""
-    import torch
-
-    before = read_run_json(job.config.out_dir) if step and not prefix_dir else {}
-    start = describe_start(job, step)
-    info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}  # a tracker continues the same curve
-    info |= {name: value for name, value in start.items() if name not in ('time', 'step')}
-    info['data'] = job.fingerprint
-    # What dtype 'auto' was on this machine: seeds in other number formats are no further seeds.
-    info['dtype'] = 'bfloat16' if isinstance(job.amp, torch.autocast) else 'float32'
-    info['hellaswag_data'] = job.questions or before.get('hellaswag_data')
-    info['init_from'], info['branch_from'] = before.get('init_from'), before.get('branch_from')
-    if prefix_dir:
-        there = read_run_json(prefix_dir)
-        # With the cost of the shared steps, which the other run has paid.
-        info['branch_from'] = {'path': prefix_dir, 'step': step, 'flops': job.plan.flops(step),
-                               'run_id': there.get('run_id')}
-        info['init_from'] = there.get('init_from')
-    return info | {'starts': [*before.get('starts', []), start]}
-
-
-def describe_start(job, step: int) -> dict:
-    """Who starts this run here and now, at which step, with which code, on which machine."""
     import torch
 
     from core.device import device_name
@@ -339,9 +305,7 @@ def describe_start(job, step: int) -> dict:
     for package in ('torch', 'numpy'):
         versions[package] = importlib.metadata.version(package)
     on_gpu, on_cpu = job.device.type == 'cuda', job.device.type == 'cpu'
-    return {
-        'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-        'step': step,
+    start = {
         'command': shlex.join(sys.argv),
         'git_commit': commit,
         'git_dirty': dirty,
@@ -354,40 +318,48 @@ def describe_start(job, step: int) -> dict:
         'cpu_capability': torch.backends.cpu.get_cpu_capability() if on_cpu else None,
         'world_size': job.world_size,
     }
+    before = read_run_json(job.config.out_dir) if step and not prefix_dir else {}
+    info = {'run_id': before.get('run_id') or uuid.uuid4().hex[:8]}  # a tracker continues the same curve
+    info |= start | {'data': job.fingerprint}
+    # What dtype 'auto' was on this machine: seeds in other number formats are no further seeds.
+    info['dtype'] = 'bfloat16' if isinstance(job.amp, torch.autocast) else 'float32'
+    info['hellaswag_data'] = job.questions or before.get('hellaswag_data')
+    info['init_from'], info['branch_from'] = before.get('init_from'), before.get('branch_from')
+    if prefix_dir:
+        there = read_run_json(prefix_dir)
+        # With the cost of the shared steps, which the other run has paid.
+        info['branch_from'] = {'path': prefix_dir, 'step': step, 'flops': job.plan.flops(step),
+                               'run_id': there.get('run_id')}
+        info['init_from'] = there.get('init_from')
+    now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')
+    info['starts'] = [*before.get('starts', []), {'time': now, 'step': step} | start]
+    return info
 
 
 def git_state(folder: str) -> tuple[str | None, bool | None, str | None]:
     """(commit, whether files differ from it, the difference) of the checkout that `folder` is in; (None,
     None, None) outside of one. A difference of over LARGEST_DIFF is None."""
-    answers = []
-    # Untracked files don't count: results and notes beside the code don't change it.
-    for arguments in (['rev-parse', 'HEAD'], ['diff', 'HEAD', '--binary']):
-        try:
-            done = subprocess.run(['git', '-C', folder, *arguments], capture_output=True, timeout=30)
-        except (OSError, subprocess.TimeoutExpired):  # no git on this machine, or a file system that hangs
-            return None, None, None
-        if done.returncode != 0:
-            return None, None, None
-        answers.append(done.stdout)
-    commit, diff = answers[0].decode().strip(), answers[1]
+    git = ['git', '-C', folder]
+    quiet = {'stderr': subprocess.DEVNULL, 'timeout': 30}  # seconds, on a file system that hangs
+    try:
+        commit = subprocess.check_output([*git, 'rev-parse', 'HEAD'], text=True, **quiet)
+        # Untracked files don't count: results and notes beside the code don't change it.
+        diff = subprocess.check_output([*git, 'diff', 'HEAD', '--binary'], **quiet)
+    except (OSError, subprocess.SubprocessError):  # no git here, or no checkout
+        return None, None, None
     packed = base64.b64encode(zlib.compress(diff, 9)).decode()
-    return commit, bool(diff), packed if diff and len(packed) <= LARGEST_DIFF else None
+    return commit.strip(), bool(diff), packed if diff and len(packed) <= LARGEST_DIFF else None
 
 
-def write_run_json(run_dir: str, info: dict):
-    with atomic_write(os.path.join(run_dir, 'run.json')) as f:
-        json.dump(info, f, indent=1)
+def write_json(path: str, values: dict):
+    with atomic_write(path) as f:
+        json.dump(values, f, indent=1)
 
 
 def read_run_json(run_dir: str) -> dict:
     """What run.json says; {} for a run that has none. Raises UserError if it can't be read."""
     path = os.path.join(run_dir, 'run.json')
-    if not os.path.exists(path):
-        return {}
-    info = read_json(path, 'a readable run.json')
-    if type(info) is not dict:
-        raise UserError(f'{path}: not a readable run.json')
-    return info
+    return read_json(path, 'a readable run.json') if os.path.exists(path) else {}
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -408,41 +380,34 @@ class Tracker:
         self.path = os.path.join(config.out_dir, 'tracker.json')
         self.sent = []  # the step of the last record that was sent, and its place within the step
         if os.path.exists(self.path):
-            kept = read_json(self.path, 'a tracker.json')
-            if type(kept) is not dict or type(kept.get('sent')) is not list:
-                raise UserError(f'{self.path}: not a tracker.json; without it all lines are sent again')
-            self.sent = kept['sent']
-        group = re.sub(r'_seed\d+$', '', config.run_name)  # runs that differ in nothing but the seed
+            kept = read_json(self.path, 'a tracker.json; without it all lines are sent again')
+            self.sent = kept.get('sent', [])
+        # Runs that differ in nothing but the seed are a group.
+        self.settings = {'project': config.tracker_project, 'config': config_to_dict(config),
+                         'group': re.sub(r'_seed\d+$', '', config.run_name), 'resume': 'allow'}
         try:
-            getattr(self, f'start_{self.kind}')(group, run_id)
-        except ImportError:
-            raise UserError(f'tracker is {self.kind!r}, which is not installed: pip install '
-                            f'{self.kind}') from None
-        except Exception as error:  # no login, a name it refuses, no network: whatever its client raises
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f'the tracker {self.kind} could not be started ({reason[0]}): mend that, or '
-                            'leave --tracker out') from None
+            getattr(self, f'start_{self.kind}')(run_id)
+        except Exception as error:  # not installed, no login, a name it refuses: whatever its client raises
+            reason = str(error).partition('\n')[0] or type(error).__name__
+            raise UserError(f'the tracker {self.kind} could not be started ({reason}): install it '
+                            f'(pip install {self.kind}), mend that, or leave --tracker out') from None
 
-    def start_wandb(self, group: str, run_id: str):
+    def start_wandb(self, run_id: str):
         import wandb
 
-        if not hasattr(wandb, 'init'):  # a folder called wandb, which Python takes for a package
-            raise ImportError
-        run = wandb.init(project=self.config.tracker_project, name=self.config.run_name, group=group,
-                         id=run_id, resume='allow', dir=self.config.out_dir,
-                         config=config_to_dict(self.config))
+        run = wandb.init(name=self.config.run_name, id=run_id, dir=self.config.out_dir, **self.settings)
         for axis in ('tokens', 'flops'):
             run.define_metric(axis)
         run.define_metric('eval/*', step_metric='flops')
         self.log_values = lambda values, step: run.log(values, step=step)
         self.close = run.finish
 
-    def start_tensorboard(self, group: str, run_id: str):
+    def start_tensorboard(self, run_id: str):
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
         writer = SummaryWriter(os.path.join(self.config.out_dir, 'tensorboard'))
-        settings = {name: str(value) for name, value in config_to_dict(self.config).items()}
+        settings = {name: str(value) for name, value in self.settings['config'].items()}
         for part in hparams(settings, {'eval/val_loss': 0}):
             writer.file_writer.add_summary(part)
         say(f'to see it: tensorboard --logdir {os.path.dirname(self.config.out_dir) or "."}')
@@ -457,12 +422,11 @@ class Tracker:
 
         self.log_values, self.close = log_values, writer.close
 
-    def start_trackio(self, group: str, run_id: str):
+    def start_trackio(self, run_id: str):
         import trackio
 
         # trackio knows a run by its name: with the id in it a second run of the same name is another one.
-        run = trackio.init(project=self.config.tracker_project, name=f'{self.config.run_name}-{run_id}',
-                           group=group, config=config_to_dict(self.config), resume='allow')
+        run = trackio.init(name=f'{self.config.run_name}-{run_id}', **self.settings)
         self.log_values = lambda values, step: run.log(values, step=step)
         self.close = trackio.finish
 
@@ -481,5 +445,4 @@ class Tracker:
         self.log_values(values, record['step'])
         # Only after sending: a kill in between repeats one record, but loses none.
         self.sent = place
-        with atomic_write(self.path) as f:
-            json.dump({'sent': place}, f)
+        write_json(self.path, {'sent': place})

@@ -174,7 +174,7 @@ MISTAKES = [
     ('train', f'{GOOD} --seed=-1', r'seed must be at least 0'),
     ('train', f'{GOOD} --device=gpu', r"device 'gpu' is not there"),
     ('train', f'{GOOD} --dtype=float16', r"dtype must be .*not 'float16'"),
-    ('train', f'{GOOD} --tracker=wandb', r"tracker is 'wandb', which is not installed: pip install wandb"),
+    ('train', f'{GOOD} --tracker=wandb', r'wandb could not be started .*pip install wandb\)'),
     ('train', f'{GOOD} --tracker=mlflow',
      r"tracker must be '' or 'wandb' or 'tensorboard' or 'trackio', not 'mlflow'"),
     ('train', f'{GOOD} --wandb_project=mine',

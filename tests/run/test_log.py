@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
 import types
 import zlib
 
@@ -60,8 +61,11 @@ def write(path, records):
 def test_what_is_written_is_read(tmp_path):
     records = [record('train', 1, loss=2.0), record('eval', 1, val_loss=2.5),
                record('phase', 1, phase='phase1', depth=3)]
-    write(tmp_path / 'metrics.jsonl', records)
-    assert read_metrics(str(tmp_path / 'metrics.jsonl')) == (records, False)
+    path = tmp_path / 'metrics.jsonl'
+    write(path, records)
+    assert read_metrics(str(path)) == (records, False)
+    path.write_text(path.read_text()[:-1])  # whole, but for its last line break
+    assert read_metrics(str(path)) == (records, False)
     assert read_metrics(str(tmp_path / 'none.jsonl')) == ([], False)
 
 
@@ -72,11 +76,6 @@ def test_a_resumed_run_keeps_just_the_lines_that_it_will_not_write_again(tmp_pat
     write(path, records)
     resume(tmp_path, 2)  # a checkpoint at step 2: its evaluation and the growth come again
     assert read_metrics(str(path))[0] == records[:2]
-
-
-def test_a_last_line_without_its_line_break_counts(tmp_path):
-    (tmp_path / 'metrics.jsonl').write_text(json.dumps(record('train', 1, loss=1)))
-    assert read_metrics(str(tmp_path / 'metrics.jsonl')) == ([record('train', 1, loss=1)], False)
 
 
 @pytest.mark.parametrize('rest', ['{"kind": "train", "st', '{"kind": "train", "step": 3, "tokens": 30',
@@ -91,21 +90,6 @@ def test_a_truncated_last_line_is_let_pass_and_cut_on_resume(tmp_path, rest):
     assert read_metrics(str(path)) == ([record('train', 1, loss=1)], False)
 
 
-@pytest.mark.parametrize('bad', [
-    'no json', '[]', '{"kind": "train"}', json.dumps(record('train', 2) | {'flops': float('nan')}),
-    json.dumps(record('train', 2) | {'flops': float('inf')}),
-    json.dumps(record('eval', 2, val_loss=float('inf'))),
-    json.dumps(record('train', 2) | {'step': '2'}), json.dumps(record('other', 2)), '[' * 100_000,
-    json.dumps(record('eval', 2, val_loss=-1)), json.dumps(record('phase', 2, phase=1, depth=2)),
-    json.dumps(record('eval', 2, hellaswag_acc_norm=1.5, hellaswag_n=4))])
-def test_a_line_in_the_middle_that_is_no_record_is_named(tmp_path, bad):
-    path = tmp_path / 'metrics.jsonl'
-    path.write_text(json.dumps(record('train', 1)) + '\n' + bad + '\n'
-                    + json.dumps(record('train', 3)) + '\n')
-    with pytest.raises(UserError, match=r'metrics\.jsonl, line 2: not a line of metrics'):
-        read_metrics(str(path))
-
-
 def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whole(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     assert not log.has_last_eval(str(tmp_path), 100)
@@ -116,16 +100,6 @@ def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whol
         assert log.has_last_eval(str(tmp_path), 100) == finished, records
     path.write_bytes(path.read_bytes()[:-5])
     assert not log.has_last_eval(str(tmp_path), 100)
-
-
-@pytest.mark.parametrize('second, message', [
-    (record('train', 1), 'step goes back from 2 to 1'), (record('train', 3) | {'flops': 1},
-                                                         'flops goes back from 200 to 1'),
-    (record('eval', 2, val_loss=1), 'step 2 is evaluated twice')])
-def test_two_runs_in_one_file_are_seen(tmp_path, second, message):
-    write(tmp_path / 'metrics.jsonl', [record('eval', 2, val_loss=1), second])
-    with pytest.raises(UserError, match=message):
-        read_metrics(str(tmp_path / 'metrics.jsonl'))
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -174,7 +148,7 @@ def test_how_a_run_ended_is_in_its_record_until_it_goes_on(tmp_path, capsys, end
     assert 'ended' not in read_run_json(str(tmp_path))
 
 
-def test_git_state_inside_and_outside_of_a_checkout(tmp_path):
+def test_git_state_inside_and_outside_of_a_checkout(tmp_path, monkeypatch):
     assert git_state(str(tmp_path)) == (None, None, None)
     env = dict(os.environ)
     for who in ('AUTHOR', 'COMMITTER'):
@@ -195,11 +169,8 @@ def test_git_state_inside_and_outside_of_a_checkout(tmp_path):
     assert (tmp_path / 'f.py').read_text() == '2'
     (tmp_path / 'f.py').write_bytes(os.urandom(log.LARGEST_DIFF))
     assert git_state(str(tmp_path)) == (commit, True, None)
-
-
-def test_without_git_there_is_no_commit(tmp_path, monkeypatch):
-    monkeypatch.setenv('PATH', str(tmp_path))
-    assert git_state('.') == (None, None, None)
+    monkeypatch.setenv('PATH', str(tmp_path))  # without git
+    assert git_state(str(tmp_path)) == (None, None, None)
 
 
 def test_a_damaged_run_json_is_named(tmp_path):
@@ -263,29 +234,20 @@ HISTORY = {'wandb': wandb_history, 'tensorboard': tensorboard_history, 'trackio'
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', HISTORY)
-def test_a_tracker_gets_every_evaluation_once_though_a_resumed_run_repeats_some(tmp_path, kind):
-    """Two processes: the second is the resumed run, which evaluates steps 2 and 3 again before it goes on."""
-    code = """
-import sys
-from config import TrainConfig
-from run.log import Tracker
-kind, folder, first, last = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-config = TrainConfig(tracker=kind, tracker_project='project', out_dir=folder, run_name='run', n_layer=2)
-tracker = Tracker(config, 'abcd1234')
-for step in range(first, last):
-    at = {'step': step, 'tokens': 10 * step, 'flops': 1e9 * step, 'seconds': 1.0}
-    tracker.send({'kind': 'train', **at, 'loss': 1.0})
-    tracker.send({'kind': 'eval', **at, 'val_loss': step / 2, 'phase': 'phase1'})
-tracker.close()
-"""
-    env = os.environ | {'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true',
-                        'TRACKIO_DIR': str(tmp_path / 'trackio'),
-                        'PYTHONPATH': os.getcwd()}
+def test_a_tracker_gets_every_evaluation_once_though_a_resumed_run_repeats_some(tmp_path, monkeypatch, kind):
+    """The second one is the resumed run, which evaluates steps 2 and 3 again before it goes on."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (('WANDB_MODE', 'offline'), ('WANDB_SILENT', 'true'),
+                        ('TRACKIO_DIR', str(tmp_path / 'trackio'))):
+        monkeypatch.setenv(name, value)
+    config = TrainConfig(tracker=kind, tracker_project='project', out_dir=str(tmp_path), run_name='run')
     for first, last in ((1, 4), (2, 6)):
-        done = subprocess.run([sys.executable, '-c', code, kind, str(tmp_path), str(first), str(last)],
-                              env=env,
-                              cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        tracker = Tracker(config, 'abcd1234')
+        for step in range(first, last):
+            tracker.send(record('train', step, loss=1.0))
+            tracker.send(record('eval', step, val_loss=step / 2, phase='phase1'))
+        tracker.close()
+        time.sleep(1.01 if kind == 'wandb' else 0)  # it names its folders by the second
     assert HISTORY[kind](tmp_path) == [(step, step / 2) for step in range(1, 6)]
 
 
@@ -298,24 +260,15 @@ def test_nothing_of_a_tracker_is_imported_unless_it_is_named():
 
 
 def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
-    def arguments(kind):
-        return TrainConfig(tracker=kind, out_dir=str(tmp_path), run_name='run'), 'id'
-
-    monkeypatch.setitem(sys.modules, 'wandb', None)
-    with pytest.raises(UserError, match=r"tracker is 'wandb', which is not installed: pip install wandb"):
-        Tracker(*arguments('wandb'))
-    monkeypatch.delitem(sys.modules, 'wandb')
-    (tmp_path / 'wandb').mkdir()  # a folder of that name is a package to Python
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, 'path', [str(tmp_path)])
-    with pytest.raises(UserError, match='which is not installed'):
-        Tracker(*arguments('wandb'))
-
     def refuse(*arguments):
         raise RuntimeError('no API key\nmore lines')
 
+    config = TrainConfig(tracker='trackio', out_dir=str(tmp_path), run_name='run')
     monkeypatch.setattr(log.Tracker, 'start_trackio', refuse)
-    with pytest.raises(UserError,
-                       match=r'the tracker trackio could not be started \(no API key\): mend that') as error:
-        Tracker(*arguments('trackio'))
+    message = r'the tracker trackio could not be started \(no API key\): .*pip install trackio'
+    with pytest.raises(UserError, match=message) as error:
+        Tracker(config, 'id')
     assert '\n' not in str(error.value)
+    (tmp_path / 'tracker.json').write_text('[1]')
+    with pytest.raises(UserError, match=r'tracker\.json: not a tracker\.json'):
+        Tracker(config, 'id')
