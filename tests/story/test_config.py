@@ -107,6 +107,7 @@ def test_all_mistakes_come_in_one_message(tmp_path):
     ('--n_stages=2 --stage_steps=5,5 --stage_fractions=.5,.5', 'exclude each other'),
     ('--n_stages=2 --stage_fractions=.5,.6', 'stage_fractions must be shares of 1'),
     ('--n_stages=4 --growth_steps=3', 'less than one step for each of 4 stages'),
+    ('--n_stages=2 --growth_steps=0', 'growth_steps 0 is less than one step for each of 2'),
     ('--total_batch_size=1000', 'total_batch_size 1000 is not a multiple of'),
     ('--phase1_fraction=1.5', 'phase1_fraction must be at most 1'),
     ('--continual_steps=-1', 'continual_steps must be at least 0'),
@@ -127,6 +128,13 @@ def test_all_mistakes_come_in_one_message(tmp_path):
 ])
 def test_impossible_settings_are_named(flags, piece):
     assert piece in error_of(*flags.split())
+
+
+@pytest.mark.parametrize('name', ['n_layer', 'n_head', 'n_embd', 'block_size', 'n_stages', 'total_batch_size',
+                                  'batch_size', 'val_tokens', 'log_interval', 'keep_checkpoints'])
+def test_one_is_the_least_of_what_there_must_be(name):
+    assert not configuration.read_command_line([f'--{name}=1']).problems
+    assert configuration.read_command_line([f'--{name}=0']).problems
 
 
 def test_every_shipped_config_loads_alone_and_under_the_cpu_overlay():
