@@ -532,7 +532,7 @@ def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, every
 
 
 # ----------------------------------------------------------------------------------------------------------
-# ranks and compiling
+# ranks
 
 
 @pytest.mark.slow
@@ -542,14 +542,6 @@ def test_two_ranks_train_a_run_of_everything_as_one_does(toy):
     codes, _, said = run_ranks(2, 'train.py', toy.overlay, *EVERYTHING, '--batch_size=2', f'--out_dir={two}')
     assert set(codes) == {0}, said
     assert_close_runs(one, two)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(
-    not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
-)
-def test_compiled_blocks_train_a_run_of_everything_as_eager_ones_do(toy):
-    assert_close_runs(toy.run('eager', *EVERYTHING), toy.run('compiled', *EVERYTHING, '--compile=True'))
 
 
 def assert_close_runs(one, other):
