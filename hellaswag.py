@@ -24,19 +24,20 @@ scored, which is " " + ending:
     bits        the true ending's loss, mean over the examples; lower is better
     margin      the best wrong ending's loss less the true one's, mean over the examples; higher is better
 
-Speed: an example is one row, not four padded ones: the context once and its endings as branches after it
-(see pack), which is half the tokens.
+An example is one row, not four padded ones: the context once and its endings as branches after it (see
+pack), which is half the tokens.
 """
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from core.common import Parser, UserError, run_main, say
+from core.common import Parser, UserError, run_main
 
 STYLES = ('nanogpt', 'lm_eval')
 
@@ -52,17 +53,17 @@ def parse_args():
     add('--dtype', choices=('auto', 'float32', 'bfloat16'), default='auto',
         help='autocast to bfloat16, or stay with float32; default: bfloat16 where the hardware has it')
     add('--json', action='store_true', help='end with one line of JSON: the numbers of each style')
-    add('--per_example', default='', metavar='FILE', help='a JSON line an example (verdict/paired.py)')
+    add('--per_example', default='', metavar='FILE', type=os.path.expanduser,
+        help='a JSON line an example (verdict/paired.py)')
     args = parser.parse_args()
 
     if len(args.models) > 2:
         raise UserError(f'{len(args.models)} models: name one, or two to compare')
     if args.limit < 0:
         raise UserError(f'--limit={args.limit}: a number of examples, or 0 for all')
-    args.per_example = os.path.expanduser(args.per_example)
     if args.per_example and len(args.models) > 1:
         raise UserError('--per_example takes the lines of one model: name one')
-    if args.per_example and os.path.exists(args.per_example):
+    if os.path.exists(args.per_example):
         raise UserError(f'--per_example={args.per_example} exists already: remove it or name another')
     folder = os.path.dirname(args.per_example) or '.'
     if not os.path.isdir(folder):
@@ -84,8 +85,7 @@ from run import checkpoint
 from verdict import paired
 
 MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
-EXAMPLE = ("a JSON object with the texts 'ctx' and 'endings' (four of them) and 'label', 0, 1, 2 or 3 (which "
-           'the test split lacks)')
+OPTIONAL = ('activity_label', 'ctx_a', 'ctx_b')  # texts that lm_eval reads
 
 
 # examples
@@ -134,13 +134,13 @@ def parse_example(line: str, where: str) -> dict:
     example = example if type(example) is dict else {}
     endings = example.get('endings')
     needed = [example.get('ctx'), *(endings if type(endings) is list else [])]
-    optional = [example.get(name, '') for name in ('activity_label', 'ctx_a', 'ctx_b')]
-    is_valid = len(needed) == 5 and all(type(text) is str for text in needed + optional)
-    is_valid = is_valid and all(text.strip() for text in needed)
+    optional = [example.get(name, '') for name in OPTIONAL]
     label = example.get('label')
-    # not by ==, for which True and 1.0 are 1
-    if not is_valid or type(label) not in (int, str) or str(label) not in ('0', '1', '2', '3'):
-        raise UserError(f'{where}: an example is {EXAMPLE}, not {line[:60]}')
+    is_text = all(type(text) is str for text in needed + optional) and all(map(str.strip, needed))
+    # The label not by ==, for which True and 1.0 are 1.
+    if not is_text or len(needed) != 5 or type(label) not in (int, str) or str(label) not in tuple('0123'):
+        raise UserError(f"{where}: an example is a JSON object with the texts 'ctx' and 'endings' (four of "
+                        f"them) and 'label', 0, 1, 2 or 3 (which the test split lacks), not {line[:60]}")
     return example | {'label': int(label)}
 
 
@@ -149,26 +149,10 @@ def fingerprint(examples: list[dict]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         # Labels are ints by now; fields that nothing reads, as the source's own numbers, don't count.
-        scored = [example['ctx'], example['endings'], example['label']]
-        scored += [example.get(name, '') for name in ('activity_label', 'ctx_a', 'ctx_b')]
+        scored = [example[name] for name in ('ctx', 'endings', 'label')]
+        scored += [example.get(name, '') for name in OPTIONAL]
         digest.update(json.dumps(scored).encode() + b'\n')
     return digest.hexdigest()
-
-
-def warn_of_other_text(source: str, data_dir: str):
-    """Say so, on the first rank, where a file's questions lie beside the meta.json of another data set than
-    data_dir's, as prepare_demo.py's do: they are about that text."""
-    folder = os.path.dirname(os.path.expanduser(source)) or '.'
-    if not source or not os.path.exists(os.path.join(folder, 'meta.json')):
-        return
-    try:
-        theirs = data.read_meta(folder)
-    except UserError:
-        return  # somebody else's meta.json, which says nothing about shards
-    if theirs != data.read_meta(data_dir):
-        say(f'warning: hellaswag_data {source} asks about the text in {folder}, not about data_dir '
-            f'{data_dir}: name other questions with --hellaswag_data=FILE, or score nothing with '
-            '--hellaswag_interval=0', file=sys.stderr)
 
 
 # text to tokens
@@ -215,7 +199,7 @@ class Encoded:
     norms: np.ndarray  # acc_norm divides by these: tokens or characters
     n_bytes: np.ndarray  # bits and margin divide by these: bytes of the scored tokens
     is_cut: bool  # whether a context lost tokens on its left
-    rows: list  # of Row
+    row: 'Row'
 
 
 def encode(
@@ -249,22 +233,21 @@ def encode(
     return encoded
 
 
-@dataclass
-class Row:
-    """A tree of tokens, as pack() draws it. Lists while it is built, then int32 arrays."""
+class Row(NamedTuple):
+    """The tokens of an example as a tree, as pack() draws it: int32 arrays, which take a tenth of lists."""
 
     # of each node
-    tokens: list = field(default_factory=list)
-    positions: list = field(default_factory=list)  # distance from the root
-    ends: list = field(default_factory=list)  # the nodes below node i are i + 1 to ends[i] - 1
+    tokens: np.ndarray
+    positions: np.ndarray  # distance from the root
+    ends: np.ndarray  # the nodes below node i are i + 1 to ends[i] - 1
     # of each prediction
-    at: list = field(default_factory=list)  # the node that makes it
-    targets: list = field(default_factory=list)  # the token that should come
-    columns: list = field(default_factory=list)  # the ending that it belongs to, 0 to 3
+    at: np.ndarray  # the node that makes it
+    targets: np.ndarray  # the token that should come
+    columns: np.ndarray  # the ending that it belongs to, 0 to 3
 
 
-def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
-    """Branches (tokens of context and ending, how many of the last are scored) as few rows.
+def pack(branches: list[tuple[list[int], int]]) -> Row:
+    """Branches (tokens of context and ending, how many of the last are scored) as one row.
 
     What two branches begin with is there once. "A man" with "sits up", "sits down now" and "waves back":
 
@@ -277,64 +260,49 @@ def pack(branches: list[tuple[list[int], int]]) -> list[Row]:
 
     Node 1 predicts "sits" for two endings and "waves" for the third, node 2 "up" and "down", node 3 "now",
     node 4 "back". The last token of an ending is predicted and never read: "up", "now" and "back" are no
-    nodes. Nodes are numbered in depth-first order, so that those below node i follow it without a gap, up
-    to ends[i] - 1. A node attends to itself and to those that it is below. Branches whose first tokens
-    differ, as contexts that are cut may, are rows of their own.
+    nodes. A node attends to itself and to those that it is below. Branches that begin with other tokens, as
+    contexts that are cut may, have roots of their own.
     """
-    rows = []
-    path = []  # the nodes of the previous branch, from the root on
-    previous = []  # their tokens
-    # Sorted by their tokens, branches that begin alike are neighbors.
-    order = sorted(range(len(branches)), key=lambda column: branches[column][0])
-    for column in order:
+    tokens, positions, ends, at, targets, columns = [], [], [], [], [], []
+    nodes = {}  # (the node before, token): node
+    # Sorted by their tokens, branches that begin alike are neighbors: the nodes below a node follow it
+    # without a gap.
+    for column in sorted(range(len(branches)), key=lambda column: branches[column][0]):
         sequence, n_scored = branches[column]
-        inputs = sequence[:-1]
-        n_shared = len(os.path.commonprefix([previous, inputs]))  # of any two lists
-        if n_shared == 0:
-            rows.append(Row())
-        row = rows[-1]
-        path = path[:n_shared]
-        for position in range(n_shared, len(inputs)):
-            path.append(len(row.tokens))
-            row.tokens.append(inputs[position])
-            row.positions.append(position)
-            row.ends.append(0)  # set below, and again by each later branch that passes here
+        path = []
+        node = None
+        for position, token in enumerate(sequence[:-1]):
+            node = nodes.setdefault((node, token), len(tokens))
+            if node == len(tokens):  # a new one
+                tokens.append(token)
+                positions.append(position)
+                ends.append(0)
+            path.append(node)
         for node in path:
-            row.ends[node] = len(row.tokens)
-        row.at += path[-n_scored:]
-        row.targets += sequence[-n_scored:]
-        row.columns += [column] * n_scored
-        previous = inputs
-    for row in rows:  # as arrays an official validation set takes 30 MB, as lists ten times that
-        for name, values in vars(row).items():
-            setattr(row, name, np.array(values, dtype=np.int32))
-    return rows
+            ends[node] = len(tokens)  # so far: the last branch that passes here says it
+        at += path[-n_scored:]
+        targets += sequence[-n_scored:]
+        columns += [column] * n_scored
+    lists = (tokens, positions, ends, at, targets, columns)
+    return Row(*(np.array(values, np.int32) for values in lists))
 
 
 # losses
 
 
-def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list[tuple[int, Row]]]:
-    """All rows, each with the number of its example, in batches of about so many tokens.
-
-    0 tokens: what suits the device.
-    """
+def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list[int]]:
+    """The numbers of all examples, in batches of about so many tokens, 0: what suits the device."""
     if not tokens_per_batch:
         tokens_per_batch = 32768
         if model.transformer.wte.weight.device.type == 'cpu':  # what its cache holds: 512 at GPT-2's width
             tokens_per_batch = max(512, 512 * 768 // model.config.n_embd)
-    rows = []
-    for number, example in enumerate(encoded):
-        rows += [(number, row) for row in example.rows]
     # The longest first: if memory doesn't suffice, it shows at once.
-    rows.sort(key=lambda pair: len(pair[1].tokens), reverse=True)
+    left = sorted(range(len(encoded)), key=lambda i: -len(encoded[i].row.tokens))
     batches = []
-    start = 0
-    while start < len(rows):
-        longest = len(rows[start][1].tokens)
-        stop = start + max(1, tokens_per_batch // longest)
-        batches.append(rows[start:stop])
-        start = stop
+    while left:
+        n = max(1, tokens_per_batch // len(encoded[left[0]].row.tokens))
+        batches.append(left[:n])
+        left = left[n:]
     return batches
 
 
@@ -349,26 +317,23 @@ def summed_losses(
     Raises UserError, on all ranks, for a loss that isn't finite.
     """
     device = model.transformer.wte.weight.device
-    batches = make_batches(model, encoded, tokens_per_batch)
     sums = np.zeros((len(encoded), 4))
     was_training = model.training
     model.eval()
-    batches = batches[rank::world_size]
+    batches = make_batches(model, encoded, tokens_per_batch)[rank::world_size]
     losses = []
     for batch in tqdm(batches, unit='batch', disable=rank != 0 or not progress):
-        losses.append(batch_losses(model, [row for _, row in batch], device))
+        losses.append(batch_losses(model, [encoded[i].row for i in batch], device))
     if losses:
         losses = torch.cat(losses).cpu().numpy()  # a GPU is waited for once, not after each batch
     start = 0
-    for batch in batches:
-        for number, row in batch:
-            stop = start + len(row.at)
-            # Not sums[number][row.columns] += ..., since a column occurs once for each of its tokens.
-            np.add.at(sums[number], row.columns, losses[start:stop])
-            start = stop
+    for i in itertools.chain(*batches):
+        columns = encoded[i].row.columns
+        # Not sums[i][columns] += ..., since a column occurs once for each of its tokens.
+        np.add.at(sums[i], columns, losses[start:start + len(columns)])
+        start += len(columns)
     model.train(was_training)
     if world_size > 1:
-        # An example whose two rows went to different ranks gets one of its columns from each.
         shared = torch.from_numpy(sums).to(device)
         dist.all_reduce(shared)  # each sum is one rank's and zero elsewhere, so the result is exact
         sums = shared.cpu().numpy()
@@ -411,19 +376,16 @@ def summary(encoded: list[Encoded], sums: np.ndarray) -> tuple[dict, list[dict]]
     were cut. The first of equals wins, as in the harness; an ending that the clean-up left empty has an
     infinite normalized loss, null in its line.
     """
+    n = len(encoded)
     norms = np.array([example.norms for example in encoded])
-    n_bytes = np.array([example.n_bytes for example in encoded])
-    label = np.array([example.label for example in encoded])
-    normed = np.full(sums.shape, np.inf)
-    np.divide(sums, norms, out=normed, where=norms > 0)
+    normed = np.divide(sums, norms, out=np.full(sums.shape, np.inf), where=norms > 0)
     pred = sums.argmin(1)  # argmin takes the first of equals
     pred_norm = normed.argmin(1)
-
-    n = len(encoded)
-    every = np.arange(n)
-    per_byte = sums / math.log(2) / n_bytes
-    bits = per_byte[every, label]
-    per_byte[every, label] = np.inf  # leaves the wrong ones
+    label = np.array([example.label for example in encoded])
+    true = (np.arange(n), label)
+    per_byte = sums / math.log(2) / [example.n_bytes for example in encoded]
+    bits = per_byte[true]
+    per_byte[true] = np.inf  # leaves the wrong ones
     margin = per_byte.min(1) - bits
 
     scores = {}
@@ -439,17 +401,9 @@ def summary(encoded: list[Encoded], sums: np.ndarray) -> tuple[dict, list[dict]]
     for i, example in enumerate(encoded):
         # JSON has no infinity.
         losses_norm = [loss if math.isfinite(loss) else None for loss in normed[i].tolist()]
-        lines.append({
-            'style': example.style,
-            'ind': example.ind,
-            'label': example.label,
-            'pred': int(pred[i]),
-            'pred_norm': int(pred_norm[i]),
-            'losses': sums[i].tolist(),
-            'losses_norm': losses_norm,
-            'bits': float(bits[i]),
-            'margin': float(margin[i]),
-        })
+        lines.append({'style': example.style, 'ind': example.ind, 'label': example.label,
+                      'pred': int(pred[i]), 'pred_norm': int(pred_norm[i]), 'losses': sums[i].tolist(),
+                      'losses_norm': losses_norm, 'bits': float(bits[i]), 'margin': float(margin[i])})
     return scores, lines
 
 

@@ -130,7 +130,6 @@ def load_questions(job: Job) -> Job:
     config = job.config
     if not config.hellaswag_interval:
         return job
-    hellaswag.warn_of_other_text(config.hellaswag_data, config.data_dir)
     found = hellaswag.load_examples(config.hellaswag_data, config.hellaswag_limit)
     examples = hellaswag.encode(found, job.tokenizer, 'nanogpt', config.block_size, config.data_dir)
     questions = {'n': len(found), 'sha256': hellaswag.fingerprint(found)}
@@ -367,7 +366,7 @@ def try_evaluations(job: Job, model: GPT):
         with job.amp:
             # The batch with the longest questions needs the most memory.
             longest = hellaswag.make_batches(model, job.examples)[0]
-            hellaswag.evaluate(model, [job.examples[i] for i, _ in longest])
+            hellaswag.evaluate(model, [job.examples[i] for i in longest])
 
 
 def save_if_due(job: Job, state: State, phase: schedule.Phase, stopping: float):

@@ -82,10 +82,6 @@ def budget_text(group: Group) -> str:
     return f'{group.budget:.2g} FLOPs'
 
 
-# ------------------------------------------------------------------------------------------------------------
-# the forest plot
-
-
 def draw_forest(path: str, report: Report):
     """A row an arm, a column a budget; a block of rows a scale, or a kind of arms. x: compute for the same
     loss on a logarithmic axis; with one budget there is none, and x is the difference in loss, on an axis of
@@ -203,10 +199,6 @@ def draw_row(axes, one: Comparison, y: float, low: float, high: float, has_costs
         axes.annotate(f'← {found.value:.2g}', (0.01, y), ha='left', va='bottom', color=color, **beside)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# small multiples
-
-
 def columns_for(n: int) -> int:
     """How many of n small panels stand in a line."""
     return min(5, n, max(2, math.ceil(math.sqrt(1.2 * n))))
@@ -306,10 +298,6 @@ def draw_catch_up(path: str, gaps: dict[str, list]):
         figure.supylabel("loss minus the opponent's", fontsize=8.5)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# the trend over sizes
-
-
 def draw_trend(path: str, trends: list):
     """Compute for the same loss against size, a color a number of tokens a parameter: lines and crosses with
     bars what the trend says, points what was measured, hollow where that was held out."""
@@ -352,10 +340,6 @@ def draw_cell(axes, cell, color: str, width: float):
         axes.plot([size, size], ends, color=color, linewidth=width, alpha=0.4)
         axes.plot(size, cell.measured.value, 'o', color=color, markersize=4 + width / 2,
                   markerfacecolor='none' if cell.is_held_out else color)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# a few runs
 
 
 def draw_curves(path: str, report: Report):

@@ -162,10 +162,6 @@ def at_largest_budget(report: Report) -> list[Question]:
             if (arm.scale, arm.budget) == (largest.scale, largest.budget)]
 
 
-# ------------------------------------------------------------------------------------------------------------
-# the opponent
-
-
 def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -> list[Group]:
     """The groups to judge by, in the order in which they are named; by default those that don't grow, the
     deepest first."""
@@ -240,10 +236,6 @@ def best_of(groups: list[Group], seeds: tuple | None) -> Group:
         return group.diverges(seeds), finals.mean() if len(finals) else math.inf
 
     return min(groups, key=order)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# one comparison
 
 
 def compare(group: Group, question: Question | None, baselines: list[Group], sigma, tuned) -> Comparison:
@@ -402,10 +394,6 @@ def disagreeing(found: Comparison) -> tuple:
     return tuple(names)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# what it costs
-
-
 def cost_for_same_loss(found: Comparison, rungs: list[Group], axis: str) -> Interval | None:
     """Compute of the run over the compute at which its opponent, decayed, has its loss, by one ledger or the
     clock. `rungs`: the opponent at each budget. None with one, or where their loss doesn't fall."""
@@ -481,10 +469,6 @@ def bend(log_c: float, k: float) -> float:
     return log_c if abs(k) < FLAT else -math.expm1(-k * log_c) / k
 
 
-# ------------------------------------------------------------------------------------------------------------
-# catching up: what is left of a growth's lead or loss?
-
-
 def catch_up(found: Comparison) -> list[tuple[float, Estimate]]:
     """(tokens since the last growth, loss minus the opponent's after as many tokens in all) at each
     evaluation, as long as neither side's learning rate decays: later the gap says when they decay. [] for an
@@ -511,10 +495,6 @@ def steady_tokens(config: TrainConfig, steps: int) -> float:
     """After how many tokens a learning rate begins to decay."""
     shares = {'constant': math.inf, 'wsd': 1 - config.decay_fraction}
     return shares.get(config.lr_schedule, 0) * steps * config.total_batch_size
-
-
-# ------------------------------------------------------------------------------------------------------------
-# the words, and what to know before
 
 
 def put_words(report: Report, tests: int, margin: float):

@@ -48,20 +48,18 @@ def read_per_example(path: str, style: str = 'nanogpt') -> list[dict]:
 
 
 def parse_line(text: str) -> dict | None:
-    """The line, None if it isn't one."""
+    """The line, None if it isn't one. Further keys do no harm."""
     try:
         line = json.loads(text)
     # Brackets nested too deeply end in a RecursionError.
     except (ValueError, RecursionError):
         return None
-    # Further keys do no harm.
     if type(line) is not dict or not line.keys() >= KEYS:
         return None
     # Not isinstance: true is an int to Python. JSON as Python reads it has NaN, which would spread.
-    for value in (line['bits'], line['margin']):
-        if type(value) not in (int, float) or not math.isfinite(value):
-            return None
-    return line
+    measured = (line['bits'], line['margin'])
+    is_line = all(type(value) in (int, float) and math.isfinite(value) for value in measured)
+    return line if is_line else None
 
 
 def by_seed(mine: list, theirs: list) -> list[tuple[int, dict]]:
@@ -73,22 +71,15 @@ def by_seed(mine: list, theirs: list) -> list[tuple[int, dict]]:
         sides = [opponents[run.seed], run] if run.seed in opponents else []
         paths = [os.path.join(side.path, 'hellaswag.jsonl') for side in sides]
         if paths and all(os.path.exists(path) for path in paths):
-            lines = [read_per_example(path) for path in paths]
-            if not different_examples(*lines):
-                found.append((run.seed, compare_lines(*lines)))
+            first, second = (read_per_example(path) for path in paths)
+            if examples_of(first) == examples_of(second):
+                found.append((run.seed, compare_lines(first, second)))
     return found
 
 
-def different_examples(first: list[dict], second: list[dict]) -> str:
-    """In what two scorings aren't of the same examples in the same order; '' if they are."""
-    if len(first) != len(second):
-        return f'{len(first)} and {len(second)} lines'
-    # By place, not by number: a file whose examples have no numbers, or the same ones, is compared as well.
-    differs = []
-    for name in ('style', 'ind', 'label'):
-        if any(a[name] != b[name] for a, b in zip(first, second)):
-            differs.append(f'{name} differs')
-    return ', '.join(differs)
+def examples_of(lines: list[dict]) -> list[tuple]:
+    """Which examples some lines score, in their order."""
+    return [(line['style'], line['ind'], line['label']) for line in lines]
 
 
 def compare_lines(first: list[dict], second: list[dict], who: str = 'the two scorings') -> dict:
@@ -100,14 +91,12 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
     """
     from verdict import stats  # here, since it loads scipy and train.py only writes lines
 
-    differs = different_examples(first, second)
-    if differs:
-        raise UserError(f'{who} are not of the same examples ({differs}): score both on the same file with '
-                        'the same limit')
+    if examples_of(first) != examples_of(second):
+        raise UserError(f'{who} are not of the same examples in the same order: score both on the same file '
+                        'with the same limit')
     found = {'n': len(first)}
     for name in ('acc', 'acc_norm', 'bits', 'margin'):
         theirs, mine = column(first, name), column(second, name)
-        # Above 0 where the second model has more.
         estimate = stats.paired(mine, theirs)
         # Plain floats, which json can write; a single example has no finite error.
         found[name] = float(estimate.value)

@@ -86,10 +86,6 @@ def in_latex(sentence: str) -> str:
     return re.sub(r'([&%$#_{}])', r'\\\1', sentence)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# numbers as text
-
-
 def number(value: float | None, form: str) -> str:
     """A number in a format; '-' for None and nan."""
     return '-' if value is None or math.isnan(value) else format(value, form)
@@ -114,10 +110,6 @@ def p_value(p: float | None) -> str:
 def shown(one: Comparison) -> tuple[Interval | None, Interval | None]:
     """(cost, loss difference) as far as they stand: not of the seeds that survived."""
     return (None, None) if 'diverged' in one.why else (one.cost, one.difference)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# all of it
 
 
 def text(report: Report, full: bool = False) -> str:
@@ -146,10 +138,6 @@ def latex(report: Report) -> str:
 
 def bullets(lines: list[str]) -> str:
     return '\n'.join(f'- {escaped(line)}' for line in lines)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# sentences
 
 
 def answer(report: Report) -> str:
@@ -213,10 +201,6 @@ def sentences(report: Report) -> list[str]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------
-# the verdicts
-
-
 def verdict_tables(report: Report) -> list[Table]:
     """The declared questions, and what is exploration."""
     rest = [one for one in report.comparisons if not one.declared]
@@ -247,10 +231,6 @@ def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
     if is_beside:
         note += ' The opponent is the best arm that does not grow; beside full depth: the difference to that.'
     return Table(title, rows, 'lll' if is_judged else 'll', note)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# the runs
 
 
 def run_tables(report: Report) -> list[Table]:
@@ -325,10 +305,6 @@ def pairs_table(report: Report) -> Table:
     return Table('HellaSwag question by question, run minus opponent', rows, 'l', note)
 
 
-# ------------------------------------------------------------------------------------------------------------
-# the trend over sizes
-
-
 @dataclass(frozen=True)
 class Cell:
     """An arm's cost at one scale and budget, as predicted by its trend and as measured."""
@@ -396,10 +372,6 @@ def trend_tables(found: list[Trend]) -> list[Table]:
             'models; c above 0: less in longer training.')
     return with_rows(Table('Trend of the compute for the same loss', slopes, 'l', note),
                      Table('Predicted and measured compute for the same loss', cells, 'llrl'))
-
-
-# ------------------------------------------------------------------------------------------------------------
-# for other programs
 
 
 def curve_rows(report: Report) -> list[dict]:

@@ -124,10 +124,6 @@ def loss_at(curve: dict, axis: str, at: float) -> float:
     return float(np.interp(math.log(at), np.log(curve[axis]), curve['loss'], math.nan, math.nan))
 
 
-# ------------------------------------------------------------------------------------------------------------
-# reading
-
-
 def read_runs(paths: list[str]) -> list[Run]:
     """The runs in some directories, each once, and those in folders of runs and in records.jsonl.
 
@@ -192,10 +188,6 @@ def read_record(path: str, number: int, line: str) -> Run:
     config = schedule.resolve(config_from_dict(config, f'{path}, line {number}'))
     folder = os.path.normpath(os.path.join(os.path.dirname(path), folder))
     return Run(folder, config, schedule.plan(config), records, info or {})
-
-
-# ------------------------------------------------------------------------------------------------------------
-# groups
 
 
 @dataclass(eq=False)
@@ -402,10 +394,6 @@ def tell_apart(groups: list[Group], notes: list[str], in_study: bool):
 
 def seeds_of(group: Group) -> str:
     return ', '.join(str(run.seed) for run in group.runs)
-
-
-# ------------------------------------------------------------------------------------------------------------
-# which runs are the same experiment
 
 
 def data_content(run: Run) -> str:

@@ -67,9 +67,8 @@ def paired(a, b) -> Estimate:
 
 def variance_of_mean(values) -> np.ndarray:
     """Squared standard error of the mean; nan for one value, which says nothing about its spread."""
-    values = np.asarray(values, float)
-    n = values.shape[-1]
-    return values.var(axis=-1, ddof=1) / n if n > 1 else np.full(values.shape[:-1], np.nan)
+    n = np.shape(values)[-1]
+    return np.var(values, axis=-1, ddof=1) / n if n > 1 else np.full(np.shape(values)[:-1], np.nan)
 
 
 def estimate(value, variance, df) -> Estimate:
@@ -105,10 +104,8 @@ def holm(p, tests: int = 0) -> np.ndarray:
 
 def mcnemar(a, b) -> tuple[int, int, float]:
     """Two scorings of the same questions, right or wrong: (only a right, only b right, exact two-sided p)."""
-    a = np.asarray(a, bool)
-    b = np.asarray(b, bool)
-    only_a = int(np.sum(a & ~b))
-    only_b = int(np.sum(b & ~a))
+    only_a = int(np.sum(np.greater(a, b)))
+    only_b = int(np.sum(np.greater(b, a)))
     # A fair coin's two tails, which are alike; both hold the middle.
     tail = special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
     return only_a, only_b, min(1.0, 2 * float(tail))

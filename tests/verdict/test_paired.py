@@ -82,13 +82,13 @@ def test_one_example_says_nothing_and_is_still_json():
     json.dumps(difference, allow_nan=False)
 
 
-@pytest.mark.parametrize('change, differs', [
-    (lambda lines: lines[:-1], '200 and 199 lines'), (lambda lines: lines[::-1], 'ind differs'),
-    (lambda lines: [line | {'label': 0} for line in lines], 'label differs'),
-    (lambda lines: [line | {'style': 'lm_eval'} for line in lines], 'style differs'),
+@pytest.mark.parametrize('change', [
+    lambda lines: lines[:-1], lambda lines: lines[::-1],
+    lambda lines: [line | {'label': 0} for line in lines],
+    lambda lines: [line | {'style': 'lm_eval'} for line in lines],
 ])
-def test_scorings_of_other_examples_are_not_compared(change, differs):
-    with pytest.raises(UserError, match=f'a and b are not of the same examples .*{differs}'):
+def test_scorings_of_other_examples_are_not_compared(change):
+    with pytest.raises(UserError, match='a and b are not of the same examples'):
         paired.compare_lines(lines_of(1, 0.4), change(lines_of(1, 0.4)), 'a and b')
 
 
