@@ -13,9 +13,8 @@ FineWeb-Edu, or your own files, to token shards: on all cores, in bounded memory
 | .txt, .md | the file is one document, read in pieces |
 
 All but .parquet also as .gz or .zst. sample-10BT is 27 GB of parquet, streamed from the Hub; its 10B tokens
-become 100 shards of 200 MB. Every document is the end-of-text token followed by encode_ordinary(text), and
-the shards in their order are the documents in theirs: a document continues in the next shard where one is
-full. The bytes don't depend on the number of workers.
+become 100 shards of 200 MB. Every document is the end-of-text token followed by encode_ordinary(text); it
+continues in the next shard where one is full.
 
 The first shard is for validation. A corpus that isn't much larger than a shard takes --val_tokens=N instead:
 documents that hold about N tokens, spread evenly over the source, become the validation shard, and the others
@@ -30,7 +29,6 @@ Shards that others have made need no preparing: train.py takes a folder of them,
 
 import functools
 import glob
-import gzip
 import io
 import itertools
 import json
@@ -334,14 +332,11 @@ def read_lines_or_text(args, meta: dict, path: str, kind: str, compression: str 
 
 def opened(path: str, compression: str | None):
     """A file of decompressed bytes."""
-    if compression == '.gz':
-        return gzip.open(path)
-    if compression == '.zst':
-        import pyarrow
+    if not compression:
+        return open(path, 'rb')
+    import pyarrow  # whose readers, unlike zstandard, end no truncated file without an error
 
-        # not zstandard, which ends a truncated file without an error
-        return io.BufferedReader(pyarrow.CompressedInputStream(path, 'zstd'))
-    return open(path, 'rb')
+    return io.BufferedReader(pyarrow.input_stream(path, {'.gz': 'gzip', '.zst': 'zstd'}[compression]))
 
 
 def read_json(f):
@@ -397,18 +392,19 @@ def make_shards(args, meta: dict):
     interval = 0.5 if sys.stderr.isatty() else 30
     with (tqdm(initial=writer.total, unit='tok', unit_scale=True, dynamic_ncols=True, smoothing=0.1, delay=1,
                mininterval=interval) as bar, ThreadPoolExecutor(args.workers) as pool):
-        for batch in one_ahead(batches(documents, BATCH * args.workers)):
+        found = batches(documents, BATCH * args.workers)
+        pending = pool.submit(next, found, None)
+        while writer.total < writer.limit and (batch := pending.result()):
+            pending = pool.submit(next, found, None)  # read while this one is tokenized
             # Not tiktoken's encode_ordinary_batch, whose new threads for each batch have cold caches.
-            found = pool.map(functools.partial(encode, enc), batch)
-            for document, tokens in zip(batch, found):
+            encoded = pool.map(functools.partial(encode, enc), batch)
+            for document, tokens in zip(batch, encoded):
                 writer.add(document, [enc.eot_token] * document.begins + tokens, at)
                 at = 0  # only the first document may have tokens in a finished shard
             bar.update(writer.total - bar.n)
             # how many tokens there will be isn't known: as many as the share that is read lets expect
             if writer.progress:
                 bar.total = int(min(writer.limit, writer.total / writer.progress))
-            if writer.total >= writer.limit:
-                break
     writer.close()
 
 
@@ -424,15 +420,6 @@ def batches(documents, size: int):
             batch = []
             n = 0
     yield batch
-
-
-def one_ahead(items):
-    """The items of an iterator, each made by a thread while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(next, items, None)
-        while (item := pending.result()) is not None:
-            pending = pool.submit(next, items, None)
-            yield item
 
 
 def encode(enc, document: Document) -> list[int]:
