@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -191,8 +192,10 @@ def test_a_repeated_start_waits_for_the_one_before(tmp_path, monkeypatch, variab
                               stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == 'held\n'
     monkeypatch.setenv(variable, '0')
+    began = time.monotonic()
     with pytest.raises(UserError, match='in use by'), common.locked(str(tmp_path)):
         pass
+    assert time.monotonic() - began < 1
     monkeypatch.setenv(variable, '1')
     threading.Timer(0.3, holder.stdin.close).start()  # now it ends
     with common.locked(str(tmp_path)):
@@ -258,6 +261,17 @@ def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path):
     assert (tmp_path / 'old').is_dir()
 
 
+def test_a_table_keeps_what_its_cells_say_and_takes_the_sides_that_are_given():
+    lines = [['007', '1e3'], ['a longer name', '-']]
+    assert common.table(['run', 'n'], lines, 'lr') == (
+        'run              n\n'
+        '-------------  ---\n'
+        '007            1e3\n'
+        'a longer name    -')
+    assert common.table(['run', 'n'], lines, style='github').splitlines()[2:] == [
+        '| 007           | 1e3 |', '| a longer name | -   |']
+
+
 # ----------------------------------------------------------------------------------------------------------
 # cores
 
@@ -283,13 +297,15 @@ V1 = {'sys/fs/cgroup/cpu/cpu.cfs_period_us': '100000\n'}
     (V1 | {'sys/fs/cgroup/cpu/cpu.cfs_quota_us': '250000\n'}, 2),
     (V1 | {'sys/fs/cgroup/cpu/cpu.cfs_quota_us': '-1\n'}, 8)])
 def test_a_container_has_no_more_cores_than_its_share_of_their_time(monkeypatch, tmp_path, files, cores):
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(8 - pid)), raising=False)
     assert common.usable_cores(kernel_files(tmp_path, files)) == cores
 
 
 def test_without_a_share_the_cores_are_those_that_the_system_gives(monkeypatch, tmp_path):
     monkeypatch.setattr(os, 'cpu_count', lambda: 6)
-    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {1, 5}, raising=False)
-    assert common.usable_cores(str(tmp_path)) == 2
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: {1, 5, pid}, raising=False)
+    assert common.usable_cores(str(tmp_path)) == 3
     monkeypatch.delattr(os, 'sched_getaffinity')
     assert common.usable_cores(str(tmp_path)) == 6
+    monkeypatch.setattr(os, 'cpu_count', lambda: None)  # what it says where it doesn't know
+    assert common.usable_cores(str(tmp_path)) == 1

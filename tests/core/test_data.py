@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from conftest import save_bpe
 
 from core import data
@@ -433,6 +434,9 @@ TEXT = 'the quick fox, naïve 漢字 🙂\n\tspells <|endoftext|> and </s>'
 @pytest.mark.parametrize('byte_level', [True, False])
 def test_a_tokenizer_json_beside_the_data_is_read_by_the_names_of_tiktoken(tmp_path, byte_level):
     theirs = save_bpe(tmp_path, byte_level=byte_level)
+    # as Llama's: a token at the beginning, which is none of a document's
+    theirs.post_processor = tokenizers.processors.BertProcessing(('[x]', 300), ('[y]', 301))
+    theirs.save(str(tmp_path / 'tokenizer.json'))
     content, name = data.read_tokenizer(str(tmp_path))
     (tmp_path / 'ckpt_000001.pt').touch()
     enc = data.get_tokenizer(name, str(tmp_path / 'ckpt_000001.pt'))
@@ -441,7 +445,7 @@ def test_a_tokenizer_json_beside_the_data_is_read_by_the_names_of_tiktoken(tmp_p
     assert enc.decode_bytes(tokens) == TEXT.encode()
     assert enc.eot_token == theirs.token_to_id('<|endoftext|>' if byte_level else '</s>') not in tokens
     assert enc.n_vocab == theirs.get_vocab_size()
-    assert enc.encode_ordinary('') == []
+    assert enc.encode_ordinary('') == [] != theirs.encode('').ids
     assert b''.join(map(enc.decode_single_token_bytes, tokens)) == TEXT.encode()
     assert len(enc.encode_ordinary('the quick brown')) < 8
 

@@ -502,13 +502,18 @@ def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mend
     monkeypatch.setattr(prepare_fineweb, 'BATCH', 1000)
     (tmp_path / 'a.jsonl').write_bytes(as_lines(texts()))
     (tmp_path / 'b.jsonl').write_bytes(b'abc\xff')
+    (tmp_path / 'c.jsonl').write_bytes(as_lines(['after it']))
     flags = [f'--source={tmp_path}/*.jsonl', f'--out={tmp_path}/out', '--shard_tokens=5000', '--workers=1']
     with pytest.raises(UserError, match=r'b\.jsonl'):
         prepare(*flags)
     assert len(shards_of(tmp_path / 'out')) > 5 and not data.read_meta(str(tmp_path / 'out'))['complete']
     (tmp_path / 'b.jsonl').write_bytes(as_lines(['mended']))
+    (tmp_path / 'a.jsonl').rename(tmp_path / '0.jsonl')
+    with pytest.raises(UserError, match=r'a\.jsonl has changed since'):
+        prepare(*flags)
+    (tmp_path / '0.jsonl').rename(tmp_path / 'a.jsonl')
     prepare(*flags)
-    assert tokens_of(tmp_path / 'out') == reference([*texts(), 'mended'])
+    assert tokens_of(tmp_path / 'out') == reference([*texts(), 'mended', 'after it'])
 
 
 def test_a_finished_folder_is_left_alone_and_other_options_or_sources_are_refused(tmp_path, source, capsys):
