@@ -5,7 +5,6 @@ import csv
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 
@@ -152,29 +151,6 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path, run, line, what)
         run(path)
 
 
-def test_mistakes_are_one_clear_line_before_anything_is_written(tmp_path, run, capsys):
-    base = write_run(tmp_path / 'base')
-    (tmp_path / 'broken').mkdir()
-    (tmp_path / 'broken' / 'config.json').write_text('{"n_layer": ')
-    (tmp_path / 'file.png').write_text('')
-    for args, message in [([tmp_path / 'nowhere'], 'nowhere: no such run directory'),
-                          (['nowhere/cpu_growth'], 'nowhere/cpu_growth: no such run directory'),
-                          ([tmp_path / 'file.png'], 'file.png: no run in it'),
-                          ([tmp_path / 'broken'], 'broken/config.json: not a readable config'),
-                          ([base, f'--csv={tmp_path}/no/x.csv'], 'there is no folder'),
-                          ([base, '--sigma=0'], '--sigma=0.0: must be a positive number'),
-                          ([base, '--margin=nan'], '--margin=nan: must be a positive number'),
-                          ([base, f'--baseline={tmp_path}/nowhere'], 'nowhere: no such run directory'),
-                          ([base, '--json', '--csv'], 'only one of'),
-                          ([tmp_path / 'a.jsonl'], '1 files: two scorings are compared')]:
-        with pytest.raises(UserError, match=re.escape(message)):
-            run(*args)
-        assert not capsys.readouterr().out
-    # What holds no run, or one that can't be read, doesn't keep the others from being shown.
-    out, _ = run(base, tmp_path / 'file.png', tmp_path / 'broken')
-    assert lines_of(out, 'base (baseline)')
-
-
 # ---- what it writes
 
 
@@ -207,12 +183,6 @@ def test_the_curves_are_every_evaluation_of_every_run(tmp_path, run):
         assert float(row['val_loss']) == pytest.approx(power_law(step), abs=0.02)
         assert row['hellaswag_acc_norm'] == ('' if row['arm'] == 'grown' else '0.3')
     assert sorted({int(row['seed']) for row in rows if row['arm'] == 'base'}) == [1, 2]
-
-
-def test_a_run_may_be_called_as_an_option_is(tmp_path, run, monkeypatch):
-    write_run(tmp_path / 'a_csv')
-    monkeypatch.chdir(tmp_path)
-    assert lines_of(run('a_csv')[0], 'a_csv (baseline)')
 
 
 def test_two_scorings_are_compared_on_the_same_questions(tmp_path, run):

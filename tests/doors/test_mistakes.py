@@ -321,6 +321,9 @@ MISTAKES = [
     ('compare', 'run --csv=nowhere/x.csv', r'nowhere/x.csv: there is no folder nowhere'),
     ('compare', 'run --baseline=nowhere', r'nowhere'),
     ('compare', 'run --sigma=0', r'--sigma=0.0: must be a positive number'),
+    ('compare', 'run --margin=nan', r'--margin=nan'),
+    ('compare', 'run --json --csv', r'only one of'),
+    ('compare', 'data/hellaswag.jsonl', r'1 files: two scorings are compared'),
     # study.py
     ('study', '', r'arguments are required: STUDY'),
     ('study', 'nowhere.py', r'nowhere.py: no such study file'),

@@ -13,7 +13,7 @@ from verdict.judge import Question, catch_up, judge_groups, judge_runs
 from verdict.runs import AXES, Place, make_groups, read_runs
 
 SD = 0.01
-STUDIES = 160
+STUDIES = 100
 LOSSES = (2.9, 2.91, 2.92)
 LOOKS = ((1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8))
 
@@ -97,13 +97,6 @@ def test_a_word_is_at_5_percent_and_within_the_margin(corrected, low, high, word
     found = replace(of(study_of(arms, ['full']), 'grown'), word='', cost=stats.Interval(1.0, low, high))
     judge.put_word(found, corrected, 0.1)
     assert found.word == word
-
-
-def test_with_one_budget_there_is_no_cost_but_a_verdict():
-    arms = {'full': full((3.0, 3.001, 3.002)),
-            'grown': grown((2.9, 2.901, 2.903))}
-    found = of(study_of(arms, ['full']), 'grown')
-    assert (found.cost, found.costs, found.word) == (None, {}, 'saves')
 
 
 # ---- pairs
@@ -351,19 +344,6 @@ def test_a_rung_that_lost_a_seed_is_none_but_the_opponent_itself_stays():
     two = of(study_of(arms, ['full'], question), 'grown').cost
     assert two.low < 1 / 1.3 < two.high
     assert two.high - two.low > 0.02
-
-
-def test_scales_are_judged_each_by_itself():
-    runs, places = [], {}
-    for scale, height in (('w64', 3.0), ('w96', 2.0)):
-        for arm, shift, stages in (('full', 0.0, 1), ('grown', -0.1, 4)):
-            for run in make_seeds(arm, height + shift + np.array([-1e-3, 0, 1e-3]), n_stages=stages):
-                run = replace(run, path=f'out/{arm}/{scale}_{run.seed}')
-                runs.append(run)
-                places[run.path] = Place(arm, scale, 20)
-    found = judge_runs(runs, ['full'], places).comparisons
-    differences = {one.scale: round(float(one.difference.value), 6) for one in found}
-    assert differences == {'w64': -0.1, 'w96': -0.1}
 
 
 def test_below_what_the_ladder_tends_to_no_compute_is_enough():
@@ -655,7 +635,7 @@ MEASURED = (0.0262, 0.2124, 0.1195, 0.0346, 0.0185, 0.0175, 0.0068)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('sds, baselines', [([SD] * 7, 1), (MEASURED, 1), ([SD] * 7, 2)])
+@pytest.mark.parametrize('sds, baselines', [(MEASURED, 1), ([SD] * 7, 2)])
 def test_equal_schedules_are_called_different_in_at_most_5_of_100_studies_with_looks(sds, baselines):
     """With two baselines the better one is the opponent, which chance makes better than it is."""
     simulation = Simulation(6, baselines=('full', 'short')[:baselines])
@@ -669,28 +649,26 @@ def test_equal_schedules_are_called_different_in_at_most_5_of_100_studies_with_l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('shift, least', [(4 * SD, 0.9), (3 * SD, 0.6)])
-def test_differences_of_some_deviations_are_found(shift, least):
+def test_differences_of_four_deviations_are_found_in_9_of_10_cases():
     simulation = Simulation(6)
     rng = np.random.default_rng(0)
-    found, seeds = [], []
-    for _ in range(STUDIES // 5):
-        for one in simulation.study(simulation.draw(rng, np.full(7, SD), shift)):
-            found.append(one.word == 'costs')
-            seeds.append(len(one.seeds))
-    print(f'power {np.mean(found):.3f} with {np.mean(seeds):.1f} seeds')
-    assert np.mean(found) >= least
+    found = []
+    for _ in range(STUDIES // 4):
+        losses = simulation.draw(rng, np.full(7, SD), 4 * SD)
+        found += [one.word == 'costs' for one in simulation.study(losses)]
+    print(f'power {np.mean(found):.3f}')
+    assert np.mean(found) >= 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('multiplier', [0.8, 1.0, 1.25])
-@pytest.mark.parametrize('ratio', [1.0, 3.0])  # of the run's deviation to full depth's
+# ratio: of the run's deviation to full depth's
+@pytest.mark.parametrize('multiplier, ratio', [(0.8, 1.0), (1.25, 3.0)])
 def test_the_interval_of_a_cost_covers_the_truth_in_93_to_98_of_100_cases(multiplier, ratio):
     simulation = Simulation(5)
     rng = np.random.default_rng(0)
     covered = []
     shift = truth(multiplier * 3e13) - truth(3e13)
-    for _ in range(STUDIES // 2):
+    for _ in range(STUDIES):
         losses = simulation.draw(rng, [0.003, *[0.003 * ratio] * 5], shift)
         for one in simulation.study(losses, LOOKS[:1]):
             covered.append(one.cost.low <= 1 / multiplier <= one.cost.high)

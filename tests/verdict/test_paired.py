@@ -13,10 +13,8 @@ from processes import run_python
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-import hellaswag
 from core.common import UserError
 from grid import plan
-from run import checkpoint
 from verdict import paired, report
 
 
@@ -61,13 +59,6 @@ def test_the_difference_equals_scipys_and_statsmodels_own():
     assert difference['acc'] == pytest.approx(b.mean() - a.mean()) and difference['acc'] > 0
     assert difference['acc_stderr'] == pytest.approx(scipy_stats.sem(b.astype(float) - a))
     assert difference['acc_norm'] == difference['acc']
-
-
-def test_pairs_are_sharper_than_two_scores_apart():
-    first = lines_of(1, 0.4)
-    second = lines_of(2, 0.5)
-    apart = math.hypot(scipy_stats.sem(column(first, 'bits')), scipy_stats.sem(column(second, 'bits')))
-    assert paired.compare_lines(first, second)['bits_stderr'] < 0.2 * apart
 
 
 def test_a_model_and_itself_do_not_differ():
@@ -150,8 +141,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 
 def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
-    """They are the final checkpoint's, as hellaswag.py scores it, and what the last line of metrics.jsonl
-    says."""
+    """They are what the last line of metrics.jsonl says."""
     done = run_python('train.py', *tiny, f'--out_dir={tmp_path / "run"}', '--growth_steps=6',
                       '--continual_steps=2', '--hellaswag_interval=4')
     assert done.returncode == 0, done.stderr
@@ -161,10 +151,3 @@ def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
     for name in ('bits', 'margin'):
         assert np.mean(column(lines, name)) == pytest.approx(last[f'hellaswag_{name}'])
         assert scipy_stats.sem(column(lines, name)) == pytest.approx(last[f'hellaswag_{name}_stderr'])
-
-    model, info = checkpoint.load_model(str(tmp_path / 'run'))
-    [source] = [flag.split('=')[1] for flag in tiny if flag.startswith('--hellaswag_data=')]
-    encoded = hellaswag.encode(hellaswag.load_examples(source), 'bytes', 'nanogpt', 32)
-    _, again = hellaswag.summary(encoded, hellaswag.summed_losses(model, encoded))
-    assert info['step'] == 8 and column(again, 'bits') == pytest.approx(column(lines, 'bits'), rel=1e-6)
-    assert paired.compare_lines(lines, again)['acc'] == 0
