@@ -88,9 +88,6 @@ MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
 OPTIONAL = ('activity_label', 'ctx_a', 'ctx_b')  # texts that lm_eval reads
 
 
-# examples
-
-
 def load_examples(source: str, limit: int = 0) -> list[dict]:
     """The first `limit` (0: all) examples of a JSONL file, a URL, or, for '', of the official validation set.
 
@@ -153,9 +150,6 @@ def fingerprint(examples: list[dict]) -> str:
         scored += [example.get(name, '') for name in OPTIONAL]
         digest.update(json.dumps(scored).encode() + b'\n')
     return digest.hexdigest()
-
-
-# text to tokens
 
 
 def clean(text: str) -> str:
@@ -287,9 +281,6 @@ def pack(branches: list[tuple[list[int], int]]) -> Row:
     return Row(*(np.array(values, np.int32) for values in lists))
 
 
-# losses
-
-
 def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list[int]]:
     """The numbers of all examples, in batches of about so many tokens, 0: what suits the device."""
     if not tokens_per_batch:
@@ -366,9 +357,6 @@ def batch_losses(model, rows: list[Row], device) -> torch.Tensor:
     return model.token_losses(x.flatten(0, 1)[at], targets)
 
 
-# scores
-
-
 def summary(encoded: list[Encoded], sums: np.ndarray) -> tuple[dict, list[dict]]:
     """(the scores, one line per example as paired.write_per_example takes them) from the summed losses.
 
@@ -407,22 +395,16 @@ def summary(encoded: list[Encoded], sums: np.ndarray) -> tuple[dict, list[dict]]
     return scores, lines
 
 
-def evaluate(
-    model, encoded: list[Encoded], rank=0, world_size=1, tokens_per_batch=0, progress=False, per_example=''
-) -> dict:
+def evaluate(model, encoded: list[Encoded], rank=0, world_size=1, per_example='') -> dict:
     """summary()'s scores, the same on every rank.
 
     model is the raw GPT. Every rank must call this. `per_example` names a file that rank 0 then writes, or
     writes anew, with a line per example. Raises UserError, on all ranks, if a loss isn't finite.
     """
-    sums = summed_losses(model, encoded, rank, world_size, tokens_per_batch, progress)
-    scores, lines = summary(encoded, sums)
+    scores, lines = summary(encoded, summed_losses(model, encoded, rank, world_size))
     if per_example and rank == 0:
         paired.write_per_example(per_example, lines)
     return scores
-
-
-# the command line
 
 
 def main():
