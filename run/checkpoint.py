@@ -32,7 +32,8 @@ from run.hugging_face import download, hugging_face_config, is_hub_name, read_hu
 from run.log import read_run_json
 
 FORMAT = 1
-KEYS = {'format', 'config', 'tokenizer', 'depth', 'step', 'model', 'optimizer', 'totals'}
+KEYS = {'format': int, 'config': dict, 'tokenizer': str, 'depth': int, 'step': int, 'model': dict,
+        'optimizer': dict, 'totals': dict}
 # Rows of the embedding beyond the tokenizer's: 128 times 8 ranks, as Megatron rounds up.
 LARGEST_PADDING = 1024
 
@@ -44,7 +45,7 @@ def save_checkpoint(path: str, state: dict):
     Raises UserError if the disk is full or not writable; what was there before stays.
     """
     # A missing key would otherwise show only at the resume, where the file is refused.
-    assert state.keys() | {'format'} == KEYS
+    assert state.keys() | {'format'} == KEYS.keys()
     with atomic_write(path, 'wb') as f:
         torch.save({'format': FORMAT, **state}, f)
 
@@ -67,37 +68,32 @@ class CheckpointWriter:
 
     def save(self, files: dict, run_dir: str, keep_last: int, keep_steps: tuple = ()):
         """Write the states in `files` (path -> state) in this order, copied if need be, and prune run_dir."""
-        self.wait()
-        if not self.in_host_memory:
-            files = copy_to_host(files)
-
-        def write():
+        def write(files):
             for path, state in files.items():
                 save_checkpoint(path, state)
             # After the writing: a save that fails must leave the old checkpoints.
-            prune(run_dir, keep_last, keep_steps)
+            prune(run_dir, max(state['step'] for state in files.values()), keep_last, keep_steps)
 
-        self.start(write)
+        self.start(write, files)
 
     def save_nowhere(self, state: dict):
         """Whatever save() takes of memory and time, but for the disk. A copy is there until wait(): a disk
         may take so long."""
-        self.wait()
-        if not self.in_host_memory:
-            state = copy_to_host(state)
-            self.held = state
-
-        def write():
+        def write(state):
             with open(os.devnull, 'wb') as f:
                 torch.save(state, f)
 
-        self.start(write)
+        self.held = self.start(write, state)
 
-    def start(self, write):
+    def start(self, write, states: dict) -> dict:
+        """Call write(states), on the CPU now, since the next step changes them. Returns what is written."""
+        self.wait()
         if self.in_host_memory:
-            write()  # now: the next step changes what is written
-        else:
-            self.writing = self.thread.submit(write)
+            write(states)
+            return states
+        copied = copy_to_host(states)
+        self.writing = self.thread.submit(write, copied)
+        return copied
 
     def check(self):
         """Raise what went wrong in the thread, if something did."""
@@ -107,8 +103,7 @@ class CheckpointWriter:
     def wait(self):
         """Wait until what was to be saved is on the disk."""
         writing = self.writing
-        self.writing = None  # so that an error isn't raised again on the way out
-        self.held = None
+        self.writing = self.held = None  # so that an error isn't raised again on the way out
         if writing is not None:
             writing.result()
 
@@ -152,33 +147,23 @@ def read_checkpoint(path: str) -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             # torch writes a CRC-32 for each tensor, but doesn't look at it when it reads.
-            if archive.testzip() is not None:
+            is_damaged = archive.testzip() is not None
+            # It never compresses, and maps what another program has compressed as it stands there.
+            if is_damaged or any(member.compress_type for member in archive.infolist()):
                 raise zipfile.BadZipFile
-            # torch itself never compresses, and maps what another program has compressed as it stands there.
-            is_stored = not any(member.compress_type for member in archive.infolist())
-        try:
-            state = torch.load(path, map_location='cpu', weights_only=True, mmap=is_stored)
-        except (OSError, RuntimeError) as error:
-            if 'mmap' not in str(error):
-                raise
-            # some file systems don't map files
-            state = torch.load(path, map_location='cpu', weights_only=True)
+        state = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
     except Exception as error:  # a damaged file can fail anywhere in zipfile, pickle or torch
         # EINVAL comes of a damaged file, too: a place before its beginning.
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             error.filename = path
             raise
         raise UserError(f'{path}: damaged, or not a checkpoint ({type(error).__name__})') from None
-    if type(state) is not dict or state.keys() != KEYS or state['format'] != FORMAT:
-        raise UserError(f'{path}: not a checkpoint of this project, or of another version')
+    is_ours = type(state) is dict and state.keys() == KEYS.keys() and state['format'] == FORMAT
     # The right keys say nothing about the values, on which all readers rely.
-    kinds = {'config': dict, 'tokenizer': str, 'depth': int, 'step': int, 'model': dict, 'optimizer': dict,
-             'totals': dict}
-    wrong = [name for name, kind in kinds.items() if not isinstance(state[name], kind)]
+    is_ours = is_ours and all(isinstance(state[name], kind) for name, kind in KEYS.items())
     # a layer has more than one tensor
-    if wrong or not 0 <= state['depth'] <= len(state['model']) or state['step'] < 0:
-        raise UserError(f'{path}: damaged, or not made by this project ({(wrong or ["depth or step"])[0]} '
-                        'makes no sense)')
+    if not is_ours or not 0 <= state['depth'] <= len(state['model']) or state['step'] < 0:
+        raise UserError(f'{path}: not a checkpoint of this project, or of another version')
     return state
 
 
@@ -193,10 +178,7 @@ def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     With `at_most` only the checkpoints up to that step count. A damaged one is skipped with a warning. Raises
     UserError if there are some and all are damaged.
     """
-    paths = []
-    for step, path in numbered(run_dir):
-        if at_most is None or step <= at_most:
-            paths.append(path)
+    paths = [path for step, path in numbered(run_dir) if at_most is None or step <= at_most]
     # The newest first; older ones, gigabytes each, are read only if it is damaged.
     for path in reversed(paths):
         try:
@@ -208,23 +190,17 @@ def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     return None
 
 
-def set_aside_later(run_dir: str, step: int):
-    """Rename the checkpoints after `step`, from which a run goes on: they can't be read, or latest() had
-    taken one. Else keep_checkpoints would count them."""
-    for number, path in numbered(run_dir):
-        if number > step:
-            os.replace(path, f'{path}.set_aside')  # a newer version of this project may read it
-            print(f'warning: {path} is now called {os.path.basename(path)}.set_aside', file=sys.stderr)
+def prune(run_dir: str, step: int, n: int, keep: tuple = ()):
+    """Of the checkpoints up to `step`, just saved, remove all but the n >= 1 newest and those of the steps in
+    `keep`, and what killed saves have left over.
 
-
-def prune(run_dir: str, n: int, keep: tuple = ()):
-    """Remove all but the n >= 1 newest checkpoints and those of the steps in `keep`, and what killed saves
-    have left over."""
+    Those after it were skipped as damaged when the run went on from one before: the run writes them again.
+    """
     # The run's only writer calls this between its saves, so a .tmp file is what a kill left.
     for prefix in ('ckpt_', 'stage_'):
         for _, path in common.numbered(run_dir, prefix, '.pt.tmp'):
             os.remove(path)
-    paths = [path for step, path in numbered(run_dir) if step not in keep]
+    paths = [path for number, path in numbered(run_dir) if number <= step and number not in keep]
     for path in paths[:-n]:
         os.remove(path)
 
@@ -292,13 +268,10 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
 def how_it_ended(path: str) -> str:
     """What became of the run that a checkpoint lies in, in words."""
     run_json = read_run_json(os.path.dirname(path))
-    if not run_json:
-        return 'of a run that is elsewhere'
     # A start takes `ended` out of run.json, so that a killed run has none either.
-    words = {'done': 'finished', 'stopped': 'was stopped', 'diverged': 'diverged'}
-    if run_json.get('ended') not in words:
-        return 'of a run that has not finished'
-    return f'of a run that {words[run_json["ended"]]} at step {run_json["ended_step"]:,}'
+    if 'ended' not in run_json:
+        return 'of a run that has not ended, or is elsewhere'
+    return f'of a run that ended at step {run_json["ended_step"]:,} ({run_json["ended"]})'
 
 
 def check_vocabulary(tokenizer: str, vocab_size: int, beside: str = ''):

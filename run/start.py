@@ -12,15 +12,8 @@ import torch.distributed as dist
 
 import schedule
 from config import FIELDS, TrainConfig, config_from_dict, config_to_dict, load_run_config, text_of
-from core import data
+from core import data, device
 from core.common import UserError, numbered, say
-from core.device import (
-    compile_blocks,
-    compile_failure,
-    init_distributed,
-    is_out_of_memory,
-    wrap_distributed,
-)
 from core.optim import load_optimizer_state, make_optimizers, optimizer_state
 from model import GPT
 from run import checkpoint
@@ -100,7 +93,7 @@ def find_start(job: Job) -> tuple[dict | None, str]:
     config = job.config
     saved, prefix_dir = find_checkpoint(config)
     if job.world_size > 1:
-        init_distributed(job.device, job.rank, job.world_size, job.store)
+        device.init_distributed(job.device, job.rank, job.world_size, job.store)
         # Another out_dir on another node would else come to light at the first resume, days later.
         steps = [None] * job.world_size
         dist.all_gather_object(steps, saved['step'] if saved else None)
@@ -109,10 +102,8 @@ def find_start(job: Job) -> tuple[dict | None, str]:
                             'out_dir must be on a file system that all nodes share')
     if saved:
         check_same_data(job, saved, prefix_dir or config.out_dir)
-    if saved and not prefix_dir:
-        check_same_run(job, saved)
-        if job.rank == 0:  # a second rank would no longer find the files
-            checkpoint.set_aside_later(config.out_dir, saved['step'])
+        if not prefix_dir:
+            check_same_run(job, saved)
     return saved, prefix_dir
 
 
@@ -138,19 +129,18 @@ def find_prefix(config: TrainConfig) -> tuple[dict, str]:
     """(the checkpoint that branch_from means, its run directory). Raises UserError if this run wouldn't get
     there."""
     path = config.branch_from
-    run_dir = os.path.dirname(path) or '.'  # for a file in the current folder
     # A branch has a step of its own at least, and so an end of its own.
     last = schedule.plan(config).total_steps - 1
     if os.path.isdir(path):
         run_dir = path
-        shared, difference = schedule.prefix_difference(schedule.resolve(load_run_config(path)), config)
+        shared = schedule.shared_prefix(schedule.resolve(load_run_config(path)), config)
         # The newest one that both runs would have: it spares the most steps.
-        found = checkpoint.latest(path, min(shared, last))
+        found = checkpoint.latest(path, min(shared, last)) or checkpoint.latest(path)
         if found is None:
-            raise UserError(f'branch_from {path}: the two runs share only their first {shared} steps, and it '
-                            f'holds no checkpoint of these; what differs, there and here: {difference}')
+            raise UserError(f'branch_from {path}: holds no checkpoint')
         path, saved = found
     else:
+        run_dir = os.path.dirname(path) or '.'  # for a file in the current folder
         saved = checkpoint.read_checkpoint(path)
     # A run may have been made longer since it saved this: the checkpoint knows the settings that led to it.
     there = schedule.resolve(config_from_dict(saved['config'], path))
@@ -173,7 +163,7 @@ def check_same_run(job: Job, saved: dict):
     values.
 
     Settings marked free (intervals, device, micro-batch, ...) may change, and so may the run's length as long
-    as the steps until now are the same: what then differs from before is said.
+    as the steps until now are the same.
     """
     config = job.config
     old = schedule.resolve(config_from_dict(saved['config'], config.out_dir))
@@ -188,20 +178,11 @@ def check_same_run(job: Job, saved: dict):
     lines = [f'{name}: was {getattr(old, name)!r}, now {getattr(config, name)!r}' for name in changed]
     # The growth that begins at this very step is still to come: the phase before it tells the depth.
     planned = job.plan.phase_at(max(0, saved['step'] - 1)).depth
-    if not changed and saved['depth'] != planned:
-        lines.append(f'its checkpoint of step {saved["step"]} has {saved["depth"]} layers, the plan says '
-                     f'{planned}')
+    if not changed and saved['depth'] != planned:  # of a version that planned otherwise
+        lines.append(f'depth: was {saved["depth"]}, now {planned}')
     if lines:
         heading = f"{config.out_dir} was made with other settings, which can't change on resume:"
         raise UserError('\n  '.join([heading, *lines]))
-    total = schedule.plan(old).total_steps
-    if total != job.plan.total_steps:
-        say(f'the run now has {job.plan.total_steps:,} steps, it had {total:,}')
-    # These don't touch the training, but the curve of evaluations has a break there.
-    for name in ('val_tokens', 'hellaswag_data', 'hellaswag_limit'):
-        was, now = getattr(old, name), getattr(config, name)
-        if was != now:
-            say(f'{name} is now {now!r}, it was {was!r}: evaluations before and after do not compare')
 
 
 def check_same_data(job: Job, saved: dict, run_dir: str):
@@ -270,14 +251,13 @@ def load_source(job: Job) -> tuple[GPT, dict]:
             names.append('block_size')
         if theirs.arch == 'llama':
             names += ['n_kv_head', 'head_dim', 'n_ff', 'rope_theta', 'norm_eps', 'tie_embeddings']
-    pairs = {'depth': (model.depth, config.init_depth)}
-    pairs |= {name: (getattr(theirs, name), getattr(config, name)) for name in names}
+    values = [('depth', model.depth, 'the config', config.init_depth)]
+    values += [(name, getattr(theirs, name), 'the config', getattr(config, name)) for name in names]
     # Of one vocabulary size or not: tokens of another tokenizer are other words than it has learned.
-    pairs['tokenizer'] = (info['tokenizer'], job.tokenizer)
+    values.append(('tokenizer', info['tokenizer'], f'the data in {config.data_dir}', job.tokenizer))
     wrong = []
-    for name, (its, ours) in pairs.items():
+    for name, its, who, ours in values:
         if its != ours:
-            who = f'the data in {config.data_dir}' if name == 'tokenizer' else 'the config'
             wrong.append(f'{name} is {text_of(its)}, {who} says {text_of(ours)}')
     # All differences in one message, so that one correction is enough.
     if wrong:
@@ -329,15 +309,16 @@ def dry_run(job: Job, try_evaluations):
     try:
         try_full_depth(job, try_evaluations)
     except (RuntimeError, MemoryError, OSError) as error:
-        if is_out_of_memory(error):
-            raise UserError(f'out of memory at full depth ({config.n_layer} layers) with batch_size '
-                            f'{config.batch_size}: lower --batch_size, which changes nothing but '
-                            'speed') from None
-        reason = compile_failure(error)
-        if reason and job.compiled:
-            raise UserError(f'torch.compile does not work here ({reason}): install a C++ compiler, and on a '
-                            'GPU triton, or go on without it: --compile=False') from None
-        raise
+        reason = device.compile_failure(error)
+        if device.is_out_of_memory(error):
+            problem = (f'out of memory at full depth ({config.n_layer} layers) with batch_size '
+                       f'{config.batch_size}: lower --batch_size, which changes nothing but speed')
+        elif reason and job.compiled:
+            problem = (f'torch.compile does not work here ({reason}): install a C++ compiler, and on a GPU '
+                       'triton, or go on without it: --compile=False')
+        else:
+            raise
+        raise UserError(problem) from None
     gc.collect()  # compiled modules and DDP lie in reference cycles
     if job.device.type == 'cuda':
         torch.cuda.empty_cache()
@@ -346,20 +327,20 @@ def dry_run(job: Job, try_evaluations):
 
 def try_full_depth(job: Job, try_evaluations):
     """What dry_run does, as the run does it. Its peak of memory is the run's: no phase needs more."""
-    config, device = job.config, job.device
-    model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(device).train()
+    config = job.config
+    model = GPT(checkpoint.gpt_config(config_to_dict(config))).to(job.device).train()
     optimizers = make_optimizers(model, config)
     # Any tokens will do: neither memory nor time depends on which they are.
-    tokens = torch.arange(config.batch_size * config.block_size, device=device) % config.vocab_size
+    tokens = torch.arange(config.batch_size * config.block_size, device=job.device) % config.vocab_size
     tokens = tokens.view(config.batch_size, config.block_size)
     if job.compiled:
         compile_graphs(job, model, tokens)
     model.freeze((), 'train')
-    wrapped = wrap_distributed(model, job.world_size)
+    wrapped = device.wrap_distributed(model, job.world_size)
     # The second micro-step adds to gradients that exist; a third would do the same.
     accumulated = min(2, job.grad_accum_steps)
     for _ in range(2):  # the second has optimizer state from the beginning
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(job.device.type, enabled=False):
             for micro_step in range(accumulated):
                 if job.world_size > 1:
                     wrapped.require_backward_grad_sync = micro_step == accumulated - 1
@@ -376,7 +357,7 @@ def try_full_depth(job: Job, try_evaluations):
             job.writer.save_nowhere(state)
         # Each growth leaves gaps in the memory that the C library manages: about as much as a twentieth of it
         # all.
-        reserve = [p.detach().clone() for p in model.parameters() if device.type == 'cpu']
+        reserve = [p.detach().clone() for p in model.parameters() if job.device.type == 'cpu']
     del reserve
     # As rank 0 of 1: every rank tries a batch, and none waits for the others.
     try_evaluations(dataclasses.replace(job, rank=0, world_size=1), model)
@@ -385,28 +366,18 @@ def try_full_depth(job: Job, try_evaluations):
 
 
 def compile_graphs(job: Job, model: GPT, tokens: torch.Tensor):
-    """Compile whatever the plan's phases need, each graph by a micro-step of the first phase that needs it.
+    """Compile whatever the plan's phases need, by a micro-step of each way to freeze.
 
     A block has a graph for each combination of "it trains" and "something below it trains", the first block
-    of its own, the others whatever their place. The embeddings and the final norm need no phase beyond these.
+    of its own, the others whatever their place.
     """
-    compile_blocks(model)
-    compiled = set()
-    for phase in job.plan.phases:
-        needed = set()
-        below_trains = phase.embeddings == 'train'
-        for i in range(phase.depth):
-            trains = i not in phase.frozen
-            needed.add((i == 0, trains, below_trains))
-            below_trains = below_trains or trains
-        if needed <= compiled:
-            continue
-        # The layers above phase.depth are there too, and train, as those of the last phase.
-        model.freeze(phase.frozen, phase.embeddings)
+    device.compile_blocks(model)
+    for frozen, embeddings in dict.fromkeys((phase.frozen, phase.embeddings) for phase in job.plan.phases):
+        # The layers that come later are there too, and train, as those of the last phase.
+        model.freeze(frozen, embeddings)
         # The same contexts as in a step: under others the run would compile once more.
         with torch.autocast(job.device.type, enabled=False):
             with job.amp:
                 loss = model(tokens, tokens)
             loss.backward()
         model.zero_grad(set_to_none=True)
-        compiled |= needed

@@ -297,7 +297,7 @@ MISTAKES = [
     ('sample', 'torn.pt', r'torn.pt: damaged, or not a checkpoint'),
     ('sample', 'text.pt', r'text.pt: damaged, or not a checkpoint'),
     ('sample', 'foreign.pt', r'foreign.pt: not a checkpoint of this project'),
-    ('sample', 'deep.pt', r'deep.pt: damaged'),
+    ('sample', 'deep.pt', r'deep.pt: not a checkpoint of this project'),
     ('sample', 'shallow.pt', r"shallow.pt: its weights don't fit"),
     ('sample', 'config.pt', r"config.pt: its weights don't fit"),
     ('sample', 'run_torn', r'run_torn: none of its 5 checkpoints can be read'),

@@ -59,40 +59,38 @@ def test_load_gives_the_model_of_that_depth_and_what_is_known_of_it(tmp_path):
 def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys):
     for step in (1, 2, 3, 4):
         saved(tmp_path, step)
-    newest = tmp_path / 'ckpt_000004.pt'
-    newest.write_bytes(newest.read_bytes()[:-100])  # truncated
-    with zipfile.ZipFile(tmp_path / 'ckpt_000003.pt') as archive:  # one bit of one weight
-        member = max(archive.infolist(), key=lambda m: m.file_size)
-    raw = bytearray((tmp_path / 'ckpt_000003.pt').read_bytes())
-    raw[member.header_offset + 200 + member.file_size // 2] ^= 1
-    (tmp_path / 'ckpt_000003.pt').write_bytes(raw)
+    damage(tmp_path / 'ckpt_000004.pt', 'cut off')
+    damage(tmp_path / 'ckpt_000003.pt', 'one bit')
     (tmp_path / 'ckpt_000009.pt.tmp').write_bytes(b'left over from a kill')
     path, found = checkpoint.latest(str(tmp_path))
     assert path.endswith('ckpt_000002.pt') and found['step'] == 2
     warnings = capsys.readouterr().err
     assert 'ckpt_000004.pt: damaged' in warnings and 'ckpt_000003.pt: damaged' in warnings
+    assert checkpoint.latest(str(tmp_path / 'nothing')) is None
+    with pytest.raises(UserError, match='none of its 2 checkpoints can be read'):
+        for step in (1, 2):
+            os.remove(tmp_path / f'ckpt_00000{step}.pt')
+        checkpoint.latest(str(tmp_path))
 
 
-@pytest.mark.parametrize('at', range(0, 100, 5))
-def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path, at):
+def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path):
     path = saved(tmp_path)
     whole = checkpoint.read_checkpoint(path)
-    raw = bytearray(open(path, 'rb').read())
-    raw[len(raw) * at // 100] ^= 0x10
-    open(path, 'wb').write(raw)
-    try:
-        read = checkpoint.read_checkpoint(path)
-    except UserError:
-        return
-    assert read['step'] == whole['step'] and all(torch.equal(v, whole['model'][k])
-                                                 for k, v in read['model'].items())
-
-
-def test_a_run_whose_checkpoints_are_all_damaged_is_an_error(tmp_path):
-    (tmp_path / 'ckpt_000001.pt').write_bytes(b'')
-    with pytest.raises(UserError, match='none of its 1 checkpoints can be read'):
-        checkpoint.latest(str(tmp_path))
-    assert checkpoint.latest(str(tmp_path / 'nothing')) is None
+    content = open(path, 'rb').read()
+    n_noticed = 0
+    for at in range(0, 100, 5):
+        raw = bytearray(content)
+        raw[len(raw) * at // 100] ^= 0x10
+        other = tmp_path / 'flipped.pt'
+        other.write_bytes(raw)
+        try:
+            read = checkpoint.read_checkpoint(str(other))
+        except UserError:
+            n_noticed += 1
+            continue
+        assert read['step'] == whole['step']
+        assert all(torch.equal(v, whole['model'][k]) for k, v in read['model'].items())
+    assert n_noticed > 5
 
 
 def test_a_checkpoint_that_the_system_can_not_read_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
@@ -113,15 +111,13 @@ def test_a_checkpoint_that_the_system_can_not_read_is_not_taken_for_a_damaged_on
         checkpoint.load_model(str(tmp_path / 'nowhere.pt'))
 
 
-def test_a_checkpoint_that_another_program_has_compressed_has_the_same_weights(tmp_path):
-    path = saved(tmp_path)
-    with (zipfile.ZipFile(path) as archive,
+def test_a_checkpoint_that_another_program_has_compressed_is_refused(tmp_path):
+    with (zipfile.ZipFile(saved(tmp_path)) as archive,
           zipfile.ZipFile(tmp_path / 'packed.pt', 'w', zipfile.ZIP_DEFLATED) as packed):
         for member in archive.infolist():
             packed.writestr(member.filename, archive.read(member))
-    weights = checkpoint.read_checkpoint(path)['model']
-    for name, tensor in checkpoint.read_checkpoint(str(tmp_path / 'packed.pt'))['model'].items():
-        assert torch.equal(tensor, weights[name])
+    with pytest.raises(UserError, match=r'packed\.pt: damaged'):  # torch would map what isn't there
+        checkpoint.read_checkpoint(str(tmp_path / 'packed.pt'))
 
 
 class Evil:
@@ -140,34 +136,19 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_runs(tmp_path, monk
     assert not os.path.exists('was_executed')
 
 
-@pytest.mark.parametrize('change', [{'format': 2}, {'extra': 1}])
+@pytest.mark.parametrize('change', [{'format': 2}, {'extra': 1}, {'step': -1}, {'depth': -1}, {'totals': 0}])
 def test_another_format_is_refused(tmp_path, change):
     torch.save({**state(), 'format': 1, **change}, tmp_path / 'x.pt')
     with pytest.raises(UserError, match='not a checkpoint of this project, or of another version'):
         checkpoint.read_checkpoint(str(tmp_path / 'x.pt'))
 
 
-def test_weights_of_another_shape_are_refused(tmp_path):
-    torch.save({**state(), 'format': 1, 'depth': 3}, tmp_path / 'x.pt')
-    with pytest.raises(UserError, match="its weights don't fit"):
-        checkpoint.load_model(str(tmp_path / 'x.pt'))
-
-
-@pytest.mark.parametrize('change', [{'n_head': 3}, {'n_head': 0}, {'n_head': -2}, {'n_head': '2'},
-                                    {'n_embd': 17},
+@pytest.mark.parametrize('change', [{'n_head': 3}, {'n_head': 0}, {'n_head': '2'}, {'n_embd': 17},
                                     {'n_embd': None}, {'vocab_size': 63}, {'block_size': 2.5}])
 def test_a_config_that_no_model_can_have_is_refused(tmp_path, change):
     torch.save({**state(), 'format': 1, 'config': config_to_dict(CONFIG) | change}, tmp_path / 'x.pt')
     with pytest.raises(UserError, match="its weights don't fit"):
         checkpoint.load_model(str(tmp_path / 'x.pt'))
-
-
-def test_keep_last_keeps_the_newest_and_every_stage(tmp_path):
-    for step in (2, 10, 300, 4000):
-        saved(tmp_path, step)
-    checkpoint.save_checkpoint(str(tmp_path / 'stage_01.pt'), state())
-    checkpoint.prune(str(tmp_path), 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['ckpt_000300.pt', 'ckpt_004000.pt', 'stage_01.pt']
 
 
 def test_no_space_left_keeps_what_was_there(tmp_path):
@@ -329,12 +310,10 @@ def names(folder) -> list[str]:
 
 
 def damage(path, how: str):
-    """Cut a file off, or flip one bit in the middle of its largest tensor, or empty it."""
+    """Cut a file off, or flip one bit in the middle of its largest tensor."""
     raw = bytearray(path.read_bytes())
     if how == 'cut off':
         raw = raw[:-100]
-    elif how == 'empty':
-        raw = b''
     else:
         with zipfile.ZipFile(path) as archive:
             member = max(archive.infolist(), key=lambda m: m.file_size)
@@ -347,15 +326,13 @@ def test_the_millionth_step_comes_after_the_one_before_it(tmp_path):
         saved(tmp_path, step)
     assert checkpoint.latest(str(tmp_path))[1]['step'] == 1_000_001
     assert checkpoint.latest(str(tmp_path), at_most=1_000_000)[1]['step'] == 1_000_000
-    assert checkpoint.load_model(str(tmp_path))[1]['step'] == 1_000_001
-    checkpoint.prune(str(tmp_path), 2)
+    checkpoint.prune(str(tmp_path), 1_000_001, 2)
     assert names(tmp_path) == ['ckpt_1000000.pt', 'ckpt_1000001.pt']
 
 
 def test_files_with_other_names_are_no_checkpoints_and_are_left_alone(tmp_path):
-    others = ('ckpt_best.pt', 'ckpt_old_000009.pt', 'ckpt_000009.pt.bak', 'my_ckpt_000009.pt',
-              'ckpt_000009 (copy).pt',
-              'notes.pt.tmp', 'ckpt_best.pt.tmp')
+    others = ['ckpt_best.pt', 'ckpt_old_000009.pt', 'ckpt_000009.pt.bak', 'my_ckpt_000009.pt',
+              'notes.pt.tmp', 'ckpt_best.pt.tmp', 'stage_01.pt']
     for name in others:
         (tmp_path / name).write_bytes(b'mine')
     assert checkpoint.latest(str(tmp_path)) is None
@@ -363,51 +340,30 @@ def test_files_with_other_names_are_no_checkpoints_and_are_left_alone(tmp_path):
         saved(tmp_path, step)
     (tmp_path / 'ckpt_000004.pt.tmp').write_bytes(b'what a kill has left')
     (tmp_path / 'stage_01.pt.tmp').write_bytes(b'what a kill has left')
-    assert checkpoint.latest(str(tmp_path))[1]['step'] == 3
-    checkpoint.prune(str(tmp_path), 1)
+    checkpoint.prune(str(tmp_path), 3, 1)
     assert names(tmp_path) == sorted([*others, 'ckpt_000003.pt'])
 
 
-def test_steps_that_are_kept_for_good_take_no_slot(tmp_path):
-    for step in range(1, 8):
+def test_steps_that_are_kept_for_good_and_those_to_come_take_no_slot(tmp_path):
+    for step in range(1, 9):
         saved(tmp_path, step)
-    checkpoint.prune(str(tmp_path), 2, keep=(2, 7, 99))
-    assert [step for step, _ in checkpoint.numbered(str(tmp_path))] == [2, 5, 6, 7]
-
-
-def test_what_comes_after_the_step_that_a_run_goes_on_from_is_set_aside(tmp_path, capsys):
-    for step in (3, 6, 9, 12):
-        saved(tmp_path, step)
-    content = (tmp_path / 'ckpt_000012.pt').read_bytes()
-    checkpoint.set_aside_later(str(tmp_path), 6)
-    assert names(tmp_path) == ['ckpt_000003.pt', 'ckpt_000006.pt', 'ckpt_000009.pt.set_aside',
-                               'ckpt_000012.pt.set_aside']
-    assert (tmp_path / 'ckpt_000012.pt.set_aside').read_bytes() == content
-    assert capsys.readouterr().err.count(' is now called ckpt_0000') == 2
-    checkpoint.set_aside_later(str(tmp_path / 'nowhere'), 6)
+    checkpoint.prune(str(tmp_path), 7, 2, keep=(2, 7, 99))
+    assert [step for step, _ in checkpoint.numbered(str(tmp_path))] == [2, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize('run_json, words', [
-    (None, 'of a run that is elsewhere'),
-    ({}, 'of a run that is elsewhere'),
-    ({'run_id': 'x'}, 'of a run that has not finished'),
-    ({'ended': 'done', 'ended_step': 1200}, 'of a run that finished at step 1,200'),
-    ({'ended': 'stopped', 'ended_step': 7}, 'of a run that was stopped at step 7'),
-    ({'ended': 'diverged', 'ended_step': 7}, 'of a run that diverged at step 7')])
+    (None, 'of a run that has not ended, or is elsewhere'),
+    ({'run_id': 'x'}, 'of a run that has not ended, or is elsewhere'),
+    ({'ended': 'stopped', 'ended_step': 1200}, 'of a run that ended at step 1,200 (stopped)')])
 def test_a_model_that_is_loaded_says_of_which_checkpoint_and_what_became_of_its_run(tmp_path, monkeypatch,
                                                                                   capsys, run_json, words):
-    path = saved(tmp_path)
-    if run_json is not None:
+    saved(tmp_path)
+    if run_json:
         (tmp_path / 'run.json').write_text(json.dumps(run_json))
-    checkpoint.load_model(str(tmp_path))
-    said = capsys.readouterr()
-    assert said.err == f'{path}: step 3, {words}\n' and said.out == ''
     monkeypatch.chdir(tmp_path)
     checkpoint.load_model('ckpt_000003.pt')
-    assert capsys.readouterr().err == f'ckpt_000003.pt: step 3, {words}\n'
-    monkeypatch.setenv('RANK', '1')
-    checkpoint.load_model(path)
-    assert capsys.readouterr().err == ''
+    said = capsys.readouterr()
+    assert said.err == f'ckpt_000003.pt: step 3, {words}\n' and said.out == ''
 
 
 N_BYTES = 257  # tokens of the bytes tokenizer
@@ -418,19 +374,6 @@ N_BYTES = 257  # tokens of the bytes tokenizer
 def test_a_vocabulary_is_the_tokenizers_and_at_most_some_padding(vocab_size, fits):
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match='do not belong together'):
         checkpoint.check_vocabulary('bytes', vocab_size)
-
-
-@pytest.mark.parametrize('error', [RuntimeError('unable to mmap 9 bytes from file <x>: No such device (19)'),
-                                   OSError(19, 'mmap: No such device')])
-def test_a_file_system_that_maps_no_files_is_read_all_the_same(tmp_path, monkeypatch, error):
-    path = saved(tmp_path)
-
-    def from_file(*args, **kwargs):
-        raise error
-
-    monkeypatch.setattr(torch.UntypedStorage, 'from_file', from_file)
-    read = checkpoint.read_checkpoint(path)
-    assert read['step'] == 3 and read['model'].keys() == state()['model'].keys()
 
 
 def train(monkeypatch, *argv):
@@ -446,7 +389,6 @@ def test_a_run_resumed_behind_a_damaged_checkpoint_keeps_its_last_good_one(tiny,
     assert [step for step, _ in checkpoint.numbered(str(out))] == [2, 3, 4, 6, 9]
     for step in (6, 9):
         damage(out / f'ckpt_{step:06d}.pt', 'one bit')
-    (out / 'ckpt_best.pt').write_bytes(b'mine')
     seen = []
     real = checkpoint.prune
 
@@ -458,8 +400,7 @@ def test_a_run_resumed_behind_a_damaged_checkpoint_keeps_its_last_good_one(tiny,
     monkeypatch.setattr(checkpoint, 'prune', prune)
     train(monkeypatch, f'--resume={out}', '--keep_checkpoints=1')
     assert seen == [6, 6, 9, 9]
-    assert [p for p in names(out) if p.startswith('ckpt')] == [
-        'ckpt_000006.pt.set_aside', 'ckpt_000009.pt', 'ckpt_000009.pt.set_aside', 'ckpt_best.pt']
+    assert [p for p in names(out) if p.startswith('ckpt')] == ['ckpt_000009.pt']
 
 
 def test_a_folder_with_a_copied_checkpoint_alone_is_a_run(tiny, tmp_path, monkeypatch):

@@ -212,7 +212,7 @@ def test_a_branch_is_refused_with_the_difference_named(in_process, tiny, overlay
                                                                       'ckpt_000014.pt']
     for flag, what in (('--seed=2', 'seed 1337 and 2'), ('--weight_decay=0.5', 'weight_decay 0.1 and 0.5'),
                        ('--batch_size=1', 'batch_size 2 and 1')):
-        with pytest.raises(UserError, match=f'share only their first 0 steps, .*{what}'):
+        with pytest.raises(UserError, match=f'share only their first 0 steps; .*{what}'):
             train_run(*base, flag, f'--out_dir={tmp_path}/b', f'--branch_from={tmp_path}/a')
     with pytest.raises(UserError, match=r'at step 14 of 14.*first 10 steps.*decay_fraction .* and 0.3'):
         train_run(*base, '--decay_fraction=0.3', f'--out_dir={tmp_path}/b',
