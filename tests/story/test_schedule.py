@@ -157,6 +157,8 @@ def test_growing_from_a_checkpoint_has_something_to_freeze_in_its_first_stage():
 def test_the_depth_of_what_a_run_grows_from_comes_from_its_files(tmp_path):
     flags = ['--n_layer=16', '--n_stages=2', '--growth_steps=8']
     assert schedule.resolve(load(*flags, '--init_from=gpt2')).init_depth == 12
+    larger = [schedule.depth_of(f'gpt2-{size}') for size in ('medium', 'large', 'xl')]
+    assert larger == [24, 36, 48]
     (tmp_path / 'hf').mkdir()
     (tmp_path / 'hf' / 'config.json').write_text('{"model_type": "llama", "num_hidden_layers": 3}')
     run_dir = tmp_path / 'run'
