@@ -189,7 +189,8 @@ def test_further_validation_sets_are_measured_at_each_evaluation_and_growth(monk
 
 
 def test_the_last_step_is_evaluated_and_scored_whatever_the_intervals(monkeypatch, tiny, tmp_path, capsys):
-    run(monkeypatch, tiny, tmp_path / 'a', '--eval_interval=7', '--hellaswag_interval=5')
+    run(monkeypatch, tiny, tmp_path / 'a', '--eval_interval=7', '--hellaswag_interval=5', '--log_interval=7')
+    assert [m['step'] for m in metrics(tmp_path / 'a') if m['kind'] == 'train'] == [7, 14, 21, 24]
     last = metrics(tmp_path / 'a')[-1]
     assert last['step'] == 24 and {'val_loss', 'hellaswag_acc', 'hellaswag_data'} <= last.keys()
     assert 'the last evaluation ...' in capsys.readouterr().out
@@ -522,6 +523,9 @@ def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, ti
     for r in grown:
         assert r['val_loss_before'] == at[r['step']] == r['val_loss_after']
     assert sorted(at) == [6, 7, 10, 12, 13, 16, 18, 24]
+    # An evaluation belongs to the phase of the step before it.
+    stages = {r['step']: (r['stage'], r['phase']) for r in records if 'val_loss' in r}
+    assert stages[6] == (1, 'phase2') and stages[7] == (2, 'phase1') and stages[24] == (3, 'continual')
     out = capsys.readouterr().out
     assert f'growth | depth 2 -> 3: 0 1 +new | val_loss {at[6]:.4f} -> {at[6]:.4f}' in out
     # an operator that does change the function: both losses are what the checkpoint and its grown model have
