@@ -87,34 +87,27 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
         for block in new_blocks:
             just_grown.update(block.parameters())
 
+    by_kind = {}
+    for p in model.parameters():
+        is_vector = p.dim() < 2
+        kind = (p in just_grown, is_vector, p in rows_of, rows_of.get(p))
+        by_kind.setdefault(kind, []).append(p)
     adamw_groups, muon_groups = [], []
-    for is_new in (False, True):
-        matrices, vectors = [], []
-        by_rows = {None: []}  # first those that hold one matrix
-        for p in model.parameters():
-            if (p in just_grown) != is_new:
-                continue
-            if p in rows_of:
-                by_rows.setdefault(rows_of[p], []).append(p)
-            elif p.dim() >= 2:
-                matrices.append(p)
-            else:
-                vectors.append(p)  # biases and norms don't decay
-        adamw_groups.append({'params': matrices, 'weight_decay': config.weight_decay, 'is_new': is_new})
-        adamw_groups.append({'params': vectors, 'weight_decay': 0.0, 'is_new': is_new})
-        for rows, params in by_rows.items():
-            muon_groups.append({'params': params, 'rows': rows, 'is_new': is_new})
-    # torch takes no group without parameters: mostly nothing is new, and at depth 0 Muon has nothing at all.
-    adamw_groups = [group for group in adamw_groups if group['params']]
-    muon_groups = [group for group in muon_groups if group['params']]
+    # What has just grown comes last, and of Muon's what holds several matrices.
+    for kind in sorted(by_kind, key=lambda kind: (*kind[:3], kind[3] is not None)):
+        is_new, is_vector, is_muons, rows = kind
+        group = {'params': by_kind[kind], 'is_new': is_new}
+        if is_muons:
+            muon_groups.append({**group, 'rows': rows})
+        else:  # biases and norms don't decay
+            adamw_groups.append({**group, 'weight_decay': 0.0 if is_vector else config.weight_decay})
 
     betas = (config.beta1, config.beta2)
     # fused: one pass over memory for an update that is bound by memory.
     adamw = torch.optim.AdamW(adamw_groups, lr=config.learning_rate, betas=betas, eps=1e-8, fused=True)
     optimizers = [adamw]
-    if muon_groups:
-        lr, decay = config.muon_learning_rate, config.weight_decay
-        optimizers.append(Muon(muon_groups, lr, decay))
+    if muon_groups:  # at depth 0 there is none
+        optimizers.append(Muon(muon_groups, config.muon_learning_rate, config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             # With a peak of 0 the step's learning rate is 0 too (config.check refuses that beside Muon).
