@@ -171,7 +171,7 @@ def checksums(out: str) -> dict[str, str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of each source, of Python and of this script. Raises UserError, naming what isn't installed."""
+    """Version of each source and of this script. Raises UserError, naming what isn't installed."""
     packages = PACKAGES[1:]
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
@@ -288,8 +288,8 @@ def is_prose(paragraph: str) -> bool:
 
 
 def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(package, text) without the paragraphs that share 32 letters and digits in a row with an earlier
-    document, and without those that have fewer than 32."""
+    """(package, text) without paragraphs that share 32 letters and digits in a row with an earlier document,
+    or have fewer than 32."""
     owners = []  # of each paragraph: its document
     lines = []  # its text
     keys = []  # its letters and digits
@@ -310,8 +310,7 @@ def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def copied_lines(owners: list[int], keys: list[str]) -> set[int]:
-    """The numbers of the paragraphs that hold WINDOW characters in a row which an earlier document has,
-    too."""
+    """The numbers of the paragraphs that hold WINDOW characters in a row of an earlier document's."""
     hashes = window_hashes(''.join(keys))
     # The paragraph of each character; a window that goes from one paragraph into the next isn't one.
     line_of = np.repeat(np.arange(len(keys)), [len(key) for key in keys])
@@ -356,8 +355,7 @@ def tokenize(documents: list[tuple[str, str]]) -> np.ndarray:
 
 
 def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
-    """Examples in HellaSwag's shape, from (package, text) of held-out documents: at most one of each kind per
-    document."""
+    """Examples in HellaSwag's shape from held-out documents: at most one of each kind per document."""
     after_content = []  # cuts between a content word and a function word
     after_function = []  # the other way round
     for i, (package, text) in enumerate(documents):
@@ -388,8 +386,7 @@ def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
 
 
 def find_cuts(text: str) -> dict[bool, tuple[str, str]]:
-    """The first place of each kind where a text can be cut: {whether a function word stands before it:
-    (context, ending)}."""
+    """Whether a function word stands before a cut -> (context, ending) at the first such place."""
     found = {}
     for sentence in re.findall(r'[^.!?:\n]+', text):
         words = sentence.split()
