@@ -174,17 +174,6 @@ def test_the_same_process_can_not_take_a_folder_twice_and_has_it_until_the_block
         pass
 
 
-def test_a_child_that_outlives_a_killed_holder_holds_nothing(tmp_path):
-    code = HOLD.replace("print('held'",
-                        "import subprocess\n    subprocess.Popen(['sleep', '60'])\n    print('held'")
-    holder = subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == 'held\n'
-    holder.kill()
-    holder.wait()
-    with common.locked(str(tmp_path)):
-        pass
-
-
 @pytest.mark.parametrize('variable', ['TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'])
 def test_a_repeated_start_waits_for_the_one_before(tmp_path, monkeypatch, variable):
     code = HOLD.replace('time.sleep(60)', 'sys.stdin.read()')
