@@ -48,7 +48,7 @@ def draw(path: str, report: Report, trends: list = ()) -> list[str]:
     if any(one.difference for one in report.comparisons):
         drawn.append(path)
         draw_forest(path, report)
-    if report.comparisons:
+    if any(one.group and one.group.done for one in report.comparisons):
         drawn.append(f'{stem}_losses{form}')
         draw_losses(drawn[-1], report)
     gaps = gaps_of(report)

@@ -72,23 +72,6 @@ def test_a_verdict_does_not_depend_on_how_the_runs_are_given(pair, tmp_path, run
         assert others['grown'] == {**rows['grown'], 'directories': others['grown']['directories']}
 
 
-def test_what_cannot_be_judged_says_why(tmp_path, run):
-    write_run(tmp_path / 'base')
-    write_run(tmp_path / 'single', n_stages=4)
-    write_run(tmp_path / 'other', n_stages=4, data_dir='data/other')
-    write_run(tmp_path / 'under_way', n_stages=3, until=500)
-    (tmp_path / 'started').mkdir()
-    (tmp_path / 'started' / 'config.json').write_text(json.dumps(config_to_dict(TrainConfig(n_stages=2))))
-    out, rows = run(*sorted(tmp_path.iterdir()), f'--csv={tmp_path}/c.csv')
-    for name, why in (('single', 'one seed a side has no spread'),
-                      ('other', 'not measured on what base is: data'),
-                      ('under_way', 'under_way: seed 1337 unfinished at step 500 of 1,000')):
-        assert rows[name]['verdict'] == ''
-        assert why in rows[name]['why']
-        assert why in lines_of(out, f'{name}: ')[0]
-    assert rows['started']['val_loss'] == ''
-
-
 def test_a_known_deviation_and_another_margin_are_options(tmp_path, run):
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'grown', lambda step: power_law(step) - 0.1, n_stages=4)
@@ -100,6 +83,16 @@ def test_a_known_deviation_and_another_margin_are_options(tmp_path, run):
         write_run(tmp_path / f'equal{margin}', n_stages=4, weight_decay=margin)
         _, rows = run(tmp_path, '--sigma=0.01', f'--margin={margin}', f'--csv={tmp_path}/c.csv')
         assert rows[f'equal{margin}']['verdict'] == word
+
+
+def test_what_has_just_begun_is_a_row_and_says_so(tmp_path, run):
+    write_run(tmp_path / 'base')
+    write_run(tmp_path / 'under_way', n_stages=3, until=500)
+    (tmp_path / 'started').mkdir()
+    (tmp_path / 'started' / 'config.json').write_text(json.dumps(config_to_dict(TrainConfig(n_stages=2))))
+    out, rows = run(tmp_path, f'--csv={tmp_path}/c.csv')
+    assert lines_of(out, 'under_way: no verdict: under_way: seed 1337 unfinished at step 500 of 1,000')
+    assert (rows['started']['val_loss'], rows['started']['verdict']) == ('', '')
 
 
 # ---- a study

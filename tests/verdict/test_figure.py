@@ -207,3 +207,8 @@ def test_nothing_is_drawn_of_runs_without_an_evaluation(tmp_path):
     assert figure.draw(str(tmp_path / 'x.png'), judge_runs(runs)) == []
     runs += make_seeds('grown', (2.9,), n_stages=4)
     assert figure.draw(str(tmp_path / 'x.png'), judge_runs(runs)) == [str(tmp_path / 'x.png')]
+    # A study of which the baseline alone is done.
+    runs = make_seeds('base', (3.0,))
+    places = {run.path: Place('base', '', 1000) for run in runs}
+    judged = judge_runs(runs, ['base'], places, [Question('a', 1000)])
+    assert figure.draw(str(tmp_path / 'x.png'), judged) == []
