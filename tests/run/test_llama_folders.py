@@ -35,14 +35,14 @@ def test_logits_equal_transformers_before_and_after_a_round_trip_and_growing_wit
     expected = logits_of(theirs)
     assert expected.abs().max() > 0.5
     assert torch.allclose(logits_of(model), expected, atol=1e-5)
-    export(model, info, str(tmp_path / 'out'), 'a card')
+    export(model, info, str(tmp_path / 'out'))
     again = from_folder(tmp_path / 'out')
     assert type(again) is type(theirs) and torch.allclose(logits_of(again), expected, atol=1e-5)
 
     grow_map = ((0, False), (None, True), (1, False), (2, False), (None, True))
     model.grow(list(grow_map), 'zero')
     assert torch.allclose(logits_of(model), expected, atol=1e-5)
-    export(model, info, str(tmp_path / 'grown'), 'a card')
+    export(model, info, str(tmp_path / 'grown'))
     grown = from_folder(tmp_path / 'grown')
     assert grown.config.num_hidden_layers == 5
     assert torch.allclose(logits_of(grown), expected, atol=1e-5)
@@ -53,7 +53,7 @@ def test_copies_of_layers_compute_what_transformers_computes_with_them(tmp_path,
     make_folder(tmp_path / 'in', kind)
     model, info = checkpoint.load_model(str(tmp_path / 'in'))
     model.grow(layout('interleave', 3, 5), 'random')
-    export(model, info, str(tmp_path / 'out'), 'a card')
+    export(model, info, str(tmp_path / 'out'))
     assert torch.allclose(logits_of(from_folder(tmp_path / 'out')), logits_of(model), atol=1e-5)
 
 
@@ -63,7 +63,7 @@ def test_several_files_in_bfloat16_are_read_and_written(tmp_path):
     model, info = checkpoint.load_model(str(tmp_path / 'in'))
     assert model.transformer.wte.weight.dtype == torch.float32
     assert torch.allclose(logits_of(model), logits_of(from_folder(tmp_path / 'in')), atol=1e-5)
-    export(model, info, str(tmp_path / 'out'), 'a card', 'bfloat16')
+    export(model, info, str(tmp_path / 'out'), 'bfloat16')
     for name, weight in make_weights(tmp_path / 'out').items():
         assert weight.dtype == torch.bfloat16
         assert torch.equal(weight, make_weights(tmp_path / 'in')[name]), name
@@ -119,7 +119,7 @@ def test_the_tokenizer_and_its_generation_config_are_carried_along(tmp_path):
     make_folder(tmp_path / 'in', 'llama')
     (tmp_path / 'in' / 'chat_template.jinja').write_text('{{ messages }}')
     model, info = checkpoint.load_model(str(tmp_path / 'in'))
-    export(model, info, str(tmp_path / 'out'), 'a card')
+    export(model, info, str(tmp_path / 'out'))
     for name in ('generation_config.json', 'chat_template.jinja', 'tokenizer_config.json'):
         assert (tmp_path / 'out' / name).read_text() == (tmp_path / 'in' / name).read_text()
     text = 'The fox, the dog.'
