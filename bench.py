@@ -5,10 +5,9 @@ What each phase of a plan really costs on this machine, beside what the ledger p
                     [--repeats=3] [--phases=LIST] [--json]
 
 For each distinct (depth, frozen layers, embeddings) of the plan, and for full depth: seconds of a
-micro-step's forward and backward and of an optimizer step, tokens/s, peak memory, the share of the matmul
-speed measured beside it, MFU where the GPU's peak is known, and the cost of a step relative to full depth,
-predicted (flops ledger) and measured. Then the whole plan beside its baseline, in hours. --phases=0,3
-measures just these rows, --phases=none none, and full depth.
+micro-step's forward and backward and of an optimizer step, tokens/s, peak memory, MFU where the GPU's peak is
+known, and the cost of a step relative to full depth, predicted (flops ledger) and measured. Then the whole
+plan beside its baseline, in hours. --phases=0,3 measures just these rows, --phases=none full depth alone.
 
 Each measurement has a process of its own. They take turns and medians are reported, relative to full depth as
 it was measured before and after, so that a machine whose speed drifts doesn't favor one.
@@ -68,9 +67,8 @@ def main():
 
     # What can be wrong is wrong before the first measurement: a whole plan takes half an hour on a CPU.
     rows = choose_rows(config, plan.phases, own.phases)
-    matmul = in_own_process(matmul_speed, config)
     measured = measure_in_turns(config, rows, own.repeats)
-    found = summarize(plan, rows, measured, matmul, device)
+    found = summarize(plan, rows, measured, device)
     if own.phases:
         del found['plan']  # of rows that were left out nothing is known
     if own.json:
@@ -242,31 +240,6 @@ def peak_memory(device: torch.device) -> int:
     return 0
 
 
-def matmul_speed(config: TrainConfig) -> float:
-    """FLOP/s of the MLP's matmul on a micro-batch, in training's dtype: the speed limit."""
-    device = pick_device(config.device)
-    if device.type == 'cuda':
-        torch.backends.cuda.matmul.allow_tf32 = True
-    # What autocast makes of a product of float32 is what training multiplies in.
-    with autocast(device, config.dtype):
-        dtype = (torch.ones(1, 1, device=device) @ torch.ones(1, 1, device=device)).dtype
-    rows = config.batch_size * config.block_size
-    width = config.n_embd
-    a = torch.randn(rows, width, device=device, dtype=dtype)
-    b = torch.randn(width, 4 * width, device=device, dtype=dtype)
-    # rows * width * 4 width multiply-adds, two FLOPs each.
-    flops = 8 * rows * width**2
-    # Many between two looks at the clock, each of which waits for the device: 20 ms at least.
-    repeats = max(1, int((2e13 if device.type == 'cuda' else 2e9) / flops))
-    times = []
-    for _ in range(10):
-        began = now(device)
-        for _ in range(repeats):
-            a @ b
-        times.append((now(device) - began) / repeats)
-    return flops / min(times)  # the least disturbed: this is the limit that others are held against
-
-
 # ------------------------------------------------------------------------------------------------------------
 # reporting
 
@@ -283,7 +256,7 @@ def relative_costs(costs: list[tuple[str, float]]) -> dict[str, float]:
     return {name: statistics.median(some) for name, some in ratios.items()}
 
 
-def summarize(plan: schedule.Plan, rows: dict, measured: list, matmul: float, device) -> dict:
+def summarize(plan: schedule.Plan, rows: dict, measured: list, device) -> dict:
     """Everything that was found, as plain types: 'phases' (one dict a row), and 'plan'."""
     config = plan.config
     n = grad_accum_steps(config)
@@ -302,14 +275,13 @@ def summarize(plan: schedule.Plan, rows: dict, measured: list, matmul: float, de
         flops = sum(schedule.token_flops(config, phase))  # of a token
         # Of forward and backward alone: the FLOPs of the optimizer are not in the ledger.
         per_second = flops * config.batch_size * config.block_size / (row['forward'] + row['backward'])
-        row['of_matmul'] = per_second / matmul
         row['mfu'] = per_second / peak if peak else None
         row['predicted'] = flops / full_flops
         row['measured'] = relative[name]
         found.append(row)
     by_kind = {kind_of(phase): relative[name] for name, phase in rows.items()}
-    return {'device': str(device), 'matmul_flops_per_second': matmul, 'peak_flops_per_second': peak,
-            'phases': found, 'plan': whole_plan(plan, by_kind, found[0]['tok_per_sec'])}
+    return {'device': str(device), 'peak_flops_per_second': peak, 'phases': found,
+            'plan': whole_plan(plan, by_kind, found[0]['tok_per_sec'])}
 
 
 def whole_plan(plan: schedule.Plan, by_kind: dict, tok_per_sec: float) -> dict:
@@ -328,19 +300,17 @@ def whole_plan(plan: schedule.Plan, by_kind: dict, tok_per_sec: float) -> dict:
 
 def print_summary(config: TrainConfig, found: dict):
     tokens = config.batch_size * config.block_size
-    speed = found['matmul_flops_per_second'] / 1e9
-    print(f'{found["device"]}: {speed:,.0f} GFLOP/s in matmuls; micro-steps of {tokens} tokens, '
-          f'{grad_accum_steps(config)} to a step')
+    print(f'{found["device"]}: micro-steps of {tokens} tokens, {grad_accum_steps(config)} to a step')
     header = ['row', 'depth', 'frozen', 'embeddings', 'forward s', 'backward s', 'optim. s', 'tok/s',
-              'peak GB', 'of matmul', 'MFU', 'predicted', 'measured']
+              'peak GB', 'MFU', 'predicted', 'measured']
     lines = []
     for row in found['phases']:
         seconds = [f'{row[name]:.4f}' for name in ('forward', 'backward', 'optimizer')]
         mfu = f'{row["mfu"]:.1%}' if row['mfu'] else '-'  # no CPU's peak is known
         lines.append([row['row'], row['depth'], row['n_frozen'], row['embeddings'], *seconds,
-                      f'{row["tok_per_sec"]:.0f}', f'{row["memory"] / 1e9:.2f}', f'{row["of_matmul"]:.1%}',
-                      mfu, f'{row["predicted"]:.1%}', f'{row["measured"]:.1%}'])
-    print(table(header, lines, 'rrrlrrrrrrrrr'))
+                      f'{row["tok_per_sec"]:.0f}', f'{row["memory"] / 1e9:.2f}', mfu,
+                      f'{row["predicted"]:.1%}', f'{row["measured"]:.1%}'])
+    print(table(header, lines, 'rrrlrrrrrrrr'))
     if 'plan' in found:
         plan = found['plan']
         hours = plan['hours']

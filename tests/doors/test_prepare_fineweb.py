@@ -298,6 +298,14 @@ def test_of_few_text_files_pieces_are_held_out_and_of_many_whole_ones(tmp_path, 
     assert sorted(val + train) == sorted(whole)
 
 
+@pytest.mark.parametrize('tokenizer, piece', [('bytes', 50), ('gpt2', 210)])  # 4.2 bytes a token
+def test_a_piece_that_is_held_out_is_about_a_16th_of_val_tokens(tmp_path, tokenizer, piece):
+    (tmp_path / 'a.txt').write_text('some text ' * 1000)
+    flags = [f'--source={tmp_path}/a.txt', f'--out={tmp_path}/out', f'--tokenizer={tokenizer}']
+    prepare(*flags, '--val_tokens=1600')
+    assert data.read_meta(str(tmp_path / 'out'))['piece'] == piece
+
+
 @pytest.mark.parametrize('flags, n', [('--val_tokens=600', 0), ('--shard_tokens=100_000_000', 506)])
 def test_a_corpus_that_leaves_nothing_to_train_on_gets_advice_that_can_be_followed(tmp_path, flags, n):
     (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'word ' * 101}))
