@@ -12,6 +12,7 @@ A color means one thing: blue less than the opponent, orange more, grey neither 
 position is a value; a single seed has no interval, and none is drawn.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -199,28 +200,26 @@ def draw_row(axes, one: Comparison, y: float, low: float, high: float, has_costs
         axes.annotate(f'← {found.value:.2g}', (0.01, y), ha='left', va='bottom', color=color, **beside)
 
 
-def columns_for(n: int) -> int:
-    """How many of n small panels stand in a line."""
-    return min(5, n, max(2, math.ceil(math.sqrt(1.2 * n))))
-
-
-def size_for(n: int) -> tuple[float, float]:
-    columns = columns_for(n)
-    return max(WIDTH, 1.8 * columns), 0.7 + (1.9 if columns > 3 else 2.3) * math.ceil(n / columns)
-
-
-def panels_for(figure, names: list[str], share_y: bool = True) -> list:
-    """Axes of small panels, their names above them."""
-    columns = columns_for(len(names))
-    lines = math.ceil(len(names) / columns)
-    grid = figure.subplots(lines, columns, sharex=True, sharey=share_y, squeeze=False)
-    for axes in grid.flat[len(names):]:
-        axes.set_visible(False)
-    for k, (axes, name) in enumerate(zip(grid.flat, names)):
-        axes.set_title(shorten(name), fontsize=8, loc='left', parse_math=False)
-        # Above a place that is empty, too.
-        axes.tick_params(labelsize=7, labelbottom=k + columns >= len(names))
-    return list(grid.flat[:len(names)])
+@contextlib.contextmanager
+def small_panels(path: str, names: list[str], x_label: str, y_label: str, share_y: bool = True):
+    """A figure of small panels, their names above them, for the block to draw into, on one logarithmic x
+    axis."""
+    n = len(names)
+    columns = min(5, n, max(2, math.ceil(math.sqrt(1.2 * n))))
+    lines = math.ceil(n / columns)
+    with new_figure(path, WIDTH, 0.7 + (1.9 if columns > 3 else 2.3) * lines) as figure:
+        grid = figure.subplots(lines, columns, sharex=True, sharey=share_y, squeeze=False)
+        for axes in grid.flat[n:]:
+            axes.set_visible(False)
+        for k, (axes, name) in enumerate(zip(grid.flat, names)):
+            axes.set_title(shorten(name), fontsize=8, loc='left', parse_math=False)
+            # Above a place that is empty, too.
+            axes.tick_params(labelsize=7, labelbottom=k + columns >= n)
+        yield grid.flat[:n]
+        grid[0, 0].set_xscale('log')
+        use_ticks(grid[0, 0].xaxis, *grid[0, 0].get_xlim())
+        figure.supxlabel(x_label, fontsize=8.5)
+        figure.supylabel(y_label, fontsize=8.5)
 
 
 def draw_losses(path: str, report: Report):
@@ -234,8 +233,10 @@ def draw_losses(path: str, report: Report):
     has_costs = any(one.cost for one in report.comparisons)
     # With one budget there are kinds of arms that are far from each other, and so are sizes.
     is_shared = has_costs and not any(one.scale for one in report.comparisons)
-    with new_figure(path, *size_for(len(panels_of))) as figure:
-        panels = panels_for(figure, list(panels_of), is_shared)
+    x_label = ('training FLOPs\npoint: end of a run, blue below and orange above its opponent (grey);  '
+               'line: on its way there')
+    y_label = 'validation loss, nats per token'
+    with small_panels(path, list(panels_of), x_label, y_label, is_shared) as panels:
         ends = []
         for axes, comparisons in zip(panels, panels_of.values()):
             ends = ends if is_shared else []
@@ -247,11 +248,6 @@ def draw_losses(path: str, report: Report):
             height = max(ends) - min(ends) or 0.1
             above = (0.6 if has_costs else 8) * height
             axes.set_ylim(min(ends) - 0.1 * (height + above), max(ends) + above)
-        panels[0].set_xscale('log')
-        use_ticks(panels[0].xaxis, *panels[0].get_xlim())
-        figure.supxlabel('training FLOPs\npoint: end of a run, blue below and orange above its opponent '
-                         '(grey);  line: on its way there', fontsize=8.5)
-        figure.supylabel('validation loss, nats per token', fontsize=8.5)
 
 
 def draw_fall(axes, group: Group, color: str, front: int) -> float:
@@ -276,8 +272,8 @@ def gaps_of(report: Report) -> dict[str, list]:
 
 def draw_catch_up(path: str, gaps: dict[str, list]):
     """The gap to the opponent after as many tokens in all, against the tokens since the last growth."""
-    with new_figure(path, *size_for(len(gaps))) as figure:
-        panels = panels_for(figure, list(gaps))
+    x_label = 'million tokens since the last growth, until a learning rate decays  (band: 95%)'
+    with small_panels(path, list(gaps), x_label, "loss minus the opponent's") as panels:
         reach = 0.0
         for axes, curves in zip(panels, gaps.values()):
             axes.axhline(0, color='black', linewidth=1)
@@ -291,11 +287,6 @@ def draw_catch_up(path: str, gaps: dict[str, list]):
                 reach = max(reach, *(1.4 * abs(gap.value) for gap in found))
             axes.legend(fontsize=7, frameon=False, loc='lower left')
         panels[0].set_ylim(-(reach or 0.01), reach or 0.01)
-        panels[0].set_xscale('log')
-        use_ticks(panels[0].xaxis, *panels[0].get_xlim())
-        figure.supxlabel('million tokens since the last growth, until a learning rate decays  (band: 95%)',
-                         fontsize=8.5)
-        figure.supylabel("loss minus the opponent's", fontsize=8.5)
 
 
 def draw_trend(path: str, trends: list):
@@ -307,8 +298,10 @@ def draw_trend(path: str, trends: list):
         values += [one.value for one in (cell.predicted, cell.measured) if one and 0 < one.value < math.inf]
     low, high = min([0.9, *values]) / 1.5, max([1.1, *values]) * 1.5
     budgets = sorted({cell.budget for cell in every})
-    with new_figure(path, *size_for(len(trends))) as figure:
-        panels = panels_for(figure, [trend.arm for trend in trends])
+    x_label = ('million parameters without embeddings\npoint: measured;  hollow: held out;  cross and bar: '
+               'predicted for what was held out, 95%')
+    y_label = 'compute for the same loss,\nbelow 1: growing saves'
+    with small_panels(path, [trend.arm for trend in trends], x_label, y_label) as panels:
         for axes, trend in zip(panels, trends):
             axes.axhline(1, color='black', linewidth=1)
             for k, (budget, color) in enumerate(zip(budgets, SERIES)):
@@ -321,12 +314,7 @@ def draw_trend(path: str, trends: list):
             axes.set_yscale('log')
             axes.set_ylim(low, high)
             use_ticks(axes.yaxis, low, high)
-        panels[0].set_xscale('log')
-        use_ticks(panels[0].xaxis, *panels[0].get_xlim())
         panels[0].legend(fontsize=7, frameon=False)
-        figure.supxlabel('million parameters without embeddings\npoint: measured;  hollow: held out;  '
-                         'cross and bar: predicted for what was held out, 95%', fontsize=8.5)
-        figure.supylabel('compute for the same loss,\nbelow 1: growing saves', fontsize=8.5)
 
 
 def draw_cell(axes, cell, color: str, width: float):

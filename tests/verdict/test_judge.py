@@ -91,12 +91,18 @@ def test_four_words(shift, sd, word):
 
 @pytest.mark.parametrize('corrected, low, high, word', [
     (0.0499, 0.5, 0.7, 'saves'), (0.0501, 0.5, 0.7, 'open'), (0.0501, 0.91, 1.09, 'same'),
-    (0.0501, 0.89, 1.09, 'open'), (0.0501, 0.91, 1.11, 'open'), (0.0499, 0.91, 1.09, 'saves')])
+    (0.0501, 0.89, 1.09, 'open'), (0.0501, 0.9, 1.1, 'same'), (0.0499, 0.91, 1.09, 'saves')])
 def test_a_word_is_at_5_percent_and_within_the_margin(corrected, low, high, word):
     arms = {'full': full(), 'grown': grown(LOSSES)}
     found = replace(of(study_of(arms, ['full']), 'grown'), word='', cost=stats.Interval(1.0, low, high))
     judge.put_word(found, corrected, 0.1)
     assert found.word == word
+
+
+def test_runs_of_one_budget_are_compared_at_their_ends_which_whole_steps_keep_apart():
+    arms = {'full': full(steps=1004), 'grown': grown(LOSSES, steps=1000)}
+    found = of(study_of({arm: {1000: runs} for arm, runs in arms.items()}, ['full']), 'grown')
+    assert found.difference.value == pytest.approx(-0.1)
 
 
 # ---- pairs
