@@ -121,7 +121,8 @@ def read_folder(args) -> dict | None:
     if not found:
         return None
     meta = read_meta(args.out)
-    if not {'options', 'sources', 'shards', 'complete', 'revision'} <= meta.keys():
+    is_ours = {'options', 'sources', 'shards', 'complete', 'revision'} <= meta.keys()
+    if not is_ours or meta['options'].get('pretokenized'):  # which earlier versions could fetch
         raise UserError(f"{args.out} holds data that this script didn't make: choose another --out")
     if found == ['meta.json']:
         return None  # it holds no work: other options may replace it

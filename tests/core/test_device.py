@@ -1,5 +1,6 @@
 """Devices, ranks, peaks. No GPU is needed. Run: python -m pytest tests/core/test_device.py"""
 
+import errno
 import os
 import types
 from datetime import timedelta
@@ -151,6 +152,33 @@ def test_ranks_have_met_when_all_of_them_are_there(monkeypatch):
             device.meet_ranks(rank, 3)
     assert device.meet_ranks(2, 3) is store is device.meet_ranks(0, 3)
     assert device.meet_ranks(0, 1) is None
+
+
+@pytest.mark.parametrize('n_local, max_restarts', [('2', '3'), ('1', '0'), ('1', '3')])
+def test_restarts_over_several_nodes_need_a_store_of_the_ranks_own(monkeypatch, n_local, max_restarts):
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(device.dist, 'rendezvous', lambda *args, **kwargs: iter([(store, 0, 2)]))
+    for name, value in {'TORCHELASTIC_USE_AGENT_STORE': 'True', 'TORCHELASTIC_MAX_RESTARTS': max_restarts,
+                        'TORCHELASTIC_RESTART_COUNT': '1', 'LOCAL_WORLD_SIZE': n_local,
+                        'WORLD_SIZE': '2'}.items():
+        monkeypatch.setenv(name, value)
+    for rank in (0, 1):  # the names of the attempt before say nothing
+        store.set(f'0/rank {rank} is here', '')
+    store.set('1/rank 1 is here', '')
+    if (n_local, max_restarts) == ('1', '3'):
+        with pytest.raises(UserError, match='TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1'):
+            device.meet_ranks(0, 2)
+    else:
+        device.meet_ranks(0, 2).get('rank 0 is here')
+        assert store.check(['1/rank 0 is here'])
+
+
+@pytest.mark.parametrize('error, expected', [
+    (torch.OutOfMemoryError(), True), (MemoryError(), True), (OSError(errno.ENOMEM, 'x'), True),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+    (OSError(errno.ENOENT, 'x'), False), (RuntimeError('shapes differ'), False)])
+def test_what_is_out_of_memory(error, expected):
+    assert device.is_out_of_memory(error) is expected
 
 
 # ------------------------------------------------------------------------------------------------------------

@@ -544,7 +544,9 @@ def test_a_finished_folder_is_left_alone_and_other_options_or_sources_are_refuse
 @pytest.mark.parametrize('name, text', [
     ('shard_val_000000.bin', 'x'), ('edufineweb_train_000001.npy', 'x'),
     ('meta.json', '{"tokenizer": "bytes", "vocab_size": 257, "eot": 256}'), ('meta.json', '{"tokenizer"'),
-    ('meta.json', '{"tokenizer": "bytes", "vocab_size": 257, "eot": 256, "shards": 3}')])
+    ('meta.json', '{"tokenizer": "bytes", "vocab_size": 257, "eot": 256, "shards": 3}'),
+    ('meta.json', '{"tokenizer": "gpt2", "vocab_size": 50257, "eot": 50256, "sources": [], "shards": [], '
+                  '"complete": false, "revision": "", "options": {"pretokenized": "x/y"}}')])
 def test_data_of_someone_elses_is_never_overwritten(tmp_path, source, name, text):
     (tmp_path / 'out').mkdir()
     (tmp_path / 'out' / name).write_text(text)
