@@ -72,12 +72,9 @@ class RunLog:
         config, total = self.job.config, self.job.plan.total_steps
         records, _ = read_metrics(os.path.join(self.prefix_dir or config.out_dir, 'metrics.jsonl'))
         # Its evals and growth at this step are still to come, its training line (if one is due) is not.
-        logs_step = state.step % config.log_interval == 0 or state.step == total
-        kept = []
-        for record in records:
-            is_logged = record['step'] == state.step and record['kind'] == 'train' and logs_step
-            if record['step'] < state.step or is_logged:
-                kept.append(record)
+        is_due = state.step % config.log_interval == 0 or state.step == total
+        first_lost = state.step + is_due
+        kept = [r for r in records if r['step'] < (first_lost if r['kind'] == 'train' else state.step)]
         # Replaced as a whole: a kill at this point loses no line.
         with atomic_write(self.path) as f:
             f.writelines(json.dumps(record) + '\n' for record in kept)
@@ -399,8 +396,7 @@ class Tracker:
         for axis in ('tokens', 'flops'):
             run.define_metric(axis)
         run.define_metric('eval/*', step_metric='flops')
-        self.log_values = lambda values, step: run.log(values, step=step)
-        self.close = run.finish
+        self.log_values, self.close = run.log, run.finish
 
     def start_tensorboard(self, run_id: str):
         from torch.utils.tensorboard import SummaryWriter
@@ -427,15 +423,13 @@ class Tracker:
 
         # trackio knows a run by its name: with the id in it a second run of the same name is another one.
         run = trackio.init(name=f'{self.config.run_name}-{run_id}', **self.settings)
-        self.log_values = lambda values, step: run.log(values, step=step)
-        self.close = trackio.finish
+        self.log_values, self.close = run.log, trackio.finish
 
     def send(self, record: dict):
         """One record of metrics.jsonl, less its bookkeeping, unless it was sent before."""
         kind = record['kind']
-        order = ('train', 'eval', 'phase').index(kind)  # in which records of one step are written
-        place = [record['step'], order]
-        if self.sent and place <= self.sent:
+        place = [record['step'], ('train', 'eval', 'phase').index(kind)]  # as they are written within a step
+        if place <= self.sent:
             return
         values = {'tokens': record['tokens'], 'flops': record['flops']}
         for name, value in record.items():
