@@ -87,15 +87,17 @@ def draw_forest(path: str, report: Report):
     """A row an arm, a column a budget; a block of rows a scale, or a kind of arms. x: compute for the same
     loss on a logarithmic axis; with one budget there is none, and x is the difference in loss, on an axis of
     its own for each kind. A bar is the 95% interval; filled: settled."""
-    blocks = {}
+    blocks, arms_of = {}, {}
     for one in report.comparisons:
         if one.group:
-            blocks.setdefault(block_of(one.group), []).append(one)
+            title = block_of(one.group)
+            blocks.setdefault(title, []).append(one)
+            if one.arm not in arms_of.setdefault(title, []):
+                arms_of[title].append(one.arm)
     columns = {one.budget: one.group for one in report.comparisons if one.group}
     has_costs = any(one.cost for one in report.comparisons)
     longest = max(len(shorten(one.arm)) for one in report.comparisons)
     width = max(WIDTH, 0.4 + 0.075 * longest + 2.2 * len(columns))
-    arms_of = {title: list(dict.fromkeys(one.arm for one in some)) for title, some in blocks.items()}
     # A row an arm, and room for the title of the block.
     heights = [len(arms) + 0.8 for arms in arms_of.values()]
     with new_figure(path, width, 0.9 + 0.45 * len(blocks) + 0.24 * sum(heights)) as figure:

@@ -168,15 +168,16 @@ def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -
     if not names:
         still = [group for group in groups if not group.grows and group.config.init_from == 'scratch']
         return sorted(still, key=lambda group: -group.config.n_layer)
+    called = {}  # {what it is named by: groups}
+    for group in groups:
+        for run in group.runs:
+            called.setdefault(group.arm if by_arm else os.path.realpath(run.path), []).append(group)
     found = []
     for name in names:
-        named = [group for group in groups if group.arm == name]
-        if not by_arm:
-            place = os.path.realpath(name)
-            named = [group for group in groups if place in [os.path.realpath(run.path) for run in group.runs]]
+        named = called.get(name if by_arm else os.path.realpath(name))
         if not named:
             raise UserError(f'--baseline={name}: none of the runs, or a repetition')
-        found += [group for group in named if group not in found]
+        found += [group for group in dict.fromkeys(named) if group not in found]
     if not by_arm:
         # A baseline that is named by its run is a ladder, with its like at other budgets.
         budgets = {group.budget for group in found}

@@ -11,6 +11,7 @@ A judge.Report as text: what compare.py prints, and the parts of a study's page.
 Tables are tabulate's, as text, as Markdown and as LaTeX; their cells are finished text.
 """
 
+import itertools
 import math
 import re
 import textwrap
@@ -244,7 +245,7 @@ def label(group: Group, report: Report) -> str:
 
 def runs_table(report: Report) -> Table:
     """One row a group, with its final loss, and those on other validation sets."""
-    others = {name: None for group in report.groups for name in group.other_sets}  # in their order
+    others = list(dict.fromkeys(itertools.chain(*(group.other_sets for group in report.groups))))
     rows = []
     for group in report.groups:
         last = group.last()

@@ -109,8 +109,10 @@ class Run:
         """Its validation losses after step 0: {'loss', or a counter: an array, one value an evaluation}."""
         # At step 0 no compute is spent: such a point is no part of what compute buys.
         kept = [record for record in self.evals if record['step'] > 0]
-        curve = {name: np.array([record[name] for record in kept], float) for name in COUNTERS}
-        curve['loss'] = np.array([record['val_loss'] for record in kept], float)
+        curve = {}
+        for name in (*COUNTERS, 'val_loss'):
+            curve[name] = np.array([record[name] for record in kept], float)
+        curve['loss'] = curve.pop('val_loss')
         return curve
 
 
