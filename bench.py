@@ -43,7 +43,6 @@ from core.optim import make_optimizers
 from model import GPT
 from run import checkpoint
 
-
 class Measured(NamedTuple):
     """Seconds of a micro-step's forward and backward and of the optimizer's step; peak of memory in bytes."""
 
@@ -55,7 +54,6 @@ class Measured(NamedTuple):
     def step(self, grad_accum_steps: int) -> float:
         """Seconds of one step of total_batch_size tokens on this one device."""
         return grad_accum_steps * (self.forward + self.backward) + self.optimizer
-
 
 def main():
     own, rest = parse_args()
@@ -76,7 +74,6 @@ def main():
     else:
         print_summary(config, found)
 
-
 def parse_args():
     """(bench.py's own flags, the rest: configs and settings)."""
     # --help is load_config's to answer, with the settings; an abbreviation could be one of them.
@@ -86,10 +83,8 @@ def parse_args():
     parser.add_argument('--phases', default='')
     return parser.parse_known_args()
 
-
 # ------------------------------------------------------------------------------------------------------------
 # what to measure
-
 
 def choose_rows(config: TrainConfig, phases: tuple, wanted: str) -> dict[str, schedule.Phase]:
     """Name -> phase: 'full' for full depth, then the plan's distinct phases, '0', '1', ... in order of time.
@@ -113,16 +108,13 @@ def choose_rows(config: TrainConfig, phases: tuple, wanted: str) -> dict[str, sc
             raise UserError(f'--phases={wanted}: there are {", ".join(["none", *numbered])}')
     return rows
 
-
 def kind_of(phase: schedule.Phase) -> tuple:
     """What decides a phase's cost."""
     embeddings = phase.embeddings if phase.frozen else 'train'  # they count in phase 1 alone
     return phase.depth, phase.frozen, embeddings
 
-
 # ------------------------------------------------------------------------------------------------------------
 # measuring
-
 
 def measure_in_turns(config: TrainConfig, rows: dict, repeats: int) -> list[tuple[str, Measured]]:
     """(name of the row, Measured) in order of time."""
@@ -145,7 +137,6 @@ def measure_in_turns(config: TrainConfig, rows: dict, repeats: int) -> list[tupl
                   f'optimizer, {found.memory / 1e9:.2f} GB', file=sys.stderr, flush=True)
     return measured
 
-
 def in_own_process(function, config: TrainConfig, *args):
     """function(config, *args) in a fresh process. Raises UserError if it is killed, as for want of memory."""
     context = multiprocessing.get_context('spawn')  # a fork would inherit this process's memory
@@ -155,7 +146,6 @@ def in_own_process(function, config: TrainConfig, *args):
     except concurrent.futures.process.BrokenProcessPool:
         raise UserError('a measurement was killed, perhaps for want of memory: lower --batch_size, now '
                         f'{config.batch_size}') from None
-
 
 def call(function, config: TrainConfig, *args):
     """function(config, *args), with what can go wrong on a user's machine as a UserError."""
@@ -169,7 +159,6 @@ def call(function, config: TrainConfig, *args):
         if reason:
             raise UserError(f'torch.compile does not work here ({reason}): say --compile=False') from None
         raise
-
 
 def measure(config: TrainConfig, phase: schedule.Phase) -> Measured:
     """What a step of a phase takes: at most two micro-steps, of which the last is timed, since of many most
@@ -210,11 +199,9 @@ def measure(config: TrainConfig, phase: schedule.Phase) -> Measured:
     forward, backward, step = np.mean(timed[n_warm:], axis=0).tolist()
     return Measured(forward, backward, step, peak_memory(device))
 
-
 def grad_accum_steps(config: TrainConfig) -> int:
     """Micro-steps of a step on one device."""
     return config.total_batch_size // (config.batch_size * config.block_size)
-
 
 def now(device: torch.device) -> float:
     """The time once the device has done what it was given."""
@@ -224,7 +211,6 @@ def now(device: torch.device) -> float:
     elif device.type == 'mps':
         torch.mps.synchronize()
     return time.perf_counter()
-
 
 def peak_memory(device: torch.device) -> int:
     """Peak of the device's memory in bytes; on the CPU, of the whole process; 0 if it is neither CUDA nor
@@ -239,10 +225,8 @@ def peak_memory(device: torch.device) -> int:
                     return int(line.split()[1]) * 1024
     return 0
 
-
 # ------------------------------------------------------------------------------------------------------------
 # reporting
-
 
 def relative_costs(costs: list[tuple[str, float]]) -> dict[str, float]:
     """(row, cost) in order of time -> each row's cost relative to what full depth's would have been at that
@@ -254,7 +238,6 @@ def relative_costs(costs: list[tuple[str, float]]) -> dict[str, float]:
         # After the last full-depth measurement, np.interp holds its cost.
         ratios.setdefault(name, []).append(cost / float(np.interp(place, places, full)))
     return {name: statistics.median(some) for name, some in ratios.items()}
-
 
 def summarize(plan: schedule.Plan, rows: dict, measured: list, device) -> dict:
     """Everything that was found, as plain types: 'phases' (one dict a row), and 'plan'."""
@@ -283,7 +266,6 @@ def summarize(plan: schedule.Plan, rows: dict, measured: list, device) -> dict:
     return {'device': str(device), 'peak_flops_per_second': peak, 'phases': found,
             'plan': whole_plan(plan, by_kind, found[0]['tok_per_sec'])}
 
-
 def whole_plan(plan: schedule.Plan, by_kind: dict, tok_per_sec: float) -> dict:
     """Hours of the plan on this device and its cost relative to as many steps at full depth, measured and
     predicted."""
@@ -296,7 +278,6 @@ def whole_plan(plan: schedule.Plan, by_kind: dict, tok_per_sec: float) -> dict:
     return {'steps': n_steps, 'full_depth_hours': hours,
             'cost': {'measured': measured, 'predicted': predicted},
             'hours': {'measured': measured * hours, 'predicted': predicted * hours}}
-
 
 def print_summary(config: TrainConfig, found: dict):
     tokens = config.batch_size * config.block_size
@@ -319,7 +300,6 @@ def print_summary(config: TrainConfig, found: dict):
               f'measured, {hours["predicted"]:.2f} h predicted; the same steps at full depth '
               f'{plan["full_depth_hours"]:.2f} h: {cost["measured"]:.1%} measured, {cost["predicted"]:.1%} '
               'predicted')
-
 
 if __name__ == '__main__':
     run_main(main)

@@ -40,7 +40,6 @@ from verdict.runs import read_runs
 
 FORMATS = ('markdown', 'latex', 'json', 'csv')
 
-
 def main():
     args = parse_arguments()
     # Two scorings need no run directory: any two models on the same questions.
@@ -71,7 +70,6 @@ def main():
             raise UserError('--figure: none of these runs has an evaluation yet')
         print(f'drawn: {", ".join(drawn)}', file=sys.stderr)
 
-
 def judge(args: argparse.Namespace) -> Report:
     """The runs judged: a study's by its study file, others by what they are."""
     study, folders = study_of(args.runs)
@@ -83,7 +81,6 @@ def judge(args: argparse.Namespace) -> Report:
     # A baseline that is also among the runs is read once.
     return judge_runs(read_runs(args.runs + args.baseline), args.baseline or None, margin=args.margin,
                       sigma=args.sigma)
-
 
 def study_of(paths: list[str]) -> tuple:
     """(the study whose runs some paths are, which of its runs' folders; [] for all); (None, []) if they are
@@ -104,14 +101,12 @@ def study_of(paths: list[str]) -> tuple:
         return None, []
     return plan.load_study(file, root), [] if is_whole else folders
 
-
 def study_file_of(root: str) -> str:
     """The study file whose runs a folder holds, '' if it is no study's."""
     launched = os.path.join(root, 'study.json')
     told = read_json(launched, "a launcher's state").get('study', '') if os.path.isfile(launched) else ''
     shipped = os.path.join(HERE, 'studies', f'{os.path.basename(os.path.abspath(root))}.py')
     return next((path for path in (told, shipped) if os.path.isfile(path)), '')
-
 
 def compare_scorings(paths: list[str]):
     """Print the difference of two hellaswag.jsonl. Raises UserError for another number of files."""
@@ -122,13 +117,11 @@ def compare_scorings(paths: list[str]):
     difference = paired.compare_lines(*lines, who=' and '.join(paths))
     print(f'{paths[1]} less {paths[0]}: {paired.in_words(difference)}')
 
-
 def as_json(judged: Report) -> str:
     """The rows, the sentences and the notes, as plain types."""
     found = {'comparisons': report.rows(judged), 'notes': judged.notes,
              'verdicts': [report.answer(judged), *report.sentences(judged)]}
     return json.dumps(found, indent=1) + '\n'
-
 
 def parse_arguments() -> argparse.Namespace:
     """Raises UserError for options that can't be, before anything is read."""
@@ -169,7 +162,6 @@ def parse_arguments() -> argparse.Namespace:
         if path and not os.path.isdir(os.path.dirname(path) or '.'):
             raise UserError(f'{path}: there is no folder {os.path.dirname(path)}')
     return args
-
 
 if __name__ == '__main__':
     run_main(main)

@@ -34,9 +34,7 @@ GROUPS = {'run': 'The run', 'data': 'Data', 'model': 'Model', 'growth': 'What gr
           'optimizer': 'Optimizer', 'schedule': 'Learning rate over the run', 'evaluation': 'Evaluation',
           'logs': 'Logs and checkpoints', 'machine': 'The machine'}
 
-
 FREE_GROUPS = ('run', 'data', 'evaluation', 'logs', 'machine')
-
 
 def setting(group, default, help, choices=(), free=None, path=False, at_least=0, at_most=math.inf,
             below=2**63):
@@ -50,7 +48,6 @@ def setting(group, default, help, choices=(), free=None, path=False, at_least=0,
     metadata = {'group': group, 'help': help, 'choices': tuple(choices), 'free': free, 'path': path}
     metadata |= {'at least': at_least, 'at most': at_most, 'below': below}
     return dataclasses.field(default=default, metadata=metadata)
-
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -173,7 +170,6 @@ class TrainConfig:
     compile: bool | str = setting('machine', 'auto', "compile the blocks with torch.compile: True, False or "
                                   "'auto' (on cuda only)", choices=('auto',))
 
-
 FIELDS = {f.name: f for f in dataclasses.fields(TrainConfig)}
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -188,10 +184,8 @@ OTHER_NAMES = {
     'phase1_fraction': 'freeze',
 }
 
-
 # ------------------------------------------------------------------------------------------------------------
 # a command line
-
 
 @dataclass
 class Given:
@@ -203,7 +197,6 @@ class Given:
     paths: list = field(default_factory=list)  # of the configs
     notes: list = field(default_factory=list)  # lines to say
     problems: list = field(default_factory=list)
-
 
 def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
     """The config of a command line: config files from left to right, then --key=value (or --key value) flags.
@@ -234,14 +227,12 @@ def load_config(argv: list[str], usage: str, say=say) -> TrainConfig:
         say(note)
     return config
 
-
 def raise_problems(title: str, problems: list[str]):
     """Raise one UserError for all problems, if there are any: a line for each, under a title if several."""
     if len(problems) > 1:
         problems = [title, *problems]
     if problems:
         raise UserError('\n  '.join(problems))
-
 
 def read_command_line(argv: list[str]) -> Given:
     """The configs' and flags' settings. What is wrong with them is collected in `problems`."""
@@ -256,7 +247,6 @@ def read_command_line(argv: list[str]) -> Given:
         else:
             read_config(find_config(arg), given)
     return given
-
 
 def read_flag(arg: str, rest: list[str], given: Given):
     """One flag: --key=value, --key value (taken from the front of `rest`), or alone: --shuffle, --resume."""
@@ -274,7 +264,6 @@ def read_flag(arg: str, rest: list[str], given: Given):
     value = parse(name, text) if name in FIELDS else text
     assign(f'--{name}' if name in FIELDS else arg, name, value, given.flags, given.problems)
 
-
 def find_config(text: str) -> str:
     """The file that a word of a command line means: as it is, or a config of this project by its name."""
     path = os.path.expanduser(text)
@@ -283,7 +272,6 @@ def find_config(text: str) -> str:
             if os.path.isfile(os.path.join(folder, name)):
                 return os.path.join(folder, name)
     return path
-
 
 def read_config(path: str, given: Given):
     """The settings of a config file; notes what it changes of earlier ones."""
@@ -307,7 +295,6 @@ def read_config(path: str, given: Given):
     for origin, lines in changes.items():
         given.notes.append(f'{os.path.basename(path)}: {", ".join(lines)} ({os.path.basename(origin)})')
 
-
 def read_file(path: str, problems: list[str]) -> dict:
     """The public names that a Python file assigns."""
     if not os.path.isfile(path):
@@ -328,10 +315,8 @@ def read_file(path: str, problems: list[str]) -> dict:
         problems.append(f'{path}, line {line}: {type(error).__name__}: {error}')
     return {name: value for name, value in namespace.items() if not name.startswith('_')}
 
-
 # ------------------------------------------------------------------------------------------------------------
 # one value
-
 
 def kind_of(setting: dataclasses.Field) -> tuple[type, set]:
     """(type of a value, how many tuples deep it may lie: 0 alone, 1 in a tuple, 2 in a tuple of tuples)."""
@@ -342,11 +327,9 @@ def kind_of(setting: dataclasses.Field) -> tuple[type, set]:
         leaf = typing.get_args(leaf)[0]
     return leaf, {str(option).count('tuple') for option in options}
 
-
 KINDS = {name: kind_of(each) for name, each in FIELDS.items()}
 # What a flag without a value means.
 ALONE = {name: 'true' for name, (leaf, _) in KINDS.items() if leaf is bool} | {'resume': 'yes'}
-
 
 def parse(name: str, text: str):
     """The value that a flag's text means, or the text itself, for convert() to judge.
@@ -367,7 +350,6 @@ def parse(name: str, text: str):
             return number(text)
     return text
 
-
 def convert(name: str, value):
     """The value of a setting: lists as tuples, one item as a tuple of one, 1 as a float, 1e3 as a whole
     number.
@@ -382,7 +364,6 @@ def convert(name: str, value):
     if not found <= depths or (depths == {0} and not found):
         raise ValueError(value)
     return value
-
 
 def convert_leaves(name: str, value):
     """A value with each of its leaves converted. Raises ValueError where one is none."""
@@ -401,7 +382,6 @@ def convert_leaves(name: str, value):
         raise ValueError(value)
     return value
 
-
 def leaves(value, depth: int = 0) -> list:
     """(depth, what stands there) of each place in a value that may be a tuple, or a tuple of tuples."""
     if type(value) is not tuple:
@@ -411,13 +391,11 @@ def leaves(value, depth: int = 0) -> list:
         found += leaves(item, depth + 1)
     return found
 
-
 def text_of(value) -> str:
     """A value as one would type it in a flag."""
     if type(value) is tuple:
         return ','.join(f'({text_of(item)})' if type(item) is tuple else text_of(item) for item in value)
     return str(value)
-
 
 def assign(where: str, name: str, value, values: dict, problems: list[str]):
     """Put one checked value into `values`, or say in `problems` why not. `where`: the file or flag that has
@@ -440,7 +418,6 @@ def assign(where: str, name: str, value, values: dict, problems: list[str]):
         value = '+'.join(os.path.expanduser(part) for part in value.split('+'))  # match= joins configs by +
     values[name] = value
 
-
 def suggestion(name: str) -> str:
     """'; did you mean ...?' for a name that is no setting: what it is called here, or the nearest field."""
     ours = {name: name for name in FIELDS}
@@ -449,7 +426,6 @@ def suggestion(name: str) -> str:
     # A near name only where it is very near: a wrong suggestion is worse than none.
     near = difflib.get_close_matches(name.lower(), ours, 1, 0.8)
     return f'; did you mean {ours[near[0]]!r}?' if near else ''
-
 
 def out_of_bounds(name: str, value) -> str:
     """What is wrong with the size of a setting, '' if nothing is."""
@@ -467,7 +443,6 @@ def out_of_bounds(name: str, value) -> str:
                 return f'{every} must be {word} {bounds[word]}, not {value}'
     return ''
 
-
 def wanted(name: str) -> str:
     """What a setting may be, for a message: 'int', "'adamw' or 'muon'", 'a tuple of int'."""
     leaf, depths = KINDS[name]
@@ -477,10 +452,8 @@ def wanted(name: str) -> str:
     outer = ('', 'a tuple of ', 'a tuple of tuples of ')
     return ' or '.join([outer[depth] + leaf.__name__ for depth in sorted(depths)] + words)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # settings that don't fit together
-
 
 def check(config: TrainConfig) -> list[str]:
     """Combinations that can't be, each as one line. What needs the number of ranks is checked by train.py."""
@@ -488,7 +461,6 @@ def check(config: TrainConfig) -> list[str]:
         if out_of_bounds(name, getattr(config, name)):
             return []  # assign() has said so, and the rest would divide by what is wrong
     return check_shape(config) + check_stages(config)
-
 
 def check_shape(c: TrainConfig) -> list[str]:
     """Width, batch, learning rate and validation sets."""
@@ -516,7 +488,6 @@ def check_shape(c: TrainConfig) -> list[str]:
                         f'{text_of(c.val_dirs)}')
     return problems
 
-
 def check_llama(c: TrainConfig) -> list[str]:
     """Heads that can't share or turn, and what a Llama hasn't."""
     problems = []
@@ -529,7 +500,6 @@ def check_llama(c: TrainConfig) -> list[str]:
     if c.dropout:
         problems.append('arch llama has no dropout')
     return problems
-
 
 def check_stages(c: TrainConfig) -> list[str]:
     """Depths and steps of the stages."""
@@ -566,10 +536,8 @@ def check_stages(c: TrainConfig) -> list[str]:
                         'stages')
     return problems
 
-
 # ------------------------------------------------------------------------------------------------------------
 # which run
-
 
 def run_directory(given: Given) -> tuple[str, str]:
     """(out_dir, '' or 'yes' or 'auto') of a command line, in which --resume may name the run directory."""
@@ -586,7 +554,6 @@ def run_directory(given: Given) -> tuple[str, str]:
     elif 'out_dir' in given.flags and os.path.normpath(out_dir) != run_dir:
         given.problems.append(f'--resume={resume} and --out_dir={out_dir} are two run directories')
     return run_dir, 'yes'
-
 
 def default_out_dir(given: Given) -> str:
     """out/ and the names of the configs, and name=value of each flag that changes the run: no two runs share
@@ -606,7 +573,6 @@ def default_out_dir(given: Given) -> str:
     if len(stem) > 150:  # file systems end a name at 255 bytes
         stem = f'{stem[:130]}_{hashlib.sha1(stem.encode()).hexdigest()[:12]}'
     return os.path.join('out', stem)
-
 
 def resumed_settings(given: Given, out_dir: str) -> dict:
     """The settings of a run that is resumed: its config.json's, and what the configs say beside 'What grows
@@ -630,7 +596,6 @@ def resumed_settings(given: Given, out_dir: str) -> dict:
                            'change it')
     return values
 
-
 def match_at_this_scale(match: str, given: Given) -> str:
     """`match`, where it names configs: with this run's overlays if it has none, and with the flags for shape
     and batch. Otherwise a run on a laptop would be matched to GPT-2 124M."""
@@ -646,7 +611,6 @@ def match_at_this_scale(match: str, given: Given) -> str:
             parts.append(f'--{name}={given.flags[name]}')
     return '+'.join(parts)
 
-
 def fill_in_shape(config: TrainConfig) -> TrainConfig:
     """The config with the widths of a Llama that are 0."""
     if config.arch == 'gpt2':
@@ -655,7 +619,6 @@ def fill_in_shape(config: TrainConfig) -> TrainConfig:
     head_dim = config.head_dim or config.n_embd // config.n_head
     n_ff = config.n_ff or -(-8 * config.n_embd // (3 * 64)) * 64
     return dataclasses.replace(config, n_kv_head=n_kv_head, head_dim=head_dim, n_ff=n_ff)
-
 
 def fill_in_from_data(config: TrainConfig, notes: list[str]) -> TrainConfig:
     """The config with what the data decides: vocab_size where it is 0, hellaswag_data where it is 'auto'."""
@@ -677,10 +640,8 @@ def fill_in_from_data(config: TrainConfig, notes: list[str]) -> TrainConfig:
                      'is not scored (--hellaswag_data= scores it on the official questions)')
     return dataclasses.replace(config, hellaswag_data='', hellaswag_interval=0)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # out and in again
-
 
 def describe() -> str:
     """Every setting with its default and its help, in groups, as wide as the terminal."""
@@ -696,11 +657,9 @@ def describe() -> str:
                                        subsequent_indent=' ' * 8)
     return '\n'.join(lines).lstrip('\n')
 
-
 def config_to_dict(config: TrainConfig) -> dict:
     """The config as plain types, for config.json and checkpoints."""
     return json.loads(json.dumps(dataclasses.asdict(config)))  # tuples as lists
-
 
 def config_from_dict(values: dict, where: str) -> TrainConfig:
     """The config that config_to_dict wrote; what an older one lacks has its default, with which it was made.
@@ -716,7 +675,6 @@ def config_from_dict(values: dict, where: str) -> TrainConfig:
     config = TrainConfig(**checked)
     raise_problems('the saved settings are wrong:', problems + check(config))
     return config
-
 
 def load_run_config(run_dir: str) -> TrainConfig:
     """The config that a run was made with. Raises UserError if its config.json is missing or damaged."""

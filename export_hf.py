@@ -36,7 +36,6 @@ from run.log import read_metrics, read_run_json, write_json
 
 GPT2_FILES = ('tokenizer.json', 'tokenizer_config.json', 'vocab.json', 'merges.txt')
 
-
 def main():
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint or run directory')
@@ -49,7 +48,6 @@ def main():
     model, info = checkpoint.load_model(args.checkpoint)
     export(model, info, folder, args.dtype)
     print(f'{folder}: {model.depth} layers, step {info["step"]}')
-
 
 def export(model, info: dict, folder: str, dtype: str = 'float32'):
     """Write the folder under a temporary name, then rename; `info` is load_model()'s."""
@@ -74,7 +72,6 @@ def export(model, info: dict, folder: str, dtype: str = 'float32'):
         shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(f'{folder} could not be written ({error})') from None
 
-
 def weights_of(model, n_vocab: int, dtype: torch.dtype) -> dict:
     """The weights by Hugging Face's names."""
     arch = model.config.arch
@@ -92,7 +89,6 @@ def weights_of(model, n_vocab: int, dtype: torch.dtype) -> dict:
             # A copy: safetensors refuses a view.
             weights[their_name] = part.to(dtype, copy=True).contiguous()
     return weights
-
 
 def config_json(model, info: dict, dtype: str) -> dict:
     """What config.json says. Raises UserError if the model has fewer rows of token embedding than the
@@ -154,7 +150,6 @@ def config_json(model, info: dict, dtype: str) -> dict:
         'attention_dropout': 0.0,
     }
 
-
 def write_tokenizer(info: dict, block_size: int, folder: str):
     """The tokenizer's files; a warning where GPT-2's aren't at hand."""
     name, path = info['tokenizer'], info['path']
@@ -182,7 +177,6 @@ def write_tokenizer(info: dict, block_size: int, folder: str):
         settings = {'tokenizer_class': 'GPT2Tokenizer', 'model_max_length': block_size,
                     'add_prefix_space': False, 'bos_token': end, 'eos_token': end, 'unk_token': end}
         write_json(os.path.join(folder, 'tokenizer_config.json'), settings)
-
 
 def model_card(model, info: dict) -> str:
     """README.md in Markdown: the shape, and of a run of ours the plan as schedule.py prints it, the commands
@@ -217,7 +211,6 @@ def model_card(model, info: dict) -> str:
         if scores:
             lines += ['', 'Scores: ' + ', '.join(scores.values())]
     return '\n'.join(lines) + '\n'
-
 
 if __name__ == '__main__':
     run_main(main)

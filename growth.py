@@ -17,7 +17,6 @@ begins with what --help is to say, and put its name into OPERATORS. Every config
 knows it. Whatever an operator returns is checked by problem_with() when a run is planned.
 """
 
-
 def layout_of(grow_map) -> list[tuple[int | None, bool]]:
     """The layout of a map: for each layer from the bottom the number of an old layer, or -1 for a fresh one.
 
@@ -32,35 +31,29 @@ def layout_of(grow_map) -> list[tuple[int | None, bool]]:
             seen.add(source)
     return layers
 
-
 def random(old, new):
     """new layers on top, initialized as at the start (Li, Fung, Huang 2024; Bu 2025)"""
     old_layers = [*range(old)]
     return layout_of(old_layers + [-1] * (new - old))
 
-
 def zero(old, new):
     """new layers on top whose residual projections are zero: the function does not change (LLaMA Pro 2024)"""
     return random(old, new)  # model.py sets the projections to zero
-
 
 def copy_last(old, new):
     """the top layer again, on top (one of the variants in Bu 2025)"""
     old_layers = [*range(old)]
     return layout_of(old_layers + [old - 1] * (new - old))
 
-
 def stack(old, new):
     """the whole list of layers again, on top: 1 2 3 1 2 3 (Gong et al. 2019; G_stack 2024)"""
     # The last repetition stops in the middle where `new` is no multiple of `old`.
     return layout_of(i % old for i in range(new))
 
-
 def interleave(old, new):
     """each layer doubled in place: 1 1 2 2 3 3 (interposition, arXiv 2510.08008)"""
     # Where the copies don't go round, they are spread evenly over the layers.
     return layout_of(i * old // new for i in range(new))
-
 
 def middle(old, new):
     """the middle layers again, in the middle: 1 2 2 3 (MIDAS 2024)"""
@@ -71,7 +64,6 @@ def middle(old, new):
     below, above = range(first + count), range(first + count, old)
     return layout_of([*below, *copies, *above])
 
-
 def middle_layer(old, new):
     """the middle layer again and again, in the middle: 1 2 2 2 3 (LIDAS, arXiv 2512.08819)"""
     center = (old - 1) // 2  # of two layers in the middle the lower one
@@ -79,16 +71,13 @@ def middle_layer(old, new):
     below, above = range(center + 1), range(center + 1, old)
     return layout_of([*below, *copies, *above])
 
-
 OPERATORS = {f.__name__: f for f in (random, zero, copy_last, stack, interleave, middle, middle_layer)}
-
 
 def layout(init: str, old: int, new: int) -> list[tuple[int | None, bool]]:
     """The layout by the operator `init` of a model that grows from depth `old` to depth `new` > `old`."""
     if old == 0:
         return [(None, True)] * new  # whatever the operator: there is nothing to copy
     return list(OPERATORS[init](old, new))
-
 
 def problem_with(layers, old: int, new: int) -> str:
     """What is wrong with a layout from `old` to `new` layers, in words; '' if it is right."""
@@ -106,7 +95,6 @@ def problem_with(layers, old: int, new: int) -> str:
     if len(kept) != old:
         return 'keeps a layer that has no source'
     return ''
-
 
 def describe(layers) -> str:
     """A layout for people: 0 1 2 kept, +0' a copy of layer 0, +new a fresh one."""

@@ -41,7 +41,6 @@ from core.common import Parser, UserError, run_main
 
 STYLES = ('nanogpt', 'lm_eval')
 
-
 def parse_args():
     parser = Parser(description=__doc__)
     add = parser.add_argument
@@ -70,7 +69,6 @@ def parse_args():
         raise UserError(f'--per_example={args.per_example}: there is no folder {folder}')
     return args
 
-
 if __name__ == '__main__':  # --help and a wrong flag are answered before torch takes its seconds to load
     run_main(parse_args)
 
@@ -86,7 +84,6 @@ from verdict import paired
 
 MEASURES = ('acc', 'acc_norm', 'bits', 'margin')
 OPTIONAL = ('activity_label', 'ctx_a', 'ctx_b')  # texts that lm_eval reads
-
 
 def load_examples(source: str, limit: int = 0) -> list[dict]:
     """The first `limit` (0: all) examples of a JSONL file, a URL, or, for '', of the official validation set.
@@ -121,7 +118,6 @@ def load_examples(source: str, limit: int = 0) -> list[dict]:
         raise UserError(f'{name}: holds no examples')
     return examples
 
-
 def parse_example(line: str, where: str) -> dict:
     """One line's example, its label as an int. Raises UserError, beginning with `where`, for others."""
     try:
@@ -140,7 +136,6 @@ def parse_example(line: str, where: str) -> dict:
                         f"them) and 'label', 0, 1, 2 or 3 (which the test split lacks), not {line[:60]}")
     return example | {'label': int(label)}
 
-
 def fingerprint(examples: list[dict]) -> str:
     """sha256 of what is scored: the same questions have the same one, wherever they were read."""
     digest = hashlib.sha256()
@@ -151,13 +146,11 @@ def fingerprint(examples: list[dict]) -> str:
         digest.update(json.dumps(scored).encode() + b'\n')
     return digest.hexdigest()
 
-
 def clean(text: str) -> str:
     """lm-evaluation-harness's clean-up of WikiHow's brackets, step by step: what it leaves is left here
     too."""
     text = text.strip().replace(' [title]', '. ')
     return re.sub(r'\[.*?\]', '', text).replace('  ', ' ')
-
 
 def texts(example: dict, style: str) -> tuple[str, list[str]]:
     """(context, endings) as the style reads them. Optional fields, missing or empty, leave the plain ctx."""
@@ -170,7 +163,6 @@ def texts(example: dict, style: str) -> tuple[str, list[str]]:
         context = example['activity_label'] + ': ' + context
     return clean(context), [clean(ending) for ending in example['endings']]
 
-
 def tokenize(context: str, ending: str, style: str, enc) -> tuple[list[int], list[int]]:
     """Tokens of the context and of " " + ending."""
     if style == 'nanogpt':
@@ -181,7 +173,6 @@ def tokenize(context: str, ending: str, style: str, enc) -> tuple[list[int], lis
     # A context that the clean-up left empty: end-of-text stands for it, as in the harness.
     before = joint[:n] or [enc.eot_token]
     return before, joint[n:]
-
 
 @dataclass
 class Encoded:
@@ -194,7 +185,6 @@ class Encoded:
     n_bytes: np.ndarray  # bits and margin divide by these: bytes of the scored tokens
     is_cut: bool  # whether a context lost tokens on its left
     row: 'Row'
-
 
 def encode(
     examples: list[dict], tokenizer: str, style: str, block_size: int, beside: str = ''
@@ -226,7 +216,6 @@ def encode(
                                pack(branches)))
     return encoded
 
-
 class Row(NamedTuple):
     """The tokens of an example as a tree, as pack() draws it: int32 arrays, which take a tenth of lists."""
 
@@ -238,7 +227,6 @@ class Row(NamedTuple):
     at: np.ndarray  # the node that makes it
     targets: np.ndarray  # the token that should come
     columns: np.ndarray  # the ending that it belongs to, 0 to 3
-
 
 def pack(branches: list[tuple[list[int], int]]) -> Row:
     """Branches (tokens of context and ending, how many of the last are scored) as one row.
@@ -280,7 +268,6 @@ def pack(branches: list[tuple[list[int], int]]) -> Row:
     lists = (tokens, positions, ends, at, targets, columns)
     return Row(*(np.array(values, np.int32) for values in lists))
 
-
 def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list[int]]:
     """The numbers of all examples, in batches of about so many tokens, 0: what suits the device."""
     if not tokens_per_batch:
@@ -295,7 +282,6 @@ def make_batches(model, encoded: list[Encoded], tokens_per_batch=0) -> list[list
         batches.append(left[:n])
         left = left[n:]
     return batches
-
 
 @torch.no_grad()
 def summed_losses(
@@ -332,7 +318,6 @@ def summed_losses(
         raise UserError('HellaSwag: the model gives losses that are not finite')
     return sums
 
-
 def batch_losses(model, rows: list[Row], device) -> torch.Tensor:
     """The loss in nats of every prediction of some rows, one after the other, float32, on the device."""
     longest = max(len(row.tokens) for row in rows)
@@ -355,7 +340,6 @@ def batch_losses(model, rows: list[Row], device) -> torch.Tensor:
     mask = (j <= i) & (i < ends[:, None, :])  # (B, T, T)
     x = model.hidden(tokens, positions, mask[:, None])  # (B, T, C)
     return model.token_losses(x.flatten(0, 1)[at], targets)
-
 
 def summary(encoded: list[Encoded], sums: np.ndarray) -> tuple[dict, list[dict]]:
     """(the scores, one line per example as paired.write_per_example takes them) from the summed losses.
@@ -394,7 +378,6 @@ def summary(encoded: list[Encoded], sums: np.ndarray) -> tuple[dict, list[dict]]
                       'losses_norm': losses_norm, 'bits': float(bits[i]), 'margin': float(margin[i])})
     return scores, lines
 
-
 def evaluate(model, encoded: list[Encoded], rank=0, world_size=1, per_example='') -> dict:
     """summary()'s scores, the same on every rank.
 
@@ -405,7 +388,6 @@ def evaluate(model, encoded: list[Encoded], rank=0, world_size=1, per_example=''
     if per_example and rank == 0:
         paired.write_per_example(per_example, lines)
     return scores
-
 
 def main():
     args = parse_args()
@@ -437,7 +419,6 @@ def main():
     if rank == 0:
         report(args, styles, [model.config.block_size for model, _ in loaded], results)
 
-
 def report(args, styles, block_sizes, results):
     """Print the scores, style by style, and of two models the difference; write what the flags ask for."""
     all_lines = []
@@ -461,7 +442,6 @@ def report(args, styles, block_sizes, results):
     if args.json:
         print(json.dumps(for_json))
 
-
 def in_words(scores: dict, block_size: int) -> str:
     """Scores as one line prints them."""
     parts = [f'{name} {scores[name]:.4f} +- {scores[name + "_stderr"]:.4f}' for name in MEASURES]
@@ -469,7 +449,6 @@ def in_words(scores: dict, block_size: int) -> str:
     if scores['n_cut']:
         parts.append(f'{scores["n_cut"]} cut to {block_size} tokens')
     return ', '.join(parts)
-
 
 if __name__ == '__main__':
     run_main(main)

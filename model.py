@@ -23,7 +23,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from core.loss import FusedLinearCrossEntropy, compiled, loss_by_chunks, recompute_linear
 
-
 @dataclass(frozen=True)
 class GPTConfig:
     """Shape of the model. n_layer is the final depth, which scales residual projections at initialisation."""
@@ -45,7 +44,6 @@ class GPTConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
 
-
 @functools.lru_cache
 def frequencies(config: GPTConfig, device: torch.device):
     """How many radians a token each pair of a head's numbers turns, float32 (head_dim / 2,).
@@ -61,7 +59,6 @@ def frequencies(config: GPTConfig, device: torch.device):
         share = ((turns - low) / (high - low)).clamp(0, 1)
         turning = turning * (share + (1 - share) / factor)
     return turning
-
 
 class SelfAttention(nn.Module):
     """Causal attention. A Llama's n_head / n_kv_head heads of queries share one of keys and values."""
@@ -95,22 +92,18 @@ class SelfAttention(nn.Module):
         y = y.transpose(1, 2).flatten(2)  # the heads side by side again
         return F.dropout(self.c_proj(y), self.dropout, self.training)
 
-
 def rotate(x, rotary):
     """Turn each pair (i, i + head_dim / 2) of the numbers of x (B, heads, T, head_dim) by its angle."""
     cos, sin = rotary  # (1, T, head_dim / 2) or (B, 1, T, head_dim / 2), float32
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)
 
-
 def gelu(x):
     return F.gelu(x, approximate='tanh')
-
 
 def swiglu(x):
     gate, up = x.chunk(2, dim=-1)  # (B, T, n_ff) each
     return F.silu(gate) * up
-
 
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
@@ -128,7 +121,6 @@ class MLP(nn.Module):
         y = recompute_linear(norm, self.c_fc, x)
         y = recompute_linear(self.activation, self.c_proj, y)
         return F.dropout(y, self.dropout, self.training)
-
 
 class Block(nn.Module):
     def __init__(self, config: GPTConfig):
@@ -149,28 +141,23 @@ class Block(nn.Module):
         x = x + self.attn(x, self.ln_1, mask, rotary)
         return x, self.mlp(x, self.ln_2)
 
-
 def new_norm(config: GPTConfig) -> nn.Module:
     if config.arch == 'llama':
         return nn.RMSNorm(config.n_embd, config.norm_eps)
     return nn.LayerNorm(config.n_embd)
-
 
 def embed(idx, positions, wte, wpe=None):
     """idx (B, T), positions (T,) or (B, T) -> (B, T, C). A Llama has no weights wpe for positions."""
     x = F.embedding(idx, wte)
     return x if wpe is None else x + F.embedding(positions, wpe)
 
-
 def final_norm(x, added, norm):
     return norm(x + added)
-
 
 def cudnn_attention_first():
     """A context in which attention is cuDNN's, the fastest on an H100, where torch has it for the dtype."""
     order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
     return sdpa_kernel([*order, SDPBackend.MATH], set_priority=True)
-
 
 class GPT(nn.Module):
     """A model of `depth` blocks (default: n_layer), initialised from `generator` (default: torch's own)."""

@@ -77,7 +77,6 @@ FUNCTION_WORDS = frozenset(re.findall('[a-z]+', """
     had can could will would shall should may might must not also only there here both either neither such
     same other more most just very too yet even still again already"""))
 
-
 @dataclass
 class Cut:
     """A place in a held-out document where an example could be made."""
@@ -87,13 +86,11 @@ class Cut:
     context: str
     ending: str
 
-
 def main():
     parser = Parser(description=__doc__)
     parser.add_argument('--out', default='data/demo', help='folder to write to (default: %(default)s)')
     args = parser.parse_args()
     build(os.path.expanduser(args.out))
-
 
 def build(out: str):
     """Make the corpus in `out`, unless it is there, whole and from the same versions; print which.
@@ -110,7 +107,6 @@ def build(out: str):
     # a second process would write to the same names
     with locked(out):
         make(out, versions)
-
 
 def make(out: str, versions: dict[str, str]):
     """Read the documents, hold some out, and write all files."""
@@ -144,7 +140,6 @@ def make(out: str, versions: dict[str, str]):
     write(out, train, val, examples, meta)
     print(f'{out}: done in {time.time() - began:.0f} s: {summary(meta)}')
 
-
 def write(out: str, train: np.ndarray, val: np.ndarray, examples: list[dict], meta: dict):
     """Write the corpus; stopped before its end, the folder says that it isn't complete."""
     write_meta(out, {**meta, 'complete': False})
@@ -159,16 +154,13 @@ def write(out: str, train: np.ndarray, val: np.ndarray, examples: list[dict], me
             f.write(json.dumps(example).encode('ascii') + b'\n')
     write_meta(out, {**meta, 'files': checksums(out)})
 
-
 def files_of(out: str) -> list[str]:
     """The names of the corpus's files in a folder, but for meta.json."""
     return sorted(name for name in os.listdir(out) if name.startswith('demo_') or name == 'hellaswag.jsonl')
 
-
 def checksums(out: str) -> dict[str, str]:
     """File -> SHA-256."""
     return {name: hashlib.sha256(Path(out, name).read_bytes()).hexdigest() for name in files_of(out)}
-
 
 def installed_versions() -> dict[str, str]:
     """Version of each source and of this script. Raises UserError, naming what isn't installed."""
@@ -181,7 +173,6 @@ def installed_versions() -> dict[str, str]:
         versions[name] = importlib.metadata.version(name).partition('+')[0]  # 2.13.0+cpu: 2.13.0
     versions['prepare_demo.py'] = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     return versions
-
 
 def read_old(out: str) -> dict | None:
     """meta.json of the corpus in `out`, None if there is none. Raises UserError if `out` holds something
@@ -197,15 +188,12 @@ def read_old(out: str) -> dict | None:
             raise UserError(f'{out} holds {name}, a shard of another data set; choose another --out')
     return None
 
-
 def summary(meta: dict) -> str:
     tokens = meta['tokens']
     return (f'{tokens["train"]:,} training and {tokens["val"]:,} validation tokens (bytes) of '
             f'{sum(meta["documents"].values()):,} documents, {meta["examples"]:,} multiple-choice examples')
 
-
 # from packages to documents
-
 
 def source_files(package: str) -> list[Path]:
     """The Python files of a package, its tests left out, in the same order everywhere."""
@@ -226,7 +214,6 @@ def source_files(package: str) -> list[Path]:
     # by name with /: file systems list in any order, and Windows sorts \ elsewhere
     files.sort(key=Path.as_posix)
     return [root / path for path in files]
-
 
 def read_documents(path: Path) -> list[str]:
     """The docstrings (strings of several lines that stand elsewhere too) and blocks of comments of one file
@@ -255,7 +242,6 @@ def read_documents(path: Path) -> list[str]:
             documents.append('\n'.join(prose))
     return documents
 
-
 def paragraphs(text: str) -> list[str]:
     """Cut where a line is empty, changes its indentation or starts an item; whitespace becomes single
     spaces."""
@@ -274,7 +260,6 @@ def paragraphs(text: str) -> list[str]:
         indent = here + 2 if is_item else here
     return [' '.join(words) for words in found]
 
-
 def is_prose(paragraph: str) -> bool:
     """Printable ASCII, mostly letters and spaces, words of a normal length, no template, no doctest."""
     if not paragraph.isascii() or not paragraph.isprintable():
@@ -285,7 +270,6 @@ def is_prose(paragraph: str) -> bool:
     if 12 * paragraph.count(' ') < len(paragraph):  # words of more than 11 letters on average
         return False
     return not re.search(r'[{}]|%\(|>>>', paragraph)
-
 
 def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """(package, text) without paragraphs that share 32 letters and digits in a row with an earlier document,
@@ -308,7 +292,6 @@ def deduplicate(documents: list[tuple[str, str]]) -> list[tuple[str, str]]:
             kept[owners[i]].append(line)
     return [(documents[i][0], '\n'.join(found)) for i, found in kept.items()]
 
-
 def copied_lines(owners: list[int], keys: list[str]) -> set[int]:
     """The numbers of the paragraphs that hold WINDOW characters in a row of an earlier document's."""
     hashes = window_hashes(''.join(keys))
@@ -329,7 +312,6 @@ def copied_lines(owners: list[int], keys: list[str]) -> set[int]:
         copied.update(line_of[places[is_copy]].tolist())
     return copied
 
-
 def window_hashes(text: str) -> np.ndarray:
     """Polynomial hashes, modulo 2**64, of the WINDOW characters from each one on: uint64 (len(text) - WINDOW
     + 1,)."""
@@ -342,7 +324,6 @@ def window_hashes(text: str) -> np.ndarray:
         factor = factor * factor % 2**64
     return hashes
 
-
 def tokenize(documents: list[tuple[str, str]]) -> np.ndarray:
     """Each document's bytes as uint16, the end-of-text token before it."""
     text = ''.join('\0' + text for _, text in documents)  # printable ASCII: no document holds a zero byte
@@ -350,9 +331,7 @@ def tokenize(documents: list[tuple[str, str]]) -> np.ndarray:
     tokens[tokens == 0] = EOT
     return tokens
 
-
 # the multiple-choice set
-
 
 def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
     """Examples in HellaSwag's shape from held-out documents: at most one of each kind per document."""
@@ -384,7 +363,6 @@ def multiple_choice(documents: list[tuple[str, str]]) -> list[dict]:
                              'endings': endings, 'label': label})
     return examples
 
-
 def find_cuts(text: str) -> dict[bool, tuple[str, str]]:
     """Whether a function word stands before a cut -> (context, ending) at the first such place."""
     found = {}
@@ -403,7 +381,6 @@ def find_cuts(text: str) -> dict[bool, tuple[str, str]]:
                 found[before] = (context, ending)
     return found
 
-
 def ending_of(words: list[str]) -> str:
     """The first words, as few as make an ending's length; '' if none do."""
     text = ''
@@ -415,12 +392,10 @@ def ending_of(words: list[str]) -> str:
             break
     return ''
 
-
 def spread(cuts: list[Cut], n: int) -> list[Cut]:
     """n of the cuts, at even distances."""
     places = np.linspace(0, len(cuts) - 1, n).astype(int)
     return [cuts[place] for place in places]
-
 
 def wrong_endings(rights: list[Cut], others: list[Cut]) -> list[list[Cut]]:
     """For each cut three of the others, each of those three times in all, and none of the cut's own
@@ -438,11 +413,9 @@ def wrong_endings(rights: list[Cut], others: list[Cut]) -> list[list[Cut]]:
             return trios
     raise AssertionError('every way to pair the cuts gives one an ending of its own document')
 
-
 def shares_document(right: Cut, wrongs: list[Cut]) -> bool:
     """Whether a wrong ending comes from the document of the right one."""
     return any(wrong.document == right.document for wrong in wrongs)
-
 
 if __name__ == '__main__':
     run_main(main)

@@ -56,7 +56,6 @@ FEW_FILES = 32  # text files up to here are held out in pieces, more of them who
 ROWS = 64  # of a parquet file that are read together
 BATCH = 200_000  # characters for each worker that are tokenized in one call: what bounds the memory
 
-
 def main():
     args = parse_arguments()
     # Ctrl-C ends it at once, where a thread may wait for the network. A kill anywhere loses nothing.
@@ -69,7 +68,6 @@ def main():
             make_shards(args, meta)
     print(f'{args.out}{done}: {len(meta["shards"])} shards, {sum(meta["documents"].values()):,} documents, '
           f'{sum(meta["tokens"].values()):,} tokens ({meta["tokens"]["val"]:,} of them for validation)')
-
 
 def parse_arguments():
     """The command line. Raises UserError for options that don't go together."""
@@ -107,9 +105,7 @@ def parse_arguments():
     args.source = [os.path.expanduser(pattern) for pattern in args.source]
     return args
 
-
 # what is done, what is to do
-
 
 def read_folder(args) -> dict | None:
     """meta.json as found in the folder, cut back to its valid shards; None if there are no shards yet.
@@ -157,11 +153,9 @@ def read_folder(args) -> dict | None:
                                 'gone: choose another --out')
     return meta
 
-
 def next_position(meta: dict) -> list:
     """Where in the sources the next shard begins: [file, document, token of the document's]."""
     return meta['shards'][-1]['next'] if meta['shards'] else [0, 0, 0]
-
 
 def new_meta(args) -> dict:
     """The meta.json of a folder to begin. Raises UserError if the tokenizer or the source isn't there."""
@@ -188,7 +182,6 @@ def new_meta(args) -> dict:
     return {'tokenizer': name, 'vocab_size': enc.n_vocab, 'eot': enc.eot_token, 'complete': False,
             'options': options, 'sources': files, 'revision': revision, 'shards': [], 'piece': piece}
 
-
 def save(args, meta: dict):
     """Write meta.json with totals by split. A shard counts as finished once it is in there."""
     # summed up anew each time, so that the totals can't drift from the shards
@@ -198,9 +191,7 @@ def save(args, meta: dict):
             meta[key][split_of(shard['file'])] += shard[key]
     write_meta(args.out, meta)
 
-
 # the source's files
-
 
 def find_files(args) -> list[dict]:
     """Name and size of each file of --source, pattern by pattern, each pattern's sorted, none twice, and none
@@ -226,7 +217,6 @@ def find_files(args) -> list[dict]:
                             'also with .gz or .zst')
     return [{'file': path, 'bytes': os.path.getsize(path)} for path in dict.fromkeys(paths)]
 
-
 def hub_files(args) -> tuple[list[dict], str]:
     """Name and size of each file of the sample on the Hub, and the commit that they are of."""
     from huggingface_hub import HfApi
@@ -241,7 +231,6 @@ def hub_files(args) -> tuple[list[dict], str]:
             files.append({'file': entry.rfilename, 'bytes': entry.size})
     return files, info.sha
 
-
 def cannot_read(what: str, error: Exception) -> UserError:
     """The error that a library's becomes."""
     reason = f'{type(error).__name__}: {error}'.split('\n')[0]
@@ -249,9 +238,7 @@ def cannot_read(what: str, error: Exception) -> UserError:
                      'again (with HF_TOKEN set if the Hub limits you), or fetch the files elsewhere and name '
                      'them with --source')
 
-
 # files to documents
-
 
 class Document(NamedTuple):
     """A document, or one piece of a text file, which is one document."""
@@ -262,7 +249,6 @@ class Document(NamedTuple):
     begins: bool  # whether a document begins here
     text: str
     progress: float  # share of all sources that is read after it
-
 
 def read_documents(args, meta: dict, first: int, skip: int):
     """Every Document from number `skip` of file `first` on. Raises UserError, naming it, for an unreadable
@@ -293,7 +279,6 @@ def read_documents(args, meta: dict, first: int, skip: int):
         before += sizes[file]
         skip = 0
 
-
 def read_parquet(args, meta: dict, path: str):
     """(text, share of the file that is read) of each row of a file, which may be on the Hub."""
     import pyarrow.parquet
@@ -313,7 +298,6 @@ def read_parquet(args, meta: dict, path: str):
                 number += 1
                 yield text, number / table.metadata.num_rows
 
-
 def read_lines_or_text(args, meta: dict, path: str, kind: str, compression: str | None):
     """(text, share of the file that is read) of each document of another file, or of each piece of a text.
     The share of a compressed file is 0 unless --val_tokens needs it."""
@@ -330,7 +314,6 @@ def read_lines_or_text(args, meta: dict, path: str, kind: str, compression: str 
             consumed += n_bytes
             yield text, min(1.0, consumed / size) if size else 0.0
 
-
 def opened(path: str, compression: str | None):
     """A file of decompressed bytes."""
     if not compression:
@@ -338,7 +321,6 @@ def opened(path: str, compression: str | None):
     import pyarrow  # whose readers, unlike zstandard, end no truncated file without an error
 
     return io.BufferedReader(pyarrow.input_stream(path, {'.gz': 'gzip', '.zst': 'zstd'}[compression]))
-
 
 def read_json(f):
     """('text' or None, bytes) of each line's object, or of each object of an array."""
@@ -353,7 +335,6 @@ def read_json(f):
         found = ((json.loads(line), len(line)) for line in lines if line.strip())
     for record, n_bytes in found:
         yield record.get('text') if type(record) is dict else None, n_bytes
-
 
 def read_text(f, args, piece: int):
     """(text, bytes) of a file's pieces of `piece` to 2 * piece characters; longer without a place to cut."""
@@ -376,9 +357,7 @@ def read_text(f, args, piece: int):
             text = text[cut:]
     yield text, len(text.encode())
 
-
 # documents to tokens
-
 
 def make_shards(args, meta: dict):
     """Tokenize the sources after the last finished shard into further ones; meta.json is brought up with
@@ -408,7 +387,6 @@ def make_shards(args, meta: dict):
                 bar.total = int(min(writer.limit, writer.total / writer.progress))
     writer.close()
 
-
 def batches(documents, size: int):
     """Lists of documents of `size` characters or somewhat more."""
     batch = []
@@ -422,14 +400,12 @@ def batches(documents, size: int):
             n = 0
     yield batch
 
-
 def encode(enc, document: Document) -> list[int]:
     """A document's tokens, without end-of-text. Raises UserError, naming it, for what tiktoken can't do."""
     try:
         return enc.encode_ordinary(document.text)
     except BaseException as error:  # its panics are no Exception; a million line breaks are one cause
         raise UserError(f'{document.name}: the tokenizer fails on it ({error})') from None
-
 
 class ShardWriter:
     """Takes the documents in order, writes a shard whenever one is full, and brings meta.json up with each.
@@ -529,7 +505,6 @@ class ShardWriter:
                 os.remove(os.path.join(self.args.out, name))
         self.meta['complete'] = True
         save(self.args, self.meta)
-
 
 if __name__ == '__main__':
     run_main(main)

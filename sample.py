@@ -15,7 +15,6 @@ import math
 
 from core.common import Parser, UserError, run_main
 
-
 def parse_args():
     parser = Parser(description=__doc__)
     add = parser.add_argument
@@ -41,7 +40,6 @@ def parse_args():
         raise UserError(f'--seed must be below 2**32, not {args.seed}')
     return args
 
-
 if __name__ == '__main__':  # --help and a wrong flag are answered before torch takes its seconds to load
     run_main(parse_args)
 
@@ -50,7 +48,6 @@ import torch
 from core import data
 from core.device import pick_device
 from run import checkpoint
-
 
 def main():
     args = parse_args()
@@ -71,7 +68,6 @@ def main():
         print(decoder.decode(b'', final=True))  # a mark for a character that was begun
         if i + 1 < args.n:
             print('---')
-
 
 @torch.no_grad()
 def generate(model, tokens: list[int], n: int, n_vocab: int, temperature: float, top_k: int, seed: int):
@@ -102,7 +98,6 @@ def generate(model, tokens: list[int], n: int, n_vocab: int, temperature: float,
             token = int(torch.multinomial(probabilities, 1, generator=generator))
         tokens.append(token)
         yield token
-
 
 if __name__ == '__main__':
     run_main(main)

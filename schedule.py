@@ -42,7 +42,6 @@ from growth import describe, layout, layout_of, problem_with
 LONGEST = 10**9  # steps
 NEWTON_SCHULZ_STEPS = 5  # core/optim.py's, which would bring torch
 
-
 @dataclass(frozen=True)
 class Growth:
     """The layers that a stage adds, and where."""
@@ -54,7 +53,6 @@ class Growth:
     fresh: str  # how layers without a source start, 'random' or 'zero'; '' if each has one
     # The operator, or 'grow_map'. Not compared: a map written out is the same growth as the operator.
     name: str = dataclasses.field(compare=False)
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -78,7 +76,6 @@ class Phase:
     def n_frozen(self) -> int:
         return len(self.frozen)
 
-
 class Row(NamedTuple):
     """What one step does, and what the steps before it have cost."""
 
@@ -87,7 +84,6 @@ class Row(NamedTuple):
     new_scale: float  # the share of lr that the latest layers get: below 1 while they alone warm up
     flops: int
     flops_paper: int
-
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -146,7 +142,6 @@ class Plan:
             return rewarming(self.config, self.phases)
         return np.broadcast_to(1.0, self.total_steps)
 
-
 @functools.lru_cache(maxsize=512)  # a study asks for the same plans again and again
 def plan(config: TrainConfig) -> Plan:
     """The plan of a run; the steps of its phases follow each other without a gap.
@@ -164,7 +159,6 @@ def plan(config: TrainConfig) -> Plan:
     made = Plan(config, make_phases(config, n))
     check_plan(made, split_steps(config, n)[0])
     return made
-
 
 def check_plan(made: Plan, steps_of_stages: tuple):
     """Raise UserError if the phases are not what the settings seem to mean."""
@@ -196,7 +190,6 @@ def check_plan(made: Plan, steps_of_stages: tuple):
     if warmup > total or total - warmup < 0.9 * decay:
         raise UserError(f'warmup_steps {warmup} is too long for a run of {total} steps, of which the last '
                         f'{decay:.0f} decay')
-
 
 def make_phases(config: TrainConfig, n: int) -> tuple:
     """The phases of a run of n continual steps; with stage_fractions, of n steps in all.
@@ -238,7 +231,6 @@ def make_phases(config: TrainConfig, n: int) -> tuple:
         phases.append(Phase(stage, 'continual', step, stop, depth, (), 'train', growths, new))
     return tuple(phases)
 
-
 @functools.lru_cache(maxsize=512)
 def make_growth(stage: int, old_depth: int, depth: int, init: str, grow_map: tuple) -> Growth:
     """How a stage grows: as grow_map says, or by the operator `init`. Raises UserError, naming it, if that is
@@ -259,11 +251,9 @@ def make_growth(stage: int, old_depth: int, depth: int, init: str, grow_map: tup
         fresh = 'zero' if init == 'zero' else 'random'
     return Growth(stage, old_depth, depth, layers, fresh, 'grow_map' if grow_map else init)
 
-
 def of_stage(value, stage: int):
     """The value for a stage (from 1) of a setting that has one for all, or one for each."""
     return value[stage - 1] if type(value) is tuple else value
-
 
 def stage_depths(config: TrainConfig) -> tuple:
     """Depth of each stage; without stage_depths layers are spread as evenly as they go, early ones first."""
@@ -274,7 +264,6 @@ def stage_depths(config: TrainConfig) -> tuple:
     for k in range(1, config.n_stages + 1):
         depths.append(config.init_depth + -(-to_grow * k // config.n_stages))  # rounded up
     return tuple(depths)
-
 
 def split_steps(config: TrainConfig, n: int) -> tuple[tuple, int]:
     """(steps of each stage, continual steps) of a run of n continual steps; with stage_fractions, of n steps
@@ -289,10 +278,8 @@ def split_steps(config: TrainConfig, n: int) -> tuple[tuple, int]:
     steps = tuple(b - a for a, b in itertools.pairwise([0, *ends]))
     return steps, n - ends[-1] if config.stage_fractions else n
 
-
 # ----------------------------------------------------------------------------------------------------------
 # columns of the learning rate
-
 
 def lr_of_schedule(config: TrainConfig, total: int) -> np.ndarray:
     """The learning rate of each of `total` steps by lr_schedule and warm-up alone."""
@@ -311,7 +298,6 @@ def lr_of_schedule(config: TrainConfig, total: int) -> np.ndarray:
         lr[:warmup] = high * (steps[:warmup] + 1) / warmup
     return lr
 
-
 def rewarming(config: TrainConfig, phases: tuple) -> np.ndarray:
     """For each step the linear warm-up of rewarm_steps that begins with each growth, at step 0 too, as a
     factor of 1 or less."""
@@ -324,10 +310,8 @@ def rewarming(config: TrainConfig, phases: tuple) -> np.ndarray:
             factor[phase.start:] = np.minimum(1.0, (since + 1) / config.rewarm_steps)
     return factor
 
-
 # ----------------------------------------------------------------------------------------------------------
 # the ledgers
-
 
 def layer_matrices(config: TrainConfig) -> list[tuple[int, int]]:
     """(rows, columns) of each weight matrix of a layer; queries, keys and values apart, as Muon takes
@@ -339,18 +323,15 @@ def layer_matrices(config: TrainConfig) -> list[tuple[int, int]]:
     n, n_kv, n_ff = config.n_head * config.head_dim, config.n_kv_head * config.head_dim, config.n_ff
     return [(n, C), (n_kv, C), (n_kv, C), (C, n), (n_ff, C), (n_ff, C), (C, n_ff)]
 
-
 def layer_weights(config: TrainConfig) -> int:
     """The weights in a layer's matrices."""
     return sum(rows * columns for rows, columns in layer_matrices(config))
-
 
 def layer_flops(config: TrainConfig) -> tuple[int, int]:
     """FLOPs per token of a layer's forward pass: (products with weights; attention's two products)."""
     all_heads = layer_matrices(config)[0][0]  # numbers in a token's queries
     # One multiply and one add for each weight; each query with T keys, and T weights with the values.
     return 2 * layer_weights(config), 2 * 2 * config.block_size * all_heads
-
 
 def token_flops(config: TrainConfig, phase: Phase) -> tuple[int, int]:
     """FLOPs per token of a phase's (forward, backward) pass, by the `flops` ledger."""
@@ -368,14 +349,12 @@ def token_flops(config: TrainConfig, phase: Phase) -> tuple[int, int]:
         backward += weights if i in phase.frozen else 2 * weights
     return forward, backward
 
-
 def step_flops(config: TrainConfig, phase: Phase, ledger: str) -> int:
     """FLOPs of one step of a phase."""
     per_token = sum(token_flops(config, phase))
     if ledger == 'paper':  # forward through all layers, backward through those that train
         per_token = (2 * phase.depth - phase.n_frozen) * sum(layer_flops(config))
     return per_token * config.total_batch_size
-
 
 def optimizer_flops(config: TrainConfig, phases) -> int:
     """FLOPs of Muon's own matmuls in some phases, which are in neither ledger; each rank does them all. 0
@@ -392,15 +371,12 @@ def optimizer_flops(config: TrainConfig, phases) -> int:
         per_layer += NEWTON_SCHULZ_STEPS * (4 * n * n * m + 2 * n**3)
     return sum(phase.steps * (phase.depth - phase.n_frozen) * per_layer for phase in phases)
 
-
 def full_depth(config: TrainConfig, steps: int) -> Phase:
     return Phase(1, 'continual', 0, steps, config.n_layer, (), 'train')
-
 
 def step_cost(config: TrainConfig, ledger: str) -> int:
     """FLOPs of one step at full depth with everything training."""
     return step_flops(config, full_depth(config, 1), ledger)
-
 
 def trained_parameters(config: TrainConfig, phase: Phase) -> int:
     """Parameters that move in a phase. A tied head, the token embedding's matrix, counts wherever it trains.
@@ -416,10 +392,8 @@ def trained_parameters(config: TrainConfig, phase: Phase) -> int:
         parameters += 0 if config.tie_embeddings else embedding
     return parameters
 
-
 # ----------------------------------------------------------------------------------------------------------
 # budgets: as many steps as cost so much
-
 
 def steps_for(config: TrainConfig, budget: int) -> int:
     """The continual steps (with stage_fractions, the steps in all) that bring a run nearest to a budget in
@@ -443,7 +417,6 @@ def steps_for(config: TrainConfig, budget: int) -> int:
                         'layers some steps')
     return min((max(0, n - 1), n), key=lambda steps: abs(cost(steps) - budget))
 
-
 def fit(config: TrainConfig, budget: int) -> TrainConfig:
     """The config with the continual_steps (without stages: the steps in all) that bring a run to a budget in
     FLOPs.
@@ -459,7 +432,6 @@ def fit(config: TrainConfig, budget: int) -> TrainConfig:
     if config.stage_fractions:  # they split the whole run
         return dataclasses.replace(config, growth_steps=0, continual_steps=steps)
     return dataclasses.replace(config, continual_steps=steps)
-
 
 def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
     """The config with what other runs decide: `match` replaced by the steps that it means (see fit()),
@@ -481,9 +453,7 @@ def resolve(config: TrainConfig, matched: tuple = ()) -> TrainConfig:
         other = resolve(load_config(config.match.split('+'), __doc__, say=None), (*matched, target))
     return fit(dataclasses.replace(config, match=''), plan(other).flops(ledger=config.ledger))
 
-
 HUB_DEPTHS = {'gpt2': 12, 'gpt2-medium': 24, 'gpt2-large': 36, 'gpt2-xl': 48}
-
 
 def depth_of(init_from: str) -> int:
     """The layers of a model to grow from: of a checkpoint or run directory of ours by its plan, else as its
@@ -508,7 +478,6 @@ def depth_of(init_from: str) -> int:
         return stage_depths(config)[int(found[2]) - 1]
     return plan(config).phase_at(max(0, int(found[2]) - 1)).depth
 
-
 # ----------------------------------------------------------------------------------------------------------
 # shared prefixes: the first steps that two runs train alike
 
@@ -516,14 +485,12 @@ def depth_of(init_from: str) -> int:
 CHANGE_BITS = {'batch_size', 'dtype', 'compile'}
 IN_ROWS = ('growth', 'schedule')  # settings that act through the rows alone, which are compared
 
-
 def shared_prefix(a: TrainConfig, b: TrainConfig) -> int:
     """The number of first steps that two configs of resolve() train alike: on the same hardware, and on as
     many ranks, the state after so many steps is the same bit for bit."""
     if any(FIELDS[name].metadata['group'] not in IN_ROWS for name in different(a, b)):
         return 0
     return first_other_row(plan(a), plan(b))
-
 
 def different(a: TrainConfig, b: TrainConfig) -> list[str]:
     """The settings that act on training and differ."""
@@ -536,12 +503,10 @@ def different(a: TrainConfig, b: TrainConfig) -> list[str]:
             names.append(name)
     return names
 
-
 def prefix_difference(a: TrainConfig, b: TrainConfig) -> tuple[int, str]:
     """(shared_prefix(a, b), what differs in words: each setting with a's and b's value)."""
     words = [f'{name} {getattr(a, name)!r} and {getattr(b, name)!r}' for name in different(a, b)]
     return shared_prefix(a, b), ', '.join(words)
-
 
 def first_other_row(a: Plan, b: Plan) -> int:
     """The first step that two plans train otherwise, or that only one of them has; their end if there is
@@ -560,7 +525,6 @@ def first_other_row(a: Plan, b: Plan) -> int:
             stop = int(differ.argmax())
     return stop
 
-
 def what_trains(config: TrainConfig, phase: Phase) -> tuple:
     """What a row says of a phase beside its learning rates, with the growth before its first step and what
     that does to the optimizer state."""
@@ -573,10 +537,8 @@ def what_trains(config: TrainConfig, phase: Phase) -> tuple:
         state = ''  # there is none yet
     return phase.stage, phase.phase, phase.depth, phase.frozen, phase.embeddings, phase.growths, state
 
-
 # ----------------------------------------------------------------------------------------------------------
 # the printed plan
-
 
 def memory(config: TrainConfig) -> dict[str, int]:
     """Bytes at full depth in float32: 'weights', 'gradients', 'optimizer'."""
@@ -585,7 +547,6 @@ def memory(config: TrainConfig) -> dict[str, int]:
     if config.optimizer == 'muon':
         state -= 4 * config.n_layer * layer_weights(config)  # for the blocks' matrices Muon has one
     return {'weights': weights, 'gradients': weights, 'optimizer': state}
-
 
 def print_plan(made: Plan, speed: float):
     """The plan as a table, then its compute, memory, and where the layers come from.
@@ -618,7 +579,6 @@ def print_plan(made: Plan, speed: float):
             print(f'stage {growth.stage}, step {phase.start}: {growth.old_depth} -> {growth.depth} by '
                   f'{growth.name}: {describe(growth.layers)}')
 
-
 def print_phases(made: Plan, speed: float):
     """A row for each phase and one for all of them."""
     config = made.config
@@ -640,7 +600,6 @@ def print_phases(made: Plan, speed: float):
               'of baseline', 'hours'][:len(lines[0])]
     print(table(header, lines, 'rl' + 'r' * (len(header) - 2)))
 
-
 def speed_of(own) -> float:
     """FLOP/s of all GPUs together by the flags, 0 if they don't say. Raises UserError for a GPU that isn't in
     the table."""
@@ -652,7 +611,6 @@ def speed_of(own) -> float:
     if peak is None:
         raise UserError(f'--gpu={own.gpu}: its peak is not known; give --tflops, what one GPU keeps up')
     return peak * own.mfu * own.gpus
-
 
 def main():
     parser = Parser(add_help=False, allow_abbrev=False)
@@ -681,7 +639,6 @@ def main():
 
         draw_plan(own.figure, made, made.config.run_name)
         print(f'\n{own.figure} written')
-
 
 if __name__ == '__main__':
     run_main(main)

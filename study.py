@@ -53,7 +53,6 @@ from run.log import read_metrics
 PART = ('only', 'scales', 'budgets', 'seeds')  # flags for a part of the grid
 WATCH_SECONDS = 60
 
-
 def main():
     args = parse_args()
     study = load_study(args.study, args.out)
@@ -76,7 +75,6 @@ def main():
     finally:
         for text in study.damaged.values():
             print(f'warning: {text}', file=sys.stderr)
-
 
 def parse_args():
     names = '\n'.join(f'  {name:<13} {text}' for name, text in STUDY_NAMES.items())
@@ -105,16 +103,13 @@ def parse_args():
             raise UserError(f'--{name}={getattr(args, name)}: must be a positive number')
     return args
 
-
 def write_report(study: Study):
     from grid import page  # here, since statistics and drawing take a moment to load
 
     page.write_report(study)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # a part of the grid
-
 
 @dataclass
 class Part:
@@ -123,7 +118,6 @@ class Part:
     is_all: bool
     places: set  # (arm, scale, budget)
     seeds: set
-
 
 def part_of(study: Study, args) -> Part:
     """Raises UserError for a name that the study doesn't have, or a part of which it runs nothing."""
@@ -147,10 +141,8 @@ def part_of(study: Study, args) -> Part:
             return Part(not flags, places, seeds)
     raise UserError(f"{' '.join(flags)}: the study's `only` leaves all of that out")
 
-
 def selected(grid: list[Run], part: Part) -> list[Run]:
     return [run for run in grid if run.place in part.places and run.seed in part.seeds]
-
 
 def split_names(text: str, known) -> list[str]:
     """Names joined by commas, in quotes or not. A name that is known may hold commas of its own; the longest
@@ -165,7 +157,6 @@ def split_names(text: str, known) -> list[str]:
     first, comma, rest = text.partition(',')
     return [first, *split_names(rest, known)] if comma else [first]
 
-
 def tuning_runs(study: Study, tunings: dict, part: Part) -> list[Run]:
     """The runs that tune the arms of a part at its cells, or whose values are taken there, and the arms that
     these start from the end of."""
@@ -176,7 +167,6 @@ def tuning_runs(study: Study, tunings: dict, part: Part) -> list[Run]:
             arms.append(arm)
             arm = study.source_of(arm)
     return [run for run in all_tuning_runs(tunings) if run.arm in arms and run.place[1:] in cells]
-
 
 def with_sources(study: Study, left: list[Run]) -> list[Run]:
     """Some runs, after what they start from the end of, where that isn't here: a record holds no weights."""
@@ -191,16 +181,13 @@ def with_sources(study: Study, left: list[Run]) -> list[Run]:
                 found.append(one)
     return found
 
-
 def is_here(study: Study, run: Run) -> bool:
     return outcome_of(study, run, elsewhere=False) is not None
-
 
 def left_to_tune(study: Study, tunings: dict, part: Part) -> list[Run]:
     """What isn't done of the tuning, and hasn't failed for good."""
     left = [run for run in tuning_runs(study, tunings, part) if outcome_of(study, run) is None]
     return [run for run in with_sources(study, left) if run.folder not in study.failed]
-
 
 def left_of_grid(study: Study, grid: list[Run], part: Part) -> list[Run]:
     """What isn't done of a part of the grid.
@@ -210,10 +197,8 @@ def left_of_grid(study: Study, grid: list[Run], part: Part) -> list[Run]:
     left = [run for run in selected(grid, part) if outcome_of(study, run, part.is_all) is None]
     return [run for run in with_sources(study, left) if run.folder not in study.failed]
 
-
 # ------------------------------------------------------------------------------------------------------------
 # launching
-
 
 def launch(study: Study, args):
     """Tune, run the grid, report. Raises UserError if another launcher is at work here."""
@@ -244,7 +229,6 @@ def launch(study: Study, args):
     if launcher.failed:
         sys.exit(1)  # so that a script that waits for the study sees it
 
-
 def check_data(study: Study):
     """Raise UserError if records were made on other data than this machine has: they'd be no one grid."""
     from core import data  # here, since it loads torch
@@ -262,7 +246,6 @@ def check_data(study: Study):
         if here and any(here[split]['sha256'] != made_on[split]['sha256'] for split in here):
             raise UserError(f'{study.records_path}: {record["run"]} was trained on other data than '
                             f'{data_dir} holds: get that data, or rename the study')
-
 
 def tune(launcher: Launcher, args):
     """Run what tunes the arms, in rounds, since what is finished may ask for further values."""
@@ -282,14 +265,12 @@ def tune(launcher: Launcher, args):
         if place in asked:  # one line, and the edge of the grid in it
             print(f'tuned  {place_text(study, place)}: {tuning}', flush=True)
 
-
 def place_text(study: Study, place: tuple) -> str:
     """An arm, and the cell where it isn't the only one."""
     arm, scale, budget = place
     if study.is_ladder:
         return f'{arm}, {scale} at {budget}'
     return f'{arm} at {budget:,}' if len(study.tune_at['']) > 1 else arm
-
 
 def run_grid(launcher: Launcher, args):
     """Run what isn't done of the grid, in rounds: a question that is open may ask for further seeds. An arm
@@ -308,7 +289,6 @@ def run_grid(launcher: Launcher, args):
         launcher.execute(now)
         if launcher.waiting:
             break
-
 
 def may_run_held_out(study: Study, grid: list[Run]) -> bool:
     """Whether the prediction for what is held out is written down already; if not it is written now, to be
@@ -329,7 +309,6 @@ def may_run_held_out(study: Study, grid: list[Run]) -> bool:
           'command tests it')
     return False
 
-
 def pages(study: Study) -> list[str]:
     """The text of report.md, here and in results/, as far as it is there; the newest one last."""
     paths = [os.path.join(folder, 'report.md') for folder in (study.out, study.results)]
@@ -339,10 +318,8 @@ def pages(study: Study) -> list[str]:
             texts.append(f.read())
     return texts
 
-
 # ------------------------------------------------------------------------------------------------------------
 # what to do without launching
-
 
 def sharing_text(study: Study, runs: list[Run], separate: bool) -> str:
     """What some runs cost, with and without shared prefixes."""
@@ -353,7 +330,6 @@ def sharing_text(study: Study, runs: list[Run], separate: bool) -> str:
         return f'{len(runs)} runs, {alone:.4g} FLOPs; sharing prefixes would spare {share:.1%}'
     return (f'{len(runs)} runs, {alone - spared:.4g} FLOPs: shared prefixes spare {share:.1%} of the '
             f'{alone:.4g} of separate runs')
-
 
 def print_costs(study: Study, args):
     """What all of a study costs. Where the tuning isn't finished, as if all arms kept their first values."""
@@ -384,7 +360,6 @@ def print_costs(study: Study, args):
     gigabytes = sum(disk_bytes(run) for run in runs) / 1e9
     print(f'at most {gigabytes:.1f} GB on the disk once all are done')
 
-
 def disk_bytes(run: Run) -> int:
     """At most what a run leaves on the disk: its newest checkpoints, those that others branch from, each
     stage's weights."""
@@ -395,7 +370,6 @@ def disk_bytes(run: Run) -> int:
         saves += run.total // run.config.checkpoint_interval
     checkpoints = min(saves, run.config.keep_checkpoints) + len(run.save_at)
     return checkpoints * (size['weights'] + size['optimizer']) + run.config.n_stages * size['weights']
-
 
 def print_status(study: Study, args):
     """One row a run: done, diverged, running, failed, damaged, stopped on its way, or waiting."""
@@ -429,7 +403,6 @@ def print_status(study: Study, args):
     for folder, why in state['failed'].items():
         print(f'{folder} failed: {why}')
 
-
 def watch(study: Study, args):
     """The status, the learning curves so far and the report of what is finished, every minute until
     Ctrl-C."""
@@ -441,7 +414,6 @@ def watch(study: Study, args):
             write_report(study)
         sys.stdout.flush()
         time.sleep(WATCH_SECONDS)
-
 
 def draw_curves(study: Study, runs: list[Run]):
     """curves.png: validation loss against FLOPs of every run that lies here, also of those under way; a panel
@@ -470,14 +442,12 @@ def draw_curves(study: Study, runs: list[Run]):
             panel.legend(fontsize=6)
     print(f'the learning curves are in {path}')
 
-
 def is_launcher(pid: int) -> bool:
     """Whether a process of this machine is a study's launcher: a number is given to others, later."""
     if pid <= 0:
         return False
     asked = subprocess.run(['ps', '-p', str(pid), '-o', 'args='], capture_output=True, text=True)
     return any(os.path.basename(word) == os.path.basename(__file__) for word in asked.stdout.split())
-
 
 def print_commands(study: Study, args):
     """The commands of what isn't done, one a line, in levels: each needs only what stands in the levels above
@@ -510,7 +480,6 @@ def print_commands(study: Study, args):
     if is_tuning:
         print('# these tune the arms; when they are done, --print again for the grid')
 
-
 def levels_of(runs: list[Run], separate: bool) -> dict:
     """run: 1 if it needs none of the others, else one more than what it needs, its prefix or what it starts
     from."""
@@ -528,10 +497,8 @@ def levels_of(runs: list[Run], separate: bool) -> dict:
         levels[run] = 1 + max((levels[other] for other in needs), default=0)
     return levels
 
-
 # ------------------------------------------------------------------------------------------------------------
 # records
-
 
 def collect(study: Study):
     """Put the records of the runs that are over into results/, without weights, beside those that are
@@ -545,7 +512,6 @@ def collect(study: Study):
             records[run.folder] = make_record(study.name, study.out, run.folder, outcome.folder)
     write_records(study.records_path, records)
     print(f'{len(records)} finished runs are in {study.records_path}')
-
 
 if __name__ == '__main__':
     run_main(main)

@@ -64,7 +64,6 @@ from run.start import (
     stage_generator,
 )
 
-
 def main():
     job = prepare(sys.argv[1:])
     with job.lock, job.writer:
@@ -89,7 +88,6 @@ def main():
     leave_distributed(job.world_size)
     if stopped_by == signal.SIGINT and job.world_size == 1:  # torchrun ends its ranks itself
         die_of(signal.SIGINT)
-
 
 def prepare(argv: list[str]) -> Job:
     """What a command line asks for. Raises UserError for whatever is wrong with the settings or the data."""
@@ -124,7 +122,6 @@ def prepare(argv: list[str]) -> Job:
         writer=checkpoint.CheckpointWriter(device),
     )
 
-
 def load_questions(job: Job) -> Job:
     """The job with HellaSwag's examples as tokens; without any where the run never scores."""
     config = job.config
@@ -135,10 +132,8 @@ def load_questions(job: Job) -> Job:
     questions = {'n': len(found), 'sha256': hellaswag.fingerprint(found)}
     return dataclasses.replace(job, examples=examples, questions=questions)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the loop
-
 
 def train(job: Job, state: State, log: RunLog) -> int:
     """Train from state.step to the end of the plan. Returns the signal that stopped it before, or 0.
@@ -201,7 +196,6 @@ def train(job: Job, state: State, log: RunLog) -> int:
         if stopping:
             return max(signals, default=signal.SIGTERM)  # the signal may have reached another rank only
 
-
 def enter_phase(job: Job, state: State, log: RunLog, phase: schedule.Phase):
     """Grow and freeze as the phase says. Returns the model wrapped to train, in each phase anew, since DDP
     fixes its hooks when it wraps: over exactly the parameters that train."""
@@ -229,7 +223,6 @@ def enter_phase(job: Job, state: State, log: RunLog, phase: schedule.Phase):
     log.enter_phase(state, phase, old_depth, values)
     return wrapped
 
-
 def micro_batches(job: Job, step: int):
     """This rank's micro-batches (inputs, targets), each int64 (batch_size, block_size) on the device, from
     `step` on."""
@@ -241,12 +234,10 @@ def micro_batches(job: Job, step: int):
             arrays = job.train.get_batch(s, job.sequences_per_step, rows, config.shuffle, config.seed)
             yield to_device(arrays, job.device)
 
-
 def seed_dropout(job: Job, step: int, micro_batch: int):
     """Dropout's masks are a function of the step and the micro-batch, whichever rank computes it."""
     if job.config.dropout:
         torch.manual_seed(((job.config.seed * 1_000_003 + step) * 100_003 + micro_batch) % 2**64)
-
 
 def mean_over_ranks(job: Job, loss_sum: torch.Tensor, norm: torch.Tensor, signals: list) -> tuple:
     """(mean loss of the step over all micro-batches and ranks, gradient norm, how many ranks were told to
@@ -258,7 +249,6 @@ def mean_over_ranks(job: Job, loss_sum: torch.Tensor, norm: torch.Tensor, signal
     loss, stopping, grad_norm = torch.cat([stats, norm.float().reshape(1)]).tolist()
     return loss, grad_norm, stopping
 
-
 def check_gradients(model: GPT):
     """On a phase's first step: exactly what should train has a gradient. Frozen by accident, or not, is
     silent otherwise."""
@@ -269,7 +259,6 @@ def check_gradients(model: GPT):
         elif p.grad is not None and not p.requires_grad:
             wrong.append(f'{name} should not train')
     assert not wrong, f'wrong set of gradients: {"; ".join(wrong)}'
-
 
 def stop_not_finite(job: Job, state: State, log: RunLog, what: str):
     """Stop with exit code 1, before the optimizer has seen the gradient. All ranks get here together."""
@@ -284,10 +273,8 @@ def stop_not_finite(job: Job, state: State, log: RunLog, what: str):
         dist.destroy_process_group()
     sys.exit(1)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # evaluation and checkpoints
-
 
 def evaluate(job: Job, state: State, log: RunLog):
     """Validation losses and HellaSwag where they are due, all ranks together, of the uncompiled blocks.
@@ -316,7 +303,6 @@ def evaluate(job: Job, state: State, log: RunLog):
     if values:
         log.record('eval', state, job.plan.phase_at(max(0, step - 1)), **values)
 
-
 def is_eval_step(job: Job, step: int) -> bool:
     """Whether the validation loss is due: at every eval_interval, and eval_after_growth steps after each
     growth."""
@@ -325,7 +311,6 @@ def is_eval_step(job: Job, step: int) -> bool:
         return True
     growths = [phase.start for phase in job.plan.phases if phase.growths]
     return any(step - start in config.eval_after_growth for start in growths)
-
 
 def val_losses(job: Job, state: State, log: RunLog) -> dict[str, float]:
     """The loss of the model as it is on each validation set; the clock counts it as evaluation. Ends the run
@@ -338,7 +323,6 @@ def val_losses(job: Job, state: State, log: RunLog) -> dict[str, float]:
             stop_not_finite(job, state, log, f'{name} {losses[name]}')
     state.clock['eval_seconds'] += time.perf_counter() - began
     return losses
-
 
 @torch.no_grad()
 def estimate_loss(job: Job, model: GPT, split: data.Split, n_sequences: int) -> float:
@@ -357,7 +341,6 @@ def estimate_loss(job: Job, model: GPT, split: data.Split, n_sequences: int) -> 
         dist.all_reduce(total)
     return total.item() / n_sequences
 
-
 def try_evaluations(job: Job, model: GPT):
     """A batch of each evaluation, for the dry run."""
     for split, n_sequences in job.val_sets.values():
@@ -367,7 +350,6 @@ def try_evaluations(job: Job, model: GPT):
             # The batch with the longest questions needs the most memory.
             longest = hellaswag.make_batches(model, job.examples)[0]
             hellaswag.evaluate(model, [job.examples[i] for i in longest])
-
 
 def save_if_due(job: Job, state: State, phase: schedule.Phase, stopping: float):
     """stage_NN.pt at the end of a stage, ckpt_NNNNNN.pt at every checkpoint_interval, at the end and before a
@@ -386,7 +368,6 @@ def save_if_due(job: Job, state: State, phase: schedule.Phase, stopping: float):
     if names:
         save_checkpoint(job, state, names)
 
-
 def save_checkpoint(job: Job, state: State, names: list):
     """Have the state written under these names; a stage_NN.pt holds weights alone."""
     began = time.perf_counter()
@@ -403,7 +384,6 @@ def save_checkpoint(job: Job, state: State, names: list):
         job.writer.save(files, job.config.out_dir, job.config.keep_checkpoints, job.config.checkpoint_steps)
     state.clock['checkpoint_seconds'] += time.perf_counter() - began
 
-
 def catch_signals() -> list:
     """A list that SIGTERM, Ctrl-C and torchrun's death fill; all ranks then agree on the step after which
     they stop. A second one ends the process at once."""
@@ -419,7 +399,6 @@ def catch_signals() -> list:
     for number in numbers:
         signal.signal(number, on_signal)
     return received
-
 
 if __name__ == '__main__':
     run_main(main)

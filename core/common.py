@@ -20,11 +20,9 @@ RESTART_PATIENCE = 120  # seconds; an NFS server keeps a dead node's lock for 90
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a file system without locks answers
 SIGPIPE = 13
 
-
 class UserError(Exception):
     """A mistake of the user's. Its text says what is wrong and what to do; run_main() prints it and exits
     with code 2."""
-
 
 class Parser(argparse.ArgumentParser):
     """argparse's, whose help keeps the lines of a docstring, and whose error() raises UserError."""
@@ -34,7 +32,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f'{message} (python {self.prog} --help says what there is)')
-
 
 def run_main(main):
     """Run a script's main(). A UserError, and a path that the system refuses, becomes one message on standard
@@ -71,7 +68,6 @@ def run_main(main):
     print(f'error: {text}', file=sys.stderr)
     sys.exit(2)
 
-
 def has_reader() -> bool:
     """Whether somebody still reads what is printed."""
     try:
@@ -80,14 +76,12 @@ def has_reader() -> bool:
         return False
     return True
 
-
 def die_of(signum: int):
     """End this process by a signal, as if nobody had caught it: a shell's loop looks at that."""
     # A process that a signal ends does not flush by itself.
     sys.stdout.flush()
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
-
 
 @contextlib.contextmanager
 def atomic_write(path: str, mode: str = 'w'):
@@ -106,7 +100,6 @@ def atomic_write(path: str, mode: str = 'w'):
         reason = error if isinstance(error, OSError) else error.__context__ or error
         raise UserError(f'{path} could not be saved ({reason}); what was saved before is untouched') from None
 
-
 def read_json(path: str, what: str):
     """The object in a JSON file, as a dict. Raises UserError, saying that `path` is not `what` ('a readable
     config'), if it isn't there or holds something else."""
@@ -119,12 +112,10 @@ def read_json(path: str, what: str):
         raise UserError(f'{path}: not {what}')
     return value
 
-
 def say(text: str, file=None):
     """Print a line, once however many ranks run the script."""
     if os.environ.get('RANK', '0') == '0':
         print(text, file=file, flush=True)
-
 
 def table(header: list, lines: list, align: str = '', style: str = 'simple') -> str:
     """A table as text. `align`: 'l' or 'r' for each column; `style`: a table format of tabulate's, such as
@@ -133,7 +124,6 @@ def table(header: list, lines: list, align: str = '', style: str = 'simple') -> 
 
     sides = [{'l': 'left', 'r': 'right'}[letter] for letter in align or 'l' * len(header)]
     return tabulate(lines, header, tablefmt=style, disable_numparse=True, colalign=sides)
-
 
 def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
     """(number, path) of the files in a folder that are called prefix, digits, suffix, in the order of their
@@ -148,7 +138,6 @@ def numbered(folder: str, prefix: str, suffix: str) -> list[tuple[int, str]]:
         if match and os.path.isfile(path):
             found.append((int(match[1]), path))
     return sorted(found)
-
 
 @contextlib.contextmanager
 def locked(folder: str):
@@ -184,7 +173,6 @@ def locked(folder: str):
         if is_new and set(os.listdir(folder)) <= {'.lock'}:
             shutil.rmtree(folder)
         lock.release()
-
 
 def usable_cores(root: str = '/') -> int:
     """The cores that this process may use: those that the system gives it, and no more than its container's

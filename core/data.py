@@ -40,9 +40,7 @@ TOKENIZER_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_ma
 END_OF_TEXT = ('<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>')
 GPT2_META = {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
 
-
 # the format of a shard
-
 
 def write_shard(path: str, tokens: np.ndarray):
     """Write uint16 or uint32 tokens as one .bin shard, atomically: no half-written shard has a shard's name.
@@ -58,11 +56,9 @@ def write_shard(path: str, tokens: np.ndarray):
         f.write(header.tobytes())
         f.write(tokens.data)  # not tobytes(), which would copy a shard of 200 MB
 
-
 def token_dtype(vocab_size: int) -> np.dtype:
     """What the tokens of a vocabulary are stored as."""
     return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-
 
 def shard_layout(path: str) -> tuple[int, int, np.dtype]:
     """(byte offset of the first token, number of tokens, their type) of a shard, from its header alone.
@@ -78,7 +74,6 @@ def shard_layout(path: str) -> tuple[int, int, np.dtype]:
                         'bytes; the file is truncated or damaged: make or fetch it again')
     return offset, n_tokens, dtype
 
-
 def bin_layout(path: str) -> tuple[int, int, np.dtype]:
     """shard_layout, but for the size, of llm.c's formats. Raises UserError for any other file."""
     with open(path, 'rb') as f:
@@ -91,7 +86,6 @@ def bin_layout(path: str) -> tuple[int, int, np.dtype]:
     raise UserError(f'{path}: not a token shard (magic number {magic}, version {version}, {n_tokens} tokens, '
                     f'where {list(FORMATS.values())} and up to {MAX_SHARD_TOKENS} tokens are expected)')
 
-
 def npy_layout(path: str) -> tuple[int, int, np.dtype]:
     """shard_layout, but for the size, of a .npy file. Raises UserError unless it holds one row of tokens."""
     try:
@@ -103,9 +97,7 @@ def npy_layout(path: str) -> tuple[int, int, np.dtype]:
         raise UserError(f'{path}: holds {what}, not a row of uint16 or uint32 tokens')
     return tokens.offset, len(tokens), tokens.dtype
 
-
 # the data directory
-
 
 def split_of(name: str) -> str:
     """'train' or 'val', whichever is a word of a shard's name, between _, - or .: pretrain_val_1.bin is
@@ -118,7 +110,6 @@ def split_of(name: str) -> str:
         raise UserError(f"{name}: the name of a shard has 'train' or 'val' as a word (between _, - or .), "
                         f'and this one has {has}: rename it, or move it out of the data')
     return found[0]
-
 
 def shard_paths(data_dir: str, split: str) -> list[str]:
     """The shards of a split, by name. Raises UserError if there is none, or a name is unclear."""
@@ -137,7 +128,6 @@ def shard_paths(data_dir: str, split: str) -> list[str]:
                         f"'{split}' in their name)")
     return paths
 
-
 def read_meta(data_dir: str) -> dict:
     """What meta.json says; GPT-2's tokenizer where there is none. Raises UserError for an unreadable one."""
     path = os.path.join(data_dir, 'meta.json')
@@ -153,12 +143,10 @@ def read_meta(data_dir: str) -> dict:
         raise UserError(f'{path}: not {what}')
     return meta
 
-
 def write_meta(data_dir: str, meta: dict):
     """Write meta.json, as a shard is written."""
     with atomic_write(os.path.join(data_dir, 'meta.json')) as f:
         json.dump(meta, f, indent=1)
-
 
 def check_complete(data_dir: str):
     """Raises UserError if meta.json says that there is more data to come than is there."""
@@ -170,7 +158,6 @@ def check_complete(data_dir: str):
         what = f': {missing[0]} is missing' if missing else ''
         raise UserError(f'{data_dir} is not complete by its meta.json{what}; give the command that makes it '
                         'again, with the options in meta.json, and it continues')
-
 
 def fingerprint(data_dir: str) -> dict:
     """What tells one data set from another wherever it lies, for run.json: of each split the number of tokens
@@ -194,9 +181,7 @@ def fingerprint(data_dir: str) -> dict:
         found[split] = {'tokens': n_tokens, 'shards': len(paths), 'sha256': digest.hexdigest()}
     return found
 
-
 # which tokens a step sees
-
 
 class Split:
     """The 'train' or 'val' shards of a data directory, as sequences of block_size + 1 tokens.
@@ -281,7 +266,6 @@ class Split:
         sequences = self.read(indices)
         return sequences[:, :-1], sequences[:, 1:]
 
-
 @functools.lru_cache(maxsize=1)
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     """Order of an epoch's n sequences. RandomState, not Generator: numpy promises never to change its
@@ -290,9 +274,7 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     random = np.random.RandomState([seed & 0xFFFFFFFF, epoch])
     return random.permutation(n).astype(np.uint32)
 
-
 # tokenizers
-
 
 @functools.cache
 def get_tokenizer(name: str, beside: str = ''):
@@ -325,7 +307,6 @@ def get_tokenizer(name: str, beside: str = ''):
                         'without network, set TIKTOKEN_CACHE_DIR to a folder that holds the two files that '
                         f'tiktoken makes elsewhere, {" and ".join(TIKTOKEN_FILES)}') from None
 
-
 def read_tokenizer(source: str) -> tuple[bytes, str]:
     """(content, 'sha256:...') of the tokenizer.json in a folder or a repository on the Hub. Raises UserError
     if there is none."""
@@ -342,7 +323,6 @@ def read_tokenizer(source: str) -> tuple[bytes, str]:
     with open(path, 'rb') as f:
         content = f.read()
     return content, f'sha256:{hashlib.sha256(content).hexdigest()}'
-
 
 class Tokenizer:
     """A Hugging Face tokenizer.json, by the names that tiktoken.Encoding has. Raises UserError if it is none,
@@ -384,7 +364,6 @@ class Tokenizer:
     def decode_bytes(self, tokens: list[int]) -> bytes:
         """What some tokens stand for."""
         return b''.join(map(self.decode_single_token_bytes, tokens))
-
 
 @functools.cache
 def byte_letters() -> list[str]:

@@ -27,7 +27,6 @@ PR_SET_PDEATHSIG = 1  # /usr/include/linux/prctl.h
 # thread that torchrun had, and a second SIGTERM would end the rank before it has saved. None but on Linux.
 TORCHRUN_DIED = getattr(signal, 'SIGRTMIN', None) if sys.platform == 'linux' else None
 
-
 def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.device:
     """The torch device called `name`; 'auto': cuda, else mps, else cpu. Where several ranks share a machine's
     GPUs, each takes the one of its local rank.
@@ -60,7 +59,6 @@ def pick_device(name: str, local_rank: int = 0, world_size: int = 1) -> torch.de
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     return device
 
-
 def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.device:
     """The GPU of this rank. Raises UserError if there are too few, or `device` names one for several
     ranks."""
@@ -76,7 +74,6 @@ def own_gpu(device: torch.device, local_rank: int, world_size: int) -> torch.dev
                         f'with --nproc_per_node={count}')
     return device
 
-
 def has_cuda() -> bool:
     """Whether torch can use a GPU here. Raises UserError where there is one that it can't use: torch itself
     would warn, with the reason, and go on on the CPU, a hundred times slower."""
@@ -89,13 +86,11 @@ def has_cuda() -> bool:
                         'NVIDIA driver, install a torch built for its CUDA, or say --device=cpu')
     return False
 
-
 def use_expandable_segments():
     """Have CUDA's allocator grow its segments instead of adding new ones: each growth of the model changes
     all sizes, and what is free between old segments could not be used. A setting of the user's own stays."""
     if not {'PYTORCH_ALLOC_CONF', 'PYTORCH_CUDA_ALLOC_CONF'} & os.environ.keys():
         os.environ['PYTORCH_ALLOC_CONF'] = 'expandable_segments:True'  # read at the first allocation
-
 
 def device_name(device: torch.device) -> str:
     """What the hardware is called: 'NVIDIA H100 80GB HBM3', or the processor's name."""
@@ -108,7 +103,6 @@ def device_name(device: torch.device) -> str:
                     return line.partition(':')[2].strip()
     return platform.processor() or platform.machine()
 
-
 def to_device(arrays, device) -> list:
     """numpy arrays -> tensors on the device; to CUDA from pinned memory, without waiting."""
     tensors = [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
@@ -116,7 +110,6 @@ def to_device(arrays, device) -> list:
     if device.type == 'cuda':
         return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
     return [t.to(device) for t in tensors]
-
 
 def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or
@@ -127,7 +120,6 @@ def has_bfloat16(device: torch.device) -> bool:
         torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
 
-
 def autocast(device: torch.device, dtype: str):
     """A context for every forward pass: autocast to bfloat16, or nothing for float32. Never float16.
 
@@ -136,7 +128,6 @@ def autocast(device: torch.device, dtype: str):
     if dtype == 'bfloat16' or (dtype == 'auto' and has_bfloat16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
-
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, the CPU's allocator (which raises a plain RuntimeError), Python or the system ran out
@@ -149,7 +140,6 @@ def is_out_of_memory(error: Exception) -> bool:
     texts = ("can't allocate memory", 'bad_alloc', 'CUDA out of memory', "can't start new thread",
              'could not create a memory')
     return any(text in str(error) for text in texts)
-
 
 # ------------------------------------------------------------------------------------------------------------
 # how fast the hardware could be
@@ -166,7 +156,6 @@ PEAK_TFLOPS = (
 )
 SLOWER = {'laptop', 'mobile', 'max', 'mig', 'grid'}  # less power, or a part of the chip: another peak
 
-
 def peak_flops(device: torch.device, dtype: str) -> float | None:
     """FLOP/s that the GPU could do at best in matmuls of the config's `dtype`; None on other devices, and
     where the GPU is not in the table: no figure is better than one against the wrong peak.
@@ -180,7 +169,6 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
     peak = peak_of(torch.cuda.get_device_name(device))
     return peak if is_bfloat16 or peak is None else peak / 2
 
-
 def peak_of(gpu: str) -> float | None:
     """FLOP/s in bfloat16 of the GPU that torch calls so; None if it isn't known."""
     # Whole words, so that L4 isn't found in the name of an L40S.
@@ -192,10 +180,8 @@ def peak_of(gpu: str) -> float | None:
             return None if tflops is None else tflops * 1e12
     return None
 
-
 # ------------------------------------------------------------------------------------------------------------
 # memory on the CPU
-
 
 def keep_freed_memory():
     """Have glibc keep what is freed: by default large blocks go back to the kernel, which clears them page by
@@ -207,10 +193,8 @@ def keep_freed_memory():
         ctypes.CDLL(None).mallopt(M_MMAP_MAX, 0)
         ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, -1)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # ranks
-
 
 def read_ranks() -> tuple[int, int, int]:
     """(rank, number of ranks, rank on this machine) from the environment that torchrun sets, (0, 1, 0)
@@ -230,7 +214,6 @@ def read_ranks() -> tuple[int, int, int]:
         raise UserError(f'the environment says {said}: start several ranks with torchrun, or one without any '
                         'of these')
     return rank, world_size, local_rank
-
 
 def meet_ranks(rank: int, world_size: int) -> dist.Store | None:
     """The store in which the ranks find each other, when every one of them has come here; None for one rank.
@@ -254,13 +237,11 @@ def meet_ranks(rank: int, world_size: int) -> dist.Store | None:
     store.wait([f'rank {other} is here' for other in range(world_size)])
     return store
 
-
 def end_with_torchrun():
     """Have this rank told to stop if torchrun dies, by SIGKILL or a second Ctrl-C: it has a session of its
     own, and would train on, or hang. Linux alone can do that."""
     if 'TORCHELASTIC_RUN_ID' in os.environ and TORCHRUN_DIED:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(TORCHRUN_DIED))
-
 
 def init_distributed(device: torch.device, rank: int, world_size: int, store: dist.Store | None = None):
     """init_process_group, also after a restart by torchrun --max-restarts. `store`: meet_ranks(), where the
@@ -275,7 +256,6 @@ def init_distributed(device: torch.device, rank: int, world_size: int, store: di
         device_id=device if on_gpu else None,  # else NCCL guesses the GPU from the rank
     )
 
-
 def wrap_distributed(model, world_size: int):
     """The model, or where there are several ranks DDP around it, over exactly the parameters that train
     now."""
@@ -284,7 +264,6 @@ def wrap_distributed(model, world_size: int):
     gc.collect()  # what an earlier DDP has left
     # Gradients that are views of DDP's buckets take no memory of their own.
     return DistributedDataParallel(model, gradient_as_bucket_view=True)
-
 
 def leave_distributed(world_size: int):
     """End the ranks together."""
@@ -298,10 +277,8 @@ def leave_distributed(world_size: int):
     sys.stdout.flush()
     atexit.register(os._exit, 0)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # compiling
-
 
 def compile_blocks(model):
     """torch.compile for training: the blocks of a GPT that aren't compiled yet, its embeddings, its final
@@ -324,7 +301,6 @@ def compile_blocks(model):
         if block._compiled_call_impl is None:
             # A graph break is an error, not a slower block. Sizes never change: they are constants.
             block.compile(fullgraph=True, dynamic=False)
-
 
 def compile_failure(error: BaseException) -> str | None:
     """Why torch.compile failed, in one line; None if `error` has nothing to do with it."""

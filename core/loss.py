@@ -17,22 +17,18 @@ import torch.nn.functional as F
 # Numbers in an activation. Below, the time that Python takes to save memory is worth more than 4 MB.
 LARGE = 2**20
 
-
 def compute_dtype(x) -> torch.dtype:
     """The dtype in which x is multiplied here: autocast's where that is on, else its own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
 
 @functools.cache
 def compiled(function):
     """`function`, compiled at its first call: one for all models. Sizes are constants."""
     return torch.compile(function, fullgraph=True, dynamic=False)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # linear layers
-
 
 def recompute_linear(function, linear: nn.Linear, x):
     """linear(function(x)), whose backward computes function(x) again where it is large.
@@ -62,10 +58,8 @@ def recompute_linear(function, linear: nn.Linear, x):
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         return linear(y)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the head
-
 
 class FusedLinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of F.linear(x, weight) in nats, a chunk of rows at a time, with its gradients.
@@ -97,7 +91,6 @@ class FusedLinearCrossEntropy(torch.autograd.Function):
             if gradient is not None:
                 gradient.mul_(grad)
         return *gradients, None, None
-
 
 def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
     """Cross-entropy (N,) in nats of x (N, C) and weight (V, C). The gradient of its mean goes into dx (N, C)
@@ -137,7 +130,6 @@ def loss_by_chunks(x, weight, targets, dx, dw, is_compiled: bool):
             add_matmul(dw, gradient.t(), x_chunk)
     return torch.cat(losses).flatten()[:N]
 
-
 def rows_of_a_chunk(N: int, V: int, device: torch.device, is_compiled: bool, has_gradient: bool) -> int:
     """Rows of x in a chunk: N shared out evenly, which in training never changes; in compiled evaluation,
     whose batches differ, as many for every N."""
@@ -146,7 +138,6 @@ def rows_of_a_chunk(N: int, V: int, device: torch.device, is_compiled: bool, has
         return max(1, head.CUDA_EVAL_CHUNK // V)
     largest = head.CUDA_CHUNK if is_compiled and device.type == 'cuda' else head.CHUNK
     return math.ceil(N / math.ceil(N * V / largest))
-
 
 def eager_chunk_loss(logits, y, n_to_mean: int | None):
     """Cross-entropy (rows, 1) of logits (rows, V) and targets y (rows, 1). Over the logits goes the gradient
@@ -161,7 +152,6 @@ def eager_chunk_loss(logits, y, n_to_mean: int | None):
         x.scatter_add_(1, y, torch.full_like(total, -1 / n_to_mean))
         logits.copy_(x)
     return total.log() + top - target
-
 
 def chunk_loss(logits, y, n_to_mean: int | None):
     """The same for torch.compile. On a GPU it becomes one kernel that reads each logit twice and writes it
@@ -182,7 +172,6 @@ def chunk_loss(logits, y, n_to_mean: int | None):
         logits.copy_(gradient)
     return log_total + top - target
 
-
 def add_matmul(total, a, b):
     """total += a @ b, where total is float32 and a and b may be bfloat16."""
     if a.dtype == total.dtype:
@@ -191,7 +180,6 @@ def add_matmul(total, a, b):
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
         total += a @ b
-
 
 @functools.cache
 def adds_in_float32(device: torch.device, dtype: torch.dtype) -> bool:

@@ -12,7 +12,6 @@ import torch
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
 
-
 class Muon(torch.optim.Optimizer):
     """Muon: momentum, whose matrices are orthogonalized before they move the weights.
 
@@ -49,7 +48,6 @@ class Muon(torch.optim.Optimizer):
             for (matrix, _, lr), update in zip(same_shape, updates):
                 matrix.add_(update, alpha=-lr * scale)
 
-
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """For matrices (n, rows, columns) nearly orthogonal ones: singular values .7 to 1.2.
 
@@ -66,7 +64,6 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if is_tall else x
-
 
 def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]:
     """AdamW over all parameters of a GPT, decay on matrices only; or Muon for the blocks' matrices beside it.
@@ -114,7 +111,6 @@ def make_optimizers(model, config, new_blocks=()) -> list[torch.optim.Optimizer]
             group['lr_scale'] = group['lr'] / config.learning_rate if config.learning_rate else 0.0
     return optimizers
 
-
 def set_learning_rate(optimizers: list, lr: float, new_scale: float = 1.0):
     """Give every group its share of a step's learning rate, new blocks only `new_scale` of theirs."""
     for optimizer in optimizers:
@@ -122,7 +118,6 @@ def set_learning_rate(optimizers: list, lr: float, new_scale: float = 1.0):
             group['lr'] = lr * group['lr_scale']
             if group['is_new']:
                 group['lr'] *= new_scale
-
 
 def grow_optimizers(model, config, optimizers: list, new_blocks: list) -> list[torch.optim.Optimizer]:
     """Optimizers for a GPT that has just grown, given those from before and what model.grow() returned.
@@ -152,13 +147,11 @@ def grow_optimizers(model, config, optimizers: list, new_blocks: list) -> list[t
                     optimizer.state[p] = state[p]
     return new_optimizers
 
-
 def optimizer_state(model, optimizers: list) -> dict:
     """Parameter name -> its optimizer state, for the checkpoint."""
     # By name, since a parameter's position changes when layers are inserted below it.
     state = merged_state(optimizers)
     return {name: dict(state[p]) for name, p in model.named_parameters() if p in state}
-
 
 def load_optimizer_state(model, optimizers: list, saved: dict):
     """Give the optimizers the state that optimizer_state saved."""
@@ -170,7 +163,6 @@ def load_optimizer_state(model, optimizers: list, saved: dict):
                 if name_of[p] in saved:
                     values = saved[name_of[p]]
                     optimizer.state[p] = {k: v.to(p.device, copy=True) for k, v in values.items()}
-
 
 def merged_state(optimizers: list) -> dict:
     """Parameter -> its state, over all optimizers."""

@@ -30,12 +30,10 @@ STYLE = {
     'pdf.fonttype': 42,
 }
 
-
 def check_name(path: str):
     """Raises UserError for a file that matplotlib can't write."""
     if os.path.splitext(path)[1] not in FORMATS:
         raise UserError(f'--figure={path}: the name must end in {", ".join(FORMATS[:-1])} or {FORMATS[-1]}')
-
 
 @contextlib.contextmanager
 def new_figure(path: str, width: float, height: float):
@@ -59,7 +57,6 @@ def new_figure(path: str, width: float, height: float):
         figure.savefig(temporary, format=os.path.splitext(path)[1][1:], dpi=200)
     os.replace(temporary, path)
 
-
 def fonts() -> list[str]:
     """The usual font, then what is installed for other scripts: names may be in Chinese, say."""
     from matplotlib import font_manager
@@ -68,11 +65,9 @@ def fonts() -> list[str]:
     there = {font.name for font in font_manager.fontManager.ttflist if re.search(pattern, font.name)}
     return ['DejaVu Sans', *sorted(there)]
 
-
 def remark(axes, text: str, loc: str = 'right'):
     """A remark above a panel."""
     axes.set_title(text, loc=loc, fontsize=8, color=GRAY)
-
 
 def readable(axes):
     """Ticks of the x axis as 2.5M or 10B instead of 2500000 or 1e10."""
@@ -86,7 +81,6 @@ def readable(axes):
 
     axes.xaxis.set_major_formatter(FuncFormatter(text))
 
-
 def draw_staircase(axes, edges, steps: list[tuple], color: str, is_hatched: bool, is_filled: bool):
     """Steps of (depth, frozen layers) between edges; the frozen layers are hatched, from below."""
     depths = [depth for depth, _ in steps]
@@ -99,7 +93,6 @@ def draw_staircase(axes, edges, steps: list[tuple], color: str, is_hatched: bool
                 [low, high], [n_frozen, n_frozen], hatch='////', facecolor='none', edgecolor=color,
                 linewidth=0, alpha=0.7,
             )
-
 
 def draw_plan(path: str, plan, title: str = ''):
     """A schedule.Plan: depth over the steps as a staircase with frozen layers hatched, and under it what a

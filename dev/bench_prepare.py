@@ -55,7 +55,6 @@ if __name__ == '__main__':
         np.save(f'{out}/shard_{shard:06d}', buffer[:fill])
 """
 
-
 @dataclass
 class Timings:
     """What the rounds of one command took, in seconds, and its peak of memory in bytes."""
@@ -64,7 +63,6 @@ class Timings:
     whole: list[float] = field(default_factory=list)  # start-up included
     cpu: list[float] = field(default_factory=list)
     peak: int = 0
-
 
 def main():
     parser = argparse.ArgumentParser(
@@ -112,10 +110,8 @@ def main():
         report('imap', f'Pool.imap with its default, {max(1, cores // 2)} processes', timings)
         report('imap_all', f'Pool.imap with {cores} processes', timings)
 
-
 def listed(values: list[float], digits: int) -> str:
     return ' '.join(f'{value:.{digits}f}' for value in values)
-
 
 def measure(name: str, command: list, found: Timings):
     """Run a command once, and add what it took."""
@@ -132,7 +128,6 @@ def measure(name: str, command: list, found: Timings):
     user = after.children_user - before.children_user
     found.cpu.append(user + after.children_system - before.children_system)
 
-
 def report(name: str, text: str, timings: dict[str, Timings]):
     """Print how many times as long another way takes as ours, round by round."""
     other = timings[name]
@@ -146,7 +141,6 @@ def report(name: str, text: str, timings: dict[str, Timings]):
         'the '
         f'best: {min(other.work) / min(ours.work):.2f}; with start-up {statistics.median(with_start_up):.2f})'
     )
-
 
 def watch(process) -> int:
     """Wait for a process; the peak of the memory that it and its children hold (bytes; pages that forks share
@@ -164,7 +158,6 @@ def watch(process) -> int:
         peak = max(peak, held)
         time.sleep(0.25)
     return peak
-
 
 def make_source(path: Path, size: int):
     """Parquet of at least `size` bytes of text, with FineWeb-Edu's columns and row groups of 1000."""
@@ -214,7 +207,6 @@ def make_source(path: Path, size: int):
         f'source:           {n} documents, {done / 1e6:.0f} MB of text, mean {done / n:.0f} bytes', flush=True
     )
 
-
 def loop(source: str):
     """One core's plain loop over the documents in memory, from the first line to the exit."""
     import pyarrow.parquet as pq
@@ -226,7 +218,6 @@ def loop(source: str):
     for text in texts:
         enc.encode_ordinary(text)
     os._exit(0)  # tidying up isn't tokenizing
-
 
 if __name__ == '__main__':
     if sys.argv[1:2] == ['loop']:

@@ -42,11 +42,9 @@ PYTHON, TORCHRUN = [sys.executable], [sys.executable, '-m', 'torch.distributed.r
 QUIET = ['--eval_interval=0', '--hellaswag_interval=0', '--checkpoint_interval=0', '--log_interval=1']
 GPT2 = ['--device=cpu', '--batch_size=1', '--vocab_size=50304', '--warmup_steps=0']
 
-
 def environment(launcher) -> dict:
     """Two cores in either case."""
     return {**os.environ, 'OMP_NUM_THREADS': '2' if launcher == PYTHON else '1'}
-
 
 def metrics(launcher, flags, out_dir) -> list[dict]:
     """The lines of metrics.jsonl of a run to its end."""
@@ -55,7 +53,6 @@ def metrics(launcher, flags, out_dir) -> list[dict]:
                    stdout=subprocess.DEVNULL)
     with open(f'{out_dir}/metrics.jsonl') as f:
         return [json.loads(line) for line in f]
-
 
 # the least that a script with DDP and AdamW can take: what torch itself needs to its first step
 BARE = '''
@@ -71,7 +68,6 @@ optimizer.step()
 print('step 00001/', flush=True)
 dist.destroy_process_group()
 '''
-
 
 def first(folder, turns, big):
     Path(folder, 'bare.py').write_text(BARE)
@@ -93,7 +89,6 @@ def first(folder, turns, big):
     for way, found in seconds.items():
         print(f'{way}: {statistics.median(found):.1f} s to the first step ({spread(found)})')
 
-
 def ranks(folder, turns, big):
     demo = ['configs/baseline.py', 'configs/cpu.py', *QUIET, '--baseline_steps=150', '--growth_steps=100']
     gpt2 = ['configs/baseline.py', '--data_dir=data/demo', *GPT2, *QUIET, '--total_batch_size=8192',
@@ -109,7 +104,6 @@ def ranks(folder, turns, big):
         print(f'{way}: {statistics.median(found):.0f} tok/s ({spread(found)})')
     print(f'two ranks / one process: {statistics.median(a / b for a, b in zip(*rates.values())):.2f}')
 
-
 COMPILED = '''
 import json, sys, torch, train
 from torch._dynamo.utils import calculate_time_spent, counters
@@ -119,7 +113,6 @@ print(json.dumps({'seconds': times['entire_frame_compile'] + times['entire_backw
                   'graphs': counters['stats']['unique_graphs'],
                   'breaks': sum(counters['graph_break'].values())}))
 '''
-
 
 def compile(folder, turns, big):
     narrow = ['--data_dir=data/demo', *GPT2, *QUIET, '--n_embd=256', '--n_head=4', '--block_size=256',
@@ -143,12 +136,10 @@ def compile(folder, turns, big):
     ratios = [b['seconds'] / a['seconds'] for a, b in zip(*found.values())]
     print(f'8 stages / full depth: {statistics.median(ratios):.2f} ({spread(ratios)})')
 
-
 def write_random_shards(folder):
     for name, n in (('train_000001', 20_000), ('val_000000', 20_000)):
         data.write_shard(f'{folder}/{name}.bin', np.random.default_rng(n).integers(0, 50257, n, np.uint16))
     Path(folder, 'meta.json').write_text(json.dumps({'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}))
-
 
 def evaluation(folder, turns, big):
     conftest.pytest_configure()  # GPT-2's BPE files
@@ -176,7 +167,6 @@ def evaluation(folder, turns, big):
     print(f'of the time of training: {", ".join(f"{k} {v:.2%}" for k, v in shares.items())}; together '
           f'{sum(shares.values()):.2%}')
 
-
 # The step as it is usually written: all logits at once, and autograd keeps what it keeps.
 PLAIN = '''
 import math
@@ -198,7 +188,6 @@ torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 optimizer.step()
 '''
 
-
 def memory(folder, turns, big):
     def peak(arguments, tunables) -> int:
         process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL,
@@ -218,10 +207,8 @@ def memory(folder, turns, big):
                      {'GLIBC_TUNABLES': 'glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0'})
         print(f'{depth} layers: {found / 1e9:.2f} GB, {found / plain:.2f}x', flush=True)
 
-
 def spread(values) -> str:
     return ' '.join(f'{v:.2f}' if v < 100 else f'{v:.0f}' for v in values)
-
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__,

@@ -34,7 +34,6 @@ from run import checkpoint
 
 N, N_GOLDEN = 400, 20
 
-
 def save_hugging_face(model, folder: str):
     """The model as a Hugging Face GPT-2 folder, with GPT-2's tokenizer."""
     c = model.config
@@ -49,7 +48,6 @@ def save_hugging_face(model, folder: str):
     GPT2TokenizerFast(os.path.join(package, 'data', 'encoder.json'),
                       os.path.join(package, 'data', 'vocab.bpe')).save_pretrained(folder)
 
-
 def harness(folder: str, data: str, tasks: str) -> dict:
     """The harness's summed log-likelihoods, acc and acc_norm of each example, by ind."""
     task = os.path.join(os.path.dirname(lm_eval.__file__), 'tasks', 'hellaswag', 'hellaswag.yaml')
@@ -63,7 +61,6 @@ def harness(folder: str, data: str, tasks: str) -> dict:
     print({k: v for k, v in results['results']['hellaswag_local'].items() if 'acc' in k})
     return {s['doc']['ind']: ([r[0] for r in s['filtered_resps']], s['acc'], s['acc_norm'])
             for s in results['samples']['hellaswag_local']}
-
 
 def main():
     conftest.pytest_configure()
@@ -95,7 +92,6 @@ def main():
             log_likelihoods, acc, acc_norm = theirs[e['ind']]
             f.write(json.dumps(e | {'log_likelihoods': [round(x, 4) for x in log_likelihoods], 'acc': acc,
                                     'acc_norm': acc_norm}) + '\n')
-
 
 if __name__ == '__main__':
     main()

@@ -50,7 +50,6 @@ from run import checkpoint
 
 TEXT = 'the quick brown fox jumps over the lazy dog and the slow red hen sits under the old oak tree. '
 
-
 @dataclass(frozen=True)
 class Setup:
     """How large, and what is judged."""
@@ -83,7 +82,6 @@ class Setup:
         model = GPT(self.shape, depth, torch.Generator().manual_seed(0))
         return model.to(device or self.device).train()
 
-
 def main():
     setup = make_setup('tiny' in sys.argv[1:])
     name = 'CPU, tiny' if setup.is_tiny else torch.cuda.get_device_name(setup.device)
@@ -104,7 +102,6 @@ def main():
     print(f'{sum(passed)} passed, {len(passed) - sum(passed)} failed')
     sys.exit(not all(passed))
 
-
 def make_setup(is_tiny: bool) -> Setup:
     if is_tiny:
         shape = GPTConfig(block_size=64, vocab_size=577, n_layer=4, n_head=2, n_embd=32)
@@ -114,10 +111,8 @@ def make_setup(is_tiny: bool) -> Setup:
     is_hopper = 'H100' in name or 'H200' in name
     return Setup(device, GPTConfig(vocab_size=50304), 32, 'bfloat16', 5, 10_000, False, is_hopper)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # right: the device's numbers are the CPU's
-
 
 def model_as_on_the_CPU(setup: Setup):
     """Loss and gradients in float32, without TF32, of a frozen and grown model."""
@@ -134,7 +129,6 @@ def model_as_on_the_CPU(setup: Setup):
     error = furthest(found[1], found[0])
     yield error < 1e-3, f'loss and gradients differ by {error:.1e} (under 1e-3)'
 
-
 def run_as_on_the_CPU(setup: Setup):
     """The losses of a small run that grows, freezes and evaluates."""
     with small_data() as flags:
@@ -145,7 +139,6 @@ def run_as_on_the_CPU(setup: Setup):
             runs.append(losses(out_dir))
     error = max(abs(a - b) for a, b in zip(*runs))
     yield len(runs[0]) > 20 and error < 1e-3, f'{len(runs[0])} losses differ by {error:.1e} (under 1e-3)'
-
 
 def resumed_across_growth(setup: Setup):
     """Stopped before a growth and resumed, a run ends as it would have."""
@@ -161,7 +154,6 @@ def resumed_across_growth(setup: Setup):
         error = max(abs(a - b) for a, b in zip(straight, losses(out_dir)))
     yield len(straight) > 20 and error < 1e-3, f'losses differ by {error:.1e} (under 1e-3)'
 
-
 def HellaSwag_as_on_the_CPU(setup: Setup):
     """The summed losses of every ending."""
     examples = questions(30, 256)
@@ -171,7 +163,6 @@ def HellaSwag_as_on_the_CPU(setup: Setup):
         found.append(hellaswag.summed_losses(model, examples))
     error = np.abs(found[1] - found[0]).max() / np.abs(found[0]).max()
     yield error < 1e-3, f'summed losses differ by {error:.1e} (under 1e-3)'
-
 
 def bfloat16_trains_as_float32(setup: Setup):
     """200 steps of a small model, and the same with plain cross-entropy under autocast: that rounds alike, so
@@ -191,7 +182,6 @@ def bfloat16_trains_as_float32(setup: Setup):
         f'cross-entropy by {worst_of_plain:.4f}), from {exact[0]:.2f} to {exact[-1]:.2f}',
     )
 
-
 def small_curve(setup: Setup, x, dtype: str, is_plain: bool) -> torch.Tensor:
     """The losses of 200 steps of a small model on x (64, 33); of 20 at toy size, where CPUs are slow."""
     model = GPT(GPTConfig(32, 320, 2, 2, 64), None, torch.Generator().manual_seed(0))
@@ -209,10 +199,8 @@ def small_curve(setup: Setup, x, dtype: str, is_plain: bool) -> torch.Tensor:
         curve.append(loss.item())
     return torch.tensor(curve)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the head
-
 
 def head_alone(setup: Setup):
     """Ours against plain cross-entropy, compiled too: error, and milliseconds and memory of forward and
@@ -254,7 +242,6 @@ def head_alone(setup: Setup):
         is_right = peaks[0] < peaks[1] / 2
         yield is_right, f'{peaks[0]:.2f} GB, plain compiled {peaks[1]:.2f} GB (under half)'
 
-
 def head_kernel(setup: Setup):
     """The code that inductor makes: one kernel; on a GPU two loads and one store of a logit."""
     from torch._inductor.utils import run_and_get_code
@@ -279,10 +266,8 @@ def head_kernel(setup: Setup):
         kernels = code.count('async_compile.cpp_pybinding(')
         yield kernels == 1, f'{kernels} kernel'
 
-
 # ------------------------------------------------------------------------------------------------------------
 # a whole step
-
 
 def full_depth_step(setup: Setup):
     """A micro-step as train.py does it against the whole model compiled as nanoGPT does."""
@@ -324,7 +309,6 @@ def full_depth_step(setup: Setup):
     is_right = not setup.is_hopper or 380e3 <= rates[0] <= 560e3
     yield is_right, f'{rates[0]:,.0f} tokens/s{mfu} (on an H100 or H200 380k to 560k)'
 
-
 def gradients_as_eager_over_growth(setup: Setup):
     """Loss and gradients of compiled blocks and head against eager ones, while the model grows and
     freezes."""
@@ -358,7 +342,6 @@ def gradients_as_eager_over_growth(setup: Setup):
         worst = max(worst, furthest(found[1], found[0]))
     yield worst < 2e-2, f'differ by {worst:.1e} (under 2e-2)'
 
-
 def cost_by_depth(setup: Setup):
     """A micro-step's time relative to full depth beside the ledger's ratio."""
     n = setup.shape.n_layer
@@ -389,7 +372,6 @@ def cost_by_depth(setup: Setup):
             f'depth {depth}, {frozen} frozen: {measured:.1%} of full depth, the ledger says {predicted:.1%}'
         )
         yield is_right, text + ' (within 6 points)'
-
 
 def whole_run(setup: Setup):
     """Eight stages at full size by train.py: its graphs, and its memory after the dry run."""
@@ -448,7 +430,6 @@ def whole_run(setup: Setup):
     apart = abs(peak - dry_peak) / 1e9
     yield apart < 0.3, f"peak {peak / 1e9:.2f} GB, the dry run's {dry_peak / 1e9:.2f} GB (within .3)"
 
-
 def fused_AdamW(setup: Setup):
     """An optimizer step at full depth."""
     model = setup.gpt()
@@ -463,7 +444,6 @@ def fused_AdamW(setup: Setup):
     taken, _ = in_turns(setup, step, step)
     yield not setup.is_hopper or taken < 0.004, f'{1000 * taken:.2f} ms (on an H100 or H200 under 4 ms)'
 
-
 def Muon(setup: Setup):
     """The same by Muon, which orthogonalizes the blocks' matrices, and AdamW beside it."""
     model = setup.gpt()
@@ -477,7 +457,6 @@ def Muon(setup: Setup):
 
     taken, _ = in_turns(setup, step, step)
     yield not setup.is_hopper or taken < 0.015, f'{1000 * taken:.2f} ms (on an H100 or H200 under 15 ms)'
-
 
 def attention_backend(setup: Setup):
     """Whose attention a compiled micro-step runs, forward and backward."""
@@ -495,7 +474,6 @@ def attention_backend(setup: Setup):
     is_right = all('cudnn' in name for name in found) if setup.is_hopper else len(found) > 0
     what = "cuDNN's on an H100 or H200" if is_cuda else "the CPU's"
     yield len(found) > 0 and is_right, f'{", ".join(found)} ({what})'
-
 
 def share_of_evaluation(setup: Setup):
     """What validation and HellaSwag take of a run at full depth and the default intervals, with one device
@@ -546,7 +524,6 @@ def share_of_evaluation(setup: Setup):
         '(on an H100 or H200 together under 2%)',
     )
 
-
 def DDP_of_one_rank(setup: Setup):
     """What DDP itself costs: a micro-step whose gradients meet those of no other rank."""
     x, y = setup.batch()
@@ -573,7 +550,6 @@ def DDP_of_one_rank(setup: Setup):
     is_right = new_graphs <= 5 and (setup.is_tiny or ratio < 1.06)
     yield is_right, f'{ratio:.3f}x the time without, {new_graphs} graphs for both (under 1.06x, at most 5)'
 
-
 def HellaSwag_speed(setup: Setup):
     """Synthetic items of the real ones' lengths."""
     examples = questions(setup.items, setup.shape.block_size)
@@ -586,7 +562,6 @@ def HellaSwag_speed(setup: Setup):
     is_right = scores['n'] == setup.items and (not setup.is_hopper or taken < 8)
     yield is_right, f'{setup.items:,} items in {taken:.1f} s (on an H100 or H200 10,000 under 8 s)'
 
-
 def memory_settings(setup: Setup):
     """Segments that grow, unless the user has said otherwise."""
     if setup.device.type != 'cuda':
@@ -596,7 +571,6 @@ def memory_settings(setup: Setup):
     kinds = {segment['is_expandable'] for segment in torch.cuda.memory_snapshot()}
     asked = os.environ.get('PYTORCH_ALLOC_CONF') == 'expandable_segments:True'
     yield not asked or kinds == {True}, f'expandable segments: {kinds}, {len(kept)} numbers allocated'
-
 
 CHECKS = (
     model_as_on_the_CPU,
@@ -619,10 +593,8 @@ CHECKS = (
     whole_run,
 )
 
-
 # ------------------------------------------------------------------------------------------------------------
 # what the checks share
-
 
 def furthest(found: list, right: list) -> float:
     """The largest relative error among tensors, by their norms; infinite where one isn't finite."""
@@ -633,7 +605,6 @@ def furthest(found: list, right: list) -> float:
         error = float((a - b).norm() / b.norm())
         worst = max(worst, error if math.isfinite(error) else math.inf)  # max() overlooks nan
     return worst
-
 
 def in_turns(setup: Setup, one, other) -> tuple[float, float]:
     """Median seconds of each, measured in turns after two of each that don't count."""
@@ -648,7 +619,6 @@ def in_turns(setup: Setup, one, other) -> tuple[float, float]:
                 found.append(taken)
     return statistics.median(seconds[0]), statistics.median(seconds[1])
 
-
 def peak_of(setup: Setup, function) -> int:
     """Peak of the GPU's memory in bytes while function() runs, above what is allocated before."""
     before = torch.cuda.memory_allocated()
@@ -656,11 +626,9 @@ def peak_of(setup: Setup, function) -> int:
     function()
     return bench.peak_memory(setup.device) - before
 
-
 def plain_loss(model: GPT, x, y):
     """The loss as it is usually written: all logits at once."""
     return F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
-
 
 def run_config(setup: Setup) -> TrainConfig:
     """A config of the setup's shape, for the ledger and the optimizers."""
@@ -669,7 +637,6 @@ def run_config(setup: Setup) -> TrainConfig:
         for name in ('n_layer', 'n_head', 'n_embd', 'block_size', 'vocab_size')
     }
     return TrainConfig(**shape, total_batch_size=setup.tokens, batch_size=setup.batch_size)
-
 
 def questions(n: int, block_size: int) -> list:
     """n encoded examples: as many bytes as HellaSwag's have tokens."""
@@ -682,12 +649,10 @@ def questions(n: int, block_size: int) -> list:
         examples.append({'ind': ind, 'ctx': text[:length], 'endings': endings, 'label': ind % 4})
     return hellaswag.encode(examples, 'bytes', 'nanogpt', block_size)
 
-
 def text_tokens(n: int) -> torch.Tensor:
     """The bytes of a text that a small model can learn."""
     text = TEXT * math.ceil(n / len(TEXT))
     return torch.tensor(list(text.encode()[:n]))
-
 
 @dataclass
 class SmallData:
@@ -696,13 +661,11 @@ class SmallData:
     folder: str
     flags: list
 
-
 def write_data(folder: str, train_tokens, val_tokens):
     """A data folder of bytes."""
     data.write_shard(f'{folder}/x_train_000001.bin', train_tokens)
     data.write_shard(f'{folder}/x_val_000000.bin', val_tokens)
     Path(folder, 'meta.json').write_text(json.dumps({'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}))
-
 
 @contextlib.contextmanager
 def small_data():
@@ -733,7 +696,6 @@ def small_data():
         }
         yield SmallData(folder, [f'--{name}={value}' for name, value in settings.items()])
 
-
 def run_training(flags: list):
     """train.py in this process, its console out of the way. TF32 off, as the numbers are compared with the
     CPU's."""
@@ -754,7 +716,6 @@ def run_training(flags: list):
         train.prepare = real
         sys.argv = argv
 
-
 def losses(out_dir: str) -> list[float]:
     """Every training and validation loss of a run, in order."""
     found = []
@@ -762,7 +723,6 @@ def losses(out_dir: str) -> list[float]:
         for record in map(json.loads, f):
             found += [record[name] for name in ('loss', 'val_loss') if name in record]
     return found
-
 
 if __name__ == '__main__':
     main()

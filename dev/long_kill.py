@@ -35,19 +35,15 @@ FLAGS = [[], ['--dropout=0.1', '--shuffle=True', '--grow_init=interleave', '--gr
               '--keep_checkpoints=1'],
          ['--optimizer=muon', '--lr_schedule=wsd', '--checkpoint_interval=1', '--keep_checkpoints=2']]
 
-
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
-
 
 def before(real, *args, **kwargs):
     die()
 
-
 def after(real, *args, **kwargs):
     real(*args, **kwargs)
     die()
-
 
 def half_saved(real, path, state):
     """What a kill in the middle of a write leaves."""
@@ -57,11 +53,9 @@ def half_saved(real, path, state):
         f.write(whole.getvalue()[:len(whole.getvalue()) // 2])
     die()
 
-
 def half_written(real, log, *arguments, **values):
     log.file.write(b'{"kind": "train", "st')
     die()
-
 
 PLACES = {  # what is under way: (owner, name of the function, how it dies)
     'the first step': (train.schedule.Plan, 'row', before),
@@ -74,7 +68,6 @@ PLACES = {  # what is under way: (owner, name of the function, how it dies)
     'a scoring': (train.hellaswag, 'evaluate', before), 'clearing away': (train.checkpoint, 'prune', before),
     "a phase's first step": (train, 'check_gradients', after),
     'a step after a save': (train.checkpoint.CheckpointWriter, 'check', before)}
-
 
 def attempt(flags: list[str], place: str, call: int, log: Path) -> int:
     """Fork a process that trains, and dies at the `call`-th call of `place` (or after so many seconds, for
@@ -108,7 +101,6 @@ def attempt(flags: list[str], place: str, call: int, log: Path) -> int:
         time.sleep(call)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
 
 def main(kills: int, seed: int, folder: Path):
     random.seed(seed)
@@ -149,7 +141,6 @@ def main(kills: int, seed: int, folder: Path):
         runs += 1
     print(f'{done} kills in {runs} runs, all ended bit for bit as if nobody had killed them: ' +
           ', '.join(f'{n} in {place}' for place, n in places.items()))
-
 
 if __name__ == '__main__':
     arguments = [int(a) for a in sys.argv[1:]] + [40, 1][len(sys.argv) - 1:]

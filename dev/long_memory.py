@@ -23,11 +23,9 @@ from conftest import make_tiny
 
 import train
 
-
 class Mallinfo2(ctypes.Structure):
     names = 'arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost'
     _fields_ = tuple((name, ctypes.c_size_t) for name in names.split())
-
 
 def growth_per_step(steps: int, folder: Path, leak: str = 'pass') -> tuple[float, np.ndarray]:
     """Bytes per step by which memory grows over the second half of a run of `steps` steps, and twenty samples
@@ -45,7 +43,6 @@ def growth_per_step(steps: int, folder: Path, leak: str = 'pass') -> tuple[float
                        dtype=np.int64)
     half = samples[len(samples) // 2:]
     return np.polyfit(half[:, 0], half[:, 1], 1)[0], samples
-
 
 def train_watched(leak: str):
     """train.py, printing the bytes in use in place of the lines of progress."""
@@ -65,7 +62,6 @@ def train_watched(leak: str):
 
     train.to_device, train.RunLog.progress = to_device_and_leak, print_memory
     train.main()
-
 
 if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as name:

@@ -55,7 +55,6 @@ VAL_TOKENS = 2_000_000
 LONGEST = 50_000  # characters of a document, about
 SHORTEST = 200  # what is left of a page without its repeated paragraphs may be a stump
 
-
 def main():
     parser = Parser(description=__doc__)
     parser.add_argument('corpus', choices=('docs', 'code'))
@@ -81,9 +80,7 @@ def main():
             file.write(json.dumps({'text': text}) + '\n')
     print(f'{args.out}: {len(texts)} documents, {sum(n_tokens(text) for text in texts):,} byte tokens')
 
-
 # packages
-
 
 def download(package: str, folder: str) -> str:
     """Path of the package's .deb, in the version of TABLE. Raises UserError if it can't be had, or is another
@@ -103,12 +100,10 @@ def download(package: str, folder: str) -> str:
         raise UserError(f'{path}: SHA-256 {found}, and {TABLE} says {sha256}: delete it and try again')
     return str(path)
 
-
 def open_package(path: str) -> tarfile.TarFile:
     """The files in a .deb, as a tar archive."""
     data = subprocess.run(['dpkg-deb', '--fsys-tarfile', path], stdout=subprocess.PIPE, check=True).stdout
     return tarfile.open(fileobj=io.BytesIO(data))
-
 
 def read_pages(tar: tarfile.TarFile, patterns: list[str], share: int = 1):
     """(name, text) of the files of a tar archive, and of a tar archive in it, that match a pattern: one in
@@ -122,14 +117,11 @@ def read_pages(tar: tarfile.TarFile, patterns: list[str], share: int = 1):
         if member.isfile() and matches and not LEFT_OUT.search(name) and hashed(name) % share == 0:
             yield name, page_text(name, tar.extractfile(member).read())
 
-
 def hashed(text: str) -> int:
     """A number of 64 bits that is the same everywhere."""
     return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
 
-
 # text
-
 
 def page_text(name: str, data: bytes) -> str:
     """A file's text: HTML and manual pages without their markup, all else as it is."""
@@ -143,11 +135,9 @@ def page_text(name: str, data: bytes) -> str:
         return man_text(text)
     return text
 
-
 BLOCKS = re.compile('address|article|blockquote|body|caption|dd|div|dl|dt|figure|footer|h[1-6]|header|hr|'
                     'li|main|nav|ol|p|pre|section|table|tr|ul')
 HIDDEN = {'script', 'style', 'title'}
-
 
 class HTMLText(html.parser.HTMLParser):
     """Collects a page's text: a paragraph for each block, line breaks kept in preformatted text."""
@@ -178,7 +168,6 @@ class HTMLText(html.parser.HTMLParser):
         if not self.hidden:
             self.parts.append(data if self.preformatted > 0 else re.sub(r'\s+', ' ', data))
 
-
 def html_text(page: str) -> str:
     """The text of an HTML page, paragraphs with an empty line between them."""
     parser = HTMLText()
@@ -188,11 +177,9 @@ def html_text(page: str) -> str:
     text = ''.join(parser.parts).replace('\xa0', ' ').replace('¶', '')
     return re.sub(r' *\n *\n\s*\n|(?<=\n\n) +', '\n\n', text)
 
-
 # what isn't here is left out
 MAN_SIGNS = {'-': '-', 'e': '\\', ' ': ' ', '(aq': "'", '(dq': '"', '(co': '(c)', '(lq': '"', '(rq': '"',
              '(bu': '*', '(em': '--', '(en': '-', '(ha': '^', '(ti': '~', '(rs': '\\'}
-
 
 def man_text(page: str) -> str:
     """The text of a manual page in roff: its macros' words, without fonts and definitions."""
@@ -211,9 +198,7 @@ def man_text(page: str) -> str:
     text = re.sub(r'\\".*|\\f(\[\w*\]|\(\w\w|\w)|\\s[-+]?\d', '', '\n'.join(lines))
     return re.sub(r'\\(\(..|.)', lambda sign: MAN_SIGNS.get(sign[1], ''), text)
 
-
 # documents
-
 
 def arrange(pages: dict[str, str], once: bool, val_tokens: int = VAL_TOKENS) -> list[str]:
     """The documents of the corpus, in its order: first those that are held out.
@@ -236,7 +221,6 @@ def arrange(pages: dict[str, str], once: bool, val_tokens: int = VAL_TOKENS) -> 
     texts = [documents[name] for name in sorted(documents, key=hashed)]
     return hold_out(texts, val_tokens)
 
-
 def cut(paragraphs: list[str], longest: int = LONGEST) -> list[str]:
     """Paragraphs joined to documents of about `longest` characters at most: a dictionary is one file."""
     found = ['']
@@ -246,11 +230,9 @@ def cut(paragraphs: list[str], longest: int = LONGEST) -> list[str]:
         found[-1] += paragraph + '\n\n'
     return [text.rstrip() + '\n' for text in found]
 
-
 def n_tokens(text: str) -> int:
     """Tokens of a document: its bytes and end-of-text."""
     return len(text.encode()) + 1
-
 
 def hold_out(texts: list[str], wanted: int) -> list[str]:
     """The texts with the first ones cut to `wanted` tokens in all: what the last of them has beyond is left
@@ -265,7 +247,6 @@ def hold_out(texts: list[str], wanted: int) -> list[str]:
             held_out += '\n' * (room - len(held_out.encode()))
             return [*texts[:i], held_out, *texts[i + 1 :]]
     raise UserError(f'the corpus holds {total} tokens, and {wanted} are for validation')
-
 
 if __name__ == '__main__':
     run_main(main)

@@ -28,7 +28,6 @@ LAYOUT = (
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-
 @dataclass
 class Figures:
     """What is counted in one file, or in all of them together."""
@@ -58,7 +57,6 @@ class Figures:
             f'{comments:>3.0f} comments per 100  {len(self.nested):>2} nested comprehensions'
         )
 
-
 def main():
     paths = sys.argv[1:] or sorted(
         str(path) for folder in ('.', 'core', 'run', 'verdict', 'grid') for path in Path(folder).glob('*.py')
@@ -75,7 +73,6 @@ def main():
         ('nested comprehensions', total.nested),
     ):
         print(f'{what}: {len(where)}', *where[:12])
-
 
 def measure(path: str) -> Figures:
     """The figures of one file."""
@@ -95,7 +92,6 @@ def measure(path: str) -> Figures:
             figures.wide_lines.append(f'{path}:{number}')
     return figures
 
-
 def docstring_lines(tree: ast.Module) -> set[int]:
     """The numbers of all lines that belong to docstrings."""
     lines = set()
@@ -106,7 +102,6 @@ def docstring_lines(tree: ast.Module) -> set[int]:
             docstring = node.body[0]
             lines.update(range(docstring.lineno, docstring.end_lineno + 1))
     return lines
-
 
 def count_tokens(path: str, docstrings: set[int], figures: Figures):
     """Fill in code_lines, tokens and comments. A string over several lines is one token on several code
@@ -121,13 +116,11 @@ def count_tokens(path: str, docstrings: set[int], figures: Figures):
                 code_lines.update(range(token.start[0], token.end[0] + 1))
     figures.code_lines = len(code_lines)
 
-
 def is_nested(node) -> bool:
     """Whether a comprehension has two `for`, or another comprehension inside."""
     if len(node.generators) > 1:
         return True
     return any(isinstance(inner, COMPREHENSIONS) for inner in ast.walk(node) if inner is not node)
-
 
 if __name__ == '__main__':
     main()

@@ -39,10 +39,8 @@ LOG_SECONDS = 300  # between the lines of progress where there is no terminal
 TRIES = 2
 PR_SET_PDEATHSIG = 1  # of prctl(): the signal that a process gets when its parent dies
 
-
 # ------------------------------------------------------------------------------------------------------------
 # slots and commands
-
 
 def parse_slots(text: str) -> list[str]:
     """--slots as a list. Without it: each GPU, else each core. Raises UserError for slots that overlap or
@@ -64,17 +62,14 @@ def parse_slots(text: str) -> list[str]:
         raise UserError(f'--slots={text}: a GPU stands there twice')
     return slots
 
-
 def slots_of_machine() -> list[str]:
     """A slot for each GPU; where there is none, for each core that this process may use."""
     # Numbers count within CUDA_VISIBLE_DEVICES, as in slot_environment.
     return [str(number) for number in range(count_gpus())] or ['cpu'] * usable_cores()
 
-
 def gpus_of(slots) -> list[int]:
     """The numbers of the GPUs in some slots."""
     return [int(device) for device in '+'.join(slots).split('+') if device != 'cpu']
-
 
 def check_gpus(slots: list[str]):
     """Raise UserError for a slot on a GPU that this machine doesn't have: each run in it would fail."""
@@ -82,12 +77,10 @@ def check_gpus(slots: list[str]):
     if wanted and max(wanted) >= count_gpus():
         raise UserError(f'slot {max(wanted)}: this machine has {count_gpus()} GPUs, numbered from 0')
 
-
 def count_gpus() -> int:
     import torch  # here, since it takes seconds to load and no other part of a study needs it
 
     return torch.cuda.device_count()
-
 
 def slot_environment(slot: str) -> dict:
     """What a run in a slot sees of the machine: a thread a core, or its GPUs alone."""
@@ -102,7 +95,6 @@ def slot_environment(slot: str) -> dict:
             raise UserError(f'slot {slot}: CUDA_VISIBLE_DEVICES names only {len(names)} GPUs ({visible})')
         devices = [names[int(device)] for device in devices]
     return {'CUDA_VISIBLE_DEVICES': ','.join(devices)}
-
 
 def command_of(study: Study, run: Run, slot: str, branch_from: str = '', separate: bool = False) -> list[str]:
     """The command of a run, as one types it."""
@@ -124,7 +116,6 @@ def command_of(study: Study, run: Run, slot: str, branch_from: str = '', separat
         words.append(as_flag('branch_from', branch_from))
     return words
 
-
 def start_process(command: list[str], environment: dict, console) -> subprocess.Popen:
     """Start a command, by this interpreter and in a session of its own: Ctrl-C at the terminal reaches the
     launcher alone, which passes it on once."""
@@ -142,7 +133,6 @@ def start_process(command: list[str], environment: dict, console) -> subprocess.
                             stderr=subprocess.STDOUT, env=os.environ | environment, start_new_session=True,
                             preexec_fn=die_with_launcher)
 
-
 def kill_tree(pid: int):
     """End a process and all that it has started: torchrun's ranks have sessions of their own."""
     listed = subprocess.run(['ps', '-A', '-o', 'pid=,ppid='], capture_output=True, text=True).stdout
@@ -157,10 +147,8 @@ def kill_tree(pid: int):
         with contextlib.suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the launcher
-
 
 class Launcher:
     """Runs commands in slots, at most one in each, and stops them all when it is told to, or dies."""
@@ -347,7 +335,6 @@ class Launcher:
         with atomic_write(os.path.join(self.study.out, 'study.json')) as f:
             json.dump({'pid': os.getpid(), 'running': running, 'failed': self.failed}, f, indent=1)
 
-
 class Clock:
     """What --minutes leaves time for: a run takes the FLOPs that it has left by the rate of a run of its
     scale that has ended since this launcher began."""
@@ -385,12 +372,10 @@ class Clock:
         rate = self.rates.get(run.scale) or min(self.rates.values())
         return time.monotonic() + flops / rate < self.stop
 
-
 def last_step(folder: str) -> int:
     """The step of the last whole line of a run's metrics.jsonl, 0 if there is none."""
     record = last_record(folder)
     return record['step'] if record else 0
-
 
 def last_words(folder: str) -> str:
     """What a run said last: the last line that begins with error:, else the last one; '' if there is none."""
@@ -406,7 +391,6 @@ def last_words(folder: str) -> str:
             break
         words = words or line
     return words[:300]
-
 
 class Progress:
     """One line over all runs, in FLOPs: on a terminal always the same one, elsewhere one every five

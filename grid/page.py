@@ -24,7 +24,6 @@ ALT_TEXTS = {'report': 'what each arm needs for the same loss',
              'report_catch_up': 'gap to the opponent since the last growth',
              'report_trend': 'cost against size, predicted and measured'}
 
-
 def write_report(study: Study):
     """Write the report into the study's folder; into results/ if all that is finished is there.
 
@@ -57,7 +56,6 @@ def write_report(study: Study):
             f.write(text)
     print(f'the report is {os.path.join(target, "report.md")}, with report.csv and {len(drawn)} figures')
 
-
 def untuned(study: Study, tunings: dict, grid: list[Run]) -> list[tuple]:
     """The places, but for what is held out, that have no runs yet since their tuning isn't finished."""
     known = {run.place for run in grid}
@@ -73,7 +71,6 @@ def untuned(study: Study, tunings: dict, grid: list[Run]) -> list[tuple]:
             found.append(place)
     return found
 
-
 def trends_of(study: Study, judged: Report) -> list[report.Trend]:
     """How costs go with size, in a study of several scales."""
     if not study.is_ladder:
@@ -84,7 +81,6 @@ def trends_of(study: Study, judged: Report) -> list[report.Trend]:
         if scale in study.held_out and study.seeds_at(arm, budget, scale):
             coming.append((arm, scale, budget))
     return report.trends(judged, sizes, study.held_out, coming)
-
 
 def page_parts(study: Study, judged: Report, trends: list, may_predict: bool, drawn: list) -> list[str]:
     """The question, its answer, the pictures, what to know first, and what was found."""
@@ -107,7 +103,6 @@ def page_parts(study: Study, judged: Report, trends: list, may_predict: bool, dr
         parts += [table.markdown() for table in report.trend_tables(trends)]
     return parts
 
-
 def basis_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], finished: list) -> list[str]:
     """What the page rests on: the runs, the arms, their tuning, settings, commands."""
     tables = report.run_tables(judged) + [arms_table(study), tuning_table(study, tunings)]
@@ -115,7 +110,6 @@ def basis_parts(study: Study, judged: Report, tunings: dict, grid: list[Run], fi
             *(table.markdown() for table in tables if table),
             '## Commands', f'All of it is `python study.py {study.path}`. The first run of each arm:',
             first_commands(study, grid)]
-
 
 def count_text(study: Study, tunings: dict, grid: list[Run], finished: list[Run]) -> str:
     """How much of the grid is there, what is missing, and why some of it failed."""
@@ -140,7 +134,6 @@ def count_text(study: Study, tunings: dict, grid: list[Run], finished: list[Run]
     sentences += [f'{folder} failed: {why}.' for folder, why in study.failed.items()]
     return escaped(' '.join(sentences))
 
-
 def sharing_text(judged: Report) -> str:
     """What shared prefixes have spared by the ledger; '' if no run branched off another."""
     whole = spared = 0.0
@@ -151,7 +144,6 @@ def sharing_text(judged: Report) -> str:
         spared += run.plan.flops(branch['step'])
     share = spared / whole if whole else 0
     return f'Shared prefixes spared {share:.1%} of the FLOPs of separate runs.' if spared else ''
-
 
 def arms_table(study: Study) -> Table:
     rows = []
@@ -165,7 +157,6 @@ def arms_table(study: Study) -> Table:
     settings = ', '.join(f'{name}={value}' for name, value in study.settings.items())
     note = f'All with {", ".join(study.overlays) or "no overlay"}; {settings}.'
     return Table('What the arms are', rows, 'lll', note)
-
 
 def tuning_table(study: Study, tunings: dict) -> Table | None:
     """Every value that was tried, with its loss; None if nothing was."""
@@ -188,7 +179,6 @@ def tuning_table(study: Study, tunings: dict) -> Table | None:
         return None
     note = 'The seeds of tuning judge nothing.'
     return Table('What was tried', rows, 'llrrl', note)
-
 
 def first_commands(study: Study, grid: list[Run]) -> str:
     """One command of each arm; the other runs differ in size, steps and seed."""

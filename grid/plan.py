@@ -30,7 +30,6 @@ MEASURED = ('val_tokens', 'hellaswag_limit', 'dtype')
 # What a budget says of a run. Nothing that these don't change is said in its command.
 LENGTH = ('growth_steps', 'stage_steps', 'continual_steps', 'baseline_steps', 'match', 'ledger')
 
-
 @dataclass(eq=False)  # a run is itself; two of the same settings are two
 class Run:
     """One command of train.py."""
@@ -62,7 +61,6 @@ class Run:
         """FLOPs of the first `steps` steps, by default of all."""
         return schedule.plan(self.config).flops(steps)
 
-
 @dataclass
 class Tuning:
     """What an arm's tuning at one cell has come to."""
@@ -80,7 +78,6 @@ class Tuning:
         n_values = len({tuple(run.tuned.items()) for run in self.runs})
         return f'{", ".join(values)}, the best of {n_values}{edge}'
 
-
 @dataclass
 class Outcome:
     """How a run that is over ended."""
@@ -92,7 +89,6 @@ class Outcome:
     @property
     def diverged(self) -> bool:
         return self.loss == math.inf
-
 
 def load_study(path: str, out: str = '') -> Study:
     """Read a study file and check that each arm has a plan at each of its cells. Raises UserError with all
@@ -116,10 +112,8 @@ def load_study(path: str, out: str = '') -> Study:
     study.failed = last_state(study)['failed']
     return study
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the runs
-
 
 def make_run(study: Study, place: tuple, seed: int, tuned: dict, folder: str,
              source: Run | None = None) -> Run:
@@ -137,14 +131,12 @@ def make_run(study: Study, place: tuple, seed: int, tuned: dict, folder: str,
     refuse(check(config))  # the steps are new
     return Run(arm, scale, budget, seed, tuned, folder, config, parameters, source)
 
-
 def arm_config(study: Study, arm: str, scale: str) -> TrainConfig:
     """What the text of an arm says at a scale, before seed, tuning and budget."""
     known = study.__dict__.setdefault('configs', {})
     if (arm, scale) not in known:
         known[arm, scale] = load_config(arm_argv(study, arm, scale), __doc__, say=None)
     return known[arm, scale]
-
 
 def budget_of(study: Study, scale: str, budget: int) -> tuple[int, int, int]:
     """(parameters of full depth but the embeddings, full-depth steps of a budget, FLOPs of such a step)."""
@@ -156,7 +148,6 @@ def budget_of(study: Study, scale: str, budget: int) -> tuple[int, int, int]:
     if study.is_ladder:
         steps = max(1, round(budget * parameters / config.total_batch_size))
     return parameters, steps, schedule.step_cost(config, 'flops')
-
 
 def with_budget(config: TrainConfig, steps: int, flops: int) -> TrainConfig:
     """A config stretched to a budget: `flops` in all, its growth over the same share of the run."""
@@ -171,7 +162,6 @@ def with_budget(config: TrainConfig, steps: int, flops: int) -> TrainConfig:
         config = dataclasses.replace(config, growth_steps=growth_steps, stage_steps=stage_steps)
     return schedule.fit(config, flops)
 
-
 def argv_of(study: Study, run: Run) -> list[str]:
     """The configs and flags that make a run's config, as one types them."""
     argv = arm_argv(study, run.arm, run.scale)
@@ -185,7 +175,6 @@ def argv_of(study: Study, run: Run) -> list[str]:
         if getattr(run.config, name) != getattr(base, name):
             argv.append(as_flag(name, getattr(run.config, name)))
     return argv
-
 
 def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
     """({(arm, scale, budget): Tuning}, the runs of the grid), as far as what is finished decides them.
@@ -214,7 +203,6 @@ def plan_runs(study: Study, guess: bool = False) -> tuple[dict, list[Run]]:
     share_prefixes(grid + all_tuning_runs(tunings))
     return tunings, grid
 
-
 def sources_first(study: Study) -> list[str]:
     """The arms, each after the one that it starts from."""
     order = []
@@ -226,7 +214,6 @@ def sources_first(study: Study) -> list[str]:
         else:
             order.append(arm)
     return order
-
 
 def add_runs(study: Study, place: tuple, seeds, tunings: dict, runs: dict):
     """The runs of an arm at a cell, unless the tuning that says what they are isn't finished."""
@@ -243,10 +230,8 @@ def add_runs(study: Study, place: tuple, seeds, tunings: dict, runs: dict):
         tuned = tuning.best if tuning else {}
         runs[(*place, seed)] = make_run(study, place, seed, tuned, folder, start)
 
-
 def cell_name(study: Study, scale: str, budget: int) -> str:
     return f'{folder_of(scale)}_p{budget}' if study.is_ladder else f'b{budget}'
-
 
 def seeds_asked_for(study: Study, runs: list[Run]) -> dict:
     """{(arm, scale, budget): seeds} that follow the first ones: those that are there, and those that an open
@@ -278,7 +263,6 @@ def seeds_asked_for(study: Study, runs: list[Run]) -> dict:
             found.setdefault((arm, scale, budget), set()).update(seeds)
     return found
 
-
 def judge(study: Study, runs: list[Run]):
     """What verdict.judge says of the runs that are over (a verdict.judge.Report)."""
     from verdict import judge  # here, since statistics take a moment to load
@@ -306,7 +290,6 @@ def judge(study: Study, runs: list[Run]):
         tuned |= study.values_to_try(arm, scale).keys()
     return judge.judge_runs(found, baselines, places, questions, study.margin, tuned=tuple(tuned))
 
-
 def at_largest_budget(study: Study) -> list[tuple]:
     """(arm, scale, budget) of every arm that is no baseline, at the last scale and budget at which it is
     run."""
@@ -317,14 +300,11 @@ def at_largest_budget(study: Study) -> list[tuple]:
             places.append((arm, *cells[-1]))
     return places
 
-
 # ------------------------------------------------------------------------------------------------------------
 # tuning
 
-
 def all_tuning_runs(tunings: dict) -> list[Run]:
     return list(itertools.chain(*(tuning.runs for tuning in tunings.values())))
-
 
 def cells_to_tune(study: Study, arm: str) -> list[tuple[str, int]]:
     """Where an arm is tuned, or one that starts from its end is."""
@@ -333,7 +313,6 @@ def cells_to_tune(study: Study, arm: str) -> list[tuple[str, int]]:
         if study.source_of(other) == arm:
             cells += cells_to_tune(study, other)
     return list(dict.fromkeys(cells))
-
 
 def tuning_of(study: Study, place: tuple, source: Tuning | None, guess: bool) -> Tuning:
     """The runs that tune an arm at a cell, of each combination of values one a seed, and which it keeps if
@@ -371,12 +350,10 @@ def tuning_of(study: Study, place: tuple, source: Tuning | None, guess: bool) ->
         except UserError:  # no such value can be: the edge is the settings', not the grid's
             return Tuning(runs, best, edge)
 
-
 def points_of(study: Study, arm: str, scale: str) -> list[dict]:
     """The combinations of values that an arm's tuning tries; one of nothing for an arm that isn't tuned."""
     tune = study.values_to_try(arm, scale)
     return [dict(zip(tune, values)) for values in itertools.product(*tune.values())]
-
 
 def tuning_runs(study: Study, place: tuple, tuned: dict, source: Tuning | None) -> list[Run]:
     """The runs that try some values at a cell, one a seed of tuning."""
@@ -393,7 +370,6 @@ def tuning_runs(study: Study, place: tuple, tuned: dict, source: Tuning | None) 
         runs.append(make_run(study, place, seed, tuned, f'{folder_of(arm)}/{name}', start))
         runs[-1].is_tuning = True
     return runs
-
 
 def kept_point(points: list[dict], losses: list[list[float]]) -> int:
     """The number of the values that an arm keeps: the best by the mean over its seeds, and of those that a
@@ -412,7 +388,6 @@ def kept_point(points: list[dict], losses: list[list[float]]) -> int:
 
     return min((number for number in range(len(points)) if means[number] <= within), key=rank)
 
-
 def edge_of(best: dict, points: list[dict]) -> str:
     """Which tuned numbers of the best values are the largest or smallest tried; '' if none is."""
     said = []
@@ -428,7 +403,6 @@ def edge_of(best: dict, points: list[dict]) -> str:
             said.append(f'{name}: best at the smallest value tried')
     return '; '.join(said)
 
-
 def next_value(best: dict, points: list[dict]) -> dict:
     """The value beyond the edge at which the best one lies, as far from it as its neighbor, as a ratio."""
     (name, value), = best.items()
@@ -439,10 +413,8 @@ def next_value(best: dict, points: list[dict]) -> dict:
         return {name: round(further)}
     return {name: float(f'{further:.3g}')}  # .02, not .020000000000000004
 
-
 # ------------------------------------------------------------------------------------------------------------
 # shared prefixes
-
 
 def share_prefixes(runs: list[Run]):
     """Give each run the longer one that trains most of its first steps alike.
@@ -466,7 +438,6 @@ def share_prefixes(runs: list[Run]):
                 run.parent.save_at.add(run.shared)
                 run.save_at.add(run.shared)
 
-
 def share(run: Run, other: Run):
     """Note the first steps that a run can take from a longer one: each keeps a step, and so an end, of its
     own."""
@@ -479,7 +450,6 @@ def share(run: Run, other: Run):
     if shared > run.shared:
         run.parent = other
         run.shared = shared
-
 
 def saved_prefix(study: Study, run: Run) -> tuple[str, int]:
     """The folder of the run whose checkpoints spare this one most steps, and how many; ('', 0) if none
@@ -494,7 +464,6 @@ def saved_prefix(study: Study, run: Run) -> tuple[str, int]:
             best_folder = out_folder(study, other)
     return best_folder, best
 
-
 def spared_flops(study: Study, runs: list[Run]) -> list[int]:
     """What each of some runs needn't train itself: the FLOPs of a prefix that another of them trains, or that
     is there."""
@@ -507,15 +476,12 @@ def spared_flops(study: Study, runs: list[Run]) -> list[int]:
         spared.append(run.flops(steps))
     return spared
 
-
 # ------------------------------------------------------------------------------------------------------------
 # what is there
-
 
 def out_folder(study: Study, run: Run) -> str:
     """The run directory of a run."""
     return os.path.join(study.out, run.folder)
-
 
 def outcome_of(study: Study, run: Run, elsewhere: bool = True) -> Outcome | None:
     """How a run has ended, here or (with `elsewhere`) on another machine; None if it is still to be run.
@@ -535,7 +501,6 @@ def outcome_of(study: Study, run: Run, elsewhere: bool = True) -> Outcome | None
     loss = end_of(run, record['metrics'][-1] if record['metrics'] else None, record['info'])
     return None if loss is None else Outcome(os.path.join(study.results, run.folder), loss, False)
 
-
 def loss_here(study: Study, run: Run, folder: str) -> float | None:
     """The loss at the end of the run in a run directory, None if it has none, or can't be read."""
     try:
@@ -549,13 +514,11 @@ def loss_here(study: Study, run: Run, folder: str) -> float | None:
     check_same_settings(run, saved, folder, 'move it away, or give this study another --out')
     return end_of(run, last_record(folder), info)
 
-
 def end_of(run: Run, last: dict | None, info: dict) -> float | None:
     """The loss of a run's last evaluation, infinity if it diverged, None if it isn't over."""
     if last and last['kind'] == 'eval' and last['step'] == run.total:
         return last['val_loss']
     return math.inf if info.get('ended') == 'diverged' else None
-
 
 def check_same_settings(run: Run, saved: dict, where: str, what_to_do: str):
     """Raise UserError if a run was made with settings that lead elsewhere than `run`'s, or measure
@@ -570,18 +533,15 @@ def check_same_settings(run: Run, saved: dict, where: str, what_to_do: str):
             raise UserError(f'{where} was made with other settings ({name}: was {was!r}, now {now!r}): '
                             f'{what_to_do}')
 
-
 def record_of(study: Study, run: Run, outcome: Outcome) -> dict:
     """The record of a run that is over: what --collect would make of it, or has made."""
     if outcome.is_here:
         return make_record(study.name, study.out, run.folder, outcome.folder)
     return read_records(study.records_path)[run.folder]
 
-
 def saved_steps(folder: str) -> list[int]:
     """The steps whose checkpoints a run directory holds."""
     return [step for step, _ in numbered(folder, 'ckpt_', '.pt')]
-
 
 def last_state(study: Study) -> dict:
     """What the last launcher wrote: its process, the folders and slots of the runs under way, and why others

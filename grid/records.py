@@ -23,7 +23,6 @@ from run.log import read_metrics, read_run_json
 
 KEYS = {'run': str, 'config': dict, 'info': dict, 'metrics': list}
 
-
 def read_records(path: str) -> dict[str, dict]:
     """The records in a file by the name of their run, {} if there is no such file.
 
@@ -32,7 +31,6 @@ def read_records(path: str) -> dict[str, dict]:
         return {}
     status = os.stat(path)
     return read_once(path, status.st_mtime_ns, status.st_size)
-
 
 @functools.lru_cache(maxsize=8)  # planning asks for them again and again
 def read_once(path: str, changed: int, size: int) -> dict[str, dict]:
@@ -50,13 +48,11 @@ def read_once(path: str, changed: int, size: int) -> dict[str, dict]:
             records[record['run']] = record
     return records
 
-
 def write_records(path: str, records: dict[str, dict]):
     # Whole or not at all; git shows the lines that came.
     with atomic_write(path) as f:
         for record in records.values():
             f.write(json.dumps(record) + '\n')
-
 
 def make_record(study: str, out: str, run: str, run_dir: str) -> dict:
     """The record of a run directory of the study called `study`, whose runs lie in `out`. Raises UserError
@@ -75,7 +71,6 @@ def make_record(study: str, out: str, run: str, run_dir: str) -> dict:
             info[name]['path'] = portable(study, out, info[name]['path'])
     return {'run': run, 'config': config, 'info': info, 'metrics': metrics}
 
-
 def portable(study: str, out: str, path: str) -> str:
     """A path as it reads on every machine: within out/STUDY, within the repository, or its name alone."""
     if not path or '://' in path:
@@ -85,7 +80,6 @@ def portable(study: str, out: str, path: str) -> str:
         if inside.partition(os.sep)[0] != '..':
             return os.path.normpath(os.path.join(name, inside))
     return os.path.basename(os.path.normpath(path))
-
 
 def portable_command(study: str, out: str, command: str) -> str:
     """A command of train.py whose paths read on every machine."""

@@ -61,7 +61,6 @@ OWN_SETTINGS = ('seed', 'out_dir', 'run_name', 'resume', 'match', 'ledger', 'con
 LOOKS = (3, 5, 8)  # seeds at which a study with more_seeds looks at its questions
 LONGEST_NAME = 100  # bytes of a folder's name, which a file system ends at 255
 
-
 @dataclass
 class Study:
     """What a study file says, and where its runs go."""
@@ -154,7 +153,6 @@ class Study:
         there = [cell for cell in below if order.index(cell[0]) == nearest]
         return min(there, key=lambda cell: max(cell[1] / budget, budget / cell[1]))
 
-
 def flags_of(text: str) -> list[str]:
     """The flags of an arm, each as --name=value: `--name value` is the same."""
     flags = []
@@ -165,10 +163,8 @@ def flags_of(text: str) -> list[str]:
             flags[-1] += f'={word}'
     return flags
 
-
 # ------------------------------------------------------------------------------------------------------------
 # reading
-
 
 def read_study(path: str, out: str, problems: list[str]) -> Study:
     """Read a study file; what is wrong with it goes to `problems`. `out`: the folder of its runs, by default
@@ -208,17 +204,14 @@ def read_study(path: str, out: str, problems: list[str]) -> Study:
     problems += [f'{path}: {problem}' for problem in wrong]
     return study
 
-
 # What a value of each name is; of a type other than dict it is one of them, or a tuple.
 KINDS = {'arms': dict, 'settings': dict, 'tune': dict, 'only': dict, 'scales': dict, 'baseline': str,
          'overlays': str, 'held_out': str, 'budgets': int, 'per_parameter': int, 'seeds': int,
          'more_seeds': int, 'tune_seeds': int}
 
-
 def items_of(value) -> tuple:
     """A value of a study file as a tuple: one item may stand without."""
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
 
 def with_types(values: dict, wrong: list[str]) -> dict:
     """Every name of a study with a value of its type; what is none is said, and its default stands in."""
@@ -260,7 +253,6 @@ def with_types(values: dict, wrong: list[str]) -> dict:
         found['tune_extend'] = 0
     return found
 
-
 def first_comment(path: str) -> str:
     """What a study file says of itself: the first paragraph of its comment at the top, '' without one."""
     said = []
@@ -272,14 +264,12 @@ def first_comment(path: str) -> str:
             said.append(line[1:].strip())
     return ' '.join(said)
 
-
 def refuse(problems: list[str]):
     """Raise UserError, with all problems in one message, if there are any."""
     if len(problems) > 1:
         problems = ['the study is wrong:', *problems]
     if problems:
         raise UserError('\n  '.join(problems))
-
 
 def did_you_mean(name, names) -> str:
     """The end of a sentence about a name that isn't there: the nearest one, or all that there are."""
@@ -290,10 +280,8 @@ def did_you_mean(name, names) -> str:
     # A name may hold commas of its own.
     return f'; there are {", ".join(repr(other) for other in names)}'
 
-
 # ------------------------------------------------------------------------------------------------------------
 # what can be wrong
-
 
 def names_asked_for(study: Study, tune_at) -> list[tuple]:
     """(where a name stands, the name, what there is) of each name that means another one."""
@@ -312,7 +300,6 @@ def names_asked_for(study: Study, tune_at) -> list[tuple]:
     if tune_at is not None and not isinstance(tune_at, dict):
         asked += [('tune_at', budget, study.budgets) for budget in items_of(tune_at)]
     return asked
-
 
 def check_arms(study: Study) -> list[str]:
     """Names, texts and folders of arms and scales, and where arms start from. An arm that is wrong by itself
@@ -340,7 +327,6 @@ def check_arms(study: Study) -> list[str]:
             problems.append(f'arm {arm!r} starts from its own end')
     return problems
 
-
 def problem_with(what: str, name, text) -> str:
     """What is wrong with an arm or a scale by itself, '' if nothing is."""
     if type(name) is not str or type(text) is not str or (what == 'arm' and not text.split()):
@@ -357,7 +343,6 @@ def problem_with(what: str, name, text) -> str:
     if name.splitlines() != [name] or '\t' in name or name[0] in '=+-@':
         return "a name is one line, and doesn't begin with = + - or @"
     return ''
-
 
 def check_values(study: Study) -> list[str]:
     """Settings that are the study's own, values to try, what is held out, and seeds that judge twice, or
@@ -378,7 +363,6 @@ def check_values(study: Study) -> list[str]:
         for seed in set(getattr(study, name)) & set(others):
             problems.append(f'{name}: {seed} is one of the seeds that judge')
     return problems
-
 
 def check_only(study: Study) -> list[str]:
     """The parts of the grid that `only` names."""
@@ -415,7 +399,6 @@ def check_only(study: Study) -> list[str]:
             problems.append(f'only leaves {arm!r} out at every budget')
     return problems
 
-
 def check_questions(study: Study) -> list[str]:
     """The declared questions; without their scale in a study of one size."""
     questions = study.questions
@@ -438,21 +421,17 @@ def check_questions(study: Study) -> list[str]:
     study.questions = tuple(found)
     return problems
 
-
 def folder_of(name: str) -> str:
     """An arm's or scale's folder: its name in lower case, _ for what is neither letter nor digit."""
     return ''.join(c if c.isalnum() else '_' for c in name.lower())
 
-
 # ------------------------------------------------------------------------------------------------------------
 # from an arm to the arguments of train.py
-
 
 def find_config(name: str) -> str:
     """A config's path: a file as named, or configs/NAME.py of the repository, wherever the study is
     started."""
     return name if name.endswith('.py') else os.path.normpath(os.path.join(HERE, 'configs', f'{name}.py'))
-
 
 def as_flag(name: str, value) -> str:
     """--name=value, such that the loader reads the same value."""
@@ -461,7 +440,6 @@ def as_flag(name: str, value) -> str:
     if isinstance(value, (tuple, list)):  # the loader takes it as Python, the shell without spaces
         value = repr(tuple(value)).replace(' ', '')
     return f'--{name}={value}'
-
 
 def arm_argv(study: Study, arm: str, scale: str = '') -> list[str]:
     """An arm's configs and the overlays; then settings, the scale's flags and the arm's own, the later ones

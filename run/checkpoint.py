@@ -37,7 +37,6 @@ KEYS = {'format': int, 'config': dict, 'tokenizer': str, 'depth': int, 'step': i
 # Rows of the embedding beyond the tokenizer's: 128 times 8 ranks, as Megatron rounds up.
 LARGEST_PADDING = 1024
 
-
 def save_checkpoint(path: str, state: dict):
     """Write `state` to a temporary name, flush it to the disk, rename: whenever a kill comes, `path` is whole
     or not there.
@@ -48,7 +47,6 @@ def save_checkpoint(path: str, state: dict):
     assert state.keys() | {'format'} == KEYS.keys()
     with atomic_write(path, 'wb') as f:
         torch.save({'format': FORMAT, **state}, f)
-
 
 class CheckpointWriter:
     """Writes the checkpoints of a run on `device`. From a GPU by a thread: training stops for the copy to
@@ -115,7 +113,6 @@ class CheckpointWriter:
         if error is None:  # an error of the thread would hide the run's own
             self.wait()
 
-
 def copy_to_host(state: dict) -> dict:
     """A copy of nested dicts whose tensors are copied to host memory, from a GPU with one wait for all.
 
@@ -139,7 +136,6 @@ def copy_to_host(state: dict) -> dict:
     if torch.cuda.is_initialized():
         torch.cuda.current_stream().synchronize()
     return copied
-
 
 def read_checkpoint(path: str) -> dict:
     """The checkpoint in a file, on the CPU. Raises UserError if it isn't one, is torn, or has a flipped bit;
@@ -166,11 +162,9 @@ def read_checkpoint(path: str) -> dict:
         raise UserError(f'{path}: not a checkpoint of this project, or of another version')
     return state
 
-
 def numbered(run_dir: str) -> list[tuple[int, str]]:
     """(step, path) of each ckpt_NNNNNN.pt in a run directory, by step. Files with other names aren't ours."""
     return common.numbered(run_dir, 'ckpt_', '.pt')
-
 
 def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
     """(path, state) of the newest valid ckpt_NNNNNN.pt in a run directory, None if there is none at all.
@@ -189,7 +183,6 @@ def latest(run_dir: str, at_most: int | None = None) -> tuple[str, dict] | None:
         raise UserError(f'{run_dir}: none of its {len(paths)} checkpoints can be read')
     return None
 
-
 def prune(run_dir: str, step: int, n: int, keep: tuple = ()):
     """Of the checkpoints up to `step`, just saved, remove all but the n >= 1 newest and those of the steps in
     `keep`, and what killed saves have left over.
@@ -204,7 +197,6 @@ def prune(run_dir: str, step: int, n: int, keep: tuple = ()):
     for path in paths[:-n]:
         os.remove(path)
 
-
 def gpt_config(config: dict, weights=()) -> GPTConfig:
     """The model's part of a run's settings, and what only the names of its weights say."""
     # A run from before there was another arch has no more than GPT-2's settings.
@@ -215,7 +207,6 @@ def gpt_config(config: dict, weights=()) -> GPTConfig:
         shape['qkv_bias'] = any(name.endswith('.attn.c_attn.bias') for name in weights)
         shape['qk_norm'] = any(name.endswith('.attn.q_norm.weight') for name in weights)
     return GPTConfig(**shape)
-
 
 def build_model(state: dict, where: str) -> GPT:
     """The model that a checkpoint's state holds. Raises UserError, naming `where`, if its weights aren't of
@@ -235,7 +226,6 @@ def build_model(state: dict, where: str) -> GPT:
     except (RuntimeError, KeyError, TypeError, ValueError):
         raise UserError(f"{where}: its weights don't fit the shape that its config gives") from None
     return model
-
 
 def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     """(model in eval mode on `device`, info) from a checkpoint file, a run directory (its newest valid
@@ -264,7 +254,6 @@ def load_model(path: str, device='cpu') -> tuple[GPT, dict]:
     info = {k: v for k, v in state.items() if k not in ('model', 'optimizer')} | {'path': path}
     return model.to(device).eval(), info
 
-
 def how_it_ended(path: str) -> str:
     """What became of the run that a checkpoint lies in, in words."""
     run_json = read_run_json(os.path.dirname(path))
@@ -272,7 +261,6 @@ def how_it_ended(path: str) -> str:
     if 'ended' not in run_json:
         return 'of a run that has not ended, or is elsewhere'
     return f'of a run that ended at step {run_json["ended_step"]:,} ({run_json["ended"]})'
-
 
 def check_vocabulary(tokenizer: str, vocab_size: int, beside: str = ''):
     """Raise UserError unless a model's vocabulary is the tokenizer's, give or take what it was rounded up

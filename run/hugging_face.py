@@ -69,14 +69,12 @@ SIZES = {
 }
 LLAMA3_ROPE = ('factor', 'low_freq_factor', 'high_freq_factor', 'original_max_position_embeddings')
 
-
 def hugging_face_config(folder: str) -> dict | None:
     """What its config.json says, if it is Hugging Face's; None if it isn't there, or is a run's. Raises
     UserError for an unreadable one."""
     path = os.path.join(folder, 'config.json')
     config = read_json(path, 'a readable config') if os.path.isfile(path) else {}
     return config if 'model_type' in config else None
-
 
 def is_hub_name(path: str) -> bool:
     """Whether a path that isn't there names a model of the Hub: gpt2, or OWNER/NAME where no folder here is
@@ -86,7 +84,6 @@ def is_hub_name(path: str) -> bool:
     if os.path.exists(path) or os.path.isdir(path.partition('/')[0]):
         return False
     return bool(re.fullmatch(r'[\w.-]+/[\w.-]+', path))
-
 
 def download(name: str) -> str:
     """The folder of a model of the Hub in its cache, fetched if it isn't there yet."""
@@ -101,7 +98,6 @@ def download(name: str) -> str:
                         f'that holds a copy (./{name} if it lies here), or run `hf auth login` if it asks '
                         'for a login') from None
 
-
 def read_hugging_face(folder: str) -> dict:
     """config (a GPTConfig's fields), tokenizer, depth, step and model of a folder, in float32.
 
@@ -112,10 +108,8 @@ def read_hugging_face(folder: str) -> dict:
     return {'config': config, 'tokenizer': tokenizer, 'depth': config['n_layer'], 'step': 0,
             'model': read_weights(folder, config)}
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the shape
-
 
 def read_shape(folder: str) -> dict:
     """The fields of a GPTConfig, by config.json. Raises UserError, by the name of its field, for what is
@@ -140,14 +134,12 @@ def read_shape(folder: str) -> dict:
                         f'{part} {config[part]}')
     return config
 
-
 def allow(folder: str, theirs: dict, name: str, allowed: tuple):
     """Raise UserError unless a field has a value that this project computes. A missing one is the first."""
     value = theirs.get(name, allowed[0])
     if value not in allowed:
         known = ' or '.join(repr(one) for one in allowed)
         raise UserError(f'{folder}: its config.json has {name} {value!r}, and only {known} is known here')
-
 
 def number(folder: str, theirs: dict, name: str, default=None, least: int = 1) -> int:
     """A whole number of config.json; None and a missing one are the default."""
@@ -157,7 +149,6 @@ def number(folder: str, theirs: dict, name: str, default=None, least: int = 1) -
         raise UserError(f'{folder}: its config.json has {name} {value!r}, where a number from {least} on is '
                         'wanted')
     return value
-
 
 def read_llama(folder: str, theirs: dict, config: dict) -> dict:
     """What a Llama has beyond the sizes in `config`."""
@@ -177,7 +168,6 @@ def read_llama(folder: str, theirs: dict, config: dict) -> dict:
         'rope_theta': read_rope(folder, theirs),
     }
 
-
 def read_rope(folder: str, theirs: dict):
     """rope_theta as our settings have it: transformers 5 has it in rope_parameters, 4 beside rope_scaling."""
     rope = theirs.get('rope_parameters') or theirs.get('rope_scaling') or {}
@@ -191,10 +181,8 @@ def read_rope(folder: str, theirs: dict):
     theta, *scaling = map(float, numbers)
     return (theta, *scaling) if scaling else theta
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the weights
-
 
 def their_names(name: str, arch: str) -> list[str]:
     """Their names of one of our weights."""
@@ -207,14 +195,12 @@ def their_names(name: str, arch: str) -> list[str]:
             names = [one.replace(ours, new) for one, new in pairs]
     return names
 
-
 def transposed(name: str, tensor, arch: str):
     """A weight of theirs as ours, or of ours as theirs: GPT-2's linear layers ("Conv1D") are stored as (in,
     out)."""
     if arch == 'gpt2' and name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')):
         return tensor.T
     return tensor
-
 
 def read_weights(folder: str, config: dict) -> dict:
     """Our state dict, float32, one weight at a time: beside it no second copy is in memory.
@@ -269,7 +255,6 @@ def read_weights(folder: str, config: dict) -> dict:
         raise UserError(f'{folder}: its weight {others[0]} has no place in the model of its config.json')
     return weights
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the tokenizer
 
@@ -278,7 +263,6 @@ KNOWN = {
     '2bd5c9f28841d7310cb0490b4cceacf79e7c1b2d435aa3ec583c315650933d6c': 'gpt2',
     'ad713cf414223ec94f6dc73b978fb527807281fe57761e6ba41e18e10fad26ae': 'bytes',
 }
-
 
 def read_tokenizer(folder: str, config: dict) -> str:
     """The folder's tokenizer, as core/data.py names it: 'gpt2', 'bytes', or 'sha256:...'.
@@ -305,7 +289,6 @@ def read_tokenizer(folder: str, config: dict) -> str:
     guess = 'bytes' if config['vocab_size'] == 257 else 'gpt2'
     say(f'warning: {folder} has no tokenizer files: taken to be {guess!r}, unproven', sys.stderr)
     return guess
-
 
 def known_name(parsed) -> str:
     """'gpt2' or 'bytes', if a tokenizer is one of these; else ''. Many have 50,257 tokens of their own."""

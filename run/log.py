@@ -40,7 +40,6 @@ COUNTERS = ('step', 'tokens', 'flops', 'flops_paper', 'seconds')
 LARGEST_DIFF = 2**20  # bytes in run.json
 MEASURED = ('loss', 'lr', 'grad_norm', 'tok_per_sec', 'mfu', 'depth')  # what a tracker gets, beside evals
 
-
 class RunLog:
     """metrics.jsonl, run.json, the console and, where asked for, a tracker. On all ranks but the first it
     writes nothing.
@@ -183,7 +182,6 @@ class RunLog:
         elif ended == 'done':
             say(summary(self.path))
 
-
 def summary(path: str) -> str:
     """What each stage took and did, from the run's metrics.jsonl, as a table."""
     # From the file, which also knows the steps before a resume.
@@ -207,15 +205,12 @@ def summary(path: str) -> str:
     header = ['stage', 'depth', 'steps', 'tokens', 'minutes', 'FLOPs', 'loss in', 'loss out']
     return table(header, lines, 'r' * len(header))
 
-
 def group_of(record: dict) -> tuple:
     """Phases 1 and 2 of a stage are one row of the summary, the continual phase is one of its own."""
     return record['stage'], record['phase'] == 'continual'
 
-
 # ------------------------------------------------------------------------------------------------------------
 # metrics.jsonl
-
 
 def read_metrics(path: str) -> tuple[list[dict], bool]:
     """(the records of a metrics.jsonl, whether a truncated line follows them). A file that isn't there yet
@@ -249,7 +244,6 @@ def read_metrics(path: str) -> tuple[list[dict], bool]:
         records.append(record)
     return records, bool(rest)
 
-
 def last_record(run_dir: str) -> dict | None:
     """The last whole line of a run's metrics.jsonl; None if there is none. Reads the file's end alone."""
     path = os.path.join(run_dir, 'metrics.jsonl')
@@ -260,12 +254,10 @@ def last_record(run_dir: str) -> dict | None:
         whole = f.read().rpartition(b'\n')[0]
     return parse_record(whole.rpartition(b'\n')[2])
 
-
 def has_last_eval(run_dir: str, total_steps: int) -> bool:
     """Whether a run's metrics.jsonl ends with the evaluation of its last step."""
     record = last_record(run_dir)
     return record is not None and record['kind'] == 'eval' and record['step'] == total_steps
-
 
 def parse_record(line: bytes) -> dict | None:
     """The record in a line of metrics.jsonl; None if it is none, or a number in it makes no sense."""
@@ -285,10 +277,8 @@ def parse_record(line: bytes) -> dict | None:
         return None
     return record if is_record else None
 
-
 # ------------------------------------------------------------------------------------------------------------
 # run.json
-
 
 def identify_run(job, step: int, prefix_dir: str) -> dict:
     """What run.json will say of a run that starts here and now at `step`, perhaps on the steps of the run in
@@ -332,7 +322,6 @@ def identify_run(job, step: int, prefix_dir: str) -> dict:
     info['starts'] = [*before.get('starts', []), {'time': now, 'step': step} | start]
     return info
 
-
 def git_state(folder: str) -> tuple[str | None, bool | None, str | None]:
     """(commit, whether files differ from it, the difference) of the checkout that `folder` is in; (None,
     None, None) outside of one. A difference of over LARGEST_DIFF is None."""
@@ -347,21 +336,17 @@ def git_state(folder: str) -> tuple[str | None, bool | None, str | None]:
     packed = base64.b64encode(zlib.compress(diff, 9)).decode()
     return commit.strip(), bool(diff), packed if diff and len(packed) <= LARGEST_DIFF else None
 
-
 def write_json(path: str, values: dict):
     with atomic_write(path) as f:
         json.dump(values, f, indent=1)
-
 
 def read_run_json(run_dir: str) -> dict:
     """What run.json says; {} for a run that has none. Raises UserError if it can't be read."""
     path = os.path.join(run_dir, 'run.json')
     return read_json(path, 'a readable run.json') if os.path.exists(path) else {}
 
-
 # ------------------------------------------------------------------------------------------------------------
 # trackers
-
 
 class Tracker:
     """Weights & Biases, TensorBoard or trackio, imported only when named.

@@ -19,7 +19,6 @@ from model import GPT
 from run import checkpoint
 from run.log import read_run_json
 
-
 @dataclass(frozen=True)
 class Job:
     """What stays the same throughout a run: what is asked for, and where this process runs."""
@@ -43,7 +42,6 @@ class Job:
     examples: list = dataclasses.field(default_factory=list)  # HellaSwag's, as tokens
     questions: dict | None = None  # what tells these examples from others
 
-
 @dataclass
 class State:
     """The state of a run, beside its config: after `step` updates."""
@@ -53,7 +51,6 @@ class State:
     optimizers: list
     clock: dict  # seconds of training, and of what stops it: 'seconds', 'eval_seconds', 'checkpoint_seconds'
     init_from: dict | None = None  # at step 0: what the weights have cost until now
-
 
 def open_data(config, sequences_per_step: int) -> tuple:
     """(training split, validation sets, tokenizer). A validation set is (split, how many of its first
@@ -83,7 +80,6 @@ def open_data(config, sequences_per_step: int) -> tuple:
         val_sets[f'val_loss_{name}'] = other, min(val_sequences, other.n_sequences)
     return train_split, val_sets, meta['tokenizer']
 
-
 def find_start(job: Job) -> tuple[dict | None, str]:
     """(the checkpoint to go on from or None to start at step 0, the run directory that it comes from if it's
     another's). All ranks are joined, and agree on it.
@@ -106,7 +102,6 @@ def find_start(job: Job) -> tuple[dict | None, str]:
             check_same_run(job, saved)
     return saved, prefix_dir
 
-
 def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
     """find_start(), as far as the files say it."""
     out_dir = config.out_dir
@@ -123,7 +118,6 @@ def find_checkpoint(config: TrainConfig) -> tuple[dict | None, str]:
         raise UserError(f'{out_dir} already holds a run: go on with --resume, or choose another --out_dir')
     # Only without a checkpoint of its own: a branch that is resumed is past the step where it began.
     return find_prefix(config) if config.branch_from else (None, '')
-
 
 def find_prefix(config: TrainConfig) -> tuple[dict, str]:
     """(the checkpoint that branch_from means, its run directory). Raises UserError if this run wouldn't get
@@ -157,7 +151,6 @@ def find_prefix(config: TrainConfig) -> tuple[dict, str]:
         raise UserError(f'branch_from {path}: {problem}')
     return saved, run_dir
 
-
 def check_same_run(job: Job, saved: dict):
     """Refuse to go on from a checkpoint whose settings would have led elsewhere; says the old and the new
     values.
@@ -184,7 +177,6 @@ def check_same_run(job: Job, saved: dict):
         heading = f"{config.out_dir} was made with other settings, which can't change on resume:"
         raise UserError('\n  '.join([heading, *lines]))
 
-
 def check_same_data(job: Job, saved: dict, run_dir: str):
     """Refuse to go on from a checkpoint of `run_dir` that saw another data set: the steps so far would be
     other steps.
@@ -201,16 +193,13 @@ def check_same_data(job: Job, saved: dict, run_dir: str):
             raise UserError(f'{job.config.data_dir}: {name} was {before.get(name)} when the checkpoint was '
                             f'saved, now {value}')
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the first state
-
 
 def stage_generator(config: TrainConfig, stage: int) -> torch.Generator:
     """The source of the weights that stage `stage` initialises: the same on every rank and after every
     resume."""
     return torch.Generator().manual_seed(config.seed * 1000 + stage)  # the CPU's, whatever the device
-
 
 def initial_state(job: Job, source: tuple | None) -> State:
     """Step 0: a model of the first depth, from scratch or from init_from (`source`: load_source()'s)."""
@@ -223,7 +212,6 @@ def initial_state(job: Job, source: tuple | None) -> State:
     clock = {'seconds': 0.0, 'eval_seconds': 0.0, 'checkpoint_seconds': 0.0}
     return State(0, model, make_optimizers(model, config), clock, cost)
 
-
 def restore_state(job: Job, saved: dict) -> State:
     """The state that a checkpoint holds."""
     model = checkpoint.build_model(saved, job.config.out_dir).to(job.device)
@@ -233,7 +221,6 @@ def restore_state(job: Job, saved: dict) -> State:
     load_optimizer_state(model, optimizers, saved['optimizer'])
     clock = {name: saved['totals'][name] for name in ('seconds', 'eval_seconds', 'checkpoint_seconds')}
     return State(saved['step'], model, optimizers, clock)
-
 
 def load_source(job: Job) -> tuple[GPT, dict]:
     """(the model of init_from, what its weights have cost until now, for run.json).
@@ -266,7 +253,6 @@ def load_source(job: Job) -> tuple[GPT, dict]:
     model.config = dataclasses.replace(theirs, **own)
     return model.train(), sunk_cost(info)
 
-
 def sunk_cost(info: dict) -> dict:
     """What a model to grow from has cost until then, for run.json: path, step, flops, flops_paper, seconds.
 
@@ -289,10 +275,8 @@ def sunk_cost(info: dict) -> dict:
         return cost
     return cost | {name: value + earlier[name] for name, value in own.items()}
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the dry run
-
 
 def dry_run(job: Job, try_evaluations):
     """Two steps, a checkpoint and a batch of each evaluation of a throw-away model at full depth, so that
@@ -323,7 +307,6 @@ def dry_run(job: Job, try_evaluations):
     if job.device.type == 'cuda':
         torch.cuda.empty_cache()
     say(f'dry run: {time.perf_counter() - began:.1f} s')
-
 
 def try_full_depth(job: Job, try_evaluations):
     """What dry_run does, as the run does it. Its peak of memory is the run's: no phase needs more."""
@@ -363,7 +346,6 @@ def try_full_depth(job: Job, try_evaluations):
     try_evaluations(dataclasses.replace(job, rank=0, world_size=1), model)
     # What went wrong in the writer's thread is raised here, before step 0.
     job.writer.wait()
-
 
 def compile_graphs(job: Job, model: GPT, tokens: torch.Tensor):
     """Compile whatever the plan's phases need, by a micro-step of each way to freeze.

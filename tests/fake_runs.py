@@ -15,20 +15,16 @@ from verdict.runs import Place, Run
 COMING = [('grown', 'largest', budget) for budget in (5, 20, 80)]  # what ladder() holds out
 RATES = {'tokens': 2048, 'flops': 3e10, 'flops_paper': 2e10, 'seconds': 0.25}  # per step
 
-
 def power_law(step):
     return 2.0 + 4.0 * (step + 20)**-0.4
-
 
 def shifted(loss, shift):
     """A loss curve moved by a constant: another seed's."""
     return lambda step: loss(step) + shift
 
-
 def counters(step, rates):
     return {'step': step, **{name: step * rate for name, rate in rates.items()}, 'eval_seconds': 9.0,
             'checkpoint_seconds': 9.0}
-
 
 def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=None, tail=b'', info=None,
               **settings):
@@ -61,13 +57,11 @@ def write_run(path, loss=power_law, rates=RATES, until=None, every=50, acc_norm=
     (path / 'metrics.jsonl').write_bytes(text.encode() + tail)
     return path
 
-
 def write_seeds(folder, name, seeds, loss=power_law, sd=0.003, **settings):
     """One run per seed, each with an offset of its own that depends on name and seed only."""
     for seed in seeds:
         offset = random.Random(f'{name} {seed}').gauss(0, sd)
         write_run(folder / f'{name}_seed{seed}', shifted(loss, offset), seed=seed, **settings)
-
 
 def make_run(name, loss=3.0, seed=1, steps=1000, until=None, info=None, **settings):
     """A run in memory that decays (WSD) to a loss, evaluated in the middle, .4 above it, and at its end, or
@@ -81,15 +75,12 @@ def make_run(name, loss=3.0, seed=1, steps=1000, until=None, info=None, **settin
             records.append({'kind': 'eval', **counters(step, RATES), 'val_loss': height})
     return Run(f'out/{name}_s{seed}', config, schedule.plan(config), records, info or {})
 
-
 def make_seeds(name, losses, **settings):
     """Runs in memory of seeds 1, 2, ..., one for each loss."""
     return [make_run(name, loss, seed, **settings) for seed, loss in enumerate(losses, 1)]
 
-
 def truth(steps):
     return 1 + 4 * (steps + 20)**-0.4
-
 
 def study(shifts, budgets=(500, 1000, 2000), questions=None, scales=('',), sizes=None):
     """A report on {arm: its loss minus full depth's}, or a function of (scale, budget) that gives it."""
@@ -106,7 +97,6 @@ def study(shifts, budgets=(500, 1000, 2000), questions=None, scales=('',), sizes
                     runs.append(run)
                     places[run.path] = Place(arm, scale, budget)
     return judge_runs(runs, ['full depth'], places, questions)
-
 
 def ladder(b, c, scales, budgets=(5, 20, 80)):
     """Arms whose cost is known: .8 (N / 1e6)^b (D / 20)^c."""

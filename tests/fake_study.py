@@ -9,11 +9,9 @@ TWO_ARMS = {'arms': {'full': 'baseline', 'Li': 'incremental_8stage'}, 'baseline'
             'settings': {'lr_schedule': 'wsd', 'vocab_size': 320, 'hellaswag_interval': 0,
                          'warmup_steps': 10}}
 
-
 def write_study(path, **names) -> str:
     path.write_text('\n'.join(f'{name} = {value!r}' for name, value in names.items()) + '\n')
     return str(path)
-
 
 def make_study(tmp_path, **names):
     """A study of these names, whose records lie in tmp_path/results."""
@@ -21,7 +19,6 @@ def make_study(tmp_path, **names):
     study.results = str(tmp_path / 'results')
     (tmp_path / 'results').mkdir(exist_ok=True)
     return study
-
 
 def record_of(run, loss: float | None) -> dict:
     """A record of a run that ends at a loss; None: it diverged."""
@@ -38,13 +35,11 @@ def record_of(run, loss: float | None) -> dict:
         metrics, info = metrics[:1], {'ended': 'diverged', 'ended_step': run.total // 2 + 1}
     return {'run': run.folder, 'config': config_to_dict(run.config), 'info': info, 'metrics': metrics}
 
-
 def left(study) -> list:
     """The runs that the study asks for and that have no record."""
     tunings, grid = plan_runs(study)
     records = read_records(study.records_path)
     return [run for run in all_tuning_runs(tunings) + grid if run.folder not in records]
-
 
 def finish(study, loss_of, runs=None) -> list:
     """Record the runs that are asked for now, each with loss_of(run); returns them."""
@@ -54,7 +49,6 @@ def finish(study, loss_of, runs=None) -> list:
         records[run.folder] = record_of(run, loss_of(run))
     write_records(study.records_path, records)
     return runs
-
 
 def finish_all(study, loss_of) -> list:
     """The same, until nothing is asked for: what a launcher does. Returns the runs in order."""

@@ -48,7 +48,6 @@ WHY = ['so that the surface stays even', 'because the smell will not go away oth
        'unless it says "cold only" on the label']
 BETWEEN = ['', '  ', ' [substeps] ', ' ', ' ', ' ']
 
-
 def make_examples(n: int, seed: int) -> list[dict]:
     """n examples with every field of the public data set that a scorer may read, labels as strings."""
     rng = np.random.RandomState(seed)
@@ -81,7 +80,6 @@ def make_examples(n: int, seed: int) -> list[dict]:
                          'ctx': ctx_a + (' ' + ctx_b if ctx_b else ''), 'endings': endings,
                          'label': str(rng.randint(4))})
     return examples
-
 
 def known_gpt(config=None, depth=None) -> GPT:
     """A small GPT whose weights are numpy's, so the same everywhere, and wide enough to tell endings

@@ -2,7 +2,6 @@
 
 import torch
 
-
 def make_tokenizer(n_tokens=320):
     """A byte-level BPE with <|endoftext|>, by the tokenizers library."""
     import tokenizers
@@ -12,13 +11,11 @@ def make_tokenizer(n_tokens=320):
     tokenizer.train_from_iterator(text, n_tokens, special_tokens=['<|endoftext|>'])
     return tokenizer._tokenizer
 
-
 def save_tokenizer(folder, n_tokens=320):
     from transformers import PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(n_tokens), eos_token='<|endoftext|>')
     fast.save_pretrained(folder)
-
 
 LLAMA3 = {'rope_type': 'llama3', 'rope_theta': 5000.0, 'factor': 8.0, 'low_freq_factor': 1.0,
           'high_freq_factor': 4.0, 'original_max_position_embeddings': 16}
@@ -29,7 +26,6 @@ KINDS = {
     'qwen2': ('Qwen2', {'tie_word_embeddings': True}),
     'qwen3': ('Qwen3', {'head_dim': 16, 'tie_word_embeddings': False}),
 }
-
 
 def make_model(kind, **changes):
     """A model of transformers, every weight of it random, norms and biases too."""
@@ -46,7 +42,6 @@ def make_model(kind, **changes):
         for p in model.parameters():
             p.add_(torch.randn(p.shape) * 0.1)
     return model
-
 
 def make_folder(folder, kind, dtype=torch.float32, shard_size='5GB', **changes):
     model = make_model(kind, **changes).to(dtype)

@@ -16,7 +16,6 @@ FORKS = multiprocessing.get_context('forkserver')
 FORKS.set_forkserver_preload(['torch._dynamo', 'pandas', 'scipy.special', 'matplotlib.figure',
                               'matplotlib.backends.backend_agg'])
 
-
 def be_python(args, env, cwd, stdout, stderr):
     """In the new process: what `python args` does."""
     import torch
@@ -37,7 +36,6 @@ def be_python(args, env, cwd, stdout, stderr):
     else:
         sys.argv = list(args)
         runpy.run_path(args[0], run_name='__main__')
-
 
 class Python:
     """A process that runs a script, as subprocess.Popen shows one."""
@@ -81,21 +79,17 @@ class Python:
         self._reader.join()
         return subprocess.CompletedProcess(self.args, self.wait(), out, self._said)
 
-
 def start_python(*args, cwd='.', **env):
     return Python(args, ENV | env, cwd)
-
 
 def run_python(*args, cwd='.', **env):
     """What subprocess.run([sys.executable, *args], capture_output=True, text=True) gives."""
     return start_python(*args, cwd=cwd, **env).finish()
 
-
 def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         return s.getsockname()[1]
-
 
 def start_ranks(ranks, *args, cwd='.', **env):
     """The processes of the ranks, in the environment that torchrun gives."""
@@ -104,7 +98,6 @@ def start_ranks(ranks, *args, cwd='.', **env):
     for rank in range(ranks):
         processes.append(start_python(*args, cwd=cwd, RANK=str(rank), LOCAL_RANK=str(rank), **env))
     return processes
-
 
 def run_ranks(ranks, *args, cwd='.', **env):
     """The exit codes of the ranks, and what they said on stdout and stderr."""

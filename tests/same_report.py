@@ -8,7 +8,6 @@ import pytest
 # With a point or an exponent: a count, or a number within a name, is text.
 NUMBER = re.compile(r'-?\d+\.\d+(?:e[-+]\d+)?|-?\d+e[-+]\d+')
 
-
 def assert_same_report(text: str, expected: str):
     """The same text around the same numbers, to 1e-9 of each."""
     for line, expected_line in zip(text.splitlines(), expected.splitlines()):

@@ -10,11 +10,9 @@ from run import checkpoint
 
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
 
-
 def metrics(out_dir, timing=False):
     lines = [json.loads(line) for line in Path(out_dir, 'metrics.jsonl').read_text().splitlines()]
     return lines if timing else [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
-
 
 def assert_same_run(a, b):
     """Same checkpoints at the end, bit for bit, and the same metrics but for the clock."""

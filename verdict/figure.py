@@ -32,7 +32,6 @@ TICK_GAP = 0.2  # of an axis, between two of them
 LONGEST_NAME = 36
 REACH = 2.0  # of the costs' axis beyond all values, for the ends of intervals
 
-
 def draw(path: str, report: Report, trends: list = ()) -> list[str]:
     """Draw what there is to see into `path` and, for further figures, beside it; returns their paths, [] for
     runs without an evaluation.
@@ -61,12 +60,10 @@ def draw(path: str, report: Report, trends: list = ()) -> list[str]:
         draw_trend(drawn[-1], trends)
     return drawn
 
-
 def is_few_runs(report: Report) -> bool:
     """Whether these are a few runs side by side, rather than a study."""
     is_study = any(type(group.budget) is int for group in report.groups)
     return not is_study and len(report.groups) <= FEW_RUNS
-
 
 def shorten(name: str) -> str:
     """A name without its middle, where it is too long: names differ at their ends as often as at their
@@ -74,14 +71,12 @@ def shorten(name: str) -> str:
     half = LONGEST_NAME // 2
     return name if len(name) <= LONGEST_NAME else f'{name[:half]}…{name[-half + 1:]}'
 
-
 def budget_text(group: Group) -> str:
     if group.scale:
         return f'{group.budget:g} tokens a parameter'
     if type(group.budget) is int:  # a study's
         return f'{group.budget:,} full-depth steps'
     return f'{group.budget:.2g} FLOPs'
-
 
 def draw_forest(path: str, report: Report):
     """A row an arm, a column a budget; a block of rows a scale, or a kind of arms. x: compute for the same
@@ -120,12 +115,10 @@ def draw_forest(path: str, report: Report):
         words = 'bar: 95% interval over seeds;  filled: settled question;  hollow: open, or exploration'
         figure.supxlabel(f'{what}\n{words}', fontsize=8.5)
 
-
 def block_of(group: Group) -> str:
     """What a group is drawn under: its scale, or what opponents it has."""
     start = '' if group.config.init_from == 'scratch' else ', from a checkpoint'
     return group.scale or group.config.optimizer + start
-
 
 def draw_column(axes, comparisons: list, arms: list[str], limits: tuple, has_costs: bool):
     """The comparisons of some arms at one budget."""
@@ -140,7 +133,6 @@ def draw_column(axes, comparisons: list, arms: list[str], limits: tuple, has_cos
     axes.grid(axis='y', visible=False)
     axes.tick_params(axis='y', length=0)
     axes.spines['left'].set_visible(False)
-
 
 def limits_of(comparisons: list, has_costs: bool) -> tuple[float, float]:
     """The part of the axis that is worth ink: all values, and intervals as far as they don't press these
@@ -163,7 +155,6 @@ def limits_of(comparisons: list, has_costs: bool) -> tuple[float, float]:
     # How far beyond the values an interval is shown.
     return max(low / REACH, min([*ends, low])) / 1.05, min(high * REACH, max([*ends, high])) * 1.05
 
-
 def use_ticks(axis, low: float, high: float):
     """Ticks of a logarithmic axis at round numbers, those that would overprint left out: matplotlib's own do
     so below a decade, and have no labels there."""
@@ -178,7 +169,6 @@ def use_ticks(axis, low: float, high: float):
                 kept.append(tick)
     axis.set_ticks(kept, [f'{tick:g}'.replace('e+', 'e') for tick in kept])
     axis.set_minor_locator(NullLocator())
-
 
 def draw_row(axes, one: Comparison, y: float, low: float, high: float, has_costs: bool):
     """One comparison: its value and its interval, as far as the axis goes."""
@@ -201,7 +191,6 @@ def draw_row(axes, one: Comparison, y: float, low: float, high: float, has_costs
     elif found.value < low:
         axes.annotate(f'← {found.value:.2g}', (0.01, y), ha='left', va='bottom', color=color, **beside)
 
-
 @contextlib.contextmanager
 def small_panels(path: str, names: list[str], x_label: str, y_label: str, share_y: bool = True):
     """A figure of small panels, their names above them, for the block to draw into, on one logarithmic x
@@ -222,7 +211,6 @@ def small_panels(path: str, names: list[str], x_label: str, y_label: str, share_
         use_ticks(grid[0, 0].xaxis, *grid[0, 0].get_xlim())
         figure.supxlabel(x_label, fontsize=8.5)
         figure.supylabel(y_label, fontsize=8.5)
-
 
 def draw_losses(path: str, report: Report):
     """Loss against compute, a panel an arm and scale: how each of its runs fell, and where it ended, beside
@@ -251,7 +239,6 @@ def draw_losses(path: str, report: Report):
             above = (0.6 if has_costs else 8) * height
             axes.set_ylim(min(ends) - 0.1 * (height + above), max(ends) + above)
 
-
 def draw_fall(axes, group: Group, color: str, front: int) -> float:
     """How the loss of a group fell, with a point at its end, which is returned."""
     curve = group.mean()
@@ -259,7 +246,6 @@ def draw_fall(axes, group: Group, color: str, front: int) -> float:
     axes.plot(flops, loss, color=color, linewidth=0.9, alpha=0.7, zorder=front)
     axes.plot(flops[-1], loss[-1], 'o', color=color, markersize=4.5, zorder=front + 2)
     return loss[-1]
-
 
 def gaps_of(report: Report) -> dict[str, list]:
     """{arm: [(comparison, its gaps since the last growth)]} of the arms that a question asks about."""
@@ -270,7 +256,6 @@ def gaps_of(report: Report) -> dict[str, list]:
         if len(points) > 1:
             found.setdefault(one.arm, []).append((one, points))
     return found
-
 
 def draw_catch_up(path: str, gaps: dict[str, list]):
     """The gap to the opponent after as many tokens in all, against the tokens since the last growth."""
@@ -289,7 +274,6 @@ def draw_catch_up(path: str, gaps: dict[str, list]):
                 reach = max(reach, *(1.4 * abs(gap.value) for gap in found))
             axes.legend(fontsize=7, frameon=False, loc='lower left')
         panels[0].set_ylim(-(reach or 0.01), reach or 0.01)
-
 
 def draw_trend(path: str, trends: list):
     """Compute for the same loss against size, a color a number of tokens a parameter: lines and crosses with
@@ -318,7 +302,6 @@ def draw_trend(path: str, trends: list):
             use_ticks(axes.yaxis, low, high)
         panels[0].legend(fontsize=7, frameon=False)
 
-
 def draw_cell(axes, cell, color: str, width: float):
     """One cell; bars of several budgets at one size have several widths, since none may hide another."""
     size = cell.size / 1e6
@@ -330,7 +313,6 @@ def draw_cell(axes, cell, color: str, width: float):
         axes.plot([size, size], ends, color=color, linewidth=width, alpha=0.4)
         axes.plot(size, cell.measured.value, 'o', color=color, markersize=4 + width / 2,
                   markerfacecolor='none' if cell.is_held_out else color)
-
 
 def draw_curves(path: str, report: Report):
     """Loss against compute in percent of the baseline's, and behind the curves the depth of what grows as a
@@ -371,7 +353,6 @@ def draw_curves(path: str, report: Report):
         for text in axes.legend(loc='upper right', frameon=False).get_texts():
             text.set_parse_math(False)
         remark(axes, ending(report), 'left')
-
 
 def ending(report: Report) -> str:
     """What the first comparison came to, in words."""

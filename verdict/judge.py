@@ -46,7 +46,6 @@ MACHINE = ('code', 'torch', 'device', 'dtype')  # said even where all runs share
 # Scores, and whether a better model has more.
 SCORES = {'hellaswag_bits': False, 'hellaswag_acc_norm': True, 'hellaswag_margin': True}
 
-
 @dataclass(frozen=True)
 class Question:
     """What a study was made to answer: does this arm save compute at this budget?"""
@@ -59,7 +58,6 @@ class Question:
     @property
     def place(self) -> Place:
         return Place(self.arm, self.scale, self.budget)
-
 
 @dataclass
 class Comparison:
@@ -95,7 +93,6 @@ class Comparison:
     def settled(self) -> bool:
         return self.word in ('saves', 'costs', 'same')
 
-
 @dataclass
 class Report:
     """What was found about some runs."""
@@ -108,7 +105,6 @@ class Report:
     @property
     def declared(self) -> list[Comparison]:
         return [one for one in self.comparisons if one.declared]
-
 
 def judge_runs(runs: list[Run], baselines: list[str] | None = None, places: dict | None = None,
                questions: list[Question] | None = None, margin: float = MARGIN, sigma: float | None = None,
@@ -129,7 +125,6 @@ def judge_runs(runs: list[Run], baselines: list[str] | None = None, places: dict
     report = judge_groups(groups, chosen, questions, margin, sigma, tuned)
     report.notes = notes + caveats(report, tuned)
     return report
-
 
 def judge_groups(groups, baselines, questions=None, margin=MARGIN, sigma=None, tuned=()) -> Report:
     """Judge groups as judge_runs() does, which says what the arguments are."""
@@ -153,14 +148,12 @@ def judge_groups(groups, baselines, questions=None, margin=MARGIN, sigma=None, t
     put_words(report, len(asked), margin)
     return report
 
-
 def at_largest_budget(report: Report) -> list[Question]:
     """Every arm that isn't a baseline, where most compute was spent."""
     arms = [group for group in report.groups if group not in report.baselines]
     largest = max(arms, key=lambda group: group.end('flops'), default=None)
     return [Question(arm.arm, arm.budget, arm.scale) for arm in arms
             if (arm.scale, arm.budget) == (largest.scale, largest.budget)]
-
 
 def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -> list[Group]:
     """The groups to judge by, in the order in which they are named; by default those that don't grow, the
@@ -186,12 +179,10 @@ def find_baselines(groups: list[Group], names: list[str] | None, by_arm: bool) -
                 found.append(group)
     return found
 
-
 def is_rung(group: Group, other: Group) -> bool:
     """Whether two groups that don't grow are the same but for their budget and what is tuned."""
     is_size = group.scale == other.scale and group.config.n_layer == other.config.n_layer
     return is_size and not group.grows and not any(unlike(group, other))
-
 
 def unlike(group: Group, other: Group, tuned: tuple = ()) -> tuple:
     """How far a baseline is from being a fair opponent; the least is the most alike."""
@@ -202,14 +193,12 @@ def unlike(group: Group, other: Group, tuned: tuple = ()) -> tuple:
         len(group.trained_otherwise(other, tuned)),
     )
 
-
 def is_reference(group: Group, baselines: list[Group]) -> bool:
     """Whether a group is what others are seen beside: of baselines that are trained alike the one named
     first. The others are judged, too."""
     earlier = itertools.takewhile(lambda baseline: baseline.arm != group.arm, baselines)
     rivals = [one for one in earlier if (one.scale, one.budget) == (group.scale, group.budget)]
     return group in baselines and all(any(unlike(group, rival)) for rival in rivals)
-
 
 def find_rivals(group: Group, baselines: list[Group], tuned: tuple) -> list[Group]:
     """The baselines that are as fair opponents as there are, as far as they can be read at the group's
@@ -227,7 +216,6 @@ def find_rivals(group: Group, baselines: list[Group], tuned: tuple) -> list[Grou
     longer = [baseline for baseline in constant if baseline.budget > group.budget]
     return longer[:1] or constant[-1:]
 
-
 def best_of(groups: list[Group], seeds: tuple | None) -> Group:
     """The least mean loss, over the seeds of the first look where there are several; one that diverged is no
     opponent if there is another."""
@@ -237,7 +225,6 @@ def best_of(groups: list[Group], seeds: tuple | None) -> Group:
         return group.diverges(seeds), finals.mean() if len(finals) else math.inf
 
     return min(groups, key=order)
-
 
 def compare(group: Group, question: Question | None, baselines: list[Group], sigma, tuned) -> Comparison:
     """A group against its opponent, before anything is corrected."""
@@ -259,7 +246,6 @@ def compare(group: Group, question: Question | None, baselines: list[Group], sig
         found.to_full_depth = Comparison(*group.place, group, group.name, against=full_depth)
         measure(found.to_full_depth, looks, [full_depth], baselines, sigma)
     return found
-
 
 def measure(found: Comparison, looks: tuple, rivals: list, baselines: list, sigma):
     """Fill in the difference, p and costs of an arm against its opponent; why, where there can be no
@@ -292,7 +278,6 @@ def measure(found: Comparison, looks: tuple, rivals: list, baselines: list, sigm
         found.caution = '; '.join(cautions(found, rungs, sigma))
         found.disagree = disagreeing(found)
 
-
 def not_comparable(group: Group, against: Group) -> str:
     """Why two groups can't be compared at all; '' if they can."""
     for one in (group, against):
@@ -303,7 +288,6 @@ def not_comparable(group: Group, against: Group) -> str:
         if value != against.data[key]:
             told.append(key if key == 'data' else f'{key} {value}, not {against.data[key]}')
     return f'not measured on what {against.name} is: {", ".join(told)}' if told else ''
-
 
 def missing_seeds(found: Comparison, rivals: list[Group], has_looks: bool, taken: int) -> str:
     """Why there is no verdict yet, or can't be one: which seeds aren't done, of the next look or, without
@@ -324,7 +308,6 @@ def missing_seeds(found: Comparison, rivals: list[Group], has_looks: bool, taken
                 told.append(f'{one.name}: seed {run.seed} {run.ended} at step {step:,} of '
                             f'{run.plan.total_steps:,}')
     return '; '.join(told)
-
 
 def find_difference(found: Comparison, seeds: tuple | None, sigma: float | None):
     """Fill in the difference at equal compute and what it rests on."""
@@ -349,13 +332,11 @@ def find_difference(found: Comparison, seeds: tuple | None, sigma: float | None)
     found.seeds, found.opponent_seeds = tuple(mine), tuple(theirs)
     found.p = float(found.difference.p)
 
-
 def losses_at(group: Group, at: float, seeds: tuple | None) -> dict:
     """{seed: loss at the end}; of a run that goes on beyond `at`, at a constant rate, its loss there."""
     is_longer = at < group.end('flops') * (1 - MATCHED)
     losses = group.losses(seeds, 'flops' if is_longer else '', at)
     return {seed: loss for seed, loss in losses.items() if not math.isnan(loss)}
-
 
 def same_start(group: Group, against: Group, seed: int) -> bool:
     """Whether the two runs of a seed start from the same checkpoint."""
@@ -365,7 +346,6 @@ def same_start(group: Group, against: Group, seed: int) -> bool:
             made = run.info.get('init_from') or {}
             starts.append(made.get('sha256') or made.get('path') or run.config.init_from)
     return starts[0] == starts[1] != 'scratch'
-
 
 def cautions(found: Comparison, rungs: list[Group], sigma: float | None) -> list[str]:
     """What to think of before relying on a difference and its cost."""
@@ -380,7 +360,6 @@ def cautions(found: Comparison, rungs: list[Group], sigma: float | None) -> list
             told.append("the cost is extrapolated beyond the opponent's budgets")
     return told
 
-
 def disagreeing(found: Comparison) -> tuple:
     """The scores by which the side with the lower loss is the worse one, where it is known which that is."""
     if found.p >= stats.SIGNIFICANT:
@@ -393,7 +372,6 @@ def disagreeing(found: Comparison) -> tuple:
         if more and is_better != (found.difference.value < 0):
             names.append(name)
     return tuple(names)
-
 
 def cost_for_same_loss(found: Comparison, rungs: list[Group], axis: str) -> Interval | None:
     """Compute of the run over the compute at which its opponent, decayed, has its loss, by one ledger or the
@@ -419,7 +397,6 @@ def cost_for_same_loss(found: Comparison, rungs: list[Group], axis: str) -> Inte
     middle = costs[len(costs) // 2]
     return Interval(float(middle[0]), float(costs[:, 1].min()), float(costs[:, 2].max()))
 
-
 def ladder_of(against: Group, baselines: list[Group]) -> list[Group]:
     """The opponent at each budget at which it is finished, ascending, with the best of what is tuned. At its
     own budget it's the opponent itself."""
@@ -429,7 +406,6 @@ def ladder_of(against: Group, baselines: list[Group]) -> list[Group]:
             by_budget.setdefault(baseline.budget, []).append(baseline)
     by_budget[against.budget] = [against]
     return [best_of(by_budget[budget], None) for budget in sorted(by_budget)]
-
 
 def compute_at(loss: np.ndarray, compute: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """Compute at which a baseline has some losses, by the curve L = E + A C^-k through two or three rungs.
@@ -450,7 +426,6 @@ def compute_at(loss: np.ndarray, compute: np.ndarray, losses: np.ndarray) -> np.
         found.append(compute[0] * np.exp(log_c))
     return np.array(found)
 
-
 def exponent_of(logs: np.ndarray, losses: np.ndarray) -> float:
     """The exponent of the curve through three rungs; the nearest one where none fits."""
     from scipy.optimize import brentq  # here: a quarter of a second that most calls don't need
@@ -464,11 +439,9 @@ def exponent_of(logs: np.ndarray, losses: np.ndarray) -> float:
         return brentq(off, -STEEPEST, STEEPEST)
     return min(-STEEPEST, STEEPEST, key=lambda k: abs(off(k)))
 
-
 def bend(log_c: float, k: float) -> float:
     """(1 - c^-k) / k, which is log c for k = 0."""
     return log_c if abs(k) < FLAT else -math.expm1(-k * log_c) / k
-
 
 def catch_up(found: Comparison) -> list[tuple[float, Estimate]]:
     """(tokens since the last growth, loss minus the opponent's after as many tokens in all) at each
@@ -491,12 +464,10 @@ def catch_up(found: Comparison) -> list[tuple[float, Estimate]]:
                 points.append((tokens - growth, difference(mine, theirs)))
     return points
 
-
 def steady_tokens(config: TrainConfig, steps: int) -> float:
     """After how many tokens a learning rate begins to decay."""
     shares = {'constant': math.inf, 'wsd': 1 - config.decay_fraction}
     return shares.get(config.lr_schedule, 0) * steps * config.total_batch_size
-
 
 def put_words(report: Report, tests: int, margin: float):
     """Give declared comparisons their corrected p and their word.
@@ -506,7 +477,6 @@ def put_words(report: Report, tests: int, margin: float):
     p = [min(1, one.p * one.planned) if one.looks else math.nan for one in report.declared]
     for one, corrected in zip(report.declared, stats.holm(p, tests)):
         put_word(one, float(corrected), margin)
-
 
 def put_word(found: Comparison, corrected: float, margin: float):
     """Give a declared comparison its word, or leave it with why it has none and the seeds it asks for."""
@@ -526,7 +496,6 @@ def put_word(found: Comparison, corrected: float, margin: float):
         found.word = ''
     if found.settled or found.why:
         found.needs = ()
-
 
 def caveats(report: Report, tuned: tuple) -> list[str]:
     """What limits the verdicts, one line each: training, starts, machines."""
@@ -558,7 +527,6 @@ def caveats(report: Report, tuned: tuple) -> list[str]:
     if alike:
         notes.append(f'all runs: {", ".join(alike)}')
     return notes
-
 
 def provenance(run: Run) -> dict[str, str]:
     """Code, versions, machine, number format and questions of a run, as far as run.json says them."""

@@ -21,12 +21,10 @@ from core.common import UserError, atomic_write
 
 KEYS = {'style', 'ind', 'label', 'pred', 'pred_norm', 'losses', 'losses_norm', 'bits', 'margin'}
 
-
 def write_per_example(path: str, lines: list[dict]):
     """Write the lines, or write them anew. Raises UserError if that fails; what was there before stays."""
     with atomic_write(path) as f:  # a run may be killed while it writes: then the last scoring stays
         f.writelines(json.dumps(line) + '\n' for line in lines)
-
 
 def read_per_example(path: str, style: str = 'nanogpt') -> list[dict]:
     """The lines of one style that write_per_example wrote. Raises UserError, naming the line, for others."""
@@ -46,7 +44,6 @@ def read_per_example(path: str, style: str = 'nanogpt') -> list[dict]:
         raise UserError(f'{path}: holds no scores in {style} style')
     return lines
 
-
 def parse_line(text: str) -> dict | None:
     """The line, None if it isn't one. Further keys do no harm."""
     try:
@@ -60,7 +57,6 @@ def parse_line(text: str) -> dict | None:
     measured = (line['bits'], line['margin'])
     is_line = all(type(value) in (int, float) and math.isfinite(value) for value in measured)
     return line if is_line else None
-
 
 def by_seed(mine: list, theirs: list) -> list[tuple[int, dict]]:
     """(seed, run minus opponent) of each seed that both sides (verdict.runs.Run) have scored question by
@@ -76,11 +72,9 @@ def by_seed(mine: list, theirs: list) -> list[tuple[int, dict]]:
                 found.append((run.seed, compare_lines(first, second)))
     return found
 
-
 def examples_of(lines: list[dict]) -> list[tuple]:
     """Which examples some lines score, in their order."""
     return [(line['style'], line['ind'], line['label']) for line in lines]
-
 
 def compare_lines(first: list[dict], second: list[dict], who: str = 'the two scorings') -> dict:
     """The second model less the first over the same n examples in the same order: acc, acc_norm, bits, margin
@@ -107,12 +101,10 @@ def compare_lines(first: list[dict], second: list[dict], who: str = 'the two sco
             found |= {f'{name}_only_first': only_first, f'{name}_only_second': only_second, f'{name}_p': p}
     return found
 
-
 def column(lines: list[dict], name: str) -> list:
     """A measure of each example."""
     pred = {'acc': 'pred', 'acc_norm': 'pred_norm'}.get(name)
     return [line[pred] == line['label'] if pred else line[name] for line in lines]
-
 
 def in_words(d: dict) -> str:
     """The difference as one line prints it."""

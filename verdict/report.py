@@ -31,7 +31,6 @@ SCORES = {'bits': 'bits a byte', 'acc_norm': 'acc_norm', 'margin': 'margin'}  # 
 WORDS = {'saves': 'Saves compute', 'costs': 'Costs compute', 'same': 'Makes no difference', 'open': 'Open',
          '': 'No answer'}
 
-
 @dataclass
 class Table:
     """Rows of equal keys, which are the header, under a title. `align`: 'l' or 'r' for the first columns, the
@@ -62,35 +61,28 @@ class Table:
         return joined([r'\begin{table}', r'\centering', caption, self.draw('latex_booktabs'), note,
                        r'\end{table}'], '\n').replace('±', r'$\pm$')
 
-
 def joined(parts: list[str], between: str = '\n\n') -> str:
     """What there is of some parts, as one text."""
     return between.join(part for part in parts if part)
 
-
 def with_rows(*tables: Table) -> list[Table]:
     return [some for some in tables if some.rows]
-
 
 def wrapped(cell: str) -> str:
     # tabulate breaks lines where a cell has them.
     return '\n'.join(textwrap.wrap(cell, WIDEST, break_on_hyphens=False))
 
-
 def escaped(cell: str) -> str:
     """A cell or a sentence for Markdown, on one line."""
     return ' '.join(re.sub(r'([\\|*_<`$~])', r'\\\1', cell).split())
-
 
 def in_latex(sentence: str) -> str:
     """A title or a note of ours."""
     return re.sub(r'([&%$#_{}])', r'\\\1', sentence)
 
-
 def number(value: float | None, form: str) -> str:
     """A number in a format; '-' for None and nan."""
     return '-' if value is None or math.isnan(value) else format(value, form)
-
 
 def interval(found: Interval | None, form: str) -> str:
     """1.18 [1.07, 1.28]; the value alone where it has no interval, '-' for None."""
@@ -99,19 +91,15 @@ def interval(found: Interval | None, form: str) -> str:
         return text
     return f'{text} [{found.low:{form}}, {found.high:{form}}]'
 
-
 def with_error(value: float | None, error: float | None) -> str:
     return number(value, '.4f') + (f' ± {error:.4f}' if error is not None else '')
-
 
 def p_value(p: float | None) -> str:
     return '<.0001' if p is not None and p < 1e-4 else number(p, '.2g')
 
-
 def shown(one: Comparison) -> tuple[Interval | None, Interval | None]:
     """(cost, loss difference) as far as they stand: not of the seeds that survived."""
     return (None, None) if 'diverged' in one.why else (one.cost, one.difference)
-
 
 def text(report: Report, full: bool = False) -> str:
     """For a terminal: the runs, what to know before believing a verdict, then the verdicts."""
@@ -122,7 +110,6 @@ def text(report: Report, full: bool = False) -> str:
         parts += [some.text() for some in with_rows(pairs_table(report))]
     return '\n\n'.join([*parts, '\n'.join([*sentences(report), counts(report), answer(report)])])
 
-
 def markdown(report: Report) -> str:
     parts = [escaped(answer(report)), escaped(counts(report)), bullets(report.notes)]
     parts += [some.markdown() for some in verdict_tables(report)]
@@ -130,16 +117,13 @@ def markdown(report: Report) -> str:
     more = run_tables(report) + with_rows(pairs_table(report))
     return joined([*parts, *(some.markdown() for some in more)]) + '\n'
 
-
 def latex(report: Report) -> str:
     # The reminder is a LaTeX comment, so that a paper can \input the file as it is.
     shown = verdict_tables(report) + run_tables(report)
     return '% needs \\usepackage{booktabs}\n' + '\n\n'.join(some.latex() for some in shown) + '\n'
 
-
 def bullets(lines: list[str]) -> str:
     return '\n'.join(f'- {escaped(line)}' for line in lines)
-
 
 def answer(report: Report) -> str:
     """What the declared questions came to, in one sentence a verdict."""
@@ -155,7 +139,6 @@ def answer(report: Report) -> str:
             parts.append(f'{what}: {"; ".join(names)}.')
     return ' '.join(parts) or 'Nothing is judged.'
 
-
 def in_brackets(one: Comparison) -> str:
     """What stands behind a word: the cost, or the difference where there is no cost, or why there is
     neither."""
@@ -165,7 +148,6 @@ def in_brackets(one: Comparison) -> str:
     if difference:
         return f' ({interval(difference, "+.4f")} nats beside {one.opponent})'
     return f' ({one.why})' if one.why else ''
-
 
 def counts(report: Report) -> str:
     """How many comparisons were declared, how many looks were taken, and what is exploration."""
@@ -181,7 +163,6 @@ def counts(report: Report) -> str:
         told.append(f'the other {rest} comparison{"s are" if rest > 1 else " is"} exploration, with '
                     'uncorrected p and no verdict')
     return '; '.join(told) + '.'
-
 
 def sentences(report: Report) -> list[str]:
     """What limits a comparison, or why it has no verdict: one sentence for each that has more to say than its
@@ -201,13 +182,11 @@ def sentences(report: Report) -> list[str]:
         found.append(f'{one.name}: {"; ".join(parts)}')
     return found
 
-
 def verdict_tables(report: Report) -> list[Table]:
     """The declared questions, and what is exploration."""
     rest = [one for one in report.comparisons if not one.declared]
     return with_rows(comparison_table('Declared questions', report.declared),
                      comparison_table('Exploration', rest))
-
 
 def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
     is_judged = any(one.declared for one in comparisons)
@@ -233,15 +212,12 @@ def comparison_table(title: str, comparisons: list[Comparison]) -> Table:
         note += ' The opponent is the best arm that does not grow; beside full depth: the difference to that.'
     return Table(title, rows, 'lll' if is_judged else 'll', note)
 
-
 def run_tables(report: Report) -> list[Table]:
     """Which runs there are: costs and losses, and scores."""
     return with_rows(runs_table(report), scores_table(report))
 
-
 def label(group: Group, report: Report) -> str:
     return group.name + ' (baseline)' * (group in report.baselines)
-
 
 def runs_table(report: Report) -> Table:
     """One row a group, with its final loss, and those on other validation sets."""
@@ -265,7 +241,6 @@ def runs_table(report: Report) -> Table:
             'minutes: of training alone.')
     return Table('Runs', rows, 'll', note)
 
-
 def scores_table(report: Report) -> Table:
     """HellaSwag of the groups that are scored at their end, those that disagree with the loss marked."""
     marked = set()
@@ -286,7 +261,6 @@ def scores_table(report: Report) -> Table:
         note += ' !: better than the opponent although the loss is worse, or the other way round.'
     return Table('HellaSwag', rows, 'l', note)
 
-
 def pairs_table(report: Report) -> Table:
     """HellaSwag question by question, run minus opponent, for each seed that both have. Not on a study's
     page, which comes out of its records alone: these hold no questions."""
@@ -305,7 +279,6 @@ def pairs_table(report: Report) -> Table:
             "of the seeds isn't in it.")
     return Table('HellaSwag question by question, run minus opponent', rows, 'l', note)
 
-
 @dataclass(frozen=True)
 class Cell:
     """An arm's cost at one scale and budget, as predicted by its trend and as measured."""
@@ -317,7 +290,6 @@ class Cell:
     measured: Interval | None
     is_held_out: bool
 
-
 @dataclass(frozen=True)
 class Trend:
     """log cost = a + b log N + c log (tokens a parameter) of an arm."""
@@ -325,7 +297,6 @@ class Trend:
     arm: str
     terms: tuple  # a, b, c as Interval
     cells: list[Cell]
-
 
 def trends(report: Report, sizes: dict[str, int], held_out: tuple, coming: list[tuple]) -> list[Trend]:
     """The trend of each arm whose costs are known at enough cells, fitted where nothing is held out.
@@ -351,11 +322,9 @@ def trends(report: Report, sizes: dict[str, int], held_out: tuple, coming: list[
         found.append(Trend(arm, tuple(fit.term(k) for k in range(3)), cells))
     return found
 
-
 def design(cells, sizes: dict[str, int]) -> np.ndarray:
     lines = [[1.0, math.log(sizes[scale]), math.log(budget)] for scale, budget in cells]
     return np.array(lines).reshape(-1, 3)
-
 
 def trend_tables(found: list[Trend]) -> list[Table]:
     """The slopes, and what they predict beside what was measured."""
@@ -374,7 +343,6 @@ def trend_tables(found: list[Trend]) -> list[Table]:
     return with_rows(Table('Trend of the compute for the same loss', slopes, 'l', note),
                      Table('Predicted and measured compute for the same loss', cells, 'llrl'))
 
-
 def curve_rows(report: Report) -> list[dict]:
     """Every evaluation of every run, one row each, with the run's place beside it."""
     made = []
@@ -385,7 +353,6 @@ def curve_rows(report: Report) -> list[dict]:
                 row |= {name: record[name] for name in (*COUNTERS, 'val_loss')}
                 made.append(row | {name: record[name] for name in record if name.startswith('hellaswag_')})
     return made
-
 
 def rows(report: Report, found: list[Trend] = ()) -> list[dict]:
     """All numbers, unrounded, one row a comparison, one for each group that has none, and one a trend; None
@@ -409,7 +376,6 @@ def rows(report: Report, found: list[Trend] = ()) -> list[dict]:
             made[-1] |= numbers(f'trend:{name}', term)
     return list(map(without_nan, made))
 
-
 def group_row(place: Comparison | Group, group: Group | None, report: Report) -> dict:
     row = {'run': group.name if group else place.arm, 'arm': place.arm, 'scale': place.scale,
            'budget': place.budget}
@@ -418,7 +384,6 @@ def group_row(place: Comparison | Group, group: Group | None, report: Report) ->
                 'baseline': int(group in report.baselines),
                 'ended': ' '.join(run.ended for run in group.runs), **group.last()}
     return row
-
 
 def comparison_row(one: Comparison) -> dict:
     row = {'judged_by': one.opponent, 'declared': int(one.declared), 'looks': one.looks, 'verdict': one.word,
@@ -430,11 +395,9 @@ def comparison_row(one: Comparison) -> dict:
     row |= numbers('to_full_depth', one.to_full_depth and one.to_full_depth.difference)
     return row
 
-
 def numbers(name: str, found: Interval | None) -> dict:
     found = found or Interval(math.nan, math.nan, math.nan)
     return {name: found.value, f'{name}_low': found.low, f'{name}_high': found.high}
-
 
 def without_nan(row: dict) -> dict:
     """None for what is no number, since JSON has none."""
@@ -443,14 +406,12 @@ def without_nan(row: dict) -> dict:
         finite[key] = None if isinstance(value, float) and not math.isfinite(value) else value
     return finite
 
-
 def as_csv(some_rows: list[dict]) -> str:
     import pandas  # here: half a second that the tables alone don't need
 
     cells = [dict(zip(row, map(in_cell, row.values()))) for row in some_rows]
     # As they are: a column with gaps would turn its whole numbers into others.
     return pandas.DataFrame(cells, dtype=object).to_csv(index=False, lineterminator='\n')
-
 
 def in_cell(value):
     """Text that a spreadsheet doesn't take for a formula, on one line; a number as it is."""

@@ -48,14 +48,12 @@ TRAINING = [name for name, field in FIELDS.items()
 MEASURED = ('dtype', 'data', 'val_tokens')
 MATCHED = 0.01  # budgets that differ by less are equal: steps are whole
 
-
 class Place(NamedTuple):
     """Where a run stands in its study. The budget is what the study calls it, in full-depth steps."""
 
     arm: str
     scale: str
     budget: int
-
 
 @dataclass(eq=False)
 class Run:
@@ -115,7 +113,6 @@ class Run:
         curve['loss'] = curve.pop('val_loss')
         return curve
 
-
 def loss_at(curve: dict, axis: str, at: float) -> float:
     """Loss after so much compute, or so many tokens, linear in their logarithm; nan before the first
     evaluation and after the last."""
@@ -124,7 +121,6 @@ def loss_at(curve: dict, axis: str, at: float) -> float:
     if end < at <= end * (1 + MATCHED):
         at = end
     return float(np.interp(math.log(at), np.log(curve[axis]), curve['loss'], math.nan, math.nan))
-
 
 def read_runs(paths: list[str]) -> list[Run]:
     """The runs in some directories, each once, and those in folders of runs and in records.jsonl.
@@ -154,7 +150,6 @@ def read_runs(paths: list[str]) -> list[Run]:
         print(f'warning: passed over: {why}', file=sys.stderr)
     return list(runs.values())
 
-
 def readers_of(path: str):
     """What reads each run of a run directory, of a records.jsonl, or of a folder that holds either."""
     if os.path.isfile(os.path.join(path, 'config.json')):
@@ -167,14 +162,12 @@ def readers_of(path: str):
         for name in sorted(os.listdir(path)):
             yield from readers_of(os.path.join(path, name))
 
-
 def read_run(path: str) -> Run:
     """Raises UserError for a config.json, run.json or line of metrics.jsonl that isn't one; a truncated last
     line is let pass."""
     config = schedule.resolve(load_run_config(path))
     records, _ = read_metrics(os.path.join(path, 'metrics.jsonl'))
     return Run(path, config, schedule.plan(config), records, read_run_json(path))
-
 
 def read_record(path: str, number: int, line: str) -> Run:
     """The run in a line of a records.jsonl. Raises UserError for a line that holds none."""
@@ -190,7 +183,6 @@ def read_record(path: str, number: int, line: str) -> Run:
     config = schedule.resolve(config_from_dict(config, f'{path}, line {number}'))
     folder = os.path.normpath(os.path.join(os.path.dirname(path), folder))
     return Run(folder, config, schedule.plan(config), records, info or {})
-
 
 @dataclass(eq=False)
 class Group:
@@ -302,12 +294,10 @@ class Group:
         return [name for name in TRAINING if name not in passed_over
                 and getattr(self.config, name) != getattr(other.config, name)]
 
-
 def mean_and_sd(values) -> tuple[float | None, float | None]:
     """Mean and sample deviation; None where there are too few values."""
     mean = float(np.mean(values)) if len(values) else None
     return mean, float(np.std(values, ddof=1)) if len(values) > 1 else None
-
 
 def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group], list[str]]:
     """(the runs gathered by experiment, in the order they came; notes).
@@ -341,11 +331,9 @@ def make_groups(runs: list[Run], places: dict | None = None) -> tuple[list[Group
                          'out')
     return groups, notes
 
-
 def place_text(arm: str, scale: str, budget: int) -> str:
     """An arm with its scale and budget: 'Gong, w64 at 4,000'."""
     return f'{arm}, {scale} at {budget:,}' if scale else f'{arm} at {budget:,}'
-
 
 def one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
     """One run per seed, the finished one if there is one: a repetition tells nothing about the spread."""
@@ -356,12 +344,10 @@ def one_per_seed(runs: list[Run], notes: list[str]) -> list[Run]:
             notes.append(f'{run.path} repeats seed {run.seed} of {first.path} and is left out')
     return [by_seed[seed] for seed in sorted(by_seed)]
 
-
 def name_of(runs: list[Run]) -> str:
     """What a group is called outside of a study: as its first run, without the seed if there are several."""
     name = runs[0].config.run_name or os.path.basename(os.path.normpath(runs[0].path))
     return re.sub(r'_seed\d+$', '', name) if len(runs) > 1 else name
-
 
 def set_budgets(groups: list[Group]):
     """Give each group its FLOPs as its budget, the same to those that differ by whole steps alone."""
@@ -372,7 +358,6 @@ def set_budgets(groups: list[Group]):
         step = group.budget / group.runs[0].plan.total_steps
         if group.budget - before.budget <= max(MATCHED * before.budget, step):
             group.budget = before.budget
-
 
 def tell_apart(groups: list[Group], notes: list[str], in_study: bool):
     """Say what keeps groups from being one: those of one place in a study, and elsewhere those that are
@@ -393,10 +378,8 @@ def tell_apart(groups: list[Group], notes: list[str], in_study: bool):
         if counts[group.name] > 1 and not in_study:
             group.name = group.arm = group.runs[0].path
 
-
 def seeds_of(group: Group) -> str:
     return ', '.join(str(run.seed) for run in group.runs)
-
 
 def data_content(run: Run) -> str:
     """What run.json says of the content of its data, as text; else the folder's name."""
@@ -407,7 +390,6 @@ def data_content(run: Run) -> str:
     # However it is cut into shards.
     splits = [(name, said[name]) for name in sorted(said) if type(said[name]) is dict]
     return str([(name, split.get('tokens'), split.get('sha256')) for name, split in splits])
-
 
 def data_identity(run: Run) -> dict:
     """What must agree for two validation losses to be comparable."""
@@ -420,7 +402,6 @@ def data_identity(run: Run) -> dict:
         'val_tokens': run.val_tokens(last),
     }
 
-
 def merged_plan(run: Run) -> tuple:
     """(depth, frozen, what of the embeddings trains, stop) of each stretch of a run. Phases that follow each
     other and differ in name only are one."""
@@ -430,7 +411,6 @@ def merged_plan(run: Run) -> tuple:
         stops[kind] = phase.stop
     return tuple((*kind, stop) for kind, stop in stops.items())
 
-
 def facts(run: Run) -> dict:
     """All that the seeds of one experiment share."""
     # All but what is known not to matter: a setting that is new tells runs apart until somebody lists it.
@@ -439,11 +419,9 @@ def facts(run: Run) -> dict:
     measured = {'dtype': run.info.get('dtype', run.config.dtype), 'plan': merged_plan(run)}
     return settings | data_identity(run) | measured
 
-
 def identity(run: Run, passed_over: tuple = ()) -> tuple:
     """Equal for two runs of the same experiment, whatever their seeds and the facts that are passed over."""
     return tuple((name, value) for name, value in facts(run).items() if name not in passed_over)
-
 
 def differing(run: Run, other: Run) -> list[str]:
     """In what two runs differ besides the seed, with the values where they tell a reader something."""

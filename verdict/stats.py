@@ -22,7 +22,6 @@ from scipy import special  # not scipy.stats, which takes a second to import
 LEVEL = 0.95  # of every interval
 SIGNIFICANT = 1 - LEVEL
 
-
 @dataclass(frozen=True)
 class Interval:
     """A number and its 95% interval; nan for an end that isn't known."""
@@ -31,7 +30,6 @@ class Interval:
     low: float
     high: float
 
-
 @dataclass(frozen=True)
 class Estimate(Interval):
     """A number and how well it is known. With too few values all but `value` are nan."""
@@ -39,7 +37,6 @@ class Estimate(Interval):
     se: float  # standard error
     df: float  # degrees of freedom of the t distribution; inf where the deviation is known (z)
     p: float  # of "the true value is 0"
-
 
 def welch(a, b, sigma: float | None = None) -> Estimate:
     """mean(a) - mean(b), for samples of shape (..., n) that need not have one size or one deviation.
@@ -57,19 +54,16 @@ def welch(a, b, sigma: float | None = None) -> Estimate:
         df = (of_a + of_b) ** 2 / squares
     return estimate(value, of_a + of_b, df)
 
-
 def paired(a, b) -> Estimate:
     """Mean of a - b over the same seeds or questions, shape (..., n): what one has in common with itself
     drops out."""
     difference = np.asarray(a, float) - np.asarray(b, float)
     return estimate(difference.mean(axis=-1), variance_of_mean(difference), difference.shape[-1] - 1)
 
-
 def variance_of_mean(values) -> np.ndarray:
     """Squared standard error of the mean; nan for one value, which says nothing about its spread."""
     n = np.shape(values)[-1]
     return np.var(values, axis=-1, ddof=1) / n if n > 1 else np.full(np.shape(values)[:-1], np.nan)
-
 
 def estimate(value, variance, df) -> Estimate:
     """A value of known sampling variance, by Student's t with `df` degrees of freedom."""
@@ -82,7 +76,6 @@ def estimate(value, variance, df) -> Estimate:
     half = special.stdtrit(df, (1 + LEVEL) / 2) * se
     numbers = (value, value - half, value + half, se, df, p)
     return Estimate(*(np.asarray(number)[()] for number in numbers))  # [()]: a single one as a number
-
 
 def holm(p, tests: int = 0) -> np.ndarray:
     """p values of one family, (..., m), corrected: the chance of one false alarm or more stays below the
@@ -101,7 +94,6 @@ def holm(p, tests: int = 0) -> np.ndarray:
     np.put_along_axis(result, order, corrected, axis=-1)
     return result
 
-
 def mcnemar(a, b) -> tuple[int, int, float]:
     """Two scorings of the same questions, right or wrong: (only a right, only b right, exact two-sided p)."""
     only_a = int(np.sum(np.greater(a, b)))
@@ -109,7 +101,6 @@ def mcnemar(a, b) -> tuple[int, int, float]:
     # A fair coin's two tails, which are alike; both hold the middle.
     tail = special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
     return only_a, only_b, min(1.0, 2 * float(tail))
-
 
 @dataclass(frozen=True)
 class Fit:
@@ -126,7 +117,6 @@ class Fit:
     def predict(self, x: np.ndarray) -> Estimate:
         """A further y at x, (k,); the interval holds its own noise, too."""
         return estimate(x @ self.slopes, x @ self.covariance @ x + self.noise, self.df)
-
 
 def weighted_fit(x: np.ndarray, y: np.ndarray, error: np.ndarray) -> Fit:
     """Fit y (n,) by the columns of x (n, k); `error` (n,): relative sizes of the errors of y.

@@ -15,14 +15,11 @@ import pytest
 from core import common
 from core.common import UserError
 
-
 def run(code: str, *args) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True, timeout=60)
 
-
 # ----------------------------------------------------------------------------------------------------------
 # scripts
-
 
 def test_a_user_error_is_one_line_and_exit_code_2():
     done = run("from core import common\ndef main():\n"
@@ -31,13 +28,11 @@ def test_a_user_error_is_one_line_and_exit_code_2():
     assert done.returncode == 2
     assert done.stderr == 'error: no such thing: name another\n'
 
-
 def test_a_path_that_the_system_refuses_is_one_line_and_exit_code_2(tmp_path):
     missing = str(tmp_path / 'missing')
     done = run('from core import common; import sys\ncommon.run_main(lambda: open(sys.argv[1]))', missing)
     assert done.returncode == 2
     assert done.stderr == f'error: {missing}: No such file or directory\n'
-
 
 def test_an_error_of_the_programs_own_keeps_its_traceback():
     for error in ('KeyError("x")', 'OSError("a socket")'):
@@ -45,13 +40,11 @@ def test_an_error_of_the_programs_own_keeps_its_traceback():
         assert done.returncode == 1
         assert 'Traceback' in done.stderr
 
-
 def test_ctrl_c_ends_a_script_as_the_signal_does():
     done = run('import os, signal\nfrom core import common\n'
                'common.run_main(lambda: os.kill(os.getpid(), signal.SIGINT))')
     assert done.returncode == -signal.SIGINT
     assert done.stderr == ''
-
 
 PRINT = r"""from core import common; import sys
 def main():
@@ -61,7 +54,6 @@ def main():
 common.run_main(main)
 """
 
-
 @pytest.mark.parametrize('n', [3, 100_000])  # the pipe's end shows at exit, or in the middle of the work
 def test_a_reader_that_has_gone_ends_a_script_without_a_word(n):
     writer = subprocess.Popen([sys.executable, '-c', PRINT, str(n)], stdout=subprocess.PIPE,
@@ -70,13 +62,11 @@ def test_a_reader_that_has_gone_ends_a_script_without_a_word(n):
     assert writer.stderr.read() == b''
     assert writer.wait() == 128 + signal.SIGPIPE
 
-
 def test_a_broken_pipe_of_something_else_keeps_its_traceback():
     done = run("from core import common\ndef main():\n    raise BrokenPipeError(32, 'a socket')\n"
                "common.run_main(main)")
     assert done.returncode == 1
     assert 'Traceback' in done.stderr and 'a socket' in done.stderr
-
 
 @pytest.mark.parametrize('env', [{'PYTHONIOENCODING': 'cp1252'},
                                  {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}])
@@ -85,10 +75,8 @@ def test_a_terminal_without_the_character_gets_a_question_mark(env):
     done = subprocess.run([sys.executable, '-c', code, '2'], capture_output=True, env={**os.environ, **env})
     assert b'? line 1' in done.stdout and done.stderr.startswith(b'error: ? error')
 
-
 # ----------------------------------------------------------------------------------------------------------
 # files
-
 
 @pytest.mark.parametrize('mode, content', [('w', 'späte Änderung'), ('wb', b'\x00\xff' * 9)])
 def test_a_file_takes_its_name_when_all_of_it_is_on_the_disk(tmp_path, monkeypatch, mode, content):
@@ -111,7 +99,6 @@ def test_a_file_takes_its_name_when_all_of_it_is_on_the_disk(tmp_path, monkeypat
     assert path.read_bytes() == (content if mode == 'wb' else content.encode())
     assert os.listdir(tmp_path) == ['file']
 
-
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), RuntimeError('archive too long')])
 def test_a_file_that_can_not_be_written_leaves_the_old_one(tmp_path, error):
     path = tmp_path / 'file'
@@ -124,7 +111,6 @@ def test_a_file_that_can_not_be_written_leaves_the_old_one(tmp_path, error):
     assert path.read_text() == 'old'
     assert os.listdir(tmp_path) == ['file']
 
-
 @pytest.mark.parametrize('text', [None, '', '{"a": ', '[' * 100_000, b'\xff\xfe\xfa'])
 def test_what_is_no_json_is_refused_by_name(tmp_path, text):
     path = tmp_path / 'x.json'
@@ -135,7 +121,6 @@ def test_what_is_no_json_is_refused_by_name(tmp_path, text):
     with pytest.raises(UserError, match=r'x.json: not a readable config \('):
         common.read_json(str(path), 'a readable config')
 
-
 # ----------------------------------------------------------------------------------------------------------
 # locks
 
@@ -144,7 +129,6 @@ with common.locked(sys.argv[1]):
     print('held', flush=True)
     time.sleep(60)
 """
-
 
 def test_a_folder_belongs_to_one_process_until_it_dies(tmp_path):
     folder = str(tmp_path / 'run')
@@ -161,7 +145,6 @@ def test_a_folder_belongs_to_one_process_until_it_dies(tmp_path):
     with common.locked(folder), open(os.path.join(folder, '.lock_owner'), encoding='utf-8') as f:
         assert f.read() == f'process {os.getpid()} on {socket.gethostname()}'
 
-
 def test_the_same_process_can_not_take_a_folder_twice_and_has_it_until_the_block_ends(tmp_path):
     folder = str(tmp_path / 'run')
     with pytest.raises(KeyError), common.locked(folder):
@@ -172,7 +155,6 @@ def test_the_same_process_can_not_take_a_folder_twice_and_has_it_until_the_block
         raise KeyError
     with common.locked(folder):
         pass
-
 
 @pytest.mark.parametrize('variable', ['TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'])
 def test_a_repeated_start_waits_for_the_one_before(tmp_path, monkeypatch, variable):
@@ -190,7 +172,6 @@ def test_a_repeated_start_waits_for_the_one_before(tmp_path, monkeypatch, variab
     with common.locked(str(tmp_path)):
         assert holder.wait(10) == 0
 
-
 @pytest.mark.parametrize('number', [errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_one_line_and_the_work_goes_on(tmp_path, monkeypatch, capsys, number):
     def flock(*args):
@@ -204,7 +185,6 @@ def test_a_file_system_without_locks_is_one_line_and_the_work_goes_on(tmp_path, 
         assert captured.out.count('\n') == 1 and 'without locks' in captured.out
         assert captured.err == ''
 
-
 def test_another_error_of_the_lock_is_no_reason_to_go_on(tmp_path, monkeypatch):
     def flock(*args):
         raise OSError(errno.EIO, 'Input/output error')
@@ -213,10 +193,8 @@ def test_another_error_of_the_lock_is_no_reason_to_go_on(tmp_path, monkeypatch):
     with pytest.raises(OSError, match='Input/output'), common.locked(str(tmp_path)):
         pass
 
-
 # ----------------------------------------------------------------------------------------------------------
 # names with numbers
-
 
 def test_numbered_files_come_in_the_order_of_their_numbers(tmp_path):
     for name in ('ckpt_1000000.pt', 'ckpt_999999.pt', 'ckpt_000007.pt', 'ckpt_best.pt', 'ckpt_5.pt.tmp',
@@ -229,13 +207,11 @@ def test_numbered_files_come_in_the_order_of_their_numbers(tmp_path):
     assert found[0][1] == str(tmp_path / 'ckpt_000007.pt')
     assert common.numbered(str(tmp_path / 'nowhere'), 'ckpt_', '.pt') == []
 
-
 def test_a_line_is_said_by_the_first_rank_only(monkeypatch, capsys):
     for rank in ('0', '1', '7'):
         monkeypatch.setenv('RANK', rank)
         common.say(f'from rank {rank}')
     assert capsys.readouterr().out == 'from rank 0\n'
-
 
 def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path):
     with common.locked(str(tmp_path / 'new')):
@@ -249,7 +225,6 @@ def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path):
         pass
     assert (tmp_path / 'old').is_dir()
 
-
 def test_a_table_keeps_what_its_cells_say_and_takes_the_sides_that_are_given():
     lines = [['007', '1e3'], ['a longer name', '-']]
     assert common.table(['run', 'n'], lines, 'lr') == (
@@ -260,10 +235,8 @@ def test_a_table_keeps_what_its_cells_say_and_takes_the_sides_that_are_given():
     assert common.table(['run', 'n'], lines, style='github').splitlines()[2:] == [
         '| 007           | 1e3 |', '| a longer name | -   |']
 
-
 # ----------------------------------------------------------------------------------------------------------
 # cores
-
 
 def kernel_files(root, files: dict) -> str:
     for name, text in files.items():
@@ -272,9 +245,7 @@ def kernel_files(root, files: dict) -> str:
         path.write_text(text)
     return str(root)
 
-
 V1 = {'sys/fs/cgroup/cpu/cpu.cfs_period_us': '100000\n'}
-
 
 @pytest.mark.parametrize('files, cores', [
     ({}, 8),
@@ -288,7 +259,6 @@ V1 = {'sys/fs/cgroup/cpu/cpu.cfs_period_us': '100000\n'}
 def test_a_container_has_no_more_cores_than_its_share_of_their_time(monkeypatch, tmp_path, files, cores):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda pid: set(range(8 - pid)), raising=False)
     assert common.usable_cores(kernel_files(tmp_path, files)) == cores
-
 
 def test_without_a_share_the_cores_are_those_that_the_system_gives(monkeypatch, tmp_path):
     monkeypatch.setattr(os, 'cpu_count', lambda: 6)

@@ -19,12 +19,10 @@ from core.common import UserError
 
 ROOT = Path(__file__).parents[2]
 
-
 def bin_shard(path, tokens, magic=20240520, version=1, n=None):
     """A .bin shard as llm.c's writer lays it out, written without data.py."""
     header = struct.pack('<3i', magic, version, len(tokens) if n is None else n).ljust(1024, b'\0')
     Path(path).write_bytes(header + struct.pack(f'<{len(tokens)}H', *tokens))
-
 
 def folder_of(tmp_path, lengths, vocab=1000):
     """Train shards of these lengths, random tokens, and the tokens of each."""
@@ -34,15 +32,12 @@ def folder_of(tmp_path, lengths, vocab=1000):
         bin_shard(tmp_path / f'x_train_{i:06d}.bin', tokens)
     return shards
 
-
 def sequences_of(shards, block_size):
     """The reference: every sequence, by slicing lists."""
     return [tokens[i : i + block_size + 1] for tokens in shards
             for i in range(0, len(tokens) - block_size, block_size)]
 
-
 # the format
-
 
 @pytest.mark.parametrize('dtype, header, letter', [('uint16', (20240520, 1), 'H'),
                                                    ('uint32', (20240801, 7), 'I')])
@@ -55,7 +50,6 @@ def test_a_shard_is_laid_out_as_llm_c_reads_it(tmp_path, dtype, header, letter):
     assert list(struct.unpack(f'<3{letter}', raw[1024:])) == tokens
     assert data.shard_layout(path) == (1024, 3, np.dtype(dtype))
     assert os.listdir(tmp_path) == ['a.bin']  # no temporary file stays
-
 
 @pytest.mark.parametrize('spoil, message', [
     (lambda p: bin_shard(p, [1, 2], magic=20240801),
@@ -74,7 +68,6 @@ def test_a_bad_bin_shard_is_refused_by_name(tmp_path, spoil, message):
     with pytest.raises(UserError, match=f'x_train_000001.bin.*{message}'):
         data.Split(str(tmp_path), 'train', 4, 1000)
 
-
 @pytest.mark.parametrize('spoil, message', [
     (lambda p: p.write_bytes(b'nothing'), 'not a .npy file'),
     (lambda p: p.write_bytes(b''), 'not a .npy file'),
@@ -90,7 +83,6 @@ def test_a_bad_npy_shard_is_refused_by_name(tmp_path, spoil, message):
     with pytest.raises(UserError, match=f'x_train_000000.npy.*{message}'):
         data.Split(str(tmp_path), 'train', 4, 1000)
 
-
 def test_npy_shards_of_build_nanogpt_are_read(tmp_path):
     tokens = list(range(100, 141))
     for name, dtype in (('edufineweb_train_000001.npy', 'uint16'), ('edufineweb_val_000000.npy', 'uint32')):
@@ -99,11 +91,9 @@ def test_npy_shards_of_build_nanogpt_are_read(tmp_path):
         found = data.Split(str(tmp_path), split, 8, 50257)
         assert found.read(np.arange(found.n_sequences)).tolist() == sequences_of([tokens], 8)
 
-
 def test_shards_without_meta_json_are_gpt2s(tmp_path):
     folder_of(tmp_path, [50])
     assert data.read_meta(str(tmp_path)) == {'tokenizer': 'gpt2', 'vocab_size': 50257, 'eot': 50256}
-
 
 @pytest.mark.parametrize('text', [
     '', '{', '[]', '[' * 100_000, '{"tokenizer": "gpt2"}',
@@ -119,7 +109,6 @@ def test_a_bad_meta_json_is_refused_by_name(tmp_path, text):
     with pytest.raises(UserError, match=r'meta\.json: not a meta\.json'):
         data.Split(str(tmp_path), 'train', 8, 1000)
 
-
 def test_more_tokens_than_a_header_can_count_are_refused_when_written_and_when_read(tmp_path, monkeypatch):
     folder_of(tmp_path, [50])
     bin_shard(tmp_path / 'x_train_000001.bin', [1, 2], n=2**31 - 2**32)  # what 2^31 becomes as int32
@@ -131,9 +120,7 @@ def test_more_tokens_than_a_header_can_count_are_refused_when_written_and_when_r
         data.write_shard(str(tmp_path / 'a.bin'), np.arange(4, dtype=np.uint16))
     assert not (tmp_path / 'a.bin').exists()
 
-
 # which files
-
 
 @pytest.mark.parametrize('name, split', [
     ('x_train_000001.bin', 'train'), ('train.bin', 'train'), ('a-val-1.npy', 'val'),
@@ -152,7 +139,6 @@ def test_a_shard_belongs_to_the_split_that_is_a_word_of_its_name(tmp_path, name,
     with pytest.raises(UserError, match=f'has no {other} shards'):
         data.Split(str(tmp_path), other, 8, 1000)
 
-
 @pytest.mark.parametrize('name, has', [('val-of-train.npy', 'both'), ('validation_0.bin', 'neither'),
                                        ('trainval_0.bin', 'neither')])
 def test_a_shard_of_both_splits_or_of_neither_is_refused_by_name(tmp_path, name, has):
@@ -163,7 +149,6 @@ def test_a_shard_of_both_splits_or_of_neither_is_refused_by_name(tmp_path, name,
         with pytest.raises(UserError, match=f'{re.escape(name)}: .*has {has}: rename it'):
             data.Split(str(tmp_path), split, 8, 1000)
 
-
 def test_hidden_files_and_files_of_other_kinds_are_no_shards(tmp_path):
     folder_of(tmp_path, [50])
     for name in ('._x_train_000000.bin', '.lock', 'x_train_000001.bin.tmp', 'train.txt',
@@ -171,11 +156,9 @@ def test_hidden_files_and_files_of_other_kinds_are_no_shards(tmp_path):
         (tmp_path / name).write_bytes(b'Mac OS X')
     assert data.Split(str(tmp_path), 'train', 8, 1000).n_tokens == 50
 
-
 META = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256, 'complete': False,
         'options': {'sample': '10BT', 'source': ['my texts/*.txt'], 'shard_tokens': 20,
                     'max_tokens': 0}}
-
 
 @pytest.mark.parametrize('value', [False, 0, None, 'no'])
 def test_a_folder_that_is_not_complete_is_refused(tmp_path, value):
@@ -186,14 +169,12 @@ def test_a_folder_that_is_not_complete_is_refused(tmp_path, value):
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True}))
     assert data.Split(str(tmp_path), 'train', 8, 1000).n_tokens == 50
 
-
 def test_a_shard_that_meta_json_lists_and_that_is_not_there_is_named(tmp_path):
     folder_of(tmp_path, [50, 50])
     shards = [{'file': f'x_train_{i:06d}.bin', 'tokens': 50} for i in range(3)]
     (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True, 'shards': shards}))
     with pytest.raises(UserError, match=r'not complete by its meta\.json: x_train_000002\.bin is missing'):
         data.Split(str(tmp_path), 'train', 8, 1000)
-
 
 def test_a_fingerprint_tells_data_apart_and_stays_when_it_moves(tmp_path):
     one = tmp_path / 'one'
@@ -223,7 +204,6 @@ def test_a_fingerprint_tells_data_apart_and_stays_when_it_moves(tmp_path):
     bin_shard(tmp_path / 'two' / 'x_train_000003.bin', [1])
     assert data.fingerprint(str(tmp_path / 'two'))['train']['tokens'] == 800_301
 
-
 def test_a_fingerprint_is_the_same_for_bin_and_npy(tmp_path):
     for name in ('a', 'b'):
         (tmp_path / name).mkdir()
@@ -232,9 +212,7 @@ def test_a_fingerprint_is_the_same_for_bin_and_npy(tmp_path):
         np.save(tmp_path / 'b' / f'{split}_0.npy', np.arange(700, dtype=np.uint16))
     assert data.fingerprint(str(tmp_path / 'a')) == data.fingerprint(str(tmp_path / 'b'))
 
-
 # reading
-
 
 def test_sequences_overlap_by_one_and_never_cross_shards(tmp_path):
     shards = folder_of(tmp_path, [41, 40, 8, 9, 3, 100])
@@ -244,14 +222,12 @@ def test_sequences_overlap_by_one_and_never_cross_shards(tmp_path):
     for indices in (np.arange(22), np.array([21, 0, 5, 4, 9, 10, 11, 3, 3]), np.array([8, 9, 10])):
         assert split.read(indices).tolist() == [wanted[i] for i in indices]
 
-
 def test_inputs_and_targets_are_shifted_by_one(tmp_path):
     wanted = sequences_of(folder_of(tmp_path, [100, 100]), 8)
     split = data.Split(str(tmp_path), 'train', 8, 1000)
     x, y = split.get_batch(2, 4, range(1, 4), False, 1)
     assert x.dtype == y.dtype == np.int64 and x.shape == y.shape == (3, 8)
     assert x.tolist() == [s[:-1] for s in wanted[9:12]] and y.tolist() == [s[1:] for s in wanted[9:12]]
-
 
 @pytest.mark.parametrize('shuffle', [False, True])
 def test_step_to_tokens_is_the_same_on_any_number_of_ranks_and_micro_steps(tmp_path, shuffle):
@@ -265,7 +241,6 @@ def test_step_to_tokens_is_the_same_on_any_number_of_ranks_and_micro_steps(tmp_p
                          for i in range(0, 16, rows)]
                 for k in (0, 1):
                     assert np.array_equal(np.concatenate([p[k] for p in parts]), whole[k])
-
 
 def test_a_shuffled_epoch_visits_every_sequence_exactly_once(tmp_path):
     for i in range(4):  # each token says which sequence it belongs to
@@ -282,7 +257,6 @@ def test_a_shuffled_epoch_visits_every_sequence_exactly_once(tmp_path):
     assert len({tuple(order) for order in orders.values()}) == 6
     assert orders[1, 0] != list(range(240))
 
-
 def test_an_epoch_of_more_than_65536_sequences_has_each_of_them_once(tmp_path):
     tokens = np.arange(70_001) % 65_521
     bin_shard(tmp_path / 'train_0.bin', tokens.tolist())
@@ -292,12 +266,10 @@ def test_an_epoch_of_more_than_65536_sequences_has_each_of_them_once(tmp_path):
     assert sorted(order.tolist()) == list(range(70_000))
     assert np.array_equal(x[:, 0], tokens[order[rows]]) and np.array_equal(y[:, 0], tokens[order[rows] + 1])
 
-
 def test_the_shuffled_order_never_changes():
     """Runs are resumed with other versions of numpy: this is what RandomState gave when this test was
     written."""
     assert data.permutation(10, 1337, 0).tolist() == [3, 4, 5, 9, 7, 1, 6, 0, 8, 2]
-
 
 def test_what_falls_off_an_epoch_is_less_than_one_step(tmp_path):
     folder_of(tmp_path, [8 * 25 + 1])
@@ -307,7 +279,6 @@ def test_what_falls_off_an_epoch_is_less_than_one_step(tmp_path):
     assert np.array_equal(seen[0], seen[2]) and np.array_equal(seen[1], seen[3])
     assert not np.array_equal(seen[0], seen[1])
 
-
 def test_tokens_above_65535_are_read_from_shards_of_both_kinds(tmp_path):
     tokens = [0, 65535, 65536, 151_642, 2**31 - 1, 7, 8, 9, 10, 11]
     data.write_shard(str(tmp_path / 'a_train_1.bin'), np.array([1, 2, 65535], np.uint16))
@@ -315,7 +286,6 @@ def test_tokens_above_65535_are_read_from_shards_of_both_kinds(tmp_path):
     split = data.Split(str(tmp_path), 'train', 2, 2**31)
     assert split.read(np.arange(split.n_sequences)).tolist() == sequences_of([[1, 2, 65535], tokens], 2)
     assert [data.token_dtype(n) for n in (2**16, 2**16 + 1)] == [np.uint16, np.uint32]
-
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_memory_stays_flat_over_an_epoch(tmp_path):
@@ -333,7 +303,6 @@ print(max(held) - held[0])
                            check=True).stdout
     assert float(grown) < 8  # MB
 
-
 def test_a_token_outside_the_vocabulary_is_refused_by_name(tmp_path):
     folder_of(tmp_path, [80])
     bin_shard(tmp_path / 'x_train_000001.bin', [1] * 30 + [50257] + [1] * 30)
@@ -343,7 +312,6 @@ def test_a_token_outside_the_vocabulary_is_refused_by_name(tmp_path):
     found = data.Split(str(tmp_path), 'train', 8, 50258)
     assert found.read(np.arange(found.n_sequences)).max() == 50257
 
-
 def test_a_shard_that_shrinks_under_a_run_is_named(tmp_path):
     folder_of(tmp_path, [80])
     split = data.Split(str(tmp_path), 'train', 8, 1000)
@@ -351,7 +319,6 @@ def test_a_shard_that_shrinks_under_a_run_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:1100])
     with pytest.raises(UserError, match=r'x_train_000000\.bin has become shorter'):
         split.read(np.arange(split.n_sequences))
-
 
 @pytest.mark.parametrize('flags, shuffle, seed', [((), None, 1337),
                                                   (('--seed=7', '--shuffle=False'), False, 7)])
@@ -373,7 +340,6 @@ def test_a_run_reads_its_data_in_the_order_of_its_seed(tmp_path, tiny, monkeypat
     shuffle = TrainConfig().shuffle if shuffle is None else shuffle
     assert {step for step, _, _ in calls} == {0, 1} and {call[1:] for call in calls} == {(shuffle, seed)}
 
-
 @pytest.mark.parametrize('lengths, split, message', [
     (None, 'train', 'does not exist'), ([50], 'val', 'has no val shards'), ([0], 'train', 'hold 0 tokens'),
     ([8, 8], 'train', 'hold 16 tokens, fewer than one sequence of block_size . 1 = 9'),
@@ -384,14 +350,11 @@ def test_a_folder_without_data_is_refused(tmp_path, lengths, split, message):
     with pytest.raises(UserError, match=message):
         data.Split(str(folder), split, 8, 1000)
 
-
 # tokenizers
-
 
 def test_gpt2_encodes_the_known_ids():
     assert data.get_tokenizer('gpt2').encode_ordinary('Hello, world') == [15496, 11, 995]
     assert data.get_tokenizer('gpt2').eot_token == 50256 and data.get_tokenizer('gpt2').n_vocab == 50257
-
 
 def test_bytes_are_their_own_tokens():
     enc, text = data.get_tokenizer('bytes'), 'a\0 é\n\n🙂<|endoftext|>'
@@ -399,14 +362,11 @@ def test_bytes_are_their_own_tokens():
     assert enc.decode(list(text.encode())) == text
     assert enc.eot_token == 256 and enc.n_vocab == 257
 
-
 def test_an_unknown_tokenizer_is_refused():
     with pytest.raises(UserError, match="no tokenizer is called 'gpt3': 'gpt2', 'bytes', or"):
         data.get_tokenizer('gpt3')
 
-
 TEXT = 'the quick fox, naïve 漢字 🙂\n\tspells <|endoftext|> and </s>'
-
 
 @pytest.mark.parametrize('byte_level', [True, False])
 def test_a_tokenizer_json_beside_the_data_is_read_by_the_names_of_tiktoken(tmp_path, byte_level):
@@ -426,7 +386,6 @@ def test_a_tokenizer_json_beside_the_data_is_read_by_the_names_of_tiktoken(tmp_p
     assert b''.join(map(enc.decode_single_token_bytes, tokens)) == TEXT.encode()
     assert len(enc.encode_ordinary('the quick brown')) < 8
 
-
 def test_another_tokenizer_json_is_refused(tmp_path):
     save_bpe(tmp_path)
     name = data.read_tokenizer(str(tmp_path))[1]
@@ -438,7 +397,6 @@ def test_another_tokenizer_json_is_refused(tmp_path):
         with pytest.raises(UserError, match=message):
             data.Tokenizer(content)
 
-
 def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):
     script = "from core import common, data; common.run_main(lambda: data.get_tokenizer('gpt2'))"
     env = {**os.environ, 'TIKTOKEN_CACHE_DIR': str(tmp_path), 'HTTPS_PROXY': 'http://127.0.0.1:9'}
@@ -447,7 +405,6 @@ def test_without_bpe_file_and_network_the_message_names_the_cache(tmp_path):
     # what the folder must hold is what the tests' own holds
     files = os.listdir(os.environ['TIKTOKEN_CACHE_DIR'])
     assert len(files) == 2 and all(name in found.stderr for name in ['TIKTOKEN_CACHE_DIR', *files])
-
 
 def test_reading_needs_neither_torch_nor_tiktoken():
     script = "import sys; from core import data; "

@@ -16,7 +16,6 @@ from run.log import RunLog, read_metrics
 
 CUDA = torch.device('cuda', 0)
 
-
 class FakeCuda:
     """Stands in for torch.cuda on a machine with `count` GPUs; writes down what is called."""
 
@@ -42,17 +41,14 @@ class FakeCuda:
     def is_available(self):
         return self.count > 0
 
-
 # ------------------------------------------------------------------------------------------------------------
 # which device
-
 
 def test_a_device_that_is_not_there_is_the_users_mistake():
     assert device.pick_device('auto').type in ('cuda', 'mps', 'cpu')
     for name in ('nowhere', 'cuda:x', ''):
         with pytest.raises(UserError, match=f"device '{name}' is not there"):
             device.pick_device(name)
-
 
 def test_on_the_cpu_torch_takes_no_more_threads_than_there_are_cores_to_use(monkeypatch):
     before = torch.get_num_threads()
@@ -67,12 +63,10 @@ def test_on_the_cpu_torch_takes_no_more_threads_than_there_are_cores_to_use(monk
         assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
 
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_cuda_without_a_gpu_is_the_users_mistake():
     with pytest.raises(UserError, match="device 'cuda' is not there"):
         device.pick_device('cuda')
-
 
 @pytest.mark.parametrize('name', ['auto', 'cuda'])
 def test_each_rank_takes_its_own_gpu_before_it_allocates_anything(monkeypatch, name):
@@ -80,13 +74,11 @@ def test_each_rank_takes_its_own_gpu_before_it_allocates_anything(monkeypatch, n
     assert device.pick_device(name, local_rank=3, world_size=16) == torch.device('cuda', 3)
     assert cuda.calls == [('set', 'cuda:3'), ('empty', 'cuda:3')]
 
-
 def test_one_process_takes_the_gpu_that_is_named(monkeypatch):
     cuda = FakeCuda(monkeypatch)
     assert device.pick_device('cuda:5') == torch.device('cuda', 5)
     assert device.pick_device('auto') == CUDA
     assert cuda.calls[:2] == [('set', 'cuda:5'), ('empty', 'cuda:5')]
-
 
 def test_one_gpu_for_several_ranks_is_refused(monkeypatch):
     cuda = FakeCuda(monkeypatch)
@@ -94,12 +86,10 @@ def test_one_gpu_for_several_ranks_is_refused(monkeypatch):
         device.pick_device('cuda:3', local_rank=0, world_size=2)
     assert not cuda.calls
 
-
 def test_more_ranks_than_gpus_is_refused_with_the_number_to_use(monkeypatch):
     FakeCuda(monkeypatch, count=2)
     with pytest.raises(UserError, match='--nproc_per_node=2'):
         device.pick_device('auto', local_rank=2, world_size=4)
-
 
 def test_a_gpu_that_torch_can_not_use_is_an_error_with_a_remedy_unless_the_user_hid_it(monkeypatch):
     FakeCuda(monkeypatch, count=0)
@@ -111,12 +101,10 @@ def test_a_gpu_that_torch_can_not_use_is_an_error_with_a_remedy_unless_the_user_
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', hidden)
         assert device.pick_device('auto').type in ('mps', 'cpu')
 
-
 def test_no_gpu_means_the_cpu_without_a_word(monkeypatch, capsys):
     FakeCuda(monkeypatch, count=0)
     assert device.pick_device('auto').type in ('mps', 'cpu')
     assert capsys.readouterr().err == ''
-
 
 def test_expandable_segments_unless_the_user_set_the_allocator(monkeypatch):
     FakeCuda(monkeypatch)
@@ -129,7 +117,6 @@ def test_expandable_segments_unless_the_user_set_the_allocator(monkeypatch):
         assert os.environ.get('PYTORCH_ALLOC_CONF') in (None, 'max_split_size_mb:64')
         monkeypatch.delenv(name)
 
-
 @pytest.mark.parametrize('kind, backend, bound', [('cuda', 'nccl', CUDA), ('cpu', 'gloo', None)])
 def test_a_process_group_knows_its_gpu_and_where_its_ranks_have_met(monkeypatch, kind, backend, bound):
     seen = {}
@@ -141,7 +128,6 @@ def test_a_process_group_knows_its_gpu_and_where_its_ranks_have_met(monkeypatch,
     assert seen['backend'] == backend and seen['device_id'] == bound and seen['store'] is store
     assert (seen['rank'], seen['world_size']) == (1, 2)
 
-
 def test_ranks_have_met_when_all_of_them_are_there(monkeypatch):
     store = torch.distributed.HashStore()
     store.set_timeout(timedelta(seconds=0.2))
@@ -152,7 +138,6 @@ def test_ranks_have_met_when_all_of_them_are_there(monkeypatch):
             device.meet_ranks(rank, 3)
     assert device.meet_ranks(2, 3) is store is device.meet_ranks(0, 3)
     assert device.meet_ranks(0, 1) is None
-
 
 @pytest.mark.parametrize('n_local, max_restarts', [('2', '3'), ('1', '0'), ('1', '3')])
 def test_restarts_over_several_nodes_need_a_store_of_the_ranks_own(monkeypatch, n_local, max_restarts):
@@ -172,7 +157,6 @@ def test_restarts_over_several_nodes_need_a_store_of_the_ranks_own(monkeypatch, 
         device.meet_ranks(0, 2).get('rank 0 is here')
         assert store.check(['1/rank 0 is here'])
 
-
 @pytest.mark.parametrize('error, expected', [
     (torch.OutOfMemoryError(), True), (MemoryError(), True), (OSError(errno.ENOMEM, 'x'), True),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
@@ -180,10 +164,8 @@ def test_restarts_over_several_nodes_need_a_store_of_the_ranks_own(monkeypatch, 
 def test_what_is_out_of_memory(error, expected):
     assert device.is_out_of_memory(error) is expected
 
-
 # ------------------------------------------------------------------------------------------------------------
 # peaks
-
 
 @pytest.mark.parametrize('name, tflops', [
     ('NVIDIA A100-SXM4-80GB', 312), ('NVIDIA A100-PCIE-40GB', 312), ('NVIDIA H100 80GB HBM3', 989),
@@ -198,14 +180,12 @@ def test_peaks_of_known_gpus(monkeypatch, name, tflops):
     assert device.peak_flops(CUDA, 'auto') == tflops * 1e12 / 2
     assert device.peak_flops(torch.device('cpu'), 'bfloat16') is None
 
-
 @pytest.mark.parametrize('name', [
     'NVIDIA GeForce RTX 4090 Laptop GPU', 'NVIDIA A100-SXM4-80GB MIG 1g.10gb', 'GRID A100-10C',
     'NVIDIA A1000', 'NVIDIA H1000', 'NVIDIA GeForce RTX 4060', 'NVIDIA GeForce RTX 5090 D', ''])
 def test_no_peak_of_a_gpu_that_is_not_in_the_table(monkeypatch, name):
     FakeCuda(monkeypatch, name=name)
     assert device.peak_flops(CUDA, 'bfloat16') is None and device.peak_flops(CUDA, 'float32') is None
-
 
 @pytest.mark.parametrize('has_avx512, has_amx', [(True, False), (False, True), (False, False)])
 def test_autocast_is_bfloat16_only_where_asked_for_or_native(monkeypatch, has_avx512, has_amx):
@@ -216,10 +196,8 @@ def test_autocast_is_bfloat16_only_where_asked_for_or_native(monkeypatch, has_av
         with device.autocast(torch.device('cpu'), dtype):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
 
-
 # ------------------------------------------------------------------------------------------------------------
 # MFU, as a run says it
-
 
 @pytest.mark.parametrize('gpu, world_size, seconds, depth, frozen, mfu', [
     # GPT-2 124M, forward and backward: three times 12 x (14,155,776 + 3,145,728) + 77,266,944 FLOPs a token

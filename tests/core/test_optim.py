@@ -25,7 +25,6 @@ LAYOUTS = {name: layout(name, 3, 6) for name in OPERATORS}
 LAYOUTS['map, fresh below'] = layout_of((-1, -1, 0, 1, 1, 2))
 LAYOUTS['map, in another order'] = layout_of((2, -1, 0, 2, 1, 0))
 
-
 def trained(config, depth):
     """A model of some layers after two updates, with its optimizers."""
     model = GPT(SHAPE, depth, torch.Generator().manual_seed(1))
@@ -34,14 +33,12 @@ def trained(config, depth):
     update(model, optimizers)
     return model, optimizers
 
-
 def update(model, optimizers):
     tokens = torch.arange(16).view(2, 8)
     model(tokens, tokens + 1).backward()
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-
 
 def copied(state):
     """Optimizer state as it is now."""
@@ -50,14 +47,12 @@ def copied(state):
         copy[name] = {key: value.clone() for key, value in values.items()}
     return copy
 
-
 def assert_same_state(state, expected):
     assert state.keys() == expected.keys()
     for name, values in expected.items():
         assert state[name].keys() == values.keys()
         for key, value in values.items():
             assert torch.equal(state[name][key], value), (name, key)
-
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 @pytest.mark.parametrize('policy', ['keep', 'copy', 'reset'])
@@ -87,7 +82,6 @@ def test_weights_and_moments_of_old_and_new_layers_are_exactly_those_of_the_layo
                 expected[here] = moments[key]
     assert_same_state(optimizer_state(model, optimizers), expected)
 
-
 def test_copied_moments_are_the_new_layers_own():
     config = dataclasses.replace(CONFIG, grow_optimizer='copy')
     model, optimizers = trained(config, 3)
@@ -101,7 +95,6 @@ def test_copied_moments_are_the_new_layers_own():
         assert torch.equal(after[key.format(i)]['exp_avg'], before[key.format(i)]['exp_avg'])
         assert not torch.equal(after[key.format(i + 3)]['exp_avg'], before[key.format(i + 3)]['exp_avg'])
 
-
 def test_two_growths_at_one_step_copy_moments_through_both():
     config = dataclasses.replace(CONFIG, grow_optimizer='copy')
     model, optimizers = trained(config, 1)
@@ -112,7 +105,6 @@ def test_two_growths_at_one_step_copy_moments_through_both():
         for name in ('attn.c_attn.weight', 'ln_1.bias'):
             expected = moments[f'transformer.h.0.{name}']
             assert torch.equal(state[f'transformer.h.{i}.{name}']['exp_avg'], expected['exp_avg'])
-
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 def test_growing_from_no_layer_begins_with_the_moments_of_the_rest(optimizer):
@@ -126,7 +118,6 @@ def test_growing_from_no_layer_begins_with_the_moments_of_the_rest(optimizer):
     covered = [p for o in optimizers for group in o.param_groups for p in group['params']]
     assert len(covered) == len(set(covered)) == len(list(model.parameters()))
 
-
 def rates(model, optimizers):
     """Parameter name -> (learning rate, weight decay)."""
     name_of = {p: name for name, p in model.named_parameters()}
@@ -137,7 +128,6 @@ def rates(model, optimizers):
                 assert name_of[p] not in found
                 found[name_of[p]] = group['lr'], group['weight_decay']
     return found
-
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 @pytest.mark.parametrize('rewarm', ['all', 'new'])
@@ -156,7 +146,6 @@ def test_only_with_rewarm_new_do_new_layers_have_a_rate_of_their_own(rewarm, opt
         is_new = rewarm == 'new' and ('.h.1.' in name or '.h.3.' in name)
         expected = (1e-2 if by_muon else 5e-4) * (0.25 if is_new else 1.0)
         assert found[name] == (pytest.approx(expected), 0.1 if parameter.dim() == 2 else 0.0), name
-
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 def test_groups_by_newness_do_not_change_an_update(optimizer):
@@ -179,7 +168,6 @@ def test_groups_by_newness_do_not_change_an_update(optimizer):
         for name, weight in results[0][0].items():
             assert torch.equal(weights[name], weight), name
 
-
 def test_the_newest_layers_alone_are_new_after_a_second_growth():
     config = dataclasses.replace(CONFIG, rewarm='new')
     model, optimizers = trained(config, 1)
@@ -190,11 +178,9 @@ def test_the_newest_layers_alone_are_new_after_a_second_growth():
     halved = {name for name, (lr, _) in found.items() if lr == pytest.approx(5e-4)}
     assert halved == {name for name in found if '.h.2.' in name}
 
-
 def in_float32(monkeypatch):
     """torch.optim.Muon multiplies in bfloat16 everywhere: for a comparison both do in float32."""
     monkeypatch.setattr(torch.Tensor, 'bfloat16', torch.Tensor.float)
-
 
 def test_muon_equals_that_of_torch_where_nothing_is_split(monkeypatch):
     in_float32(monkeypatch)
@@ -221,7 +207,6 @@ def test_muon_equals_that_of_torch_where_nothing_is_split(monkeypatch):
         momentum = optimizer.state[p]['momentum_buffer']
         assert torch.allclose(momentum, reference.state[q]['momentum_buffer'], rtol=0, atol=1e-6)
 
-
 def test_muon_takes_queries_keys_and_values_apart(monkeypatch):
     """A step on c_attn equals one of torch's Muon on each of its three matrices."""
     in_float32(monkeypatch)
@@ -246,7 +231,6 @@ def test_muon_takes_queries_keys_and_values_apart(monkeypatch):
     for name, p in model.transformer.h.named_parameters():
         if name in expected:
             assert torch.allclose(p, expected[name], rtol=0, atol=1e-6), name
-
 
 def test_orthogonalized_matrices_have_singular_values_near_one():
     matrices = torch.randn(5, 16, 48, generator=torch.Generator().manual_seed(1))

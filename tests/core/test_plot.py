@@ -9,7 +9,6 @@ from config import TrainConfig
 from core import plot
 from core.common import UserError
 
-
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that are saved while a test runs."""
@@ -17,7 +16,6 @@ def drawn(monkeypatch):
     save = Figure.savefig
     monkeypatch.setattr(Figure, 'savefig', lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
     return figures
-
 
 def test_a_plan_is_a_staircase_with_frozen_layers_hatched_and_its_cost_below(tmp_path, drawn):
     config = TrainConfig(n_stages=3, n_layer=6, growth_steps=600, continual_steps=200)

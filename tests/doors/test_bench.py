@@ -17,7 +17,6 @@ from core.common import UserError
 TINY = ['configs/incremental_4stage.py', '--n_layer=4', '--n_head=2', '--n_embd=32', '--block_size=64',
         '--vocab_size=320', '--batch_size=2', '--total_batch_size=512', '--device=cpu', '--repeats=1']
 
-
 def run_here(monkeypatch, capsys, *flags):
     """bench.py in this process, measurements too; returns what it prints."""
     monkeypatch.setattr(bench, 'in_own_process', bench.call)
@@ -26,18 +25,14 @@ def run_here(monkeypatch, capsys, *flags):
     bench.main()
     return capsys.readouterr().out
 
-
 def tiny_config(*flags):
     return schedule.resolve(load_config([*TINY[:-1], *flags], ''))
-
 
 def measured(forward, backward, optimizer, memory=1):
     return bench.Measured(forward, backward, optimizer, memory)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # rows and their predictions
-
 
 def test_rows_of_a_plan_as_data(monkeypatch, capsys):
     found = json.loads(run_here(monkeypatch, capsys, '--json', '--phases=0,1'))
@@ -52,7 +47,6 @@ def test_rows_of_a_plan_as_data(monkeypatch, capsys):
         assert row['tok_per_sec'] == pytest.approx(512 / step)
     assert full['mfu'] is None  # no CPU's peak is known
 
-
 @pytest.mark.parametrize('wanted, names', [
     ('', ['full', '0', '1', '2', '3', '4', '5']), ('none', ['full']), ('4,5', ['full', '4', '5']),
     ('5,0', ['full', '5', '0']),
@@ -65,13 +59,11 @@ def test_a_row_keeps_its_name_when_others_are_left_out(wanted, names):
     assert list(rows) == names
     assert all(rows[name] == everything[name] for name in names)
 
-
 @pytest.mark.parametrize('wanted', ['-1', '6', '0,-1', 'x', '0;3', '1.5', ' '])
 def test_a_row_that_is_not_there_is_refused(wanted):
     config = tiny_config()
     with pytest.raises(UserError, match=r'--phases=.*: there are none, 0, 1, 2, 3, 4, 5$'):
         bench.choose_rows(config, schedule.plan(config).phases, wanted)
-
 
 def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
     config = tiny_config('--phase1_embeddings=frozen')
@@ -89,7 +81,6 @@ def test_what_is_predicted_is_the_ledgers_ratio_of_steps(monkeypatch):
     assert found['plan']['cost']['predicted'] == pytest.approx(predicted)
     assert found['plan']['cost']['measured'] == pytest.approx(1)  # all took the same time
     assert found['plan']['hours']['measured'] == pytest.approx(phases[-1].stop * 4.5 / 3600)
-
 
 def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
     """Measured on a clock by which all takes 2% longer each time, costs relative to full depth are still
@@ -109,10 +100,8 @@ def test_a_machine_that_slows_down_favours_no_row(monkeypatch, capsys):
         assert row['measured'] == pytest.approx((row['depth'] - row['n_frozen'] / 2) / 12, rel=0.03)
     assert 1.02 ** len(done) > 2.5  # the last full depth against the first
 
-
 # ------------------------------------------------------------------------------------------------------------
 # what a measurement does
-
 
 def test_a_measurement_freezes_as_the_phase_does_in_its_dtype_and_leaves_the_warm_up_out(monkeypatch):
     config = tiny_config('--dtype=bfloat16')
@@ -140,29 +129,23 @@ def test_a_measurement_freezes_as_the_phase_does_in_its_dtype_and_leaves_the_war
     assert dtypes == {torch.bfloat16} and settings == [1]
     assert (found.forward, found.backward, found.optimizer) == (1, 2, 4) and found.memory > 1e7
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the command
-
 
 def test_a_measurement_has_a_process_of_its_own():
     assert bench.in_own_process(pid_of, tiny_config()) != os.getpid()
 
-
 def pid_of(config):
     return os.getpid()
-
 
 def test_the_whole_plan_as_text(monkeypatch, capsys):
     lines = run_here(monkeypatch, capsys, '--n_stages=2', '--n_layer=2').splitlines()
     assert len(lines) == 3 + 3 + 1  # full depth, depth 1, depth 2 with a frozen layer
     assert lines[-1].startswith('the whole plan, ')
 
-
 def test_out_of_memory_is_one_line(monkeypatch, capsys):
     with pytest.raises(UserError, match=f'^out of memory: lower --batch_size, now {2**40}$'):
         run_here(monkeypatch, capsys, f'--batch_size={2**40}', f'--total_batch_size={2**46}', '--phases=none')
-
 
 def test_a_compiler_that_fails_is_one_line():
     from torch._inductor.exc import InvalidCxxCompiler

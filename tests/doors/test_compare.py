@@ -18,7 +18,6 @@ from core.common import UserError
 from grid import plan
 from verdict import report
 
-
 @pytest.fixture
 def run(monkeypatch, capsys):
     """compare.py on some arguments, in this process -> (its standard output, the rows of its CSV by run)."""
@@ -33,10 +32,8 @@ def run(monkeypatch, capsys):
         return capsys.readouterr().out, rows
     return call
 
-
 def lines_of(out, name):
     return [line for line in out.splitlines() if line.startswith(name)]
-
 
 @pytest.fixture
 def pair(tmp_path):
@@ -46,9 +43,7 @@ def pair(tmp_path):
     write_seeds(folder, 'grown', (1, 2, 3), lambda step: power_law(step) - 0.1, sd=0.001, n_stages=4)
     return sorted(folder.iterdir())
 
-
 # ---- what it says
-
 
 def test_each_arm_is_a_row_with_its_verdict(pair, tmp_path, run):
     out, rows = run(*pair, f'--csv={tmp_path}/c.csv')
@@ -63,14 +58,12 @@ def test_each_arm_is_a_row_with_its_verdict(pair, tmp_path, run):
     assert (rows['base']['baseline'], rows['base']['verdict']) == ('1', '')
     assert lines_of(out, 'Saves compute: grown (-0.10')
 
-
 def test_a_verdict_does_not_depend_on_how_the_runs_are_given(pair, tmp_path, run):
     _, rows = run(*pair, f'--csv={tmp_path}/c.csv')
     for args in ([pair[0].parent], [*reversed(pair), pair[0].parent],
                  [*pair, f'--baseline={pair[1]}']):
         _, others = run(*args, f'--csv={tmp_path}/d.csv')
         assert others['grown'] == {**rows['grown'], 'directories': others['grown']['directories']}
-
 
 def test_a_known_deviation_and_another_margin_are_options(tmp_path, run):
     write_run(tmp_path / 'base')
@@ -84,7 +77,6 @@ def test_a_known_deviation_and_another_margin_are_options(tmp_path, run):
         _, rows = run(tmp_path, '--sigma=0.01', f'--margin={margin}', f'--csv={tmp_path}/c.csv')
         assert rows[f'equal{margin}']['verdict'] == word
 
-
 def test_what_has_just_begun_is_a_row_and_says_so(tmp_path, run):
     write_run(tmp_path / 'base')
     write_run(tmp_path / 'under_way', n_stages=3, until=500)
@@ -94,9 +86,7 @@ def test_what_has_just_begun_is_a_row_and_says_so(tmp_path, run):
     assert lines_of(out, 'under_way: no verdict: under_way: seed 1337 unfinished at step 500 of 1,000')
     assert (rows['started']['val_loss'], rows['started']['verdict']) == ('', '')
 
-
 # ---- a study
-
 
 def test_a_study_s_runs_are_judged_as_its_page_judges_them(run, tmp_path):
     """By the study file, which knows the arms' names, what was declared, and which runs were tuning."""
@@ -107,19 +97,15 @@ def test_a_study_s_runs_are_judged_as_its_page_judges_them(run, tmp_path):
         assert (said.text() if isinstance(said, report.Table) else said) in out
     assert {one.word for one in judged.declared} == {'costs'}
 
-
 def test_some_of_a_study_s_runs_are_these_alone(tmp_path):
     path = write_run(tmp_path / 'cpu_pretrained' / 'on_at_12' / 'b1000_s1')
     for given, folders in ((path, ['on_at_12/b1000_s1']), (tmp_path / 'cpu_pretrained', [])):
         study, found = compare.study_of([str(given)])
         assert (study.name, found) == ('cpu_pretrained', folders)
 
-
 # ---- what the user gets wrong
 
-
 GOOD = {'kind': 'eval', **counters(1000, RATES), 'val_loss': 3.0}
-
 
 NO_LINES = [
     b'garbage', b'\xff\xfe\x00', b'', b'[1, 2]', b'7', b'[' * 100_000, GOOD | {'kind': 'test'},
@@ -127,7 +113,6 @@ NO_LINES = [
     GOOD | {'seconds': True}, GOOD | {'tokens': '7'}, GOOD | {'hellaswag_acc_norm': 0.3},
     GOOD | {'hellaswag_acc_norm': 2.0, 'hellaswag_n': 5},
     {key: value for key, value in GOOD.items() if key != 'flops_paper'}]
-
 
 @pytest.mark.parametrize('line, what', [
     *((line, 'not a line of metrics') for line in NO_LINES),
@@ -143,9 +128,7 @@ def test_a_bad_line_is_named_with_its_file_and_number(tmp_path, run, line, what)
     with pytest.raises(UserError, match=f'base/metrics.jsonl, line {number}: .*{what}'):
         run(path)
 
-
 # ---- what it writes
-
 
 def test_each_format_goes_to_its_file_or_alone_to_the_standard_output(pair, tmp_path, run):
     files = {'markdown': 'x.md', 'latex': 'x.tex', 'json': 'x.json', 'csv': 'x.csv'}
@@ -160,7 +143,6 @@ def test_each_format_goes_to_its_file_or_alone_to_the_standard_output(pair, tmp_
     # A word and a number in LaTeX are those of the terminal.
     assert 'saves' in (tmp_path / 'x.tex').read_text()
     assert f'{grown["difference"]:+.4f}' in (tmp_path / 'x.tex').read_text()
-
 
 def test_the_curves_are_every_evaluation_of_every_run(tmp_path, run):
     write_seeds(tmp_path / 'runs', 'base', (1, 2), acc_norm=0.3)
@@ -177,7 +159,6 @@ def test_the_curves_are_every_evaluation_of_every_run(tmp_path, run):
         assert row['hellaswag_acc_norm'] == ('' if row['arm'] == 'grown' else '0.3')
     assert sorted({int(row['seed']) for row in rows if row['arm'] == 'base'}) == [1, 2]
 
-
 def test_two_scorings_are_compared_on_the_same_questions(tmp_path, run):
     line = {'style': 'nanogpt', 'label': 0, 'pred': 0, 'pred_norm': 0, 'losses': [1.0] * 4,
             'losses_norm': [1.0] * 4,
@@ -189,13 +170,11 @@ def test_two_scorings_are_compared_on_the_same_questions(tmp_path, run):
     out, _ = run(tmp_path / 'a.jsonl', tmp_path / 'b.jsonl')
     assert out.startswith(f'{tmp_path}/b.jsonl less {tmp_path}/a.jsonl: bits -0.1050 +- 0.0029')
 
-
 def test_judging_loads_nothing_that_it_does_not_need():
     code = 'import sys, grid.plan, verdict.judge; print([m for m in sys.argv[1:] if m in sys.modules])'
     heavy = ['torch', 'scipy.stats', 'scipy.optimize', 'pandas', 'matplotlib', 'datasets']
     done = subprocess.run([sys.executable, '-c', code, *heavy], capture_output=True, text=True)
     assert done.stdout == '[]\n', done.stderr
-
 
 def test_a_closed_pipe_and_a_terminal_without_the_characters_are_no_error(tmp_path):
     for k in range(3):
@@ -209,9 +188,7 @@ def test_a_closed_pipe_and_a_terminal_without_the_characters_are_no_error(tmp_pa
     assert done.returncode == 0, done.stderr
     assert b'val loss' in done.stdout and b'sd' in done.stdout
 
-
 # ---- runs of train.py itself
-
 
 def test_on_runs_of_train_py_the_numbers_are_the_last_lines(tiny, tmp_path, run, monkeypatch, capsys):
     for name, n_stages in (('base', 1), ('grown', 3)):

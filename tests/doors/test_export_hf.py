@@ -23,7 +23,6 @@ from run import checkpoint
 
 SIZES = {'bytes': (320, 257), 'gpt2': (50304, 50257)}  # rows of the embedding, vocabulary of the tokenizer
 
-
 def save_checkpoint(path, tokenizer, depth=2):
     """A model of 3 layers, `depth` of which have grown, with weights that are all far from their usual
     start."""
@@ -40,11 +39,9 @@ def save_checkpoint(path, tokenizer, depth=2):
         'model': model.state_dict(), 'optimizer': {}, 'totals': {}})
     return model
 
-
 def export(monkeypatch, *arguments):
     monkeypatch.setattr(sys, 'argv', ['export_hf.py', *map(str, arguments)])
     export_hf.main()
-
 
 @pytest.fixture(scope='module', params=['bytes', 'gpt2'])
 def exported(request, tmp_path_factory):
@@ -62,7 +59,6 @@ def exported(request, tmp_path_factory):
         export(m, path, path / 'hf')
     assert said.getvalue().endswith('2 layers, step 7\n')
     return request.param, model, path / 'hf'
-
 
 def test_transformers_gives_the_same_logits(exported):
     import transformers
@@ -82,7 +78,6 @@ def test_transformers_gives_the_same_logits(exported):
     assert ours.std() > 1
     torch.testing.assert_close(logits, ours[..., :n_vocab], atol=1e-4, rtol=0)
 
-
 def test_the_tokenizer_files_give_the_same_tokens(exported):
     import transformers
 
@@ -96,14 +91,12 @@ def test_the_tokenizer_files_give_the_same_tokens(exported):
                                                       *enc.encode_ordinary('b')]
     assert len(theirs) == enc.n_vocab and theirs.eos_token_id == enc.eot_token
 
-
 def test_our_own_loader_reads_it_back_bit_by_bit(exported):
     name, model, folder = exported
     again, _ = checkpoint.load_model(str(folder))
     for key, tensor in model.state_dict().items():
         wanted = tensor[:SIZES[name][1]] if key == 'transformer.wte.weight' else tensor
         assert torch.equal(again.state_dict()[key], wanted), key
-
 
 def test_only_the_tokenizer_is_missing_where_the_vocabulary_is_not_at_hand(tmp_path, monkeypatch, capsys):
     import huggingface_hub
@@ -120,7 +113,6 @@ def test_only_the_tokenizer_is_missing_where_the_vocabulary_is_not_at_hand(tmp_p
     c = json.loads((tmp_path / 'hf' / 'config.json').read_text())
     assert c['vocab_size'] == 50257 and c['eos_token_id'] == 50256  # known all the same
     assert load_file(tmp_path / 'hf' / 'model.safetensors')['transformer.wte.weight'].shape == (50257, 32)
-
 
 def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     path = tmp_path / 'a.pt'
@@ -143,7 +135,6 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path, monkeypatch):
     assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == \
         ['README.md', 'config.json', 'merges.txt', 'model.safetensors', 'tokenizer_config.json', 'vocab.json']
 
-
 def test_a_model_without_layers_is_a_gpt2_of_none(tmp_path, monkeypatch):
     """Embeddings, final norm and head alone, as a run with stage_depths = (0, ...) has them at first."""
     import transformers
@@ -157,9 +148,7 @@ def test_a_model_without_layers_is_a_gpt2_of_none(tmp_path, monkeypatch):
     again, info = checkpoint.load_model(str(tmp_path / 'hf'))
     assert again.depth == info['depth'] == 0
 
-
 # ---- the model card
-
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
@@ -188,11 +177,9 @@ def run(tmp_path_factory):
     (path / 'run.json').write_text(json.dumps(again | {'starts': [first, again, again]}))
     return path
 
-
 def card_of(run, tmp_path, monkeypatch):
     export(monkeypatch, run, tmp_path / 'hf')
     return (tmp_path / 'hf' / 'README.md').read_text(encoding='utf-8')
-
 
 def test_the_card_has_the_plan_the_commands_and_the_last_scores(run, tmp_path, monkeypatch):
     card = card_of(run, tmp_path, monkeypatch)
@@ -205,7 +192,6 @@ def test_the_card_has_the_plan_the_commands_and_the_last_scores(run, tmp_path, m
     # not the later one, of another checkpoint
     assert 'val_loss 2.7500 (step 6)' in card and 'hellaswag_acc 0.2500 (step 3)' in card
     assert 'secret' not in card
-
 
 def test_the_card_leaves_out_what_is_not_there(tmp_path, monkeypatch, run):
     (tmp_path / 'run').mkdir()

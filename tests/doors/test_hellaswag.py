@@ -31,25 +31,20 @@ FEW_WORDS = ['dog', 'cat', 'a b c d e f', 'incomprehensibilities of']
 # as many characters, not as many bytes
 FOREIGN = {'ctx': 'Über', 'endings': ['naïve', 'ééééé', '日本語です', 'plain'], 'label': 1}
 
-
 def examples_of(n, seed):
     return [hellaswag.parse_example(json.dumps(e), 'here') for e in make_examples(n, seed)]
-
 
 def write(path, examples):
     path.write_text(''.join(json.dumps(e) + '\n' for e in examples), encoding='utf-8')
     return str(path)
 
-
 # ---- examples
-
 
 def test_labels_may_be_numbers_or_strings_and_limit_takes_the_first(tmp_path, monkeypatch):
     path = write(tmp_path / 'x.jsonl', [GOOD, GOOD | {'label': '3', 'ind': 7}, GOOD])
     assert [e['label'] for e in hellaswag.load_examples(path)] == [2, 3, 2]
     monkeypatch.setenv('HOME', str(tmp_path))
     assert [e.get('ind') for e in hellaswag.load_examples('~/x.jsonl', limit=2)] == [None, 7]
-
 
 @pytest.mark.parametrize('line', [
     '{"ctx": "A man"', '[' * 100_000, '[1, 2]', json.dumps({'ctx': 'a', 'endings': GOOD['endings']}),
@@ -65,7 +60,6 @@ def test_a_line_that_is_no_example_is_named_by_its_number(tmp_path, line):
         hellaswag.load_examples(str(tmp_path / 'x.jsonl'))
     assert len(str(error.value)) < 400
 
-
 @pytest.mark.parametrize('content', [
     b'\xef\xbb\xbf%s\n%s', b'%s\r\n\xef\xbb\xbf%s\r\n', b'\xef\xbb\xbf\n%s\n\n%s\n'])
 def test_a_byte_order_mark_is_no_part_of_an_example(tmp_path, content):
@@ -73,14 +67,12 @@ def test_a_byte_order_mark_is_no_part_of_an_example(tmp_path, content):
     (tmp_path / 'x.jsonl').write_bytes(content % (line, line))
     assert [e['label'] for e in hellaswag.load_examples(str(tmp_path / 'x.jsonl'))] == [2, 2]
 
-
 @pytest.mark.parametrize('content', [b'', b'\n\n', b'\xef\xbb\xbf', json.dumps(GOOD).encode('utf-16'),
                                      b'\x1f\x8b\x08\x00'])
 def test_a_file_without_examples_is_named(tmp_path, content):
     (tmp_path / 'x.jsonl').write_bytes(content)
     with pytest.raises(UserError, match=r'x\.jsonl(: holds no examples|, line 1)'):
         hellaswag.load_examples(str(tmp_path / 'x.jsonl'))
-
 
 def test_the_fingerprint_is_of_what_is_scored_wherever_it_lies(tmp_path):
     examples = examples_of(3, seed=2)
@@ -95,7 +87,6 @@ def test_the_fingerprint_is_of_what_is_scored_wherever_it_lies(tmp_path):
     assert hellaswag.fingerprint([examples[1], examples[0], examples[2]]) != first
     assert hellaswag.fingerprint(examples[:2]) != first
 
-
 def test_a_url_is_read_like_a_file(tmp_path, monkeypatch):
     write(tmp_path / 'set.jsonl', [GOOD] * 3)
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path)
@@ -108,9 +99,7 @@ def test_a_url_is_read_like_a_file(tmp_path, monkeypatch):
             hellaswag.load_examples(f'{address}/gone.jsonl')
         httpd.shutdown()
 
-
 # ---- text
-
 
 @pytest.mark.parametrize('raw, cleaned', [
     ('  blanks around\n', 'blanks around'),
@@ -122,7 +111,6 @@ def test_a_url_is_read_like_a_file(tmp_path, monkeypatch):
 def test_text_is_cleaned_up_as_the_harness_does(raw, cleaned):
     assert hellaswag.clean(raw) == cleaned
 
-
 def test_lm_eval_context_has_the_activity_and_a_capitalized_ctx_b():
     example = {'activity_label': 'Fencing', 'ctx_a': 'Two people meet.', 'ctx_b': 'the Man in RED',
                'ctx': 'raw', 'label': 0, 'endings': ['waits .', ' bows', 'x', 'y']}
@@ -132,9 +120,7 @@ def test_lm_eval_context_has_the_activity_and_a_capitalized_ctx_b():
     bare = {k: example[k] for k in ('ctx', 'endings', 'label')}
     assert hellaswag.texts(bare, 'lm_eval')[0] == 'raw'
 
-
 # ---- losses
-
 
 def text_of(example, style):
     """Context and endings, written down again from the two conventions' descriptions."""
@@ -145,7 +131,6 @@ def text_of(example, style):
     ctx_b = example['ctx_b'][:1].upper() + example['ctx_b'][1:].lower()
     return clean(f"{example['activity_label']}: {example['ctx_a']} {ctx_b}"), [clean(e)
                                                                                for e in example['endings']]
-
 
 @torch.no_grad()
 def one_by_one(model, example, style, tokenizer) -> np.ndarray:
@@ -170,7 +155,6 @@ def one_by_one(model, example, style, tokenizer) -> np.ndarray:
     return np.array([losses[j, len(row) - 1 - n:len(row) - 1].sum()
                      for j, (row, n) in enumerate(zip(rows, scored))])
 
-
 @pytest.mark.parametrize('style', hellaswag.STYLES)
 @pytest.mark.parametrize('n, tokenizer, config', [
     (12, 'bytes', GPTConfig(1024, 320, 2, 1, 16)),
@@ -188,14 +172,12 @@ def test_packed_losses_equal_one_by_one(style, n, tokenizer, config):
     assert (sums.argmin(1) == reference.argmin(1)).all()
     assert config.block_size != 400 or sum(e.is_cut for e in encoded) > n / 3
 
-
 def test_any_batch_size_gives_the_same_predictions():
     model, examples = known_gpt(GPTConfig(1024, 320, 2, 2, 16)), examples_of(6, seed=6)
     encoded = hellaswag.encode(examples, 'bytes', 'nanogpt', 1024)
     one, many = (hellaswag.summed_losses(model, encoded, tokens_per_batch=n) for n in (1, 20_000))
     assert np.abs(one - many).max() < 1e-6 * one.max()
     assert hellaswag.summary(encoded, one)[0] == pytest.approx(hellaswag.summary(encoded, many)[0], rel=1e-5)
-
 
 def test_a_row_holds_every_shared_token_once_and_predicts_with_no_other():
     row = hellaswag.pack([([1, 2, 3, 4], 2), ([1, 2, 3, 5], 2), ([1, 2, 9], 1), ([1, 2, 6, 7, 8], 3)])
@@ -208,7 +190,6 @@ def test_a_row_holds_every_shared_token_once_and_predicts_with_no_other():
     row = hellaswag.pack([([1, 2, 3], 1), ([2, 1, 3], 1), ([1, 2, 2], 1)])
     assert row.tokens.tolist() == [1, 2, 2, 1] and row.positions.tolist() == [0, 1, 0, 1]
     assert row.ends.tolist() == [2, 2, 4, 4]
-
 
 @pytest.mark.parametrize('style, tokenizer, endings, norms, sums, pred, pred_norm', [
     ('nanogpt', 'gpt2', FEW_WORDS, [1, 1, 6, 4], [6, 5, 12, 9], 1, 2),
@@ -224,7 +205,6 @@ def test_normalization_is_by_tokens_in_one_style_and_by_characters_in_the_other(
     assert (line['pred'], line['pred_norm']) == (pred, pred_norm)
     assert (result['acc'], result['acc_norm'], result['n']) == (0, pred_norm == 3, 1)
 
-
 def test_standard_errors_are_those_of_a_sample_mean():
     encoded = hellaswag.encode([GOOD] * 40, 'bytes', 'nanogpt', 1024)
     result, lines = hellaswag.summary(encoded, np.random.RandomState(1).rand(40, 4))
@@ -232,7 +212,6 @@ def test_standard_errors_are_those_of_a_sample_mean():
         hits = np.array([line[pred] == line['label'] for line in lines], dtype=float)
         assert 0 < hits.mean() < 1 and result[name] == pytest.approx(hits.mean())
         assert result[name + '_stderr'] == pytest.approx(hits.std(ddof=1) / math.sqrt(40))
-
 
 @pytest.mark.parametrize('style', hellaswag.STYLES)
 def test_the_first_of_equal_endings_wins(style):
@@ -246,7 +225,6 @@ def test_the_first_of_equal_endings_wins(style):
     assert (scores['acc'], scores['acc_norm']) == (1, 1)
     _, [line] = hellaswag.summary(encoded, np.array([[3.0, 2.0, 2.0, 2.0]]))  # of some that are equal
     assert (line['pred'], line['pred_norm']) == (1, 1)
-
 
 @pytest.mark.parametrize('style', hellaswag.STYLES)
 @pytest.mark.parametrize('tokenizer, vocab_size', [('bytes', 320), ('gpt2', 50257)])
@@ -274,11 +252,9 @@ def test_bits_and_margin_equal_a_computation_one_by_one_in_bytes_of_the_scored_t
     # not 6 each
     assert hellaswag.encode([FOREIGN], tokenizer, style, 64)[0].n_bytes.tolist() == [7, 11, 16, 6]
 
-
 def score(model, examples, style, tokenizer):
     encoded = hellaswag.encode(examples, tokenizer, style, model.config.block_size)
     return encoded, hellaswag.summed_losses(model, encoded)
-
 
 def test_what_was_cut_is_counted_for_each_style_by_itself():
     example = {'activity_label': 'A rather long activity', 'ctx_a': 'Some one', 'ctx_b': 'sits',
@@ -291,7 +267,6 @@ def test_what_was_cut_is_counted_for_each_style_by_itself():
     encoded = hellaswag.encode([example, longer], 'bytes', 'nanogpt', 16)
     assert [one.is_cut for one in encoded] == [False, True]
 
-
 def test_an_ending_that_the_clean_up_leaves_empty_is_json_all_the_same():
     example = {'ctx': 'A man', 'endings': ['[step]', 'b', 'c', 'd'], 'label': 0}
     encoded = hellaswag.encode([example], 'bytes', 'lm_eval', 64)
@@ -302,7 +277,6 @@ def test_an_ending_that_the_clean_up_leaves_empty_is_json_all_the_same():
         and line['bits'] == pytest.approx(1 / math.log(2))
     )
     json.dumps([scores, line], allow_nan=False)
-
 
 def test_evaluate_writes_the_lines_of_the_last_scoring(tmp_path):
     model = known_gpt(GPTConfig(1024, 320, 1, 1, 8))
@@ -317,7 +291,6 @@ def test_evaluate_writes_the_lines_of_the_last_scoring(tmp_path):
     hellaswag.evaluate(model, encoded, rank=1, per_example=str(tmp_path / 'other'))  # rank 0 alone writes
     assert [p.name for p in tmp_path.iterdir()] == ['hellaswag.jsonl']
 
-
 def test_lm_eval_style_gives_the_harness_own_values():
     """The values are lm-eval 0.4.13's own, by dev/golden_hellaswag.py."""
     golden = [json.loads(line) for line in GOLDEN.read_text(encoding='utf-8').splitlines()]
@@ -331,7 +304,6 @@ def test_lm_eval_style_gives_the_harness_own_values():
         assert (line['pred'] == line['label'], line['pred_norm'] == line['label']) == (g['acc'] == 1,
                                                                                        g['acc_norm'] == 1)
 
-
 @pytest.mark.parametrize('context, ending, apart, joint', [
     # a blank at the end of the context: encoded as it stands, or moved to the ending by the harness
     ('A man ', 'sits', ([32, 582, 220], [10718]), ([32, 582], [220, 10718])),
@@ -343,12 +315,10 @@ def test_styles_differ_where_joint_encoding_differs(context, ending, apart, join
     assert hellaswag.tokenize(context, ending, 'nanogpt', enc) == apart
     assert hellaswag.tokenize(context, ending, 'lm_eval', enc) == joint
 
-
 def test_a_context_that_clean_up_leaves_empty_is_end_of_text():
     example = {'ctx': '[header]', 'endings': ['a', 'b', 'c', 'd'], 'label': 0}
     row = hellaswag.encode([example], 'gpt2', 'lm_eval', 64)[0].row
     assert row.tokens.tolist() == [50256] and sorted(row.targets.tolist()) == [257, 269, 275, 288]
-
 
 def test_scoring_is_in_eval_mode_and_leaves_the_model_as_it_was_and_able_to_train():
     model = GPT(GPTConfig(512, 320, 2, 2, 16, dropout=0.5), generator=torch.Generator().manual_seed(0))
@@ -365,7 +335,6 @@ def test_scoring_is_in_eval_mode_and_leaves_the_model_as_it_was_and_able_to_trai
     hellaswag.summed_losses(model.eval(), encoded)
     assert not model.training  # and in eval mode, where it was so
 
-
 @pytest.mark.parametrize('place', [0, 12])  # every loss, and one of many: the end of the one long ending
 def test_losses_that_are_not_finite_are_an_error(place):
     model = known_gpt(GPTConfig(1024, 320, 1, 1, 8))
@@ -374,7 +343,6 @@ def test_losses_that_are_not_finite_are_an_error(place):
     examples = [short, short | {'endings': ['b', 'c', 'd', 'e' * 10]}, short]
     with pytest.raises(UserError, match='not finite'):
         hellaswag.evaluate(model, hellaswag.encode(examples, 'bytes', 'nanogpt', 1024))
-
 
 # ---- the model, and the command line
 
@@ -389,9 +357,7 @@ def save_checkpoint(path, tokenizer='bytes', vocab_size=320, block_size=1024, sc
                                 'model': model.state_dict(), 'totals': {}})
     return model
 
-
 SCRIPT = str(ROOT / 'hellaswag.py')
-
 
 @pytest.mark.slow
 def test_two_ranks_write_what_one_writes(tmp_path):
@@ -415,11 +381,9 @@ def test_two_ranks_write_what_one_writes(tmp_path):
     assert first['losses'] == pytest.approx(one_by_one(model, examples[0], 'lm_eval', 'bytes'), rel=1e-6)
     assert first.keys() == paired.KEYS
 
-
 def run_main(monkeypatch, *args):
     monkeypatch.setattr(sys, 'argv', ['hellaswag.py', *args])
     hellaswag.main()
-
 
 def test_two_models_are_compared_on_the_same_examples(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
@@ -446,7 +410,6 @@ def test_two_models_are_compared_on_the_same_examples(monkeypatch, tmp_path, cap
         ['a.pt', 'b.pt', 'the second less the first, nanogpt', 'a.pt', 'b.pt',
          'the second less the first, lm_eval']
     assert f"bits {result['nanogpt']['difference']['bits']:+.4f} +- " in printed[2]
-
 
 @pytest.mark.slow
 def test_a_folder_with_a_bpe_of_its_own_scores_as_the_harness_has_it(tmp_path, monkeypatch, capsys):

@@ -21,7 +21,6 @@ import torch
 REPO = Path(__file__).parents[2]
 EXAMPLE = {'ind': 0, 'ctx': 'the quick brown', 'label': 0, 'endings': ['fox', 'hen', 'dog', 'oak']}
 
-
 def script(monkeypatch, name: str, args: str):
     """Run a script as __main__ with an argument string; its exit code."""
     monkeypatch.setattr(sys, 'argv', [f'{name}.py', *args.split()])
@@ -31,11 +30,9 @@ def script(monkeypatch, name: str, args: str):
         return stop.code or 0
     return 0
 
-
 def snapshot(folder: Path) -> dict:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
             for p in sorted(folder.rglob('*')) if p.name != '.lock'}  # a folder that was there may be locked
-
 
 def make_configs():
     """Configs with mistakes."""
@@ -43,7 +40,6 @@ def make_configs():
     Path('syntax.py').write_text('n_layer = = 3\n')
     Path('raises.py').write_text('n_layer = 3\nn_head = 1 // 0\n')
     Path('latin.py').write_bytes('# caf\u00e9\nn_layer = 3\n'.encode('latin-1'))
-
 
 def make_data():
     """Data: each folder is good but for one file."""
@@ -68,7 +64,6 @@ def make_data():
     spoiled('data_deep', 'meta.json', b'[' * 100_000)
     shutil.copytree('data', 'data_no_val', ignore=shutil.ignore_patterns('*val*'))
     os.mkdir('data_nothing')
-
 
 def make_runs():
     """Damaged checkpoints, and copies of the run with one thing wrong."""
@@ -100,7 +95,6 @@ def make_runs():
                                                                   'weight_decay': decay}))
         shutil.copy('run/metrics.jsonl', name)
 
-
 def make_inputs():
     """What HellaSwag and prepare_fineweb read."""
     Path('html.jsonl').write_text('<html>404</html>')
@@ -112,7 +106,6 @@ def make_inputs():
     Path('broken.parquet').write_bytes(b'PAR1 but no more')
     Path('one.txt').write_text('a short text\n')
     Path('file').write_text('not a folder\n')
-
 
 @pytest.fixture(scope='module')
 def work(tiny, tmp_path_factory):
@@ -135,7 +128,6 @@ def work(tiny, tmp_path_factory):
         make_runs()
         make_inputs()
     return folder
-
 
 GOOD = 'base.py --out_dir=new'
 MISTAKES = [
@@ -350,7 +342,6 @@ MISTAKES = [
     ('prepare_demo', '--out=data_meta', r'data_meta/meta.json: not a meta.json'),
 ]
 
-
 @pytest.mark.parametrize('name, args, message, env', [(*m, {})[:4] for m in MISTAKES],
                          ids=[f'{m[0]} {m[1]}' for m in MISTAKES])
 def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys, name, args, message, env):
@@ -370,7 +361,6 @@ def test_a_mistake_is_one_message_and_changes_nothing(work, monkeypatch, capsys,
         assert json.loads(Path('new', 'meta.json').read_text())['complete'] is False
         shutil.rmtree('new')
     assert snapshot(work) == before
-
 
 @pytest.mark.parametrize('name, args', [
     ('train', '~/nowhere.py'), ('train', f'{GOOD} --data_dir=~/nowhere'),
@@ -402,15 +392,12 @@ def test_a_tilde_is_the_home_directory_in_every_path(work, monkeypatch, capsys, 
     assert '~' not in err and str(work) in err
     assert not (work / '~').exists()
 
-
 def test_the_table_is_long_enough_and_covers_every_script():
     assert len(MISTAKES) >= 60
     assert {m[0] for m in MISTAKES} == {p.stem for p in REPO.glob('*.py') if '__main__' in p.read_text()}
 
-
 NO_NETWORK = {'HF_ENDPOINT': 'http://127.0.0.1:9', 'HTTPS_PROXY': 'http://127.0.0.1:9',
               'HF_HUB_DOWNLOAD_TIMEOUT': '1'}
-
 
 @pytest.mark.parametrize('name, args, message, env', [
     ('train', 'base.py --out_dir=run', r'run already holds a run', {}),

@@ -20,7 +20,6 @@ from prepare_demo import FUNCTION_WORDS
 
 SCRIPT = Path(prepare_demo.__file__)
 
-
 @pytest.fixture(scope='module')
 def corpus(tmp_path_factory):
     """The real corpus without torch and pandas, which take longest."""
@@ -31,7 +30,6 @@ def corpus(tmp_path_factory):
         monkeypatch.setattr(sys, 'argv', ['prepare_demo.py', f'--out={out}'])
         prepare_demo.main()
     return out
-
 
 @pytest.fixture(scope='module')
 def documents(corpus):
@@ -45,11 +43,9 @@ def documents(corpus):
         found[split] = text.split(chr(256))[1:]
     return found
 
-
 @pytest.fixture(scope='module')
 def examples(corpus):
     return [json.loads(line) for line in (corpus / 'hellaswag.jsonl').read_text().splitlines()]
-
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
@@ -72,15 +68,12 @@ def small(tmp_path, monkeypatch):
     prepare_demo.build(str(out))
     return out
 
-
 def letters(text):
     return re.sub('[^a-z0-9]', '', text.lower())
-
 
 def content(folder):
     """What is in a folder, without the lock's hidden files."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != '.'}
-
 
 def test_meta_json_tells_what_the_shards_hold_and_five_percent_are_held_out(corpus, documents):
     meta = data.read_meta(str(corpus))
@@ -95,7 +88,6 @@ def test_meta_json_tells_what_the_shards_hold_and_five_percent_are_held_out(corp
     share = meta['documents']['val'] / sum(meta['documents'].values())
     assert share == pytest.approx(0.05, abs=1e-4)
 
-
 def test_no_held_out_document_shares_32_letters_in_a_row_with_a_training_document(documents):
     def windows(text):
         return (text[i : i + 32] for i in range(len(text) - 31))
@@ -107,7 +99,6 @@ def test_no_held_out_document_shares_32_letters_in_a_row_with_a_training_documen
                  for w in windows(letters(line)))
     assert shared == 0
 
-
 def test_deduplicate_drops_what_an_earlier_document_has_whatever_its_case_and_spacing():
     copied = 'Return the number of samples that the loader has seen so far.'
     documents = [('a', f'{copied}\nA first paragraph that nobody else in this test has.'),
@@ -118,7 +109,6 @@ def test_deduplicate_drops_what_an_earlier_document_has_whatever_its_case_and_sp
     assert prepare_demo.deduplicate(documents) == [
         documents[0], ('b', 'Something of its own comes first here, then a copy.'), documents[4]]
 
-
 def test_deduplicate_looks_within_paragraphs():
     """What two paragraphs share with one only across their border is no copy: an ending and a beginning."""
     first = 'Every layer of the smaller model is kept and the wider one'
@@ -127,7 +117,6 @@ def test_deduplicate_looks_within_paragraphs():
     for between, n_kept in (('\n', 2), (' ', 1)):
         documents = [('a', f'{first}{between}{second}'), both]
         assert prepare_demo.deduplicate(documents) == documents[:n_kept]
-
 
 def test_code_tables_and_messages_go_and_prose_stays(tmp_path):
     source = tmp_path / 'module.py'
@@ -155,7 +144,6 @@ def f(x, axis=None):
         'A comment of two lines that tells why this is done.',
         'Return the mean of x over one axis.\nx : array_like\nThe values whose mean is wanted, of any shape.']
 
-
 def test_examples_have_hellaswags_shape_and_fit_the_demo_models_context(examples):
     assert 700 < len(examples) < 3_400
     for i, e in enumerate(examples):
@@ -164,12 +152,10 @@ def test_examples_have_hellaswags_shape_and_fit_the_demo_models_context(examples
     counts = Counter(e['label'] for e in examples)
     assert max(counts.values()) - min(counts.values()) <= 1
 
-
 def test_an_ending_alone_tells_nothing_since_each_is_right_once_and_wrong_three_times(examples):
     right = Counter(e['endings'][e['label']] for e in examples)
     every = Counter(ending for e in examples for ending in e['endings'])
     assert all(every[ending] == 4 * n for ending, n in right.items()) and set(every) == set(right)
-
 
 def test_wrong_endings_followed_the_other_kind_of_word_and_both_kinds_are_as_many(examples):
     kinds = Counter()
@@ -181,7 +167,6 @@ def test_wrong_endings_followed_the_other_kind_of_word_and_both_kinds_are_as_man
             assert starts_with_function == (after_function if i != e['label'] else not after_function)
     assert kinds[True] == kinds[False]
 
-
 def test_wrong_endings_come_from_other_documents(documents):
     numbered = [('x', text) for text in documents['val']]
     cuts = [(i, line) for i, (_, text) in enumerate(numbered) for line in text.split('\n')]
@@ -189,7 +174,6 @@ def test_wrong_endings_come_from_other_documents(documents):
         homes = [{i for i, line in cuts if f'{e["ctx"]} {ending}' in line} for ending in e['endings']]
         # only the right one continues it
         assert [bool(home) for home in homes] == [i == e['label'] for i in range(4)]
-
 
 KNOWN_VERSIONS = {'python': '3.11.7', 'numpy': '2.3.5', 'datasets': '4.8.5', 'tiktoken': '0.12.0'}
 KNOWN_FILES = {  # the first 16 digits of their SHA-256
@@ -199,7 +183,6 @@ KNOWN_FILES = {  # the first 16 digits of their SHA-256
     'hellaswag.jsonl': '8982a817f1343595',
 }
 
-
 def test_the_corpus_is_the_known_one_to_the_bit(corpus):
     """Made of all packages, it was the one that the results in results/ rest on when this was written."""
     meta = json.loads((corpus / 'meta.json').read_text())
@@ -208,7 +191,6 @@ def test_the_corpus_is_the_known_one_to_the_bit(corpus):
         pytest.skip('made from other versions than the known corpus')
     assert {name: digest[:16] for name, digest in meta['files'].items()} == KNOWN_FILES
 
-
 def test_typed_twice_it_checks_and_writes_nothing(small, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in small.iterdir()}
     capsys.readouterr()
@@ -216,7 +198,6 @@ def test_typed_twice_it_checks_and_writes_nothing(small, capsys):
     said = capsys.readouterr().out
     assert 'done already' in said and said.count('\n') == 1
     assert before == {path.name: path.stat().st_mtime_ns for path in small.iterdir()}
-
 
 def test_the_order_of_files_on_disk_and_the_hash_seed_change_nothing(small, tmp_path, monkeypatch):
     walk = os.walk
@@ -232,11 +213,9 @@ def test_the_order_of_files_on_disk_and_the_hash_seed_change_nothing(small, tmp_
                    cwd=SCRIPT.parent, env={**os.environ, 'PYTHONHASHSEED': '7'})
     assert content(tmp_path / 'hash') == content(small)
 
-
 def spoil_meta(folder):
     meta = json.loads((folder / 'meta.json').read_text())
     (folder / 'meta.json').write_text(json.dumps({**meta, 'versions': None, 'files': []}))
-
 
 @pytest.mark.parametrize('spoil', [
     lambda folder: (folder / 'demo_train_000001.bin').write_bytes(b'torn'),
@@ -249,7 +228,6 @@ def test_a_damaged_corpus_is_made_again(small, capsys, spoil):
     spoil(small)
     prepare_demo.build(str(small))
     assert 'making it again' in capsys.readouterr().out and content(small) == good
-
 
 def test_made_again_from_another_version_it_leaves_nothing_of_the_old_and_is_incomplete_until_then(
         small, monkeypatch):
@@ -271,7 +249,6 @@ def test_made_again_from_another_version_it_leaves_nothing_of_the_old_and_is_inc
                                       'meta.json']
     assert data.Split(str(small), 'train', 8, 257).n_tokens > 60_000
 
-
 def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
     (tmp_path / 'a').mkdir()
     (tmp_path / 'a' / 'fineweb_train_000001.bin').write_bytes(b'x')
@@ -281,7 +258,6 @@ def test_another_data_set_and_a_missing_package_are_refused_and_nothing_is_writt
     with pytest.raises(UserError, match=r'not installed: no_such_package; pip install -r requirements\.txt'):
         prepare_demo.build(str(tmp_path / 'd'))
     assert sorted(path.name for path in tmp_path.rglob('*')) == ['a', 'fineweb_train_000001.bin']
-
 
 def test_a_bar_shows_that_it_works_and_ctrl_c_ends_it_by_the_signal_and_without_a_traceback(tmp_path):
     with subprocess.Popen([sys.executable, SCRIPT, f'--out={tmp_path}/demo'], stderr=subprocess.PIPE,

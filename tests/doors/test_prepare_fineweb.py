@@ -39,7 +39,6 @@ HARD = ['', EOT, EOT[:-1], 'a' + EOT + EOT + 'b', '\0', 'nul\0in\0side', 'ðŸ™‚ðŸ
         "I'll we've'd 12345 !!!", '\r\n\t\x1c\x85\u2028\u3000x', 'x' * 3000, '2021-01-01', '\ufeffbom', '']
 ZSTD = pa.Codec('zstd')
 
-
 @functools.cache
 def texts(n=400):
     """Documents of 0 to 2000 characters, hard ones among them, one of them longer than several shards."""
@@ -52,24 +51,20 @@ def texts(n=400):
         found.insert(5 + 11 * i, text)
     return found
 
-
 def reference(documents, name='gpt2'):
     """End-of-text and encode_ordinary of each document, one by one."""
     enc = data.get_tokenizer(name)
     return [token for text in documents for token in (enc.eot_token, *enc.encode_ordinary(text))]
-
 
 def as_lines(documents):
     """JSON lines with other keys of mixed types, half of them ASCII; no line end after the last."""
     return '\n'.join(json.dumps({'id': [i, 'x'][i % 2], 'text': t}, ensure_ascii=i % 2 == 0)
                      for i, t in enumerate(documents)).encode()
 
-
 def write_parquet(path, documents, rows=50, text=None):
     n = len(documents)
     columns = {'text': documents if text is None else text, 'id': list(range(n)), 'score': [3.5] * n}
     pq.write_table(pa.table(columns), path, row_group_size=rows)
-
 
 KINDS = {
     'a.parquet': lambda path, t: write_parquet(path, t),
@@ -84,7 +79,6 @@ KINDS = {
     'a[1]*.jsonl': lambda path, t: path.write_bytes(as_lines(t)),
 }
 
-
 @pytest.fixture
 def source(tmp_path):
     """Two files that hold texts() in order; the pattern that finds them."""
@@ -92,7 +86,6 @@ def source(tmp_path):
     write_parquet(tmp_path / 'source' / 'a.parquet', texts()[:150])
     (tmp_path / 'source' / 'c.jsonl').write_bytes(as_lines(texts()[150:]))
     return f'{tmp_path}/source/[abc].*'
-
 
 def prepare(*flags):
     """Run main() in this process, without its handler of Ctrl-C."""
@@ -104,7 +97,6 @@ def prepare(*flags):
         sys.argv = argv
         signal.signal(signal.SIGINT, handler)
 
-
 def shards_of(out):
     """The tokens of each shard, read without data.py, in the order of their numbers."""
     found = []
@@ -114,18 +106,14 @@ def shards_of(out):
         found.append(np.frombuffer(raw[1024:], '<u2').tolist())
     return found
 
-
 def tokens_of(out):
     return [token for shard in shards_of(out) for token in shard]
-
 
 def files_of(out):
     """What is in a folder, without the lock's hidden files."""
     return {p.name: p.read_bytes() for p in Path(out).iterdir() if p.is_file() and p.name[0] != '.'}
 
-
 # exactness
-
 
 @pytest.mark.parametrize('name', KINDS)
 def test_the_shards_are_end_of_text_and_encode_ordinary_of_every_document_in_order(tmp_path, name):
@@ -137,20 +125,17 @@ def test_the_shards_are_end_of_text_and_encode_ordinary_of_every_document_in_ord
     names = sorted(p.name for p in (tmp_path / 'out').glob('*.bin'))
     assert names == [f'shard_train_{i:06d}.bin' for i in range(1, len(shards))] + ['shard_val_000000.bin']
 
-
 def test_a_lone_surrogate_is_encoded_as_encode_ordinary_does(tmp_path):
     documents = ['a\ud800b', 'ordinary ' * 50]
     (tmp_path / 'a.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in documents))
     prepare(f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--shard_tokens=10')
     assert tokens_of(tmp_path / 'out') == reference(documents)
 
-
 @pytest.mark.parametrize('batch, workers', [(1, 1), (300, 7)])
 def test_the_bytes_do_not_depend_on_workers_or_batches(tmp_path, source, monkeypatch, batch, workers):
     monkeypatch.setattr(prepare_fineweb, 'BATCH', batch)
     prepare(f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=5000', f'--workers={workers}')
     assert tokens_of(tmp_path / 'out') == reference(texts())
-
 
 def test_a_text_file_is_one_document_and_keeps_its_line_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_fineweb, 'PIECE', 500)
@@ -161,7 +146,6 @@ def test_a_text_file_is_one_document_and_keeps_its_line_ends(tmp_path, monkeypat
     (tmp_path / '2.MD.zst').write_bytes(bytes(ZSTD.compress(documents[2].encode())))
     prepare(f'--source={tmp_path}/?.*', f'--out={tmp_path}/out', '--shard_tokens=7000')
     assert tokens_of(tmp_path / 'out') == reference(documents)
-
 
 def test_a_text_is_cut_only_where_its_tokens_stay_the_same(tmp_path):
     enc, draw, cuts = data.get_tokenizer('gpt2'), random.Random(1), 0
@@ -178,7 +162,6 @@ def test_a_text_is_cut_only_where_its_tokens_stay_the_same(tmp_path):
         cuts += len(pieces) - 1
     assert cuts > 500
 
-
 @pytest.mark.parametrize('limit', [3001, 6000, 7777])
 def test_max_tokens_is_exact_and_meta_json_says_what_is_there(tmp_path, source, limit, capsys):
     prepare(f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=3000', f'--max_tokens={limit}')
@@ -193,7 +176,6 @@ def test_max_tokens_is_exact_and_meta_json_says_what_is_there(tmp_path, source, 
     assert data.Split(str(tmp_path / 'out'), 'val', 100,
                       50257).read(np.arange(1))[0].tolist() == shards[0][:101]
 
-
 def test_a_position_is_that_of_the_token_after_the_shard(tmp_path):
     documents = ['x' * 9, 'y' * 9, 'z' * 19, '', 'w' * 8] * 4  # with end-of-text 10, 10, 20, 1 and 9 tokens
     (tmp_path / 'a.jsonl').write_bytes(as_lines(documents[:10]))
@@ -203,7 +185,6 @@ def test_a_position_is_that_of_the_token_after_the_shard(tmp_path):
     one_round = [[0, 1, 0], [0, 2, 0], [0, 2, 10], [0, 3, 0], [0, 5, 0]]  # at its first token: that document
     again = [[0, n + 5, at] for _, n, at in one_round]
     assert found == (one_round + again + [[1, n, at] for _, n, at in one_round + again])[:-1]
-
 
 @pytest.mark.parametrize('largest, dtype', [(2**16 - 1, 'uint16'), (2**16, 'uint32')])
 def test_a_tokenizer_json_goes_into_the_folder_which_then_needs_no_other(tmp_path, largest, dtype):
@@ -237,9 +218,7 @@ def test_a_tokenizer_json_goes_into_the_folder_which_then_needs_no_other(tmp_pat
     assert meta['tokenizer'] == f'sha256:{sha256}' and meta['options']['tokenizer'] == f'{tmp_path}/bpe'
     assert (meta['vocab_size'], meta['eot']) == (largest + 1, end) and meta['complete']
 
-
 # held out by documents
-
 
 def documents_in(out, split, eot=256):
     """The documents of a split, each as a tuple of its tokens."""
@@ -251,13 +230,11 @@ def documents_in(out, split, eot=256):
             found[-1].append(token)
     return [tuple(document) for document in found]
 
-
 @pytest.fixture(scope='module')
 def articles():
     """2000 documents of 0 to 399 bytes, each of them another one."""
     draw = random.Random(4)
     return [f'{i} ' + 'x' * draw.randrange(395) for i in range(2000)]
-
 
 @pytest.mark.parametrize('kind', ['jsonl', 'parquet', 'jsonl.zst', 'json'])
 def test_documents_are_held_out_whole_and_evenly_over_the_source(tmp_path, articles, kind):
@@ -278,7 +255,6 @@ def test_documents_are_held_out_whole_and_evenly_over_the_source(tmp_path, artic
     meta = data.read_meta(str(tmp_path / 'out'))
     assert meta['complete'] and meta['tokens'] == {'val': sum(map(len, val)), 'train': sum(map(len, train))}
 
-
 @pytest.mark.parametrize('n_files, n', [(1, 60_000), (60, 9000)])
 def test_of_few_text_files_pieces_are_held_out_and_of_many_whole_ones(tmp_path, n_files, n):
     words = [str(i) for i in range(60_000)]  # every word says where it stands
@@ -297,14 +273,12 @@ def test_of_few_text_files_pieces_are_held_out_and_of_many_whole_ones(tmp_path, 
     whole = [token for i in range(n_files) for token in (256, *' '.join(words[i::n_files]).encode())]
     assert sorted(val + train) == sorted(whole)
 
-
 @pytest.mark.parametrize('tokenizer, piece', [('bytes', 50), ('gpt2', 210)])  # 4.2 bytes a token
 def test_a_piece_that_is_held_out_is_about_a_16th_of_val_tokens(tmp_path, tokenizer, piece):
     (tmp_path / 'a.txt').write_text('some text ' * 1000)
     flags = [f'--source={tmp_path}/a.txt', f'--out={tmp_path}/out', f'--tokenizer={tokenizer}']
     prepare(*flags, '--val_tokens=1600')
     assert data.read_meta(str(tmp_path / 'out'))['piece'] == piece
-
 
 @pytest.mark.parametrize('flags, n', [('--val_tokens=600', 0), ('--shard_tokens=100_000_000', 506)])
 def test_a_corpus_that_leaves_nothing_to_train_on_gets_advice_that_can_be_followed(tmp_path, flags, n):
@@ -317,9 +291,7 @@ def test_a_corpus_that_leaves_nothing_to_train_on_gets_advice_that_can_be_follow
     prepare(*common, '--shard_tokens=505')
     assert [len(shard) for shard in shards_of(tmp_path / 'out')] == [505, 1]
 
-
 # sources
-
 
 def test_a_folder_is_one_corpus_without_what_is_hidden_of_another_kind_or_made_of_it(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
@@ -336,12 +308,10 @@ def test_a_folder_is_one_corpus_without_what_is_hidden_of_another_kind_or_made_o
     prepare(*flags)
     assert tokens_of(tmp_path / 'sub/out') == found
 
-
 def corrupt(path):
     raw = bytearray(path.read_bytes())
     raw[200:260] = bytes(60)
     path.write_bytes(raw)
-
 
 @pytest.mark.parametrize('name, make, message', [
     ('a.parquet', lambda p: pq.write_table(pa.table({'body': ['x']}), p),
@@ -373,7 +343,6 @@ def test_a_bad_source_is_named(tmp_path, name, make, message):
     assert '\n' not in str(error.value) and name in str(error.value)
     assert not list(tmp_path.glob('out/*.bin'))
 
-
 @pytest.mark.parametrize('flags, message', [
     (['--source=a.txt', '--out=x', '--tokenizer=none/such'], "no tokenizer is called 'none/such'"),
     (['--val_tokens=9', '--shard_tokens=8'], '--val_tokens must be from 0 to 8'),
@@ -387,9 +356,7 @@ def test_options_that_cannot_be_are_refused_before_anything_is_made(tmp_path, mo
         prepare(*flags)
     assert os.listdir(tmp_path) == ['a.txt']
 
-
 # a folder that is begun already
-
 
 @pytest.mark.parametrize('kind, flags', [('parquet', []), ('jsonl', ['--val_tokens=20_000']), ('txt', []),
                                          ('txt', ['--val_tokens=20_000'])])
@@ -412,7 +379,6 @@ def test_resumed_after_any_shard_it_ends_in_the_same_bytes(tmp_path, monkeypatch
         prepare(*flags, f'--out={out}')
         assert {k: v for k, v in files_of(out).items() if not k.endswith('.tmp')} == whole
 
-
 def test_what_is_held_out_and_the_limit_are_counted_on_after_any_shard(tmp_path):
     (tmp_path / 'a.jsonl').write_bytes(as_lines([f'{i} ' + 'x' * (i % 40) for i in range(400)]))
     flags = [f'--source={tmp_path}/a.jsonl', '--tokenizer=bytes', '--shard_tokens=300', '--val_tokens=300',
@@ -430,7 +396,6 @@ def test_what_is_held_out_and_the_limit_are_counted_on_after_any_shard(tmp_path)
         data.write_meta(str(out), {**meta, 'complete': False, 'shards': meta['shards'][:n]})
         prepare(*flags, f'--out={out}')
         assert files_of(out) == whole
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize('flags', [[], ['--val_tokens=50_000']])
@@ -467,7 +432,6 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes_and_repeats_no_shard
             assert (out / name).read_bytes() == whole[name]
     assert files_of(out) == whole and kills == 4
 
-
 def test_a_missing_or_truncated_shard_is_made_again(tmp_path, source, capsys):
     for flags in ([], ['--val_tokens=70_000']):
         out = tmp_path / f'out{len(flags)}'
@@ -482,7 +446,6 @@ def test_a_missing_or_truncated_shard_is_made_again(tmp_path, source, capsys):
             prepare(*flags)
             assert f'{name} is missing or damaged' in capsys.readouterr().out and files_of(out) == whole
 
-
 def test_no_shard_of_a_source_that_was_longer_stays(tmp_path):
     for i in range(4):
         (tmp_path / f'{i}.jsonl').write_bytes(as_lines(['x' * 99]))
@@ -494,7 +457,6 @@ def test_no_shard_of_a_source_that_was_longer_stays(tmp_path):
     (tmp_path / '3.jsonl').write_bytes(as_lines(['y']))  # none of it is in the shards 0 to 2
     prepare(*flags)
     assert tokens_of(tmp_path / 'out') == reference(['x' * 99] * 3 + ['y'], 'bytes')
-
 
 def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mended(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_fineweb, 'BATCH', 1000)
@@ -512,7 +474,6 @@ def test_a_file_that_is_bad_in_the_middle_keeps_what_is_finished_and_can_be_mend
     (tmp_path / '0.jsonl').rename(tmp_path / 'a.jsonl')
     prepare(*flags)
     assert tokens_of(tmp_path / 'out') == reference([*texts(), 'mended', 'after it'])
-
 
 def test_a_finished_folder_is_left_alone_and_other_options_or_sources_are_refused(tmp_path, source, capsys):
     flags = {'source': source, 'out': tmp_path / 'out', 'shard_tokens': 8000}
@@ -540,7 +501,6 @@ def test_a_finished_folder_is_left_alone_and_other_options_or_sources_are_refuse
     assert files_of(tmp_path / 'out') == before
     assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / 'out').glob('*.*')}
 
-
 @pytest.mark.parametrize('name, text', [
     ('shard_val_000000.bin', 'x'), ('edufineweb_train_000001.npy', 'x'),
     ('meta.json', '{"tokenizer": "bytes", "vocab_size": 257, "eot": 256}'), ('meta.json', '{"tokenizer"'),
@@ -555,13 +515,11 @@ def test_data_of_someone_elses_is_never_overwritten(tmp_path, source, name, text
         prepare(f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=4000')
     assert files_of(tmp_path / 'out') == before
 
-
 def test_a_second_process_in_the_folder_is_refused(tmp_path, source):
     flags = [f'--source={source}', f'--out={tmp_path}/out', '--shard_tokens=8000', '--tokenizer=bytes']
     with common.locked(str(tmp_path / 'out')), pytest.raises(UserError, match='is in use by'):
         prepare(*flags)
     assert not list(tmp_path.glob('out/*.bin'))
-
 
 def test_a_full_disk_is_said_and_the_run_continues_once_there_is_room(tmp_path):
     write_parquet(tmp_path / 'a.parquet', texts())
@@ -578,12 +536,10 @@ def test_a_full_disk_is_said_and_the_run_continues_once_there_is_room(tmp_path):
     prepare(*flags, f'--out={tmp_path}/out')
     assert files_of(tmp_path / 'out') == files_of(tmp_path / 'whole')
 
-
 def test_what_tiktoken_cannot_do_is_named_by_document(tmp_path, capfd):
     (tmp_path / 'a.jsonl').write_bytes(as_lines(['fine', '\n' * 2_000_000 + 'x']))
     with pytest.raises(UserError, match=r'a\.jsonl, document 1: the tokenizer fails'):
         prepare(f'--source={tmp_path}/a.jsonl', f'--out={tmp_path}/out', '--shard_tokens=1000')
-
 
 def test_importing_does_nothing_and_needs_nothing_heavy():
     code = 'import sys, prepare_fineweb; '
@@ -591,11 +547,9 @@ def test_importing_does_nothing_and_needs_nothing_heavy():
     found = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
     assert found.stdout == '[]\n'
 
-
 # the Hub: its own client, against a server of ours
 
 COMMIT = 'a' * 40
-
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
@@ -658,7 +612,6 @@ def hub(tmp_path, monkeypatch):
     yield server
     server.shutdown()
     huggingface_hub.HfFileSystem.clear_instance_cache()
-
 
 def test_the_sample_is_streamed_and_continued_after_a_broken_download(tmp_path, monkeypatch, hub):
     monkeypatch.setattr(prepare_fineweb, 'BATCH', 20_000)

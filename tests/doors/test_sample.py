@@ -19,13 +19,11 @@ from sample import generate
 
 SHAPE = {'n_layer': 2, 'n_head': 2, 'n_embd': 16, 'block_size': 16, 'vocab_size': 320}
 
-
 @pytest.fixture(scope='module')
 def model():
     model = GPT(GPTConfig(**SHAPE), generator=torch.Generator().manual_seed(0)).eval()
     torch.nn.init.normal_(model.transformer.wte.weight, std=0.5, generator=torch.Generator().manual_seed(1))
     return model
-
 
 @pytest.fixture(scope='module')
 def run_dir(model, tmp_path_factory):
@@ -33,14 +31,12 @@ def run_dir(model, tmp_path_factory):
     save(path / 'ckpt_000005.pt', model, 'bytes')
     return path
 
-
 def save(path, model, tokenizer):
     settings = config_to_dict(TrainConfig(**SHAPE, growth_steps=5, total_batch_size=16, batch_size=1))
     checkpoint.save_checkpoint(str(path), {
         'config': settings, 'tokenizer': tokenizer, 'depth': model.depth, 'step': 5,
         'model': model.state_dict(),
         'optimizer': {}, 'totals': {}})
-
 
 @pytest.fixture
 def say(monkeypatch, capsys):
@@ -51,12 +47,10 @@ def say(monkeypatch, capsys):
         return capsys.readouterr().out
     return call
 
-
 def all_logits(model, context):
     """Logits behind the last token, by the plain way: all positions, no generator around."""
     with torch.no_grad():
         return model.logits(torch.tensor([context]))[0, -1]
-
 
 def test_padding_rows_are_never_drawn_however_likely(model):
     model = GPT(model.config).eval()
@@ -66,7 +60,6 @@ def test_padding_rows_are_never_drawn_however_likely(model):
     assert all_logits(model, [256]).argmax() >= 257
     for temperature, top_k in ((0, 0), (1.0, 0), (5.0, 3)):
         assert max(generate(model, [256], 40, 257, temperature, top_k, 0)) < 257
-
 
 def test_temperature_0_takes_the_likeliest_token_of_the_cropped_context(model):
     tokens = list(b'A prompt that is longer than the sixteen tokens of context.')
@@ -78,7 +71,6 @@ def test_temperature_0_takes_the_likeliest_token_of_the_cropped_context(model):
     for token in generate(model, short, 5, 257, 0, 0, 0):
         assert token == all_logits(model, short)[:257].argmax()
         short.append(token)
-
 
 def test_tokens_are_drawn_with_the_probabilities_of_the_temperature(model):
     logits = all_logits(model, [65])
@@ -94,7 +86,6 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_temperature(model):
     freedom = int(likely.sum())
     assert freedom > 20 and chi2 < freedom + 5 * math.sqrt(2 * freedom)
 
-
 def test_top_k_draws_from_the_k_likeliest_alone_and_from_each(model):
     likeliest = all_logits(model, [65])[:257].topk(4).indices.tolist()
 
@@ -106,7 +97,6 @@ def test_top_k_draws_from_the_k_likeliest_alone_and_from_each(model):
     assert drawn(1.0, 10_000, [3]) == drawn(1.0, 0, [3])
     assert drawn(1e-44, 0, range(5)) == {likeliest[0]}  # no overflow
 
-
 def test_the_same_seed_gives_the_same_text_and_n_does_not_change_a_sample(run_dir, say):
     args = (run_dir, '--prompt=Once ü', '--tokens=30', '--temperature=1.5')
     first, second = say(*args, '--seed=3'), say(*args, '--seed=4')
@@ -115,7 +105,6 @@ def test_the_same_seed_gives_the_same_text_and_n_does_not_change_a_sample(run_di
     both = say(*args, '--seed=3', '--n=2')
     assert both == first[:-1] + '\n---\n' + second
     assert say(run_dir / 'ckpt_000005.pt', *args[1:], '--seed=3') == first
-
 
 def test_the_text_is_the_decoded_tokens_and_ends_at_end_of_text(run_dir, say, monkeypatch):
     def fake(model, tokens, n, *rest):
@@ -128,7 +117,6 @@ def test_the_text_is_the_decoded_tokens_and_ends_at_end_of_text(run_dir, say, mo
     assert say(run_dir, '--prompt=ab') == 'abnaïve €\ufffd!\n'
     assert prompts == [[256], list(b'ab')]  # without a prompt a document begins
 
-
 def test_a_vocabulary_of_fewer_rows_than_the_tokenizer_has_tokens_is_one_line(tmp_path, model, monkeypatch):
     """A prompt's tokens would lie beyond the embedding."""
     save(tmp_path / 'a.pt', model, 'gpt2')
@@ -137,11 +125,9 @@ def test_a_vocabulary_of_fewer_rows_than_the_tokenizer_has_tokens_is_one_line(tm
     with pytest.raises(UserError, match="vocabulary of 320, the tokenizer 'gpt2' one of 50257"):
         sample.main()
 
-
 def test_a_model_without_layers_speaks_too(tmp_path, say):
     save(tmp_path / 'a.pt', GPT(GPTConfig(**SHAPE), 0), 'bytes')
     assert say(tmp_path / 'a.pt', '--prompt=ab', '--tokens=20').startswith('ab')
-
 
 def test_a_run_on_tokens_of_a_tokenizer_json_is_scored_without_its_data(tmp_path, monkeypatch, say):
     import hellaswag

@@ -19,15 +19,12 @@ from grid import launch, plan
 
 HERE = Path(__file__).parents[2]
 
-
 def write_study(path: Path, **names) -> str:
     path.write_text('\n'.join(f'{name} = {value!r}' for name, value in names.items()) + '\n')
     return str(path)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # tuning, the study file, records from elsewhere
-
 
 @pytest.fixture
 def scripts(tmp_path, monkeypatch):
@@ -45,7 +42,6 @@ def scripts(tmp_path, monkeypatch):
     launcher.write_text(text.replace('return torch.cuda.device_count()', 'return 4'))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
 
 # What it does is in behavior.json, by the last two parts of its out_dir and the number of its start; '' is
 # all others.
@@ -117,12 +113,10 @@ TWO_ARMS = {'arms': {'full': 'baseline', 'Li': 'incremental_8stage'}, 'baseline'
             'seeds': (1, 2), 'overlays': ('cpu',),
             'settings': {'lr_schedule': 'wsd', 'vocab_size': 320, 'warmup_steps': 10}}
 
-
 def start_launcher(*argv) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, 'study.py', 'mine.py', *argv], stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE,
                             text=True)
-
 
 def run_launcher(*argv, code=0) -> str:
     """What a launcher says until it ends with exit code `code`."""
@@ -130,13 +124,11 @@ def run_launcher(*argv, code=0) -> str:
     assert done.returncode == code, (done.stdout, done.stderr)
     return done.stdout + done.stderr
 
-
 def logged(what='start') -> list[dict]:
     if not os.path.exists('log.jsonl'):
         return []
     lines = [json.loads(line) for line in open('log.jsonl')]
     return [line for line in lines if line['what'] == what]
-
 
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
@@ -144,10 +136,8 @@ def wait_for(condition, seconds=60):
         assert time.monotonic() < end, 'it took too long'
         time.sleep(0.05)
 
-
 def behave(**acts):
     Path('behavior.json').write_text(json.dumps(acts))
-
 
 def test_a_budget_may_be_limited_to_some_arms_and_seeds(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 200, 400), 'only': {
@@ -158,7 +148,6 @@ def test_a_budget_may_be_limited_to_some_arms_and_seeds(scripts):
                        'li/b200_s2', 'full/b400_s1', 'full/b400_s2'}
     assert '8 done' in run_launcher('--status').splitlines()[-1]
 
-
 def test_a_part_that_only_leaves_out_is_said(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'only': {200: {'arms': ('full',), 'seeds': (2,)}}})
     for part in (['--only=Li', '--budgets=200'], ['--budgets=200', '--seeds=1']):
@@ -166,7 +155,6 @@ def test_a_part_that_only_leaves_out_is_said(scripts):
         assert done.returncode == 2, done.stderr
         assert done.stderr == f"error: {' '.join(part)}: the study's `only` leaves all of that out\n"
     assert not logged()
-
 
 def test_records_of_another_machine_count_as_done_unless_a_part_is_named(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'tune': {'Li': {'learning_rate': (0.01, 0.02)}},
@@ -183,7 +171,6 @@ def test_records_of_another_machine_count_as_done_unless_a_part_is_named(scripts
     assert [line['folder'] for line in logged()[before:]] == ['li/b100_s2']
     assert '--learning_rate=0.02' in logged()[-1]['argv']  # the tuning is known
 
-
 def test_a_run_that_was_made_with_other_settings_is_said_not_taken(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
     run_launcher('--slots=cpu,cpu')
@@ -193,7 +180,6 @@ def test_a_run_that_was_made_with_other_settings_is_said_not_taken(scripts):
         in run_launcher(code=2)
     )
     assert len(logged()) == 8
-
 
 def test_dry_run_says_what_all_costs(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
@@ -206,10 +192,8 @@ def test_dry_run_says_what_all_costs(scripts):
     )
     assert not os.path.exists('out')
 
-
 # ------------------------------------------------------------------------------------------------------------
 # faults
-
 
 def test_a_run_that_fails_is_tried_once_more_then_reported_and_the_others_go_on(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
@@ -234,7 +218,6 @@ def test_a_run_that_fails_is_tried_once_more_then_reported_and_the_others_go_on(
     run_launcher('--slots=cpu,cpu')
     assert len(logged()) == len(folders) + 1  # only what wasn't done
 
-
 def test_why_a_run_failed_is_its_error_whatever_torchrun_says_after_it(tmp_path):
     console = tmp_path / 'console.txt'
     console.write_text('$ python train.py\nerror: of another try\n$ torchrun train.py\nstep 3\nerror: loss '
@@ -244,7 +227,6 @@ def test_why_a_run_failed_is_its_error_whatever_torchrun_says_after_it(tmp_path)
     assert launch.last_words(str(tmp_path)).startswith('Killed')
     console.write_text('$ python train.py\nerror: of another try\n$ python train.py\n')
     assert launch.last_words(str(tmp_path)) == ''
-
 
 @pytest.mark.parametrize('signals', [[signal.SIGKILL], [signal.SIGINT]])
 def test_a_launcher_that_ends_ends_its_runs_and_the_next_one_goes_on(scripts, signals):
@@ -262,7 +244,6 @@ def test_a_launcher_that_ends_ends_its_runs_and_the_next_one_goes_on(scripts, si
     run_launcher('--slots=cpu,cpu')
     assert sorted(line['folder'] for line in logged()[8:]) == ['full/b200_s1', 'full/b200_s2']
 
-
 def test_a_second_launcher_of_one_study_is_refused(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
     behave(**{'': ['sleep 500']})
@@ -273,7 +254,6 @@ def test_a_second_launcher_of_one_study_is_refused(scripts):
     process.terminate()
     process.communicate(timeout=60)
     assert len(logged()) == len(logged('signal')) == 1
-
 
 def test_a_diverged_run_is_trained_once_whoever_asks(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100,), 'seeds': (1,), 'tune_seeds': (0,),
@@ -290,7 +270,6 @@ def test_a_diverged_run_is_trained_once_whoever_asks(scripts):
     run_launcher('--slots=cpu')
     assert len(logged()) == before == 4
 
-
 def test_minutes_begin_nothing_that_would_not_end_by_then(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'budgets': (100, 100_000)})
     behave(**{'': ['sleep 1']})
@@ -299,7 +278,6 @@ def test_minutes_begin_nothing_that_would_not_end_by_then(scripts):
                                                      for seed in (1, 2)}
     assert '4 runs or more are left for the next time' in said and 'the report is' in said
     assert 'must be a positive number' in run_launcher('--minutes=-1', code=2)
-
 
 def test_a_second_ctrl_c_ends_a_run_that_hangs(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
@@ -315,10 +293,8 @@ def test_a_second_ctrl_c_ends_a_run_that_hangs(scripts):
     pid = logged()[0]['pid']
     wait_for(lambda: not os.path.exists(f'/proc/{pid}'))
 
-
 # ------------------------------------------------------------------------------------------------------------
 # slots
-
 
 def overlapping(starts, ends) -> int:
     """The most runs at a time."""
@@ -328,7 +304,6 @@ def overlapping(starts, ends) -> int:
         now += change
         most = max(most, now)
     return most
-
 
 def test_runs_see_their_slots_gpu_and_never_more_run_than_there_are_slots(scripts, monkeypatch):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1, 2, 3)})
@@ -341,7 +316,6 @@ def test_runs_see_their_slots_gpu_and_never_more_run_than_there_are_slots(script
         assert all('--device=cuda' in line['argv'] for line in starts)
     assert len(logged()) == 12 and overlapping(logged(), logged('end')) == 2
 
-
 def test_numbers_of_gpus_count_within_those_that_a_scheduler_gave(scripts, monkeypatch):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '5,6')
@@ -349,12 +323,10 @@ def test_numbers_of_gpus_count_within_those_that_a_scheduler_gave(scripts, monke
     assert {line['CUDA_VISIBLE_DEVICES'] for line in logged()} == {'6'}
     assert 'names only 2 GPUs' in run_launcher('--slots=2', '--only=full', '--seeds=1', code=2)
 
-
 def test_a_gpu_that_is_not_there_is_refused_before_the_first_run(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS)
     assert 'slot 4: this machine has 4 GPUs, numbered from 0' in run_launcher('--slots=0,4', code=2)
     assert not logged()
-
 
 def test_a_dead_gpu_takes_two_runs_and_no_more(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1, 2, 3)})
@@ -362,7 +334,6 @@ def test_a_dead_gpu_takes_two_runs_and_no_more(scripts):
     said = run_launcher('--slots=0,1')
     assert 'slot 1 gets no more runs' in said and len(logged('end')) == 12
     assert sum(line['CUDA_VISIBLE_DEVICES'] == '1' for line in logged()) == 2
-
 
 def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
@@ -381,7 +352,6 @@ def test_groups_of_a_slot_are_ranks_whose_ports_do_not_clash(scripts):
     assert len({(line['MASTER_PORT'], line['CUDA_VISIBLE_DEVICES']) for line in logged()}) == 2
     assert len({line['MASTER_PORT'] for line in logged()}) == 2
 
-
 def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
     write_study(scripts / 'mine.py', **TWO_ARMS | {'seeds': (1,), 'budgets': (100,)})
     run_launcher('--slots=cpu')
@@ -389,7 +359,6 @@ def test_cpu_slots_have_one_thread_and_no_gpu(scripts):
     console = (scripts / 'out/mine/full/b100_s1/console.txt').read_text()
     assert console.startswith('$ CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 python train.py configs/baseline.py '
                               'configs/cpu.py ')
-
 
 @pytest.mark.parametrize('slots, message', [('gpu', "'gpu' is no slot"),
                                             ('0+0,1+2', 'a GPU stands there twice'),
@@ -400,10 +369,8 @@ def test_slots_that_overlap_or_differ_are_refused(slots, message):
     with pytest.raises(UserError, match=message):
         launch.parse_slots(slots)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # other people's engines, and the README
-
 
 def test_slurm_arrays_run_level_by_level_with_what_they_need_done(scripts, monkeypatch):
     shutil.copy(HERE / 'slurm_study.sh', scripts)
@@ -440,7 +407,6 @@ wc -l < sbatch.txt
     assert 'sbatch' not in shown.stdout
     again = subprocess.run(['bash', 'slurm_study.sh', 'mine.py'], capture_output=True, text=True, check=True)
     assert 'nothing is left to run' in again.stdout
-
 
 def test_the_studies_own_commands_in_the_readme_make_a_study(tmp_path, monkeypatch):
     block = re.search(r"cat > studies/mine.py <<'EOF'\n(.*?)\nEOF\n", (HERE / 'README.md').read_text(),

@@ -20,16 +20,13 @@ ROOT = Path(__file__).parents[2]
 NO_BUDGETS = {name: value for name, value in TWO_ARMS.items() if name != 'budgets'}
 SCALES = {'w48': '--n_embd=48 --n_head=3', 'w64': '--n_embd=64', 'w96': '--n_embd=96'}
 
-
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
-
 def part_of(study, **part):
     everything = {'only': '', 'scales': '', 'budgets': '', 'seeds': ''}
     return door.part_of(study, argparse.Namespace(**everything | part))
-
 
 def test_a_source_of_which_only_the_record_is_left_is_trained_once_it_is_needed(tmp_path):
     arms = {'full': 'baseline', 'on': "baseline --init_from='@full' --init_depth=12"}
@@ -42,7 +39,6 @@ def test_a_source_of_which_only_the_record_is_left_is_trained_once_it_is_needed(
     assert door.left_of_grid(study, plan_runs(study)[1], part_of(study)) == []
     some = door.left_of_grid(study, plan_runs(study)[1], part_of(study, only='on'))
     assert [run.folder for run in some] == both
-
 
 def test_what_is_held_out_waits_until_its_prediction_is_kept(tmp_path, capsys):
     study = make_study(tmp_path, **NO_BUDGETS | {'scales': SCALES, 'per_parameter': (1, 2), 'seeds': (1, 2),
@@ -63,7 +59,6 @@ def test_what_is_held_out_waits_until_its_prediction_is_kept(tmp_path, capsys):
     assert 'the prediction for w96 is written: keep it' in capsys.readouterr().out
     assert door.may_run_held_out(study, grid)
 
-
 def test_the_curves_of_runs_under_way_are_drawn(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS)
     _, grid = plan_runs(study)
@@ -76,7 +71,6 @@ def test_the_curves_of_runs_under_way_are_drawn(tmp_path):
         (folder / 'metrics.jsonl').write_text(json.dumps(lines[0]) + '\n' + json.dumps(lines[1])[:40])
     door.draw_curves(study, grid)
     assert os.path.getsize(os.path.join(study.out, 'curves.png')) > 10_000
-
 
 def test_watching_says_again_and_again_what_is_done_by_now(tmp_path, monkeypatch, capsys):
     study = make_study(tmp_path, **TWO_ARMS)
@@ -93,7 +87,6 @@ def test_watching_says_again_and_again_what_is_done_by_now(tmp_path, monkeypatch
         door.watch(study, argparse.Namespace(part=part_of(study)))
     assert '8 waiting' in said[0] and 'the report is' not in said[0]
     assert '8 done' in said[1] and 'the report is' in said[1]
-
 
 def test_records_of_other_data_are_found_out_before_anything_is_trained(tmp_path):
     folder = tmp_path / 'data'
@@ -114,14 +107,12 @@ def test_records_of_other_data_are_found_out_before_anything_is_trained(tmp_path
         with pytest.raises(UserError, match=f'li/b200_s2 was trained on other data than {folder} holds'):
             door.check_data(study)
 
-
 @pytest.mark.parametrize('typed', ['Li, 8 stages,b', '"Li, 8 stages",b', "b,'Li, 8 stages'"])
 def test_a_name_that_holds_commas_is_one_name(tmp_path, typed):
     arms = {'Li, 8 stages': 'incremental_8stage', 'Li': 'incremental_4stage', 'b': 'baseline'}
     study = make_study(tmp_path, **TWO_ARMS | {'arms': arms, 'baseline': 'b'})
     runs = door.selected(plan_runs(study)[1], part_of(study, only=typed))
     assert {run.arm for run in runs} == {'Li, 8 stages', 'b'}
-
 
 def test_a_number_of_another_process_is_no_launcher():
     assert not door.is_launcher(os.getpid()) and not door.is_launcher(0)

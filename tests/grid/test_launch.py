@@ -17,7 +17,6 @@ from run.log import COUNTERS
 
 ROOT = Path(__file__).parents[2]
 
-
 @pytest.fixture
 def launcher(tmp_path, monkeypatch):
     """Of three slots, with its eight runs."""
@@ -31,11 +30,9 @@ def launcher(tmp_path, monkeypatch):
     yield launcher
     launcher.close()
 
-
 def fail(launcher, run, number):
     launcher.tries[run.folder] += 1
     launcher.note_failure(run, subprocess.Popen(['true']), number)
-
 
 def test_a_slot_on_which_two_runs_fail_that_fail_nowhere_else_is_given_up(launcher, capsys):
     first, second, third = launcher.runs[:3]
@@ -54,7 +51,6 @@ def test_a_slot_on_which_two_runs_fail_that_fail_nowhere_else_is_given_up(launch
     fail(launcher, launcher.runs[3], 0)
     assert launcher.usable_slots() == [0, 1, 2]
 
-
 def test_the_last_slot_is_never_given_up_and_a_run_that_got_somewhere_blames_none(launcher):
     for number in range(3):
         for run in launcher.runs[2 * number:2 * number + 2]:
@@ -67,7 +63,6 @@ def test_the_last_slot_is_never_given_up_and_a_run_that_got_somewhere_blames_non
         fail(launcher, run, 0)
     assert launcher.usable_slots() == [0, 1, 2]
 
-
 def test_a_retry_goes_to_another_slot(launcher, monkeypatch):
     started = []
     launcher.start = lambda run, number: started.append((run.folder, number))
@@ -78,7 +73,6 @@ def test_a_retry_goes_to_another_slot(launcher, monkeypatch):
     assert started == []
     launcher.fill_slot(1)
     assert started == [(run.folder, 1)]
-
 
 def test_the_clock_lets_begin_what_ends_in_time_and_one_run_a_slot_before_it_knows(launcher, monkeypatch):
     now = [1000.0]
@@ -100,15 +94,12 @@ def test_the_clock_lets_begin_what_ends_in_time_and_one_run_a_slot_before_it_kno
     assert clock.is_over
     assert Clock(0, 2).has_time_for(long, long.flops()) and not Clock(0, 2).is_over
 
-
 def test_a_gpu_may_have_two_runs_but_a_run_no_part_of_anothers():
     assert parse_slots('0,0') == ['0', '0'] and parse_slots('0+1,0+1') == ['0+1', '0+1']
-
 
 def alive(pid: int) -> bool:
     state = Path(f'/proc/{pid}/stat')
     return state.exists() and state.read_text().rpartition(')')[2].split()[0] != 'Z'
-
 
 RANKS = """
 import os, signal, subprocess, sys, time
@@ -117,7 +108,6 @@ child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(500)'],
 print(os.getpid(), child.pid, flush=True)
 time.sleep(500)
 """
-
 
 def test_ranks_in_sessions_of_their_own_end_with_their_run(tmp_path):
     run = subprocess.Popen([sys.executable, '-c', RANKS], stdout=subprocess.PIPE, text=True)
@@ -129,7 +119,6 @@ def test_ranks_in_sessions_of_their_own_end_with_their_run(tmp_path):
     while any(map(alive, pids)):
         assert time.monotonic() < end
         time.sleep(0.05)
-
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the kernel of Linux tells the children')
 def test_a_run_hears_of_its_launchers_death(tmp_path):
@@ -151,7 +140,6 @@ def test_a_run_hears_of_its_launchers_death(tmp_path):
             time.sleep(0.05)
         os.kill(launcher.pid, signal.SIGKILL)
     launcher.wait(timeout=30)
-
 
 def test_a_command_is_started_by_this_interpreter_in_a_session_of_its_own(tmp_path):
     console = open(tmp_path / 'console.txt', 'wb')

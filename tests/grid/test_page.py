@@ -12,11 +12,9 @@ from core.common import UserError
 from grid import page, plan
 from grid.records import read_records, write_records
 
-
 def loss_of(run):
     base = 1 + 4 * (run.flops() / 1e10)**-0.2
     return base + 0.001 * run.seed - 0.05 * (run.arm != 'full') if run.seed else base
-
 
 def written(study) -> tuple[str, list[dict]]:
     with open(os.path.join(study.results, 'report.md')) as f:
@@ -24,13 +22,11 @@ def written(study) -> tuple[str, list[dict]]:
     with open(os.path.join(study.results, 'report.csv'), newline='') as f:
         return text, list(csv.DictReader(f))
 
-
 @pytest.fixture
 def study(tmp_path):
     made = make_study(tmp_path, **TWO_ARMS, questions=(('Li', 200),))
     made.about = 'Does Li pay? At two budgets.'
     return made
-
 
 def test_the_page_is_question_answer_pictures_then_tables(study):
     finish_all(study, loss_of)
@@ -49,14 +45,12 @@ def test_the_page_is_question_answer_pictures_then_tables(study):
     for never in ('nan', 'head start', 'trained otherwise', 'multiplier', str(study.out)):
         assert never not in text
 
-
 def test_a_page_from_the_records_is_the_same_again(study):
     finish_all(study, loss_of)
     page.write_report(study)
     first = written(study)
     page.write_report(study)
     assert written(study) == first
-
 
 def test_what_is_missing_or_diverged_is_said(study):
     runs = left(study)
@@ -70,11 +64,9 @@ def test_what_is_missing_or_diverged_is_said(study):
     text, _ = written(study)
     assert 'seed 2 diverged' in text and '8 of 8' in text
 
-
 def test_nothing_finished_is_one_line(study):
     with pytest.raises(UserError, match='nothing to report'):
         page.write_report(study)
-
 
 def test_a_ladder_writes_its_prediction_before_what_is_held_out_runs(tmp_path):
     names = {**TWO_ARMS, 'seeds': (1, 2, 3), 'per_parameter': (5, 20), 'held_out': ('w96',),
@@ -101,7 +93,6 @@ def test_a_ladder_writes_its_prediction_before_what_is_held_out_runs(tmp_path):
         assert float(a['predicted']) == pytest.approx(float(b['predicted']), rel=1e-9) and b['flops:cost']
     assert all(plan.outcome_of(study, run) for run in runs)
 
-
 def test_what_is_not_tuned_yet_is_said_and_keeps_the_prediction_back_unless_it_diverged(tmp_path):
     names = {**TWO_ARMS, 'per_parameter': (5, 20), 'held_out': ('w96',),
              'scales': {'w32': '--n_embd=32 --n_head=2', 'w96': '--n_embd=96 --n_head=6'},
@@ -120,7 +111,6 @@ def test_what_is_not_tuned_yet_is_said_and_keeps_the_prediction_back_unless_it_d
     page.write_report(study)
     text, _ = written(study)
     assert 'Not tuned yet' not in text and '## Prediction' in text
-
 
 def test_losses_on_other_validation_sets_are_columns(tmp_path):
     settings = TWO_ARMS['settings'] | {'val_dirs': ('old:data/old',)}

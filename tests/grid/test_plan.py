@@ -19,19 +19,15 @@ ROOT = Path(__file__).parents[2]
 LADDER = {'scales': {'small': '--n_embd=48 --n_head=3', 'large': '--n_embd=96 --n_head=6'},
           'per_parameter': (1, 4), 'seeds': (1,)}
 
-
 @pytest.fixture(autouse=True)
 def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
-
 def without(names, *left_out):
     return {name: value for name, value in names.items() if name not in left_out}
 
-
 # ------------------------------------------------------------------------------------------------------------
 # cells
-
 
 def test_every_arm_is_run_at_every_scale_with_tokens_by_its_own_size(tmp_path):
     study = make_study(tmp_path, **without(TWO_ARMS, 'budgets') | LADDER)
@@ -49,7 +45,6 @@ def test_every_arm_is_run_at_every_scale_with_tokens_by_its_own_size(tmp_path):
     assert {run.folder for run in grid if run.arm == 'Li'} == {
         'li/small_p1_s1', 'li/small_p4_s1', 'li/large_p1_s1', 'li/large_p4_s1'}
 
-
 def test_only_names_budgets_scales_and_cells(tmp_path):
     only = {4: {'arms': ('full',)}, 'large': {'seeds': (2,)}, ('large', 4): {'arms': ()}}
     study = make_study(tmp_path, **without(TWO_ARMS, 'budgets') | LADDER | {'only': only, 'seeds': (1, 2)})
@@ -57,7 +52,6 @@ def test_only_names_budgets_scales_and_cells(tmp_path):
     assert {run.folder for run in grid} == {
         'full/small_p1_s1', 'full/small_p1_s2', 'li/small_p1_s1', 'li/small_p1_s2', 'full/large_p1_s2',
         'li/large_p1_s2', 'full/small_p4_s1', 'full/small_p4_s2'}
-
 
 def test_a_run_of_a_ladder_is_the_run_of_a_plain_study_of_that_width_but_for_names(tmp_path):
     ladder = make_study(tmp_path, **without(TWO_ARMS, 'budgets') | LADDER)
@@ -68,7 +62,6 @@ def test_a_run_of_a_ladder_is_the_run_of_a_plain_study_of_that_width_but_for_nam
     same = next(run for run in plan_runs(plain)[1] if run.arm == 'Li')
     assert dataclasses.replace(same.config, out_dir='', run_name='') == dataclasses.replace(
         run.config, out_dir='', run_name='')
-
 
 def test_the_command_of_a_run_makes_its_config(tmp_path):
     arms = TWO_ARMS['arms'] | {'on': "baseline --init_from @full --init_depth=12 --grow_init zero",
@@ -88,7 +81,6 @@ def test_the_command_of_a_run_makes_its_config(tmp_path):
         if run.arm == 'on':
             assert run.config.init_from == f'{tmp_path}/out/full/b{run.budget}_s{run.seed}'
 
-
 def test_planning_420_runs_takes_less_than_two_seconds_of_a_processor(tmp_path):
     arms = {f'{name} {rate}': f'{name} --learning_rate={rate}' for rate in (1e-3, 2e-3, 4e-3, 5e-3)
             for name in ('baseline', 'incremental_8stage', 'gong_3_6_12', 'bu_1to12_wsd', 'interleave_6_12')}
@@ -100,10 +92,8 @@ def test_planning_420_runs_takes_less_than_two_seconds_of_a_processor(tmp_path):
     assert len(grid) == 420
     assert time.process_time() - began < 2
 
-
 # ------------------------------------------------------------------------------------------------------------
 # rates
-
 
 def test_the_lowest_of_the_values_that_a_seeds_deviation_cannot_tell_apart_is_kept():
     rates = [{'learning_rate': rate} for rate in (0.01, 0.02, 0.04)]
@@ -121,7 +111,6 @@ def test_the_lowest_of_the_values_that_a_seeds_deviation_cannot_tell_apart_is_ke
     texts = [{'grow_init': 'zero'}, {'grow_init': 'random'}]
     assert kept_point(texts, [[1.91, 1.95], [1.90, 1.94]]) == 1
 
-
 def test_each_budget_is_tuned_on_seeds_that_judge_nothing(tmp_path):
     names = TWO_ARMS | {'more_seeds': (3, 9), 'tune': {'learning_rate': (0.005, 0.01, 0.02)}}
     study = make_study(tmp_path, **names)
@@ -135,7 +124,6 @@ def test_each_budget_is_tuned_on_seeds_that_judge_nothing(tmp_path):
     assert rates == {(arm, 100, 0.01) for arm in ('full', 'Li')} | {(arm, 200, 0.005)
                                                                    for arm in ('full', 'Li')}
     assert not {run.seed for run in done if run.is_tuning} & {1, 2, 3, 9}
-
 
 def test_a_cell_that_is_not_tuned_takes_the_values_of_the_nearest_one(tmp_path):
     scales = LADDER['scales'] | {'huge': '--n_embd=192 --n_head=12'}
@@ -152,7 +140,6 @@ def test_a_cell_that_is_not_tuned_takes_the_values_of_the_nearest_one(tmp_path):
     assert rates == best | {('small', 16): 0.01, ('large', 4): 0.005, ('large', 16): 0.005,
                             **{('huge', budget): 0.005 for budget in (1, 4, 16)}}
 
-
 def test_a_grid_goes_on_at_its_edge_and_an_edge_that_stays_is_said(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | {
         'budgets': (100,), 'tune_extend': 2, 'tune_seeds': (0,),
@@ -168,14 +155,12 @@ def test_a_grid_goes_on_at_its_edge_and_an_edge_that_stays_is_said(tmp_path):
     assert tunings['Li', '', 100].best == {'learning_rate': 0.05}
     assert {run.config.learning_rate for run in grid if run.arm == 'Li'} == {0.05}
 
-
 def test_a_grid_of_two_settings_does_not_go_on(tmp_path):
     tune = {'learning_rate': (0.1, 0.2), 'weight_decay': (0.1, 0.2)}
     study = make_study(tmp_path, **TWO_ARMS | {'tune': {'Li': tune}, 'tune_at': (100,), 'tune_extend': 2})
     done = finish_all(study, lambda run: 1.0 - run.config.learning_rate - run.config.weight_decay)
     assert sum(run.is_tuning for run in done) == 4 * 2
     assert {run.config.weight_decay for run in done if run.arm == 'Li' and not run.is_tuning} == {0.2}
-
 
 def test_an_arm_waits_for_the_tuning_of_what_it_starts_from(tmp_path):
     arms = {'full': 'baseline', 'on': "baseline --init_from='@full' --init_depth=12"}
@@ -185,14 +170,12 @@ def test_an_arm_waits_for_the_tuning_of_what_it_starts_from(tmp_path):
     assert {run.arm for run in finish(study, lambda run: 1.0)} == {'full'}
     assert {run.arm for run in finish(study, lambda run: 1.0)} == {'full', 'on'}
 
-
 def test_an_arm_whose_values_all_diverge_has_no_grid_and_is_not_tuned_again(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | {'tune': {'Li': {'learning_rate': (0.1, 0.2)}}})
     finish_all(study, lambda run: None if run.is_tuning else 1.0)
     assert left(study) == []
     tunings, grid = plan_runs(study)
     assert not tunings['Li', '', 100].decided and {run.arm for run in grid} == {'full'}
-
 
 # ------------------------------------------------------------------------------------------------------------
 # seeds until a question is settled
@@ -202,13 +185,11 @@ MANY = {'seeds': (1, 2, 3), 'more_seeds': (4, 5, 6, 7, 8), 'questions': (('near'
                  'near': 'gong_3_6_12', 'other': 'interleave_6_12'},
         'baseline': ('full', 'six')}
 
-
 def loss_of(run) -> float:
     """'far' is far below the baselines, 'near' within the noise of the better one, which is 'six'."""
     noise = random.Random(f'{run.arm} {run.budget} {run.seed}').gauss(0, 0.01)
     level = {'full': 2.1, 'six': 2.0, 'far': 1.5, 'near': 2.0, 'other': 1.9}[run.arm]
     return level - run.budget / 1e3 + noise
-
 
 def test_an_open_question_gets_its_next_seeds_and_a_settled_one_none(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | MANY)
@@ -227,12 +208,10 @@ def test_an_open_question_gets_its_next_seeds_and_a_settled_one_none(tmp_path):
     others = [place for place in seeds if place not in (('near', '', 100), ('six', '', 100))]
     assert all(seeds[place] == [1, 2, 3] for place in others) and len(others) == 8
 
-
 def test_without_declared_questions_every_arm_at_the_largest_budget_is_one(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | MANY | {'questions': ()})
     finish(study, loss_of)
     assert {(run.arm, run.budget) for run in left(study)} == {('near', 200), ('six', 200)}
-
 
 def test_killed_after_any_run_a_study_asks_for_the_same_runs(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | MANY)
@@ -248,16 +227,13 @@ def test_killed_after_any_run_a_study_asks_for_the_same_runs(tmp_path):
             done |= {one.folder for one in ([run] if len(done) > 34 else asked[:7])}
         assert done == whole
 
-
 def test_a_question_that_a_diverged_seed_spoils_asks_for_nothing(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | MANY | {'questions': (('near', 100),)})
     finish(study, lambda run: None if run.arm == 'near' and run.seed == 2 else loss_of(run))
     assert [run.folder for run in left(study)] == []
 
-
 # ------------------------------------------------------------------------------------------------------------
 # what is there
-
 
 def test_what_was_made_or_measured_otherwise_is_refused(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS)
@@ -268,7 +244,6 @@ def test_what_was_made_or_measured_otherwise_is_refused(tmp_path):
                                             rf'\({name}: was .*, now {value!r}\): rename the study'):
             [outcome_of(changed, run) for run in plan_runs(changed)[1]]
 
-
 def test_a_diverged_run_is_over_and_an_unfinished_record_is_not(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS)
     runs = finish(study, lambda run: None if run.arm == 'Li' else 1.0)
@@ -276,7 +251,6 @@ def test_a_diverged_run_is_over_and_an_unfinished_record_is_not(tmp_path):
     record = record_of(runs[0], None) | {'info': {'ended': 'stopped'}}
     write_records(study.records_path, {runs[0].folder: record})
     assert outcome_of(study, runs[0]) is None
-
 
 @pytest.mark.parametrize('name', ['config.json', 'run.json', 'metrics.jsonl'])
 @pytest.mark.parametrize('text', ['', '{"out_dir": "ou', '[]', 'null'])
@@ -294,7 +268,6 @@ def test_a_damaged_file_of_a_run_is_named_and_the_others_go_on(tmp_path, name, t
     assert len(left(study)) == 8 and outcome_of(study, run) is None
     assert (run.folder in study.damaged) == (name != 'metrics.jsonl')
 
-
 def test_a_prefix_is_taken_from_the_run_that_has_saved_most_of_it(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS | {'budgets': (1000, 2000, 4000), 'seeds': (1,)})
     runs = {run.folder: run for run in plan_runs(study)[1]}
@@ -309,7 +282,6 @@ def test_a_prefix_is_taken_from_the_run_that_has_saved_most_of_it(tmp_path):
     # It decays over its last 1/10: the steps from 900 on are its own.
     assert saved_prefix(study, short)[0] == str(Path(study.out, middle.folder))
 
-
 @pytest.mark.parametrize('path', sorted(ROOT.glob('studies/*.py')), ids=lambda path: path.stem)
 def test_the_studies_that_come_with_it_can_be_planned_and_say_how_to_run_them(path):
     study = load_study(f'studies/{path.name}', out='nowhere')
@@ -317,7 +289,6 @@ def test_the_studies_that_come_with_it_can_be_planned_and_say_how_to_run_them(pa
     asked = [study.seeds_at(arm, budget, scale) for arm in study.arms for scale, budget in study.cells]
     assert len(grid) == sum(map(len, asked)) > 0
     assert f'python study.py studies/{path.name}' in path.read_text()
-
 
 def test_a_renamed_file_a_mark_before_its_text_and_a_torn_state_do_no_harm(tmp_path):
     path = Path(write_study(tmp_path / 'mine.py', **TWO_ARMS))

@@ -14,13 +14,11 @@ from grid.records import make_record, portable, portable_command, read_records, 
 
 ROOT = Path(__file__).parents[2]
 
-
 @pytest.fixture
 def study(tmp_path):
     (tmp_path / 'mine.py').write_text("arms = {'full': 'baseline'}\nbaseline = 'full'\nbudgets = (10,)\n"
                                       'seeds = (1,)\n')
     return load_study(str(tmp_path / 'mine.py'), out=f'{tmp_path}/aüs/my runs/')
-
 
 def test_a_record_holds_the_run_whole_and_no_path_of_the_machine(study, tmp_path):
     run_dir = Path(study.out, 'full', 'b10_s1')
@@ -41,7 +39,6 @@ def test_a_record_holds_the_run_whole_and_no_path_of_the_machine(study, tmp_path
     assert record['info']['branch_from'] == {'path': 'out/mine/full/b10_s1', 'step': 3}
     assert record['metrics'] == [json.loads(line) for line in open(run_dir / 'metrics.jsonl')]
 
-
 def test_a_path_is_told_from_a_text_and_an_address(study):
     for text in ('', 'scratch', 'gpt2', 'https://host/a/b.jsonl'):
         assert portable(study.name, study.out, text) == text
@@ -50,7 +47,6 @@ def test_a_path_is_told_from_a_text_and_an_address(study):
     assert portable(study.name, study.out, f'{study.out.rstrip("/")}2/run') == 'run'
     command = "train.py '--eval_after_growth=(100,300)' --resume=auto"
     assert portable_command(study.name, study.out, command) == command
-
 
 def test_records_are_read_as_written_and_a_line_that_is_none_is_named(tmp_path):
     path = str(tmp_path / 'records.jsonl')
@@ -64,7 +60,6 @@ def test_records_are_read_as_written_and_a_line_that_is_none_is_named(tmp_path):
         Path(path).write_text(whole + line + '\n')
         with pytest.raises(UserError, match=r'records.jsonl, line 3: not the record of a run'):
             read_records(path)
-
 
 def test_no_record_in_results_names_a_place_of_a_machine():
     for path in ROOT.glob('results/*/records.jsonl'):

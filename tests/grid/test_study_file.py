@@ -69,7 +69,6 @@ MISTAKES = [
     ({'arms': {'full': 'baseline --learning_rate=0,5'}}, "learning_rate must be float, not '0,5'"),
 ]
 
-
 @pytest.mark.parametrize('change, message', MISTAKES)
 def test_a_mistake_in_a_study_file_is_one_clear_line(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(ROOT)
@@ -77,13 +76,11 @@ def test_a_mistake_in_a_study_file_is_one_clear_line(tmp_path, monkeypatch, chan
     with pytest.raises(UserError, match=message):
         load_study(path)
 
-
 def test_a_study_that_is_not_there_is_said_with_the_nearest_one(monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=r'studies/smok.py: no such study file; did you mean '
                                         r"'studies/smoke.py'\?"):
         load_study('studies/smok.py')
-
 
 def test_all_mistakes_are_said_at_once(tmp_path):
     path = write_study(tmp_path / 'mine.py', **TWO_ARMS | {'budget': 3, 'seeds': 'x', 'settings': 4})
@@ -111,13 +108,11 @@ OF_LADDERS = [
     ({'tune_at': (2,), 'tune': {'learning_rate': (0.1,)}}, 'tune_at: there is no 2'),
 ]
 
-
 @pytest.mark.parametrize('change, message', OF_LADDERS)
 def test_a_mistake_in_a_ladder_is_one_clear_line(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=message):
         load_study(write_study(tmp_path / 'mine.py', **LADDER | change))
-
 
 def test_mistakes_of_all_kinds_stand_in_one_message(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -136,13 +131,11 @@ def test_mistakes_of_all_kinds_stand_in_one_message(tmp_path, monkeypatch):
         load_study(write_study(tmp_path / 'mine.py', **names | {'baseline': 'full'}))
     assert "arm 'Li'" in str(error.value) and "did you mean 'n_layer'" in str(error.value)
 
-
 def test_names_with_commas_are_told_apart_in_a_list(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     arms = {'Li, 8 stages': 'baseline', 'b': 'baseline'}
     with pytest.raises(UserError, match=r"there are 'Li, 8 stages', 'b'$"):
         load_study(write_study(tmp_path / 'mine.py', **TWO_ARMS | {'arms': arms, 'baseline': 'zzzzzz'}))
-
 
 def test_an_arm_needs_no_plan_at_a_budget_from_which_it_is_left_out(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)

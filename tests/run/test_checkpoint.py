@@ -27,19 +27,16 @@ from run import checkpoint
 CONFIG = TrainConfig(n_layer=4, n_head=2, n_embd=16, block_size=8, vocab_size=64, total_batch_size=64,
                      batch_size=1)
 
-
 def state(step=3, depth=2):
     model = GPT(checkpoint.gpt_config(config_to_dict(CONFIG)), depth)
     return {'config': config_to_dict(CONFIG), 'tokenizer': 'bytes', 'depth': depth, 'step': step,
             'model': model.state_dict(),
             'optimizer': {'transformer.ln_f.weight': {'exp_avg': torch.ones(16)}}, 'totals': {'seconds': 1.0}}
 
-
 def saved(folder, step=3):
     path = str(folder / f'ckpt_{step:06d}.pt')
     checkpoint.save_checkpoint(path, state(step))
     return path
-
 
 def test_load_gives_the_model_of_that_depth_and_what_is_known_of_it(tmp_path):
     path = saved(tmp_path)
@@ -54,7 +51,6 @@ def test_load_gives_the_model_of_that_depth_and_what_is_known_of_it(tmp_path):
         )
         assert all(torch.equal(v, checkpoint.read_checkpoint(path)['model'][k])
                    for k, v in model.state_dict().items())
-
 
 def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys):
     for step in (1, 2, 3, 4):
@@ -71,7 +67,6 @@ def test_the_newest_valid_one_is_taken_and_the_damaged_are_told(tmp_path, capsys
         for step in (1, 2):
             os.remove(tmp_path / f'ckpt_00000{step}.pt')
         checkpoint.latest(str(tmp_path))
-
 
 def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path):
     path = saved(tmp_path)
@@ -92,7 +87,6 @@ def test_a_flipped_bit_anywhere_is_noticed_or_harmless(tmp_path):
         assert all(torch.equal(v, whole['model'][k]) for k, v in read['model'].items())
     assert n_noticed > 5
 
-
 def test_a_checkpoint_that_the_system_can_not_read_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
     """Else a resume would go back to the one before, and set this one aside."""
     for step in (1, 2):
@@ -110,7 +104,6 @@ def test_a_checkpoint_that_the_system_can_not_read_is_not_taken_for_a_damaged_on
     with pytest.raises(FileNotFoundError, match=r'nowhere\.pt'):
         checkpoint.load_model(str(tmp_path / 'nowhere.pt'))
 
-
 def test_a_checkpoint_that_another_program_has_compressed_is_refused(tmp_path):
     with (zipfile.ZipFile(saved(tmp_path)) as archive,
           zipfile.ZipFile(tmp_path / 'packed.pt', 'w', zipfile.ZIP_DEFLATED) as packed):
@@ -119,11 +112,9 @@ def test_a_checkpoint_that_another_program_has_compressed_is_refused(tmp_path):
     with pytest.raises(UserError, match=r'packed\.pt: damaged'):  # torch would map what isn't there
         checkpoint.read_checkpoint(str(tmp_path / 'packed.pt'))
 
-
 class Evil:
     def __reduce__(self):
         return os.system, ('touch was_executed',)
-
 
 def test_a_pickle_that_would_run_code_is_refused_and_nothing_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -135,13 +126,11 @@ def test_a_pickle_that_would_run_code_is_refused_and_nothing_runs(tmp_path, monk
             checkpoint.read_checkpoint(path)
     assert not os.path.exists('was_executed')
 
-
 @pytest.mark.parametrize('change', [{'format': 2}, {'extra': 1}, {'step': -1}, {'depth': -1}, {'totals': 0}])
 def test_another_format_is_refused(tmp_path, change):
     torch.save({**state(), 'format': 1, **change}, tmp_path / 'x.pt')
     with pytest.raises(UserError, match='not a checkpoint of this project, or of another version'):
         checkpoint.read_checkpoint(str(tmp_path / 'x.pt'))
-
 
 @pytest.mark.parametrize('change', [{'n_head': 3}, {'n_head': 0}, {'n_head': '2'}, {'n_embd': 17},
                                     {'n_embd': None}, {'vocab_size': 63}, {'block_size': 2.5}])
@@ -149,7 +138,6 @@ def test_a_config_that_no_model_can_have_is_refused(tmp_path, change):
     torch.save({**state(), 'format': 1, 'config': config_to_dict(CONFIG) | change}, tmp_path / 'x.pt')
     with pytest.raises(UserError, match="its weights don't fit"):
         checkpoint.load_model(str(tmp_path / 'x.pt'))
-
 
 def test_no_space_left_keeps_what_was_there(tmp_path):
     """A file-size limit stands in for a full disk: the write fails in the middle."""
@@ -166,7 +154,6 @@ def test_no_space_left_keeps_what_was_there(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, old)
     assert open(path, 'rb').read() == before and os.listdir(tmp_path) == ['ckpt_000003.pt']
-
 
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
     saved(tmp_path, 1)
@@ -190,13 +177,10 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path):
         for path in tmp_path.glob('ckpt_*.pt'):
             checkpoint.read_checkpoint(str(path))
 
-
 # ------------------------------------------------------------------------------------------------------------
 # the thread that writes
 
-
 GPU = torch.device('cuda')  # whose checkpoints a thread writes; the tensors may lie anywhere
-
 
 def slow_saves(monkeypatch):
     """Let save_checkpoint wait until the returned event is set; what it saves is the real thing."""
@@ -209,7 +193,6 @@ def slow_saves(monkeypatch):
 
     monkeypatch.setattr(checkpoint, 'save_checkpoint', save)
     return go_on
-
 
 def test_what_the_thread_writes_is_the_state_when_it_was_saved(monkeypatch, tmp_path):
     go_on = slow_saves(monkeypatch)
@@ -225,7 +208,6 @@ def test_what_the_thread_writes_is_the_state_when_it_was_saved(monkeypatch, tmp_
     read = checkpoint.read_checkpoint(str(tmp_path / 'ckpt_000003.pt'))
     assert all(torch.equal(read['model'][name], tensor) for name, tensor in before.items())
 
-
 def test_a_save_waits_for_the_one_before_and_prunes_after_it(monkeypatch, tmp_path):
     go_on = slow_saves(monkeypatch)
     writer = checkpoint.CheckpointWriter(GPU)
@@ -237,7 +219,6 @@ def test_a_save_waits_for_the_one_before_and_prunes_after_it(monkeypatch, tmp_pa
             writer.save({paths[step - 1]: state(step)}, str(tmp_path), 2)
             assert os.path.exists(paths[step - 2])
     assert sorted(os.listdir(tmp_path)) == ['ckpt_000002.pt', 'ckpt_000003.pt']
-
 
 def test_what_goes_wrong_in_the_thread_is_raised_once_by_the_next_call(monkeypatch, tmp_path):
     def refuse(path, content):
@@ -253,14 +234,12 @@ def test_what_goes_wrong_in_the_thread_is_raised_once_by_the_next_call(monkeypat
             call()
         writer.check()
 
-
 def test_an_error_of_the_run_is_not_hidden_by_one_of_the_thread(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, 'save_checkpoint', lambda path, content: 1 / 0)
     with pytest.raises(KeyError), checkpoint.CheckpointWriter(GPU) as writer:
         writer.save({'x.pt': state()}, str(tmp_path), 2)
         raise KeyError
     assert writer.writing.done()
-
 
 class Operators(TorchDispatchMode):
     """The names of torch's operators, as they are called."""
@@ -272,7 +251,6 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         self.names.append(operator.name())
         return operator(*args, **(kwargs or {}))
-
 
 @pytest.mark.parametrize('device, n_copies', [('cpu', 0), ('cuda', 1)])
 def test_on_the_cpu_a_checkpoint_is_written_at_once_and_without_a_copy(tmp_path, device, n_copies):
@@ -291,7 +269,6 @@ def test_on_the_cpu_a_checkpoint_is_written_at_once_and_without_a_copy(tmp_path,
         writer.wait()
     assert torch.equal(checkpoint.read_checkpoint(str(path))['model']['x'], torch.ones(10))
 
-
 def test_weights_that_two_files_share_are_copied_once():
     content = state()
     stage, whole = checkpoint.copy_to_host({'stage': content, 'ckpt': dict(content)}).values()
@@ -300,14 +277,11 @@ def test_weights_that_two_files_share_are_copied_once():
         assert torch.equal(stage['model'][name], tensor)
     assert stage['config'] == content['config'] and stage['config'] is not content['config']
 
-
 # ----------------------------------------------------------------------------------------------------------
 # which checkpoint, and which are kept
 
-
 def names(folder) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
-
 
 def damage(path, how: str):
     """Cut a file off, or flip one bit in the middle of its largest tensor."""
@@ -320,7 +294,6 @@ def damage(path, how: str):
         raw[member.header_offset + 200 + member.file_size // 2] ^= 1
     path.write_bytes(raw)
 
-
 def test_the_millionth_step_comes_after_the_one_before_it(tmp_path):
     for step in (999_999, 1_000_000, 1_000_001):
         saved(tmp_path, step)
@@ -328,7 +301,6 @@ def test_the_millionth_step_comes_after_the_one_before_it(tmp_path):
     assert checkpoint.latest(str(tmp_path), at_most=1_000_000)[1]['step'] == 1_000_000
     checkpoint.prune(str(tmp_path), 1_000_001, 2)
     assert names(tmp_path) == ['ckpt_1000000.pt', 'ckpt_1000001.pt']
-
 
 def test_files_with_other_names_are_no_checkpoints_and_are_left_alone(tmp_path):
     others = ['ckpt_best.pt', 'ckpt_old_000009.pt', 'ckpt_000009.pt.bak', 'my_ckpt_000009.pt',
@@ -343,13 +315,11 @@ def test_files_with_other_names_are_no_checkpoints_and_are_left_alone(tmp_path):
     checkpoint.prune(str(tmp_path), 3, 1)
     assert names(tmp_path) == sorted([*others, 'ckpt_000003.pt'])
 
-
 def test_steps_that_are_kept_for_good_and_those_to_come_take_no_slot(tmp_path):
     for step in range(1, 9):
         saved(tmp_path, step)
     checkpoint.prune(str(tmp_path), 7, 2, keep=(2, 7, 99))
     assert [step for step, _ in checkpoint.numbered(str(tmp_path))] == [2, 5, 6, 7, 8]
-
 
 @pytest.mark.parametrize('run_json, words', [
     (None, 'of a run that has not ended, or is elsewhere'),
@@ -365,9 +335,7 @@ def test_a_model_that_is_loaded_says_of_which_checkpoint_and_what_became_of_its_
     said = capsys.readouterr()
     assert said.err == f'ckpt_000003.pt: step 3, {words}\n' and said.out == ''
 
-
 N_BYTES = 257  # tokens of the bytes tokenizer
-
 
 @pytest.mark.parametrize('vocab_size, fits', [(N_BYTES - 1, False), (N_BYTES, True), (N_BYTES + 1023, True),
                                               (N_BYTES + 1024, False)])
@@ -375,11 +343,9 @@ def test_a_vocabulary_is_the_tokenizers_and_at_most_some_padding(vocab_size, fit
     with contextlib.nullcontext() if fits else pytest.raises(UserError, match='do not belong together'):
         checkpoint.check_vocabulary('bytes', vocab_size)
 
-
 def train(monkeypatch, *argv):
     monkeypatch.setattr(sys, 'argv', ['train.py', *argv])
     runpy.run_path('train.py')['main']()
-
 
 def test_a_run_resumed_behind_a_damaged_checkpoint_keeps_its_last_good_one(tiny, tmp_path, monkeypatch,
                                                                            capsys):
@@ -401,7 +367,6 @@ def test_a_run_resumed_behind_a_damaged_checkpoint_keeps_its_last_good_one(tiny,
     train(monkeypatch, f'--resume={out}', '--keep_checkpoints=1')
     assert seen == [6, 6, 9, 9]
     assert [p for p in names(out) if p.startswith('ckpt')] == ['ckpt_000009.pt']
-
 
 def test_a_folder_with_a_copied_checkpoint_alone_is_a_run(tiny, tmp_path, monkeypatch):
     flags = ['--growth_steps=6', '--continual_steps=3', '--hellaswag_interval=0']

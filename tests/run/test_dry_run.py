@@ -25,20 +25,16 @@ from run import checkpoint, start
 
 QUIET = ['--eval_interval=0', '--hellaswag_interval=0']
 
-
 def run(monkeypatch, tiny, out_dir, *flags):
     monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--out_dir={out_dir}', *flags])
     train.main()
-
 
 def models_alive() -> int:
     gc.collect()
     return sum(isinstance(o, GPT) for o in gc.get_objects())
 
-
 # ------------------------------------------------------------------------------------------------------------
 # compiled code
-
 
 def test_all_graphs_of_a_plan_exist_before_step_0_and_no_model_of_the_dry_run(monkeypatch, tiny, tmp_path):
     """Three stages with old layers among new ones: four graphs for blocks, and those of the first block, of
@@ -70,7 +66,6 @@ def test_all_graphs_of_a_plan_exist_before_step_0_and_no_model_of_the_dry_run(mo
     assert not counters['graph_break'] and not counters['unimplemented']
     torch._dynamo.reset()
 
-
 @pytest.mark.parametrize('flags, expected', [
     ((), [(), (0, 1), (0, 1, 2)]), (('--n_stages=1',), [()]), (('--phase1_fraction=0',), [()]),
     (('--grow_init=interleave',), [(), (0, 2), (0, 2, 3)]),
@@ -91,7 +86,6 @@ def test_a_micro_step_of_each_way_to_freeze_compiles_what_a_plan_needs(monkeypat
     assert frozen == expected
     assert all(p.grad is None for p in model.parameters())
 
-
 def test_a_missing_compiler_is_one_line_that_names_the_way_out(monkeypatch, tiny, tmp_path):
     import torch._inductor.config as inductor
 
@@ -104,7 +98,6 @@ def test_a_missing_compiler_is_one_line_that_names_the_way_out(monkeypatch, tiny
     assert not (tmp_path / 'run').exists()
     torch._dynamo.reset()
 
-
 def test_only_what_the_compiler_raises_counts_as_its_failure():
     from torch._dynamo.exc import Unsupported
     from torch._inductor.exc import InvalidCxxCompiler
@@ -114,10 +107,8 @@ def test_only_what_the_compiler_raises_counts_as_its_failure():
     assert device.compile_failure(RuntimeError('mat1 and mat2 shapes cannot be multiplied')) is None
     assert device.compile_failure(UserError('torch._inductor')) is None
 
-
 # ------------------------------------------------------------------------------------------------------------
 # memory
-
 
 # train.py with a limit on its memory; without one it ends after the dry run and prints the most that it had
 # before and after it
@@ -145,7 +136,6 @@ else:
 common.run_main(train.main)
 """
 
-
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc, sets RLIMIT_AS')
 def test_what_passes_the_dry_run_does_not_run_out_of_memory_later(tiny, tmp_path):
     """Growth, accumulation, checkpoints, evaluation: with as much memory as the dry run took, the run ends
@@ -168,7 +158,6 @@ def test_what_passes_the_dry_run_does_not_run_out_of_memory_later(tiny, tmp_path
     assert done.returncode == 2
     assert 'error: out of memory at full depth (6 layers) with batch_size 8' in done.stderr
     assert not (tmp_path / 'too_little').exists()
-
 
 def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, tmp_path, capsys):
     """A group of one rank that takes itself for two: every wrapper, the dry run's too, is gone when the next
@@ -193,7 +182,6 @@ def test_ddps_buckets_are_gone_before_the_next_ones_are_made(monkeypatch, tiny, 
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == 'dry run: takes two steps at full depth ...' and lines[1].startswith('dry run: ')
     assert found == [0] * 7  # the dry run's, and one for each phase
-
 
 def test_the_exchange_of_a_step_is_exact_and_says_loss_norm_and_signals(tiny):
     job = train.prepare(tiny)

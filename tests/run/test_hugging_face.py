@@ -13,7 +13,6 @@ import export_hf
 from core.common import UserError
 from run import checkpoint, hugging_face
 
-
 @pytest.fixture(scope='module')
 def theirs():
     """transformers' GPT-2, small, with weights of which none is zero or one."""
@@ -26,18 +25,15 @@ def theirs():
         p.data += 0.05 * torch.randn(p.shape)  # biases and norms too
     return model
 
-
 @pytest.fixture
 def folder(theirs, tmp_path):
     theirs.save_pretrained(tmp_path / 'hf')
     return tmp_path / 'hf'
 
-
 def change_config(folder, **changes):
     """Write these values into config.json; None removes one."""
     config = json.loads((folder / 'config.json').read_text()) | changes
     (folder / 'config.json').write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-
 
 def change_weights(folder, **changes):
     weights = load_file(folder / 'model.safetensors') | {name.replace('__', '.'): w
@@ -45,9 +41,7 @@ def change_weights(folder, **changes):
     weights = {name: w.clone() for name, w in weights.items() if w is not None}
     save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
 
-
 # ---- weights and shape
-
 
 @pytest.mark.parametrize('part, options', [
     (lambda m: m, {}), (lambda m: m.transformer, {}), (lambda m: m, {'max_shard_size': '100KB'}),
@@ -62,7 +56,6 @@ def test_a_folder_gives_transformers_logits(theirs, tmp_path, part, options):
     assert info['config'] == {'block_size': 64, 'vocab_size': 300, 'n_layer': 3, 'n_head': 4, 'n_embd': 48,
                               'dropout': 0.0, 'arch': 'gpt2'}
 
-
 def test_masks_that_old_folders_store_as_weights_are_ignored(theirs, tmp_path):
     theirs.transformer.save_pretrained(tmp_path)
     weights = load_file(tmp_path / 'model.safetensors')
@@ -71,7 +64,6 @@ def test_masks_that_old_folders_store_as_weights_are_ignored(theirs, tmp_path):
     change_weights(tmp_path, **masks)
     ours, _ = checkpoint.load_model(str(tmp_path))
     assert torch.equal(ours.transformer.h[1].attn.c_attn.weight, weights['h.1.attn.c_attn.weight'].T)
-
 
 def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_or_it_alone_is_not(folder):
     """safetensors' save_model keeps one name of tied tensors, whichever comes first."""
@@ -85,7 +77,6 @@ def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_or_it_alone_is
     change_weights(folder, lm_head__weight=untied, transformer__wte__weight=embedding)
     with pytest.raises(UserError, match=r'tie_word_embeddings, but lm_head\.weight differs'):
         checkpoint.load_model(str(folder))
-
 
 @pytest.mark.parametrize('changes, message', [
     ({'activation_function': 'relu'}, "activation_function 'relu', and only 'gelu_new' or "),
@@ -106,7 +97,6 @@ def test_a_folder_that_is_not_gpt2_is_refused(folder, changes, message):
     with pytest.raises(UserError, match=message):
         checkpoint.load_model(str(folder))
 
-
 def test_a_torn_or_missing_weights_file_is_named(folder):
     whole = (folder / 'model.safetensors').read_bytes()
     (folder / 'model.safetensors').write_bytes(whole[:len(whole) // 2])
@@ -119,14 +109,11 @@ def test_a_torn_or_missing_weights_file_is_named(folder):
     with pytest.raises(UserError, match='not a whole model'):
         checkpoint.load_model(str(folder))
 
-
 def test_home_is_expanded(folder, monkeypatch):
     monkeypatch.setenv('HOME', str(folder.parent))
     assert checkpoint.load_model('~/hf')[1]['depth'] == 3
 
-
 # ---- the Hub
-
 
 @pytest.fixture
 def hub(folder, monkeypatch, tmp_path):
@@ -139,7 +126,6 @@ def hub(folder, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     return asked
 
-
 def test_a_model_comes_from_the_hub_by_its_name(hub, tmp_path):
     for name in ('gpt2', 'gpt2-xl', 'openai-community/gpt2-medium', 'someone/else'):
         assert checkpoint.load_model(name)[1]['depth'] == 3
@@ -149,7 +135,6 @@ def test_a_model_comes_from_the_hub_by_its_name(hub, tmp_path):
     with pytest.raises(OSError, match='out/else'):
         checkpoint.load_model('out/else')
 
-
 def test_a_folder_called_gpt2_does_not_hide_the_hubs(hub, tmp_path):
     (tmp_path / 'gpt2').mkdir()
     assert checkpoint.load_model('gpt2')[1]['depth'] == 3 and hub == ['openai-community/gpt2']
@@ -158,9 +143,7 @@ def test_a_folder_called_gpt2_does_not_hide_the_hubs(hub, tmp_path):
             checkpoint.load_model(path)
     assert len(hub) == 1
 
-
 # ---- which tokenizer
-
 
 @pytest.fixture(scope='module')
 def tokenizers(tmp_path_factory):
@@ -180,7 +163,6 @@ def tokenizers(tmp_path_factory):
         transformers.GPT2TokenizerFast(*files).save_pretrained(root / f'{name}_transformers')
     return root
 
-
 @pytest.mark.parametrize('source, names, tokenizer', [
     ('gpt2', ['vocab.json', 'merges.txt'], 'gpt2'), ('gpt2_transformers', ['tokenizer.json'], 'gpt2'),
     ('bytes', ['vocab.json', 'merges.txt'], 'bytes'), ('bytes_transformers', ['tokenizer.json'], 'bytes'),
@@ -191,21 +173,17 @@ def test_a_tokenizer_is_known_by_its_content(folder, tokenizers, capsys, source,
     assert checkpoint.load_model(str(folder))[1]['tokenizer'] == tokenizer
     assert capsys.readouterr().err == ''
 
-
 def swap_two_tokens(content):
     vocab = content['model']['vocab']
     vocab['Ġthe'], vocab['Ġof'] = vocab['Ġof'], vocab['Ġthe']
-
 
 def add_a_token(content):
     pad = dict(content['added_tokens'][0], id=50257, content='<|pad|>')
     content['added_tokens'].append(pad)
 
-
 def swap_two_merges(content):
     merges = content['model']['merges']
     merges[100], merges[101] = merges[101], merges[100]
-
 
 @pytest.mark.parametrize('change', [
     add_a_token, swap_two_tokens, swap_two_merges,
@@ -221,14 +199,12 @@ def test_another_tokenizer_of_gpt2s_size_is_itself(folder, tokenizers, change):
     name = hugging_face.read_tokenizer(str(folder), {})
     assert name == 'gpt2' if change is add_a_token else name.startswith('sha256:')
 
-
 @pytest.mark.parametrize('content', ['{"model": {}}', '[]'])
 def test_a_tokenizer_that_cannot_be_read_is_refused(folder, content):
     (folder / 'tokenizer.json').write_text(content, encoding='utf-8')
     with pytest.raises(UserError, match='its tokenizer files cannot be read') as error:
         checkpoint.load_model(str(folder))
     assert '\n' not in str(error.value)
-
 
 def test_a_missing_tokenizer_is_said_once_by_the_first_rank(folder, capsys, monkeypatch):
     assert checkpoint.load_model(str(folder))[1]['tokenizer'] == 'gpt2'

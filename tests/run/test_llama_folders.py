@@ -16,17 +16,14 @@ from run import checkpoint
 
 IDX = torch.randint(320, (2, 40), generator=torch.Generator().manual_seed(3))
 
-
 def logits_of(model):
     with torch.no_grad():
         return model.logits(IDX) if isinstance(model, GPT) else model(IDX).logits
-
 
 def from_folder(folder):
     import transformers
 
     return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_logits_equal_transformers_before_and_after_a_round_trip_and_growing_with_zero(tmp_path, kind):
@@ -47,7 +44,6 @@ def test_logits_equal_transformers_before_and_after_a_round_trip_and_growing_wit
     assert grown.config.num_hidden_layers == 5
     assert torch.allclose(logits_of(grown), expected, atol=1e-5)
 
-
 @pytest.mark.parametrize('kind', KINDS)
 def test_copies_of_layers_compute_what_transformers_computes_with_them(tmp_path, kind):
     make_folder(tmp_path / 'in', kind)
@@ -55,7 +51,6 @@ def test_copies_of_layers_compute_what_transformers_computes_with_them(tmp_path,
     model.grow(layout('interleave', 3, 5), 'random')
     export(model, info, str(tmp_path / 'out'))
     assert torch.allclose(logits_of(from_folder(tmp_path / 'out')), logits_of(model), atol=1e-5)
-
 
 def test_several_files_in_bfloat16_are_read_and_written(tmp_path):
     make_folder(tmp_path / 'in', 'qwen2', torch.bfloat16, '20KB')
@@ -68,7 +63,6 @@ def test_several_files_in_bfloat16_are_read_and_written(tmp_path):
         assert weight.dtype == torch.bfloat16
         assert torch.equal(weight, make_weights(tmp_path / 'in')[name]), name
 
-
 def make_weights(folder):
     from safetensors.torch import load_file
 
@@ -76,7 +70,6 @@ def make_weights(folder):
     for path in folder.glob('*.safetensors'):
         weights |= load_file(path)
     return weights
-
 
 # The memory that loading a model took at most beyond what it had at first, and the model's own, in bytes.
 MEASURE = """
@@ -102,7 +95,6 @@ watcher.join()
 print(most[0] - before, 4 * sum(p.numel() for p in model.parameters()))
 """
 
-
 @pytest.mark.skipif(sys.platform != 'linux', reason='Linux tells what memory a process has')
 def test_a_checkpoint_in_bfloat16_loads_in_little_more_memory_than_the_model_takes(tmp_path):
     """SmolLM2 135M took 652 MB for its 538; a second copy in float32 would make it 1,076."""
@@ -111,7 +103,6 @@ def test_a_checkpoint_in_bfloat16_loads_in_little_more_memory_than_the_model_tak
     done = run_python('-c', MEASURE, str(tmp_path / 'in'))
     peak, size = map(int, done.stdout.split())
     assert size > 35e6 and peak < 1.5 * size, done.stderr
-
 
 def test_the_tokenizer_and_its_generation_config_are_carried_along(tmp_path):
     import transformers
@@ -126,7 +117,6 @@ def test_the_tokenizer_and_its_generation_config_are_carried_along(tmp_path):
     both = [transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ('in', 'out')]
     ids = [each(text).input_ids for each in both]
     assert ids[0] == ids[1]
-
 
 @pytest.mark.parametrize('changes, message', [
     ({'model_type': 'mistral'}, "model_type 'mistral', and only 'gpt2' or 'llama' or 'qwen2' or 'qwen3'"),
@@ -152,7 +142,6 @@ def test_what_is_computed_otherwise_is_refused_by_the_fields_name(tmp_path, chan
     with pytest.raises(UserError) as error:
         checkpoint.load_model(str(tmp_path))
     assert message in str(error.value) and '\n' not in str(error.value)
-
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     make_folder(tmp_path, 'llama')

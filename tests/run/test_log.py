@@ -21,7 +21,6 @@ from core.common import UserError
 from run import log
 from run.log import RunLog, Tracker, git_state, read_metrics, read_run_json
 
-
 def job_in(folder, **settings):
     """A run of 5 steps as RunLog knows it, in `folder`."""
     settings = {'growth_steps': 5, 'continual_steps': 0, 'log_interval': 1, 'run_name': 'run'} | settings
@@ -32,11 +31,9 @@ def job_in(folder, **settings):
                                  fingerprint={'train': {'tokens': 5}}, grad_accum_steps=1,
                                  val_sets={'val_loss': None})
 
-
 def state_at(step):
     model = types.SimpleNamespace(depth=12, parameters=list)
     return types.SimpleNamespace(step=step, clock={'seconds': step * 0.5}, model=model, init_from=None)
-
 
 def resume(folder, step, prefix_dir='', **settings):
     """The log of a run that starts at `step`."""
@@ -44,19 +41,15 @@ def resume(folder, step, prefix_dir='', **settings):
     opened.open(state_at(step))
     return opened
 
-
 def record(kind, step, **values):
     counters = {'tokens': step * 10, 'flops': step * 100, 'flops_paper': step * 50, 'seconds': step * 0.5}
     return {'kind': kind, 'step': step, **counters, **values}
 
-
 def write(path, records):
     path.write_text(''.join(json.dumps(r) + '\n' for r in records))
 
-
 # ------------------------------------------------------------------------------------------------------------
 # metrics.jsonl
-
 
 def test_what_is_written_is_read(tmp_path):
     records = [record('train', 1, loss=2.0), record('eval', 1, val_loss=2.5),
@@ -68,7 +61,6 @@ def test_what_is_written_is_read(tmp_path):
     assert read_metrics(str(path)) == (records, False)
     assert read_metrics(str(tmp_path / 'none.jsonl')) == ([], False)
 
-
 def test_a_resumed_run_keeps_just_the_lines_that_it_will_not_write_again(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     records = [record('train', 1, loss=1), record('train', 2, loss=1), record('eval', 2, val_loss=1),
@@ -76,7 +68,6 @@ def test_a_resumed_run_keeps_just_the_lines_that_it_will_not_write_again(tmp_pat
     write(path, records)
     resume(tmp_path, 2)  # a checkpoint at step 2: its evaluation and the growth come again
     assert read_metrics(str(path))[0] == records[:2]
-
 
 @pytest.mark.parametrize('rest', ['{"kind": "train", "st', '{"kind": "train", "step": 3, "tokens": 30',
                                   '\x00\x00'])
@@ -89,7 +80,6 @@ def test_a_truncated_last_line_is_let_pass_and_cut_on_resume(tmp_path, rest):
     resume(tmp_path, 5)
     assert read_metrics(str(path)) == ([record('train', 1, loss=1)], False)
 
-
 def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whole(tmp_path):
     path = tmp_path / 'metrics.jsonl'
     assert not log.has_last_eval(str(tmp_path), 100)
@@ -101,10 +91,8 @@ def test_a_run_has_its_last_evaluation_only_if_that_is_of_its_last_step_and_whol
     path.write_bytes(path.read_bytes()[:-5])
     assert not log.has_last_eval(str(tmp_path), 100)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # run.json
-
 
 def test_run_json_keeps_its_id_and_facts_over_starts(tmp_path):
     resume(tmp_path, 0)
@@ -118,7 +106,6 @@ def test_run_json_keeps_its_id_and_facts_over_starts(tmp_path):
                  'device_count', 'cpu_capability', 'world_size'):
         assert name in second and name in second['starts'][0]
     assert set(second['versions']) == {'python', 'torch', 'numpy', 'cuda'}
-
 
 def test_a_branch_is_in_run_json_until_a_start_without_it(tmp_path):
     (tmp_path / 'a').mkdir()
@@ -135,7 +122,6 @@ def test_a_branch_is_in_run_json_until_a_start_without_it(tmp_path):
     resume(tmp_path / 'b', 0)
     assert read_run_json(str(tmp_path / 'b'))['branch_from'] is None
 
-
 @pytest.mark.parametrize('ended', ['done', 'stopped', 'diverged'])
 def test_how_a_run_ended_is_in_its_record_until_it_goes_on(tmp_path, capsys, ended):
     opened = resume(tmp_path, 0)
@@ -146,7 +132,6 @@ def test_how_a_run_ended_is_in_its_record_until_it_goes_on(tmp_path, capsys, end
     assert ('--resume' in capsys.readouterr().out) == (ended == 'stopped')
     resume(tmp_path, 4)
     assert 'ended' not in read_run_json(str(tmp_path))
-
 
 def test_git_state_inside_and_outside_of_a_checkout(tmp_path, monkeypatch):
     assert git_state(str(tmp_path)) == (None, None, None)
@@ -172,7 +157,6 @@ def test_git_state_inside_and_outside_of_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))  # without git
     assert git_state(str(tmp_path)) == (None, None, None)
 
-
 def test_a_damaged_run_json_is_named(tmp_path):
     assert read_run_json(str(tmp_path)) == {}
     for text in ('{"run_id": ', '[]'):
@@ -180,10 +164,8 @@ def test_a_damaged_run_json_is_named(tmp_path):
         with pytest.raises(UserError, match=r'run\.json: not a readable run\.json'):
             read_run_json(str(tmp_path))
 
-
 # ------------------------------------------------------------------------------------------------------------
 # trackers, the real packages, offline
-
 
 def wandb_history(folder) -> list[tuple]:
     """(step, val_loss) of every logged record in wandb's offline files, which are in LevelDB's log format."""
@@ -211,13 +193,11 @@ def wandb_history(folder) -> list[tuple]:
                     found.append((int(names['_step']), float(names['eval/val_loss'])))
     return found
 
-
 def tensorboard_history(folder) -> list[tuple]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / 'tensorboard')).Reload()
     return [(e.step, e.value) for e in events.Scalars('eval/val_loss')]
-
 
 def trackio_history(folder) -> list[tuple]:
     found = []
@@ -228,9 +208,7 @@ def trackio_history(folder) -> list[tuple]:
                 found.append((step, values['eval/val_loss']))
     return found
 
-
 HISTORY = {'wandb': wandb_history, 'tensorboard': tensorboard_history, 'trackio': trackio_history}
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', HISTORY)
@@ -250,14 +228,12 @@ def test_a_tracker_gets_every_evaluation_once_though_a_resumed_run_repeats_some(
         time.sleep(1.01 if kind == 'wandb' else 0)  # it names its folders by the second
     assert HISTORY[kind](tmp_path) == [(step, step / 2) for step in range(1, 6)]
 
-
 def test_nothing_of_a_tracker_is_imported_unless_it_is_named():
     code = ('import sys, train\n'
             'print([name for name in ("wandb", "tensorboard", "trackio", "matplotlib", "pandas") if name in '
             'sys.modules])')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout == '[]\n', done.stderr
-
 
 def test_a_tracker_that_cannot_start_is_one_line(tmp_path, monkeypatch):
     def refuse(*arguments):

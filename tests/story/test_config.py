@@ -16,22 +16,18 @@ from core.common import UserError
 
 REPO = Path(__file__).parents[2]
 
-
 def load(*argv):
     return load_config([*map(str, argv)], '', say=None)
-
 
 def write(folder, name, text):
     path = Path(folder, name)
     path.write_text(text)
     return str(path)
 
-
 def error_of(*argv) -> str:
     with pytest.raises(UserError) as error:
         load(*argv)
     return str(error.value)
-
 
 def test_configs_apply_from_left_to_right_and_flags_last(tmp_path):
     a = write(tmp_path, 'a.py',
@@ -40,7 +36,6 @@ def test_configs_apply_from_left_to_right_and_flags_last(tmp_path):
     c = load(a, b, '--learning_rate=3e-4', '--shuffle', '--total_batch_size=524_288')
     assert (c.n_layer, c.stage_depths, c.learning_rate, c.shuffle) == (8, (2, 4, 8), 3e-4, True)
     assert load(a, b).out_dir == 'out/a_b' and load(a, b).run_name == 'a_b'
-
 
 # Adding a setting is a decision, and says which one went: val_dirs came, wandb_project went.
 SETTINGS = '''out_dir run_name seed resume branch_from data_dir shuffle arch n_layer n_head n_embd n_kv_head
@@ -57,13 +52,11 @@ FREE = '''out_dir run_name resume branch_from data_dir batch_size eval_interval 
 val_dirs hellaswag_interval hellaswag_data hellaswag_limit log_interval checkpoint_interval
 checkpoint_steps keep_checkpoints tracker tracker_project device dtype compile'''
 
-
 def test_the_list_of_settings_is_frozen_and_so_is_what_may_change_on_resume():
     fields = configuration.FIELDS
     assert [*fields] == SETTINGS.split()
     assert {field.metadata['group'] for field in fields.values()} == {*configuration.GROUPS}
     assert [name for name, field in fields.items() if field.metadata['free']] == FREE.split()
-
 
 def test_the_defaults_are_the_papers_run():
     c = TrainConfig()
@@ -72,7 +65,6 @@ def test_the_defaults_are_the_papers_run():
                                                                                   'constant')
     assert (c.growth_steps, c.continual_steps, c.seed, c.grad_clip) == (10_000, 10_000, 1337, 0.0)
     assert (c.muon_learning_rate, c.decay_fraction, c.vocab_size) == (0.02, 0.1, 50304)
-
 
 def test_all_mistakes_come_in_one_message(tmp_path):
     bad = write(tmp_path, 'bad.py', 'import os\nn_layers = 12\nlearning_rate = "fast"\n'
@@ -92,7 +84,6 @@ def test_all_mistakes_come_in_one_message(tmp_path):
                   "continual_steps must be int or 'equal_compute', not 'equal'",
                   'n_embd 770 is not divisible by n_head 12']:
         assert piece in message
-
 
 @pytest.mark.parametrize('flags, piece', [
     ('--n_stages=13', '13 stages need at least as many layers'),
@@ -129,13 +120,11 @@ def test_all_mistakes_come_in_one_message(tmp_path):
 def test_impossible_settings_are_named(flags, piece):
     assert piece in error_of(*flags.split())
 
-
 @pytest.mark.parametrize('name', ['n_layer', 'n_head', 'n_embd', 'block_size', 'n_stages', 'total_batch_size',
                                   'batch_size', 'val_tokens', 'log_interval', 'keep_checkpoints'])
 def test_one_is_the_least_of_what_there_must_be(name):
     assert not configuration.read_command_line([f'--{name}=1']).problems
     assert configuration.read_command_line([f'--{name}=0']).problems
-
 
 def test_every_shipped_config_loads_alone_and_under_the_cpu_overlay():
     names = sorted(glob.glob('configs/*.py'))
@@ -147,7 +136,6 @@ def test_every_shipped_config_loads_alone_and_under_the_cpu_overlay():
     overlay = configuration.read_file('configs/cpu.py', [])
     assert not {*overlay} & {'n_layer', 'n_stages', 'stage_depths', 'stage_steps', 'stage_fractions'}
 
-
 def test_vocab_size_is_the_datas_rounded_up_unless_a_config_says_it(tmp_path):
     (tmp_path / 'meta.json').write_text(json.dumps({'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}))
     for flags in ([], ['--vocab_size=0']):  # also where nobody says one
@@ -155,13 +143,11 @@ def test_vocab_size_is_the_datas_rounded_up_unless_a_config_says_it(tmp_path):
         assert load('--data_dir=nowhere', *flags).vocab_size == 50304
     assert load(f'--data_dir={tmp_path}', '--vocab_size=512').vocab_size == 512
 
-
 def test_a_llama_has_gpt2s_heads_and_an_mlp_of_8_thirds_unless_it_is_said():
     c = load('--arch=llama', '--n_embd=640', '--n_head=10')
     assert (c.n_kv_head, c.head_dim, c.n_ff) == (10, 64, 1728)  # 1706.7 up to a multiple of 64
     c = load('--arch=llama', '--n_kv_head=4', '--head_dim=32', '--n_ff=100')
     assert (c.n_kv_head, c.head_dim, c.n_ff) == (4, 32, 100)
-
 
 def test_a_config_survives_json():
     c = load('configs/incremental_8stage.py', 'configs/cpu.py', '--n_stages=2', '--stage_depths=6,12',
@@ -175,10 +161,8 @@ def test_a_config_survives_json():
         del old[name]
     assert configuration.config_from_dict(old, 'x') == TrainConfig()
 
-
 # ----------------------------------------------------------------------------------------------------------
 # one value
-
 
 @pytest.mark.parametrize('flag, value', [
     ('--out_dir=2025_01_31', '2025_01_31'), ('--run_name=1e5', '1e5'), ('--run_name=None', 'None'),
@@ -206,7 +190,6 @@ def test_a_flag_means_what_its_setting_is(flag, value):
     assert not given.problems
     assert given.flags == {name: value} and type(given.flags[name]) is type(value)
 
-
 @pytest.mark.parametrize('flag, piece', [
     ('--n_layer=0x10', "must be int, not '0x10'"), ('--n_layer=None', "n_layer must be int, not 'None'"),
     ('--n_layer=True', "n_layer must be int, not 'True'"), ('--n_layer=', "n_layer must be int, not ''"),
@@ -231,7 +214,6 @@ def test_a_flag_means_what_its_setting_is(flag, value):
 def test_a_flag_of_another_type_is_refused(flag, piece):
     assert piece in error_of(*flag.split())
 
-
 @pytest.mark.parametrize('line, piece', [
     ('compile = None', "compile must be bool or 'auto', not None"), ('n_layer = True', 'int, not True'),
     ('run_name = 2025_01_31', 'run_name must be str, not 20250131'), ('n_layer = "4"', "int, not '4'"),
@@ -248,7 +230,6 @@ def test_a_config_that_can_not_be_is_refused_with_its_name(tmp_path, line, piece
     message = error_of(path)
     assert path in message and piece in message
 
-
 def test_a_configs_values_take_the_settings_type(tmp_path):
     # A byte order mark, as Windows' editors write it.
     path = write(tmp_path, 'mine.py', '\ufeffgrowth_steps = 1e3\nlearning_rate = 1\nn_stages = 2\n'
@@ -257,7 +238,6 @@ def test_a_configs_values_take_the_settings_type(tmp_path):
     assert (c.growth_steps, c.learning_rate, c.stage_depths) == (1000, 1.0, (1, 12))
     assert [type(v) for v in (c.growth_steps, c.learning_rate, *c.stage_depths)] == [int, float, int, int]
     assert c.val_dirs == ('old:data/old', 'code:data/code')
-
 
 @pytest.mark.parametrize('argv, expected', [
     (['--n_layer', '4', '--learning_rate', '1e-3'], {'n_layer': 4, 'learning_rate': 1e-3}),
@@ -273,7 +253,6 @@ def test_a_value_may_stand_behind_its_flag(argv, expected):
     c = load(*argv)
     assert {name: getattr(c, name) for name in expected} == expected
 
-
 def test_a_home_directory_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     write(tmp_path, 'mine.py', "data_dir = '~/data'\nn_layer = 4\n")
@@ -284,16 +263,13 @@ def test_a_home_directory_is_meant_by_a_tilde_in_every_path(tmp_path, monkeypatc
     assert (c.out_dir, c.init_from, c.data_dir) == (f'{tmp_path}/out', f'{tmp_path}/b', f'{tmp_path}/data')
     assert c.match == f'{tmp_path}/mine.py+{tmp_path}/mine.py' and c.run_name == '~/x'
 
-
 # ----------------------------------------------------------------------------------------------------------
 # names
-
 
 def test_the_names_of_other_projects_lead_to_settings_that_are_there():
     for ours, theirs in configuration.OTHER_NAMES.items():
         assert {*ours.split(' or ')} <= configuration.FIELDS.keys()
         assert not {*theirs.split()} & configuration.FIELDS.keys()
-
 
 @pytest.mark.parametrize('name, ours', [
     ('max_iters', "'growth_steps or continual_steps'"), ('LR', "'learning_rate'"),
@@ -306,10 +282,8 @@ def test_another_projects_name_gets_ours_and_a_strange_one_no_suggestion(tmp_pat
         end = f'; did you mean {ours}?' if ours else f"no setting is called '{name}'"
         assert error_of(*argv).endswith(end)
 
-
 # ----------------------------------------------------------------------------------------------------------
 # several configs
-
 
 def test_what_a_later_config_changes_is_said_in_one_line(tmp_path, capsys):
     mine = write(tmp_path, 'mine.py', 'n_layer = 6\nlearning_rate = 1e-3\nn_stages = 2\n')
@@ -323,20 +297,17 @@ def test_what_a_later_config_changes_is_said_in_one_line(tmp_path, capsys):
     load(mine, cpu)
     assert capsys.readouterr().out == ''
 
-
 @pytest.mark.parametrize('argv', [['configs/cpu.py', 'configs/incremental_8stage.py'],
                                   ['cpu', 'baseline'], ['baseline', 'cpu', 'gong_3_6_12']])
 def test_an_overlay_before_a_schedule_is_refused(argv):
     """Its model would be trained for another one's steps."""
     assert re.search(r'not meant for the model of .*cpu.py: name that config last', error_of(*argv))
 
-
 @pytest.mark.parametrize('name', ['baseline', 'configs/baseline', 'configs/baseline.py', '--config=baseline'])
 def test_a_config_of_ours_is_found_by_its_name_from_any_directory(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     c = load(name, '--config', 'cpu')
     assert (c.out_dir, c.n_embd) == ('out/baseline_cpu', 64)
-
 
 def test_configs_to_match_get_this_runs_overlays_and_shape(tmp_path):
     gong, cpu = 'configs/gong_3_6_12.py', 'configs/cpu.py'
@@ -351,7 +322,6 @@ def test_configs_to_match_get_this_runs_overlays_and_shape(tmp_path):
     for more in ([], ['--n_embd=128'], ['--block_size=64', '--total_batch_size=1024']):
         c = schedule.resolve(load(*baseline, f'--match={gong}', *more))
         assert 500 < schedule.plan(c).total_steps <= 2100  # in steps of GPT-2 124M thousands of millions
-
 
 @pytest.mark.parametrize('argv, out_dir', [
     ('configs/baseline.py configs/cpu.py --seed=7 --learning_rate=1e-2',
@@ -371,7 +341,6 @@ def test_out_dir_names_the_configs_and_each_flag_that_changes_the_run(argv, out_
     assert c.out_dir == f'out/{out_dir}'
     assert c.run_name == ('x' if '--run_name=x' in argv else out_dir)
 
-
 def test_long_names_of_folders_are_cut_and_still_differ():
     folders = set()
     for first in (1, 2):
@@ -380,10 +349,8 @@ def test_long_names_of_folders_are_cut_and_still_differ():
                          '--n_layer=99').out_dir)
     assert len(folders) == 2 and max(map(len, folders)) < 200
 
-
 # ----------------------------------------------------------------------------------------------------------
 # a run that is resumed
-
 
 @pytest.fixture
 def started(tmp_path, monkeypatch):
@@ -401,14 +368,12 @@ def started(tmp_path, monkeypatch):
 
     return start
 
-
 def test_resume_with_a_directory_needs_nothing_else(started):
     config = started('--continual_steps=119', '--seed=7', '--stage_depths=1,4', '--shuffle')
     for argv in ('--resume=run', '--resume=run/', '--resume=./run', '--resume run', '--resume --out_dir=run',
                  '--resume=auto --out_dir=run', '--resume=run --out_dir=run'):
         resumed = load(*argv.split())
         assert resumed == dataclasses.replace(config, resume='auto' if 'auto' in argv else 'yes')
-
 
 def test_flags_change_a_resumed_run_and_configs_its_other_settings(started):
     started('--continual_steps=119')
@@ -418,7 +383,6 @@ def test_flags_change_a_resumed_run_and_configs_its_other_settings(started):
     # what can't change train.py refuses, with both values
     resumed = load('other.py', '--resume=run')
     assert (resumed.learning_rate, resumed.log_interval, resumed.continual_steps) == (5.0, 3, 119)
-
 
 def test_a_forgotten_schedule_flag_changes_nothing_and_is_said(started, capsys):
     config = started('--continual_steps=119', '--growth_steps=30', '--phase1_fraction=0')
@@ -433,13 +397,11 @@ def test_a_forgotten_schedule_flag_changes_nothing_and_is_said(started, capsys):
     assert load_config([*argv, '--growth_steps=30', '--continual_steps=119'], '') == resumed
     assert capsys.readouterr().out == ''
 
-
 def test_without_a_checkpoint_a_start_takes_the_command_line(started):
     started('--continual_steps=119')
     os.rename('run/ckpt_000003.pt', 'run/ckpt_best.pt')
     for out_dir in ('run', 'nowhere'):
         assert load('mine.py', f'--out_dir={out_dir}', '--resume=auto').continual_steps == 10_000
-
 
 def test_a_run_that_moved_has_its_new_names(started):
     started('--data_dir=data', '--hellaswag_data=data/hellaswag.jsonl')
@@ -451,7 +413,6 @@ def test_a_run_that_moved_has_its_new_names(started):
     started('--run_name=mine', out_dir='b')
     os.rename('b', 'c')
     assert load('--resume=c').run_name == 'mine'
-
 
 @pytest.mark.parametrize('argv, piece', [
     ('--resume=nowhere', '--resume=nowhere: no run directory with a config.json'),
@@ -466,10 +427,8 @@ def test_a_run_directory_that_can_not_be_resumed_is_named(started, argv, piece):
         write(name, 'config.json', text)
     assert piece in error_of(*argv.split())
 
-
 # ----------------------------------------------------------------------------------------------------------
 # what the data decides, and help
-
 
 def questions_of(folder, tokenizer, has_questions, *flags):
     folder.mkdir(exist_ok=True)
@@ -482,7 +441,6 @@ def questions_of(folder, tokenizer, has_questions, *flags):
     said = []
     config = load_config([f'--data_dir={folder}', *flags], '', say=said.append)
     return config.hellaswag_data, config.hellaswag_interval, said
-
 
 def test_questions_belong_to_the_data(tmp_path):
     own = str(tmp_path / 'a' / 'hellaswag.jsonl')
@@ -499,7 +457,6 @@ def test_questions_belong_to_the_data(tmp_path):
     (tmp_path / 'd').mkdir()  # others' shards, without a meta.json: GPT-2's
     assert load(f'--data_dir={tmp_path}/d').hellaswag_data == ''
 
-
 @pytest.mark.parametrize('columns', [50, 80, 132])
 def test_help_comes_in_groups_as_wide_as_the_terminal(monkeypatch, capsys, columns):
     monkeypatch.setenv('COLUMNS', str(columns))
@@ -512,7 +469,6 @@ def test_help_comes_in_groups_as_wide_as_the_terminal(monkeypatch, capsys, colum
     assert lines.index('Optimizer') < lines.index('  --learning_rate=0.0006') < lines.index('Evaluation')
     names = [line.split('=')[0] for line in lines if line.startswith('  --')]
     assert {*names} == {f'  --{name}' for name in configuration.FIELDS}
-
 
 def test_the_docs_have_every_setting_as_help_prints_it(monkeypatch):
     """Made by: COLUMNS=80 python -c 'import config; print(config.describe())'"""

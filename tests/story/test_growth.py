@@ -27,12 +27,10 @@ EXPECTED = {
                      (6, 9, "0 1 2 +2' +2' +2' 3 4 5"), (1, 3, "0 +0' +0'"), (2, 3, "0 +0' 1")],
 }
 
-
 @pytest.mark.parametrize('init', EXPECTED)
 def test_layouts_are_the_papers(init):
     for old, new, expected in EXPECTED[init]:
         assert describe(layout(init, old, new)) == expected
-
 
 @pytest.mark.parametrize('init', OPERATORS)
 def test_old_layers_stay_all_of_them_in_order_for_any_depths(init):
@@ -43,19 +41,16 @@ def test_old_layers_stay_all_of_them_in_order_for_any_depths(init):
             assert problem_with(layers, old, new) == ''
             assert [source for source, is_new in layers if not is_new] == list(range(old))
 
-
 @pytest.mark.parametrize('init', EXPECTED)  # a user's own needs no source
 def test_a_shipped_operator_says_where_it_comes_from(init):
     first_line = OPERATORS[init].__doc__.splitlines()[0]
     assert any(year in first_line for year in ('20', 'arXiv'))
-
 
 @pytest.mark.parametrize('grow_map, expected', [
     ((0, 1, 2, 0, 1, 2), "0 1 2 +0' +1' +2'"), ((-1, -1, 0), '+new +new 0'), ((1, 0, -1, 1), "1 0 +new +1'"),
 ])
 def test_the_first_place_of_an_old_layer_is_the_layer_itself_and_further_ones_are_copies(grow_map, expected):
     assert describe(layout_of(grow_map)) == expected
-
 
 # What is wrong with a layout from 3 to 5 layers: the sources of its old layers and of its new ones.
 WRONG = {
@@ -68,7 +63,6 @@ WRONG = {
     'kept from nowhere': ([0, 1, 2, None], [None], 'keeps a layer that has no source'),
 }
 
-
 @pytest.mark.parametrize('kind', WRONG)
 def test_a_wrong_operator_is_named_by_the_plan(monkeypatch, kind):
     old, new, words = WRONG[kind]
@@ -79,9 +73,7 @@ def test_a_wrong_operator_is_named_by_the_plan(monkeypatch, kind):
         schedule.plan(config)
     assert str(error.value) == f"grow_init {kind!r} of stage 2 {words}"
 
-
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-
 
 def test_the_readmes_own_operator_is_one_function_in_growth_and_passes_what_is_asked_of_all(tiny, tmp_path):
     """A copy of growth.py with it, in front of the repository on the path, is all that the scripts need."""
@@ -110,14 +102,12 @@ def test_the_readmes_own_operator_is_one_function_in_growth_and_passes_what_is_a
     done = run_python('-c', general)
     assert done.returncode == 0 and 'failed' not in done.stdout, done.stdout
 
-
 def test_the_pictures_in_the_docs_are_what_the_operators_do():
     docs = (ROOT / 'docs' / 'operators.md').read_text(encoding='utf-8')
     rows = [line for line in docs.splitlines() if line.startswith('| `')]
     for name in EXPECTED:
         row = next(line for line in rows if line.startswith(f'| `{name}` |'))
         assert f'`{describe(layout(name, 3, 6))}`' in row
-
 
 def test_help_names_every_operator_and_its_source(capsys):
     with pytest.raises(SystemExit):

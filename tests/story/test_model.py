@@ -24,18 +24,14 @@ LLAMA = GPTConfig(block_size=32, vocab_size=300, n_layer=4, n_head=4, n_embd=32,
                   head_dim=8, n_ff=64, tie_embeddings=False)
 ON_TOP = layout('random', 2, 4)
 
-
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
-
 
 def tokens(config, rows=2, seed=0):
     return torch.randint(config.vocab_size, (rows, config.block_size), generator=seeded(seed))
 
-
 def test_gpt2_124m_has_its_known_number_of_parameters():
     assert sum(p.numel() for p in GPT(GPTConfig()).parameters()) == 124_439_808
-
 
 @pytest.mark.parametrize('depth', [1, 5, 12])
 def test_logits_equal_transformers_gpt2(depth):
@@ -57,7 +53,6 @@ def test_logits_equal_transformers_gpt2(depth):
     with torch.no_grad():
         assert torch.allclose(model.logits(x), reference(x).logits, atol=1e-4)
 
-
 def test_initialisation_is_gpt2s_scaled_by_the_final_depth():
     config = GPTConfig(block_size=8, vocab_size=64, n_layer=12, n_head=4, n_embd=256)
     model = GPT(config, 2, seeded(0))
@@ -67,7 +62,6 @@ def test_initialisation_is_gpt2s_scaled_by_the_final_depth():
         else:
             std = 0.02 / 24**0.5 if name.endswith('c_proj.weight') else 0.02
             assert p.std().item() == pytest.approx(std, rel=0.05)
-
 
 @pytest.mark.parametrize('dtype, tolerance', [('float32', 1e-5), ('bfloat16', 2e-2)])
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
@@ -95,7 +89,6 @@ def test_loss_and_its_gradients_equal_cross_entropy_of_the_logits(embeddings, dt
     with torch.no_grad(), amp:
         assert model.eval()(x, y).item() == pytest.approx(loss.item(), abs=1e-6)
 
-
 def test_the_model_copied_out_needs_growth_and_the_loss_alone(tmp_path):
     root = Path(core.loss.__file__).parent.parent
     (tmp_path / 'core').mkdir()
@@ -107,7 +100,6 @@ def test_the_model_copied_out_needs_growth_and_the_loss_alone(tmp_path):
     ran = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True,
                          env=os.environ | {'PYTHONPATH': str(tmp_path)})
     assert ran.stdout == '2 True\n', ran.stderr
-
 
 def test_logits_at_places_and_under_a_mask_equal_the_plain_ones():
     model = GPT(SMALL, generator=seeded(0)).eval()
@@ -126,7 +118,6 @@ def test_logits_at_places_and_under_a_mask_equal_the_plain_ones():
     hidden = model.logits(x, mask=mask[None, None], positions=positions.clamp(min=0).expand(2, 32))
     assert torch.allclose(hidden[:, 5:], alone, atol=1e-5)
 
-
 @pytest.mark.parametrize('init', OPERATORS)
 def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
     model = GPT(SMALL, 3, seeded(0)).eval()
@@ -143,7 +134,6 @@ def test_growing_keeps_old_layers_and_copies_what_layout_says(init):
             assert not memory & {p.data_ptr() for p in block.parameters()}
     assert not any(m.training for m in model.modules())  # new layers come in the model's mode
 
-
 def test_growing_on_top_leaves_existing_layers_outputs_bit_identical():
     model = GPT(SMALL, 2, seeded(0)).eval()
     x = tokens(SMALL)
@@ -157,7 +147,6 @@ def test_growing_on_top_leaves_existing_layers_outputs_bit_identical():
         logits = F.linear(model.transformer.ln_f(outputs + added), model.head_weight)
     assert torch.equal(before, logits) and not torch.equal(before, model.logits(x))
 
-
 @pytest.mark.parametrize('config', [SMALL, LLAMA])
 def test_zero_keeps_the_function(config):
     model = GPT(config, 2, seeded(0)).eval()
@@ -165,7 +154,6 @@ def test_zero_keeps_the_function(config):
     before = model.logits(x)
     model.grow(layout('zero', 2, 4), 'zero', seeded(1))
     assert torch.equal(model.logits(x), before)
-
 
 def test_the_same_seed_gives_the_same_new_layers_whatever_was_drawn_before():
     grown = []
@@ -180,7 +168,6 @@ def test_the_same_seed_gives_the_same_new_layers_whatever_was_drawn_before():
     other.grow(ON_TOP, 'random', seeded(6))
     name = 'transformer.h.3.mlp.c_fc.weight'
     assert not torch.equal(other.state_dict()[name], grown[0][name])
-
 
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 @pytest.mark.parametrize('frozen', [0, 2, (0, 2), ()])
@@ -198,7 +185,6 @@ def test_freeze_sets_every_parameter_every_time(config, frozen, embeddings):
         trains = int(name.split('.')[2]) not in blocks if '.h.' in name else expected[name.split('.')[1]]
         assert p.requires_grad == trains, name
 
-
 def saved_bytes(model, x):
     """Bytes of activations that autograd keeps for backward, weights left out."""
     weights, kept = {p.data_ptr() for p in model.parameters()}, {}
@@ -211,7 +197,6 @@ def saved_bytes(model, x):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         loss = model(x, x)
     return sum(kept.values()), loss
-
 
 @pytest.mark.parametrize('embeddings', ['input_frozen', 'frozen'])
 def test_a_frozen_prefix_has_no_gradient_and_saves_no_activations(embeddings):
@@ -228,7 +213,6 @@ def test_a_frozen_prefix_has_no_gradient_and_saves_no_activations(embeddings):
     deep.freeze(5, embeddings)
     loss.backward()
     assert all((p.grad is not None) == p.requires_grad for p in deep.parameters())
-
 
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 def test_frozen_is_bit_identical_after_steps_with_weight_decay_and_the_rest_moves(embeddings):
@@ -249,7 +233,6 @@ def test_frozen_is_bit_identical_after_steps_with_weight_decay_and_the_rest_move
     steps(5)
     for name, p in model.named_parameters():
         assert torch.equal(before[name], p) == (not p.requires_grad), name
-
 
 def test_dropout_is_on_in_training_only(monkeypatch):
     """At the four places where GPT-2 has it: the embeddings, attention's weights and output, the MLP's."""
@@ -275,14 +258,12 @@ def test_dropout_is_on_in_training_only(monkeypatch):
     assert model(x, x).item() == model(x, x).item()
     assert shares[4:] == [0.0] * 8
 
-
 # ------------------------------------------------------------------------------------------------------------
 # compiled: what CUDA does by default, here by inductor's C++
 
 NEEDS_COMPILER = pytest.mark.skipif(
     not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
 )
-
 
 @pytest.fixture
 def graphs():
@@ -295,7 +276,6 @@ def graphs():
     assert not counters['graph_break'] and not counters['unimplemented']
     torch._dynamo.reset()
 
-
 def loss_and_gradients(model, batches, loss_of):
     """[loss, gradient, gradient, ...] of a step of several micro-batches, as train.py adds them up."""
     model.zero_grad()
@@ -306,10 +286,8 @@ def loss_and_gradients(model, batches, loss_of):
         total += loss.detach()
     return [total, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
-
 def plain_loss(model):
     return lambda x, y: F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
-
 
 @NEEDS_COMPILER
 def test_a_run_that_grows_compiles_nine_graphs_whose_gradients_are_plain_cross_entropys(graphs):
@@ -343,7 +321,6 @@ def test_a_run_that_grows_compiles_nine_graphs_whose_gradients_are_plain_cross_e
             previous = depth
     assert counted == {'input_frozen': [5, 4, 0, 0, 0], 'frozen': [0] * 5, 'train': [0, 2, 0, 0, 0]}
 
-
 @NEEDS_COMPILER
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_the_compiled_head_is_as_near_to_float64_as_plain_cross_entropy(graphs, monkeypatch, dtype):
@@ -374,7 +351,6 @@ def test_the_compiled_head_is_as_near_to_float64_as_plain_cross_entropy(graphs, 
         assert (mine - right).norm() <= max(1.02 * (theirs - right).norm(), 1e-6 * right.norm())
     assert graphs() == 1
 
-
 @NEEDS_COMPILER
 @pytest.mark.parametrize('is_compiled', [False, True])
 def test_losses_of_tokens_are_cross_entropys_by_one_graph_for_any_number(graphs, monkeypatch, is_compiled):
@@ -387,11 +363,9 @@ def test_losses_of_tokens_are_cross_entropys_by_one_graph_for_any_number(graphs,
         torch.testing.assert_close(found, F.cross_entropy(x @ weight.t(), y, reduction='none'))
     assert graphs() == is_compiled
 
-
 def test_on_cuda_the_chunks_of_gpt2s_head_fill_the_multiprocessors():
     rows = core.loss.rows_of_a_chunk(32 * 1024, 50304, torch.device('cuda'), True, True)
     assert 125 <= math.ceil(rows / 128) * math.ceil(768 / 256) <= 132
-
 
 def test_attention_asks_cudnn_first_in_training_alone():
     model = GPT(SMALL, 1)
@@ -403,7 +377,6 @@ def test_attention_asks_cudnn_first_in_training_alone():
         model.train(mode).hidden(tokens(SMALL))
     assert asked[0][0] == int(SDPBackend.CUDNN_ATTENTION) and asked[1] == before
     assert torch._C._get_sdp_priority_order() == before
-
 
 @NEEDS_COMPILER
 def test_the_compiled_head_reads_and_writes_the_logits_in_place(graphs):
@@ -422,14 +395,12 @@ def test_the_compiled_head_reads_and_writes_the_logits_in_place(graphs):
     assert arguments.count('BFloat16*') <= 2  # in and out, the same memory
     assert 'x1 + 640L*x0' in code and '577L*x0' not in code
 
-
 def test_what_would_not_be_compiled_is_an_error_and_ddp_splits_nothing(monkeypatch):
     model = GPT(SMALL, 1)
     monkeypatch.setattr(torch._dynamo.config, 'fail_on_recompile_limit_hit', False)
     monkeypatch.setattr(torch._dynamo.config, 'optimize_ddp', True)
     compile_blocks(model)
     assert torch._dynamo.config.fail_on_recompile_limit_hit and not torch._dynamo.config.optimize_ddp
-
 
 @NEEDS_COMPILER
 def test_a_llama_frozen_and_thawed_under_a_block_that_trains_is_what_it_is_uncompiled(graphs):
@@ -450,7 +421,6 @@ def test_a_llama_frozen_and_thawed_under_a_block_that_trains_is_what_it_is_uncom
     # The head's, the embeddings', the final norm's, the first block's, a block that trains, one that doesn't.
     assert counted == [5, 6, 6, 6, 6]
 
-
 @NEEDS_COMPILER
 def test_evaluation_compiles_nothing(graphs):
     model = GPT(SMALL, 2)
@@ -459,7 +429,6 @@ def test_evaluation_compiles_nothing(graphs):
         model.eval()(tokens(SMALL), tokens(SMALL))
         model.logits(tokens(SMALL))
     assert graphs() == 0
-
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('name', ['gelu', 'norm'])
@@ -490,7 +459,6 @@ def test_recompute_linear(monkeypatch, name, dtype):
         calls, ours = run(recompute_linear, limit)
         assert calls == expected and len(ours) == len(plain)
         assert all(torch.equal(a, b) for a, b in zip(ours, plain))
-
 
 def test_a_block_keeps_neither_gelu_nor_norms(monkeypatch):
     x, per_block = tokens(SMALL), []

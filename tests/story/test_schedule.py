@@ -26,24 +26,19 @@ from schedule import plan
 SMALL = {'n_layer': 6, 'n_head': 4, 'n_embd': 64, 'block_size': 32, 'vocab_size': 512}
 BATCH = {'total_batch_size': 64, 'batch_size': 2}
 
-
 def load(*argv):
     return load_config([*map(str, argv)], '', say=None)
 
-
 def run(*args):
     return subprocess.run([sys.executable, *args], capture_output=True, text=True)
-
 
 def printed(capsys, monkeypatch, *argv) -> str:
     monkeypatch.setattr(sys, 'argv', ['schedule.py', *argv])
     schedule.main()
     return capsys.readouterr().out
 
-
 # ----------------------------------------------------------------------------------------------------------
 # phases
-
 
 def test_twelve_layers_in_eight_stages_are_the_papers_depths():
     c = load('configs/incremental_8stage.py')
@@ -55,7 +50,6 @@ def test_twelve_layers_in_eight_stages_are_the_papers_depths():
     # The CPU overlay leaves the layers to the schedule.
     for name, depths in (('gpt2_12to16', (14, 16)), ('incremental_8stage', (2, 3, 5, 6, 8, 9, 11, 12))):
         assert schedule.stage_depths(load(f'configs/{name}.py', 'configs/cpu.py')) == depths
-
 
 @pytest.mark.parametrize('n_stages', range(1, 13))
 def test_steps_add_up_exactly_for_awkward_numbers(n_stages):
@@ -71,11 +65,9 @@ def test_steps_add_up_exactly_for_awkward_numbers(n_stages):
                          for s in range(1, n_stages + 1)]
             assert max(per_stage) - min(per_stage) <= 1
 
-
 def test_a_share_of_the_steps_is_not_one_less_by_rounding():
     c = TrainConfig(n_layer=2, n_stages=2, stage_depths=(1, 2), growth_steps=200, phase1_fraction=0.29)
     assert plan(c).phases[1].steps == 29  # 100 * .29 is 28.999...
-
 
 def test_600_000_steps_are_planned_at_once():
     c = TrainConfig(n_stages=8, growth_steps=300_000, continual_steps=300_000, lr_schedule='wsd')
@@ -84,7 +76,6 @@ def test_600_000_steps_are_planned_at_once():
     assert made.row(599_999).phase.phase == 'continual' and made.row(0).flops == 0
     assert made.row(599_999).flops + made.step_costs['flops'][-1] == made.flops() > 2**63
     assert time.process_time() - began < 1
-
 
 def test_settings_per_stage_may_be_one_value_or_one_for_each():
     one = TrainConfig(n_layer=4, n_stages=3, stage_depths=(1, 2, 4), growth_steps=30, grow_init='stack')
@@ -99,7 +90,6 @@ def test_settings_per_stage_may_be_one_value_or_one_for_each():
     mixed = dataclasses.replace(mixed, grow_init=('random', 'zero', 'random'))
     assert [growth.name for p in plan(mixed).phases for growth in p.growths] == ['zero', 'grow_map']
 
-
 @pytest.mark.parametrize('grow_map, grow_init, words', [
     (((0, 1, 2, 3, 0, 1),), 'random', r'grow_map \(0, 1, 2, 3, 0, 1\) of stage 2 takes layer 3, and there'),
     (((0, 1, 2, 0, 1),), 'random', 'makes 5 layers out of 3, not 6'),
@@ -112,12 +102,10 @@ def test_a_wrong_map_is_one_line_that_names_it(grow_map, grow_init, words):
     with pytest.raises(UserError, match=rf'{words}.*--grow_map=\(\)'):
         plan(c)
 
-
 def test_a_map_beside_zero_says_how_fresh_layers_start():
     c = TrainConfig(n_layer=6, n_stages=2, stage_depths=(3, 6), grow_map=((0, 1, 2, -1, 0, 1),))
     assert plan(c).phases[1].growths[0].fresh == 'random'
     assert plan(dataclasses.replace(c, grow_init='zero')).phases[1].growths[0].fresh == 'zero'
-
 
 def test_layers_of_a_stage_without_steps_count_as_new():
     c = TrainConfig(n_layer=12, n_stages=3, stage_depths=(3, 6, 12), stage_fractions=(0.4, 0.0, 0.4),
@@ -137,7 +125,6 @@ def test_layers_of_a_stage_without_steps_count_as_new():
         (1, 1, 0), (3, 4, 50), (3, 4, 70), (3, 4, 90)]
     assert plan(c).phases[1].frozen == (0,) and plan(c).phases[1].new == (1, 2, 3)
 
-
 def test_from_scratch_a_run_begins_with_its_first_stage_that_has_steps():
     c = TrainConfig(n_layer=6, n_stages=3, stage_depths=(2, 4, 6), stage_fractions=(0.0, 0.5, 0.2),
                     growth_steps=0, continual_steps=100, rewarm_steps=5)
@@ -146,13 +133,11 @@ def test_from_scratch_a_run_begins_with_its_first_stage_that_has_steps():
     assert plan(c).lr[0] == c.learning_rate
     assert phases[1].frozen == (0, 1, 2, 3)
 
-
 def test_growing_from_a_checkpoint_has_something_to_freeze_in_its_first_stage():
     c = TrainConfig(init_from='gpt2', init_depth=12, n_layer=16, n_stages=2, growth_steps=100,
                     continual_steps=0)
     assert [(p.stage, p.phase, p.depth, p.n_frozen) for p in plan(c).phases] == [
         (1, 'phase1', 14, 12), (1, 'phase2', 14, 0), (2, 'phase1', 16, 14), (2, 'phase2', 16, 0)]
-
 
 def test_the_depth_of_what_a_run_grows_from_comes_from_its_files(tmp_path):
     flags = ['--n_layer=16', '--n_stages=2', '--growth_steps=8']
@@ -175,7 +160,6 @@ def test_the_depth_of_what_a_run_grows_from_comes_from_its_files(tmp_path):
     # A checkpoint of the step at which the model grows is of before it.
     assert [*found.values()] == [3, 6, 3, 3, 6]
 
-
 @pytest.mark.parametrize('settings, words', [
     ({'n_stages': 2, 'stage_depths': (1, 12), 'stage_fractions': (1.0, 0.0)},
      r'would end with 1 of 12 layers, since stage 2'),
@@ -194,10 +178,8 @@ def test_a_plan_that_no_one_means_is_refused(settings, words):
     with pytest.raises(UserError, match=words):
         plan(TrainConfig(**settings))
 
-
 # ----------------------------------------------------------------------------------------------------------
 # ledgers
-
 
 @pytest.mark.parametrize('S', [1, 2, 3, 4, 6, 12])
 def test_paper_ledger_equals_the_papers_closed_forms(S):
@@ -211,7 +193,6 @@ def test_paper_ledger_equals_the_papers_closed_forms(S):
     assert Fraction(plan(c).flops(ledger='paper'), baseline) == Fraction(3 * S + 5, 8 * S)
     equal = plan(dataclasses.replace(c, continual_steps='equal_compute'))
     assert equal.total_steps - T == round(Fraction(5, 8) * (1 - Fraction(1, S)) * T)
-
 
 def test_the_costs_at_gpt2_124m_are_the_known_ones():
     """Relative to 12 layers for the same tokens: paper's ledger, input frozen, the original runs, never
@@ -231,7 +212,6 @@ def test_the_costs_at_gpt2_124m_are_the_known_ones():
     head = schedule.token_flops(base, schedule.Phase(1, 'phase2', 0, 1, 0, (), 'train'))[0]
     assert head / sum(schedule.layer_flops(base)) == pytest.approx(4.47, abs=0.01)
 
-
 def count_flops(model) -> int:
     """FLOPs of one forward and backward pass over 64 tokens, as torch counts them.
 
@@ -243,7 +223,6 @@ def count_flops(model) -> int:
         patch.setattr('model.cudnn_attention_first', lambda: sdpa_kernel(SDPBackend.MATH))
         model(x, x).backward()
     return counter.get_total_flops()
-
 
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 @pytest.mark.parametrize('depth, frozen', [(2, ()), (5, (0, 1, 2)), (4, (0, 2)), (3, (0, 1))])
@@ -264,7 +243,6 @@ def test_flops_ledger_equals_torchs_counter_on_the_real_model(llama, embeddings,
             matrices += linear.weight.split(getattr(linear, 'rows', len(linear.weight)))
     assert sorted(tuple(matrix.shape) for matrix in matrices) == sorted(schedule.layer_matrices(c))
 
-
 def test_compute_up_to_a_step_grows_to_the_total():
     c = TrainConfig(n_stages=3, growth_steps=100, continual_steps=10)
     at = [plan(c).flops(s) for s in range(111)]
@@ -273,7 +251,6 @@ def test_compute_up_to_a_step_grows_to_the_total():
     for phase in plan(c).phases:
         expected = sum(schedule.token_flops(c, phase)) * c.total_batch_size
         assert {*costs[phase.start:phase.stop]} == {expected}
-
 
 # How 3 layers become 6, and which of the 6 are old: what an operator or a map says, and what freezes.
 GROWN = {
@@ -285,7 +262,6 @@ GROWN = {
     'fresh between': ({'grow_map': ((0, -1, 1, 1, -1, 2),)}, (0, 2, 5)),
     'turned round': ({'grow_map': ((2, 2, 1, 0, -1, 0),)}, (0, 2, 3)),
 }
-
 
 @pytest.mark.parametrize('embeddings', ['train', 'input_frozen', 'frozen'])
 @pytest.mark.parametrize('name', GROWN)
@@ -315,7 +291,6 @@ def test_both_ledgers_and_torchs_counter_know_where_the_frozen_layers_are(name, 
     model.freeze(phases[1].frozen, embeddings)
     assert count_flops(model) == pytest.approx(64 * sum(schedule.token_flops(c, phases[1])), rel=0.01)
 
-
 def test_no_layer_costs_the_head_alone_and_nothing_by_the_papers_ledger():
     c = TrainConfig(**SMALL, **BATCH, n_stages=2, stage_depths=(0, 6), growth_steps=8, continual_steps=0,
                     lr_depth_power=0.5, learning_rate=1.0)
@@ -325,7 +300,6 @@ def test_no_layer_costs_the_head_alone_and_nothing_by_the_papers_ledger():
     assert schedule.step_flops(c, first, 'paper') == 0
     assert count_flops(GPT(GPTConfig(**SMALL), 0)) == 64 * 6 * 64 * 512
     assert float(plan(c).lr[0]) == pytest.approx(6**0.5)  # no layer has the rate of one
-
 
 @pytest.mark.parametrize('optimizer, frozen', [('muon', ()), ('muon', (0, 2)), ('adamw', ())])
 def test_the_optimizers_flops_and_memory_are_those_of_its_steps(optimizer, frozen):
@@ -349,10 +323,8 @@ def test_the_optimizers_flops_and_memory_are_those_of_its_steps(optimizer, froze
     assert frozen or schedule.memory(c)['optimizer'] == size
     assert schedule.memory(c)['weights'] == 4 * sum(p.numel() for p in model.parameters())
 
-
 # ----------------------------------------------------------------------------------------------------------
 # budgets
-
 
 @pytest.mark.parametrize('ledger', ['flops', 'paper'])
 @pytest.mark.parametrize('n_stages', [2, 5, 12])
@@ -361,7 +333,6 @@ def test_equal_compute_lands_within_one_step_of_the_target(ledger, n_stages):
                     baseline_steps=4003, ledger=ledger)
     full = schedule.step_cost(c, ledger)
     assert abs(plan(c).flops(ledger=ledger) - 4003 * full) <= full
-
 
 def test_stage_fractions_are_shares_of_the_whole_run_also_at_equal_compute():
     c = TrainConfig(n_stages=2, stage_depths=(1, 12), stage_fractions=(0.8, 0.0), grow_init='copy_last',
@@ -377,7 +348,6 @@ def test_stage_fractions_are_shares_of_the_whole_run_also_at_equal_compute():
                                     '--phase1_fraction=0', '--match=configs/baseline.py'))
     assert abs(plan(matched).flops() - 20_000 * full) <= full
 
-
 @pytest.mark.parametrize('config', ['bu_1to12_wsd', 'gong_3_6_12', 'incremental_8stage', 'baseline'])
 @pytest.mark.parametrize('budget', [1000, 1003, 16_001])
 def test_fit_lands_within_half_a_step_of_any_budget(config, budget):
@@ -386,12 +356,10 @@ def test_fit_lands_within_half_a_step_of_any_budget(config, budget):
     c = schedule.fit(c, budget * step)
     assert abs(plan(c).flops() - budget * step) <= step / 2
 
-
 def test_a_baseline_that_is_fitted_below_its_growth_steps_has_just_so_many():
     c = TrainConfig(growth_steps=500)
     c = schedule.fit(c, 300 * schedule.step_cost(c, 'flops'))
     assert (c.growth_steps, c.continual_steps, plan(c).total_steps) == (300, 0, 300)
-
 
 def test_match_counts_by_the_ledger_of_the_run_that_matches(tmp_path):
     """At full depth the paper's ledger leaves out the head, so the two ask for other numbers of steps."""
@@ -407,7 +375,6 @@ def test_match_counts_by_the_ledger_of_the_run_that_matches(tmp_path):
             assert steps[ledger] == round(cost / schedule.step_cost(other, ledger))
         assert steps == {'flops': 15_850, 'paper': 14_688}
 
-
 def test_a_config_that_matches_itself_is_told(tmp_path):
     a, b = tmp_path / 'a.py', tmp_path / 'b.py'
     a.write_text(f'match = {str(b)!r}\n')
@@ -416,10 +383,8 @@ def test_a_config_that_matches_itself_is_told(tmp_path):
         with pytest.raises(UserError, match='it matches itself in the end'):
             schedule.resolve(load(a))
 
-
 # ----------------------------------------------------------------------------------------------------------
 # learning rates
-
 
 def closed_form(c: TrainConfig, total: int, step: int) -> float:
     """The schedule alone, of update number `step`, from 0, in a run of `total` steps."""
@@ -431,7 +396,6 @@ def closed_form(c: TrainConfig, total: int, step: int) -> float:
     if c.lr_schedule == 'wsd':
         share = min(1.0, (total - step) / (c.decay_fraction * total))
     return c.min_lr + share * (c.learning_rate - c.min_lr)
-
 
 @pytest.mark.parametrize('rewarm', ['all', 'new'])
 @pytest.mark.parametrize('power', [0.0, 0.25])
@@ -452,7 +416,6 @@ def test_the_rate_of_every_step_follows_its_closed_form(lr_schedule, scale, powe
         assert plan(c).lr[step] == pytest.approx(expected, rel=1e-12), step
         assert plan(c).new_scale[step] == pytest.approx(new, rel=1e-12), step
 
-
 @pytest.mark.parametrize('settings, growths', [
     ({'n_stages': 2, 'growth_steps': 100}, (0, 50)),
     ({'n_stages': 1, 'growth_steps': 100}, (0,)),
@@ -468,7 +431,6 @@ def test_rewarming_follows_a_growth_at_step_0_of_a_run_that_grows_a_trained_mode
         expected[growth:growth + 10] = [k / 10 for k in range(1, 11)]
     assert plan(c).lr.tolist() == pytest.approx(expected)
 
-
 def test_a_warm_up_that_the_decay_cuts_off_is_refused_and_one_over_its_first_tenth_is_not():
     c = TrainConfig(growth_steps=100, continual_steps=0, lr_schedule='wsd', decay_fraction=0.2,
                     warmup_steps=82)
@@ -479,10 +441,8 @@ def test_a_warm_up_that_the_decay_cuts_off_is_refused_and_one_over_its_first_ten
             plan(dataclasses.replace(c, **changed))
     plan(dataclasses.replace(c, decay_fraction=1.0, warmup_steps=10))
 
-
 # ----------------------------------------------------------------------------------------------------------
 # shared prefixes
-
 
 @pytest.mark.parametrize('change, shared', [
     ({'stage_lr_scale': (1.0, 0.5, 1.0)}, 20), ({'stage_lr_scale': 0.5}, 0), ({'lr_depth_power': 0.25}, 0),
@@ -499,20 +459,17 @@ def test_shared_prefixes_end_where_rates_or_growths_begin_to_differ(change, shar
     b = dataclasses.replace(a, **change)
     assert schedule.shared_prefix(a, b) == schedule.shared_prefix(b, a) == shared
 
-
 def test_runs_of_other_muon_rates_share_nothing():
     a = TrainConfig(growth_steps=20, continual_steps=0, optimizer='muon')
     assert schedule.shared_prefix(a, dataclasses.replace(a, muon_learning_rate=0.1)) == 0
     b = dataclasses.replace(a, optimizer='adamw')
     assert schedule.shared_prefix(b, dataclasses.replace(b, muon_learning_rate=0.1)) == 20
 
-
 NEVER_MATTER = {'out_dir', 'run_name', 'resume', 'device', 'log_interval', 'eval_interval', 'val_tokens'}
 BY_STEP = {'n_stages', 'stage_depths', 'growth_steps', 'stage_steps', 'stage_fractions', 'phase1_fraction',
            'phase1_embeddings', 'continual_steps', 'baseline_steps', 'ledger', 'grow_init', 'grow_optimizer',
            'min_lr', 'lr_schedule', 'warmup_steps', 'rewarm_steps', 'decay_fraction', 'rewarm',
            'lr_depth_power', 'stage_lr_scale', 'grow_map'}
-
 
 def step_by_step(a: TrainConfig, b: TrainConfig) -> int:
     """The steps that two runs train alike, by walking through both."""
@@ -540,7 +497,6 @@ def step_by_step(a: TrainConfig, b: TrainConfig) -> int:
         steps += 1
     return steps
 
-
 def random_config(random) -> TrainConfig:
     choose = random.choice
     n_stages = choose((1, 2, 3, 4))
@@ -558,7 +514,6 @@ def random_config(random) -> TrainConfig:
         lr_schedule=choose(('constant', 'wsd', 'wsd', 'cosine')), warmup_steps=choose((0, 5, 25)),
         rewarm_steps=choose((0, 4)), decay_fraction=choose((0.1, 0.2, 1.0)))
 
-
 def has_plan(config: TrainConfig) -> bool:
     if check(config):
         return False
@@ -567,7 +522,6 @@ def has_plan(config: TrainConfig) -> bool:
     except UserError:
         return False
     return True
-
 
 def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_pairs():
     generator = random.Random(7)
@@ -586,17 +540,14 @@ def test_shared_prefix_is_what_walking_through_both_plans_finds_for_500_random_p
         found.append(steps)
     assert sum(steps > 0 for steps in found) > 110 and len(set(found)) > 20
 
-
 def test_what_differs_is_said_in_words():
     a = TrainConfig(n_layer=4, n_stages=2, stage_depths=(2, 4), growth_steps=20, continual_steps=0)
     b = dataclasses.replace(a, grow_init='stack', rewarm_steps=5, eval_interval=7)
     assert schedule.prefix_difference(a, b) == (10, "grow_init 'random' and 'stack', rewarm_steps 0 and 5")
     assert schedule.prefix_difference(a, dataclasses.replace(a, seed=1)) == (0, 'seed 1337 and 1')
 
-
 # ----------------------------------------------------------------------------------------------------------
 # the printed plan
-
 
 def test_the_printed_plan_needs_no_torch():
     block = ("import sys; sys.modules['torch'] = None; sys.argv = ['schedule.py', 'incremental_8stage']; "
@@ -611,7 +562,6 @@ def test_the_printed_plan_needs_no_torch():
     assert lines[18] == ['total', '20000', '20000', '1.05e+10', '7.1e+18', '79.3%']
     assert 'stage 3, step 2500: 3 -> 5 by random: 0 1 2 +new +new' in done.stdout
 
-
 def test_hours_and_money_follow_from_the_given_speed(capsys, monkeypatch):
     hours = plan(load('configs/baseline.py')).flops() / 4e14 / 3600
     said = printed(capsys, monkeypatch, 'configs/baseline.py', '--tflops=100', '--gpus=4', '--price=2')
@@ -619,7 +569,6 @@ def test_hours_and_money_follow_from_the_given_speed(capsys, monkeypatch):
     assert f'{hours / 2:.2f}' in said.splitlines()[2].split()[-1]  # of its two phases, alike
     said = printed(capsys, monkeypatch, 'configs/baseline.py', '--gpu=H100', '--mfu=0.4', '--gpus=8')
     assert 'on 8 GPUs at 395.6 TFLOP/s each' in said
-
 
 def test_the_plan_says_the_optimizers_share_under_muon_alone(capsys, monkeypatch):
     share = f'in neither ledger: {2000 * 12 * 300 * 64**3:.4g} FLOPs a rank, 9.5% of this plan'

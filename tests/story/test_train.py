@@ -27,13 +27,11 @@ from core import common, data
 from core.common import UserError
 from run import checkpoint, log, start
 
-
 def run(monkeypatch, tiny, out_dir, *flags):
     """train.py in this process; as torch's global state matters to no run, runs may follow each other."""
     monkeypatch.setattr(sys, 'argv', ['train.py', *tiny, f'--out_dir={out_dir}', *flags])
     torch.manual_seed(len(flags) + 99)
     train.main()
-
 
 @pytest.fixture(scope='module')
 def straight(tiny, tmp_path_factory):
@@ -43,20 +41,16 @@ def straight(tiny, tmp_path_factory):
         run(patch, tiny, folder)
     return folder
 
-
 @pytest.fixture
 def finished(straight, tmp_path):
     """Such a run of a test's own: tmp_path/a."""
     return shutil.copytree(straight, tmp_path / 'a')
 
-
 def folder_of(tiny) -> str:
     return next(flag for flag in tiny if flag.startswith('--data_dir=')).partition('=')[2]
 
-
 def contents(folder) -> dict:
     return {path: path.read_bytes() for path in folder.iterdir()}
-
 
 def test_a_run_grows_through_its_phases_and_records_them(tiny, straight):
     lines = metrics(straight, timing=True)
@@ -81,7 +75,6 @@ def test_a_run_grows_through_its_phases_and_records_them(tiny, straight):
     assert [checkpoint.load_model(str(path))[0].depth for path in stages] == [2, 3, 4]
     assert configuration.load_run_config(str(straight)) == config
 
-
 @pytest.mark.parametrize('flags', [
     ('--phase1_embeddings=frozen', '--shuffle=True', '--dropout=0.2'),
     ('--optimizer=muon', '--lr_schedule=wsd', '--decay_fraction=0.3', '--grow_init=middle',
@@ -104,7 +97,6 @@ def test_stopping_anywhere_and_resuming_is_the_same_run(monkeypatch, tiny, tmp_p
         run(monkeypatch, tiny, resumed, *flags, '--resume')
         assert_same_run(straight, resumed)
 
-
 def stop_after(monkeypatch, n_steps):
     """Send this process SIGTERM while the n-th update is under way."""
     counted = []
@@ -118,7 +110,6 @@ def stop_after(monkeypatch, n_steps):
     real = schedule.Plan.row
     monkeypatch.setattr(schedule.Plan, 'row', row)
 
-
 @pytest.mark.parametrize('split', [1, 6, 7, 23])
 def test_sigterm_finishes_the_step_saves_and_the_run_goes_on(monkeypatch, tiny, straight, tmp_path, split):
     stopped = tmp_path / 'stopped'
@@ -129,7 +120,6 @@ def test_sigterm_finishes_the_step_saves_and_the_run_goes_on(monkeypatch, tiny, 
     run(monkeypatch, tiny, stopped, '--resume=auto')
     assert_same_run(straight, stopped)
 
-
 def test_every_parameter_that_should_train_changes_in_each_phase_and_no_other(straight):
     states = {}
     for step in (3, 6, 9, 12, 15, 18, 24):
@@ -139,7 +129,6 @@ def test_every_parameter_that_should_train_changes_in_each_phase_and_no_other(st
         for name, tensor in states[a].items():
             fixed = any(f'.h.{i}.' in name for i in frozen) or (frozen and 'wpe' in name)
             assert torch.equal(tensor, states[b][name]) == bool(fixed), (name, a, b)
-
 
 def test_a_wrong_set_of_gradients_stops_the_phases_first_step(monkeypatch, tiny, tmp_path):
     real = train.GPT.freeze
@@ -152,7 +141,6 @@ def test_a_wrong_set_of_gradients_stops_the_phases_first_step(monkeypatch, tiny,
     monkeypatch.setattr(train.GPT, 'freeze', forget_one)
     with pytest.raises(AssertionError, match=r'transformer.h.0.attn.c_attn.weight should train'):
         run(monkeypatch, tiny, tmp_path / 'a')
-
 
 @pytest.mark.parametrize('where', ['an evaluation', 'a growth'])
 def test_an_evaluation_that_is_not_finite_ends_the_run_as_diverged(monkeypatch, tiny, tmp_path, capsys,
@@ -172,7 +160,6 @@ def test_an_evaluation_that_is_not_finite_ends_the_run_as_diverged(monkeypatch, 
     assert f'step {step}: val_loss nan: stopped before the update' in capsys.readouterr().err
     assert max(m['step'] for m in metrics(tmp_path / 'a')) == step
 
-
 def test_further_validation_sets_are_measured_at_each_evaluation_and_growth(monkeypatch, tiny, tmp_path):
     folder = folder_of(tiny)
     other = tmp_path / 'other'
@@ -187,7 +174,6 @@ def test_further_validation_sets_are_measured_at_each_evaluation_and_growth(monk
                 assert m[f'val_loss_same{end}'] == m[f'val_loss{end}'] != m[f'val_loss_other{end}']
     assert len(losses) == 8
 
-
 def test_the_last_step_is_evaluated_and_scored_whatever_the_intervals(monkeypatch, tiny, tmp_path, capsys):
     run(monkeypatch, tiny, tmp_path / 'a', '--eval_interval=7', '--hellaswag_interval=5', '--log_interval=7')
     assert [m['step'] for m in metrics(tmp_path / 'a') if m['kind'] == 'train'] == [7, 14, 21, 24]
@@ -197,7 +183,6 @@ def test_the_last_step_is_evaluated_and_scored_whatever_the_intervals(monkeypatc
     assert json.loads((tmp_path / 'a' / 'run.json').read_text())['ended'] == 'done'
     totals = checkpoint.latest(str(tmp_path / 'a'))[1]['totals']
     assert (totals['train_tokens'], totals['val_tokens']) == (4000, 1640)
-
 
 def test_a_run_takes_another_length_as_long_as_its_steps_so_far_are_the_same(monkeypatch, tiny, tmp_path):
     wsd = ['--lr_schedule=wsd', '--decay_fraction=0.25']
@@ -215,12 +200,10 @@ def test_a_run_takes_another_length_as_long_as_its_steps_so_far_are_the_same(mon
     with pytest.raises(UserError, match='continual_steps: was 24, now 36'):  # growths would move
         run(monkeypatch, tiny, tmp_path / 'shares', *shares[:2], '--continual_steps=36', '--resume')
 
-
 def test_the_dtype_that_is_asked_for_is_the_one(tiny):
     for dtype, expected in (('bfloat16', torch.bfloat16), ('float32', torch.float32)):
         with train.prepare([*tiny, f'--dtype={dtype}']).amp:
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
-
 
 def test_a_run_is_never_overwritten_and_a_finished_one_says_so(monkeypatch, tiny, finished, capsys):
     before = contents(finished)
@@ -229,7 +212,6 @@ def test_a_run_is_never_overwritten_and_a_finished_one_says_so(monkeypatch, tiny
     run(monkeypatch, tiny, finished, '--resume=auto')
     assert 'finished, 24 steps' in capsys.readouterr().out
     assert before == contents(finished)
-
 
 def test_a_longer_run_may_change_what_its_length_is_counted_by(monkeypatch, tiny, tmp_path, capsys):
     run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
@@ -240,7 +222,6 @@ def test_a_longer_run_may_change_what_its_length_is_counted_by(monkeypatch, tiny
     assert {r['val_tokens'] for r in metrics(tmp_path / 'a') if 'val_loss' in r} == {320, 640}
     with pytest.raises(UserError, match='continual_steps: was 9, now 12'):
         run(monkeypatch, tiny, tmp_path / 'a', '--resume', '--lr_schedule=cosine', '--continual_steps=12')
-
 
 # every setting that isn't free, and a value that no run may change to (beside what it needs to be valid)
 REFUSED = {
@@ -269,7 +250,6 @@ ACCEPTED = {
     'the tracker': {'tracker': 'wandb', 'tracker_project': 'mine'},
     'bits': {'batch_size': 4, 'dtype': 'bfloat16'}}
 
-
 @pytest.fixture(scope='module')
 def cosine(tiny, tmp_path_factory):
     """A finished run, the same one without its last checkpoint, a longer one's config, and a copy of the
@@ -285,17 +265,14 @@ def cosine(tiny, tmp_path_factory):
     (folder / 'long' / 'config.json').write_text(json.dumps(config | {'continual_steps': 60}))
     return folder
 
-
 def filled(value, folder) -> list[str]:
     places = {name: folder / name for name in ('run', 'copy', 'long', 'data')}
     return str(value).format(**places).replace('(', '').replace(')', '').replace(', ', ',').split()
-
 
 def test_every_setting_is_in_one_of_the_tables():
     free = {name for name, field in configuration.FIELDS.items() if field.metadata['free']}
     assert free == {name for group in ACCEPTED.values() for name in group}
     assert configuration.FIELDS.keys() - free == REFUSED.keys() | LENGTH
-
 
 @pytest.mark.parametrize('name', REFUSED)
 def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monkeypatch, tiny, cosine, name):
@@ -310,7 +287,6 @@ def test_a_setting_that_changes_the_trajectory_is_refused_with_both_values(monke
     new = schedule.resolve(new)
     assert f'\n  {shown}: was {getattr(old, shown)!r}, now {getattr(new, shown)!r}' in str(error.value)
     assert before == contents(cosine / 'copy')
-
 
 @pytest.mark.parametrize('group', ACCEPTED)
 def test_settings_that_do_not_are_accepted(monkeypatch, tiny, cosine, tmp_path, group):
@@ -339,11 +315,9 @@ def test_settings_that_do_not_are_accepted(monkeypatch, tiny, cosine, tmp_path, 
     elif group == 'what is said':
         assert_same_weights(cosine / 'run', copy)
 
-
 def assert_same_weights(a, b):
     one, other = (checkpoint.latest(str(d))[1]['model'] for d in (a, b))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
 
 def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny, straight, tmp_path):
     full = tmp_path / 'full'
@@ -364,7 +338,6 @@ def test_a_full_disk_at_a_save_keeps_the_checkpoint_before_it(monkeypatch, tiny,
     assert_same_run(straight, full)
     assert not list(full.glob('*.tmp'))
 
-
 def test_a_full_disk_under_the_log_is_one_message(monkeypatch, tiny, straight, tmp_path):
     """A file-size limit stands in for the full disk: half a line fits."""
     full = tmp_path / 'full'
@@ -384,7 +357,6 @@ def test_a_full_disk_under_the_log_is_one_message(monkeypatch, tiny, straight, t
     run(monkeypatch, tiny, full, '--resume')
     assert_same_run(straight, full)
 
-
 @pytest.mark.slow
 def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
     """On the first step, in a save, a growth, an evaluation, by the clock, in a line of the log; 40 by hand:
@@ -395,7 +367,6 @@ def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
     assert re.match(r'6 kills in \d runs, all ended bit for bit .* [1-9] in a save, [1-9] in a growth, [1-9] '
                     r'in an', done.stdout)
 
-
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallinfo2'), reason='glibc tells it since 2.33')
 def test_the_memory_of_the_process_stays_flat(tmp_path):
@@ -403,7 +374,6 @@ def test_the_memory_of_the_process_stays_flat(tmp_path):
     assert len(samples) == 20 and samples[0, 1] > 1e8
     # bytes a step: 75 to 125; with 200 bytes kept by each micro-step 384, and 10,000 steps grow by 1
     assert growth < 200
-
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize('more', [False, True])
@@ -420,7 +390,6 @@ def test_a_run_does_not_go_on_with_other_data(monkeypatch, tiny, finished, tmp_p
         run(monkeypatch, tiny, finished, f'--data_dir={tmp_path}/moved', '--resume')
     assert before == contents(finished)
 
-
 @pytest.mark.parametrize('broken', ['hellaswag.batch_losses', 'train.estimate_loss'])
 def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatch, tiny, tmp_path, broken):
     def fail_when_deep(*args):
@@ -436,7 +405,6 @@ def test_an_evaluation_that_fails_at_full_depth_does_so_before_step_0(monkeypatc
         run(monkeypatch, tiny, tmp_path / 'a')
     assert not (tmp_path / 'a').exists()
 
-
 def test_a_llama_may_be_trained_on_a_shorter_context_and_not_on_a_longer_one(monkeypatch, tiny, tmp_path,
                                                                              capsys):
     short = ['--arch=llama', '--n_stages=1', '--growth_steps=2', '--continual_steps=0']
@@ -447,7 +415,6 @@ def test_a_llama_may_be_trained_on_a_shorter_context_and_not_on_a_longer_one(mon
         run(monkeypatch, tiny, tmp_path / 'c', *short, f'--init_from={tmp_path}/a', '--block_size=64')
     assert 'dry run' not in capsys.readouterr().out  # which takes minutes where it compiles
 
-
 def test_val_loss_does_not_depend_on_the_batch_size(monkeypatch, tiny, tmp_path):
     losses = []
     for n in (1, 8):
@@ -455,10 +422,8 @@ def test_val_loss_does_not_depend_on_the_batch_size(monkeypatch, tiny, tmp_path)
         losses.append([m['val_loss'] for m in metrics(tmp_path / str(n)) if m['kind'] == 'eval'])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
-
 # ------------------------------------------------------------------------------------------------------------
 # one process in a run directory; who runs, and what a run says
-
 
 def test_a_second_start_in_the_same_out_dir_is_refused_by_name(monkeypatch, capsys, tiny, tmp_path):
     """The first one is killed, as hard as it goes, and its lock is no obstacle."""
@@ -486,7 +451,6 @@ def test_a_second_start_in_the_same_out_dir_is_refused_by_name(monkeypatch, caps
     run(monkeypatch, tiny, tmp_path / 'a', f'--continual_steps={step - 15}', '--resume')
     assert metrics(tmp_path / 'a')[-1]['step'] == step + 3
 
-
 def test_a_start_that_is_refused_leaves_no_folder(monkeypatch, tiny, tmp_path):
     (tmp_path / 'b').mkdir()
     (tmp_path / 'b' / 'notes.txt').write_text('mine')
@@ -494,7 +458,6 @@ def test_a_start_that_is_refused_leaves_no_folder(monkeypatch, tiny, tmp_path):
         with pytest.raises(OSError, match=r'nowhere\.jsonl'):
             run(monkeypatch, tiny, tmp_path / name, '--hellaswag_data=nowhere.jsonl')
     assert not (tmp_path / 'a').exists() and (tmp_path / 'b' / 'notes.txt').read_text() == 'mine'
-
 
 def test_run_json_tells_data_code_machine_and_each_start(monkeypatch, tiny, tmp_path):
     run(monkeypatch, tiny, tmp_path / 'a', '--continual_steps=3')
@@ -510,7 +473,6 @@ def test_run_json_tells_data_code_machine_and_each_start(monkeypatch, tiny, tmp_
     assert torch.__version__.startswith(info['versions']['torch'])  # which may say +cu130
     assert re.fullmatch('[0-9a-f]{8}', info['run_id'])
     assert info['init_from'] is None and info['branch_from'] is None
-
 
 def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, tiny, tmp_path, capsys):
     """With layers that start as zero nothing changes; eval_after_growth adds evaluations behind each
@@ -540,7 +502,6 @@ def test_growth_is_evaluated_before_and_after_on_the_same_tokens(monkeypatch, ti
     model.grow(((0, False), (1, False), (0, True)))
     assert train.estimate_loss(job, model, val, 20) == pytest.approx(first['val_loss_after'], rel=1e-6)
 
-
 def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, capsys):
     run(monkeypatch, tiny, tmp_path / 'a', '--grow_init=stack')  # with random layers the loss hardly moves
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
@@ -557,7 +518,6 @@ def test_the_summary_says_what_each_stage_took(monkeypatch, tiny, tmp_path, caps
     assert rows[1][7] == f'{grown["val_loss_before"]:.4f}' and rows[2][6] == f'{grown["val_loss_after"]:.4f}'
     assert rows[1][7] != rows[2][6]
 
-
 @pytest.mark.parametrize('again', [False, True])
 def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(tiny, tmp_path, again):
     code = ('import os, signal, schedule, train\nfrom core import common\nreal = schedule.Plan.row\n'
@@ -573,7 +533,6 @@ def test_ctrl_c_saves_and_ends_as_the_signal_does_and_a_second_one_ends_at_once(
     assert checkpoint.latest(str(tmp_path / 'a'))[1]['step'] in ((6, 9) if again else (11,))
     assert ('saved at step 11' in done.stdout) == (not again)
 
-
 def test_ctrl_c_before_step_0_ends_without_a_traceback(tiny, tmp_path):
     code = ('import os, signal, train\nfrom core import common\n'
             'train.dry_run = lambda *arguments: os.kill(os.getpid(), '
@@ -581,7 +540,6 @@ def test_ctrl_c_before_step_0_ends_without_a_traceback(tiny, tmp_path):
     done = run_python('-c', code, *tiny, f'--out_dir={tmp_path}/a')
     assert done.returncode == -signal.SIGINT and done.stderr == ''
     assert not (tmp_path / 'a').exists()
-
 
 def test_dropout_takes_any_seed_and_its_masks_depend_on_all_of_it():
     masks = []
@@ -591,7 +549,6 @@ def test_dropout_takes_any_seed_and_its_masks_depend_on_all_of_it():
             train.seed_dropout(job, step, micro_batch)
             masks.append(torch.rand(8).tolist())
     assert len({tuple(mask) for mask in masks}) == len(masks)
-
 
 def test_the_summary_tells_minutes(tmp_path):
     records = []

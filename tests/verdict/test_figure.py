@@ -15,7 +15,6 @@ from verdict import figure, report
 from verdict.judge import Question, judge_runs
 from verdict.runs import Place, read_runs
 
-
 @pytest.fixture
 def drawn(monkeypatch):
     """The matplotlib figures that a call draws, drawn as for a file, and not written."""
@@ -31,12 +30,10 @@ def drawn(monkeypatch):
     monkeypatch.setattr(figure, 'new_figure', keep)
     return made
 
-
 def markers(axes):
     """(x, y, filled) of each value that is drawn."""
     return [(float(line.get_xdata()[0]), float(line.get_ydata()[0]), line.get_markerfacecolor() != 'white')
             for line in axes.lines if line.get_marker() == 'o']
-
 
 def blocks(forest) -> dict[str, list[str]]:
     """{title: names of the rows} of a forest's blocks."""
@@ -47,11 +44,9 @@ def blocks(forest) -> dict[str, list[str]]:
             found[title] = names
     return found
 
-
 def labels_overlap(axis) -> bool:
     boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text()]
     return any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[k + 1:])
-
 
 def test_each_value_of_the_forest_stands_where_it_is(drawn):
     shifts = {'better': -0.05, 'worse': 0.05, 'equal': 0.0}
@@ -72,7 +67,6 @@ def test_each_value_of_the_forest_stands_where_it_is(drawn):
             if one.budget == budget:
                 assert any(list(bar) == [one.cost.low, one.cost.high] for bar in bars)
 
-
 def test_a_single_seed_has_no_interval_and_one_budget_no_cost(drawn):
     runs = [*make_seeds('base', (3.0,)), *make_seeds('grown', (2.9,), n_stages=4),
             *make_seeds('other', (2.8,), n_stages=2)]
@@ -83,7 +77,6 @@ def test_a_single_seed_has_no_interval_and_one_budget_no_cost(drawn):
     assert [(x, filled) for x, _, filled in markers(axes)] == [(pytest.approx(-0.1), False),
                                                                (pytest.approx(-0.2), False)]
     assert all(line.get_color() == 'black' for line in axes.lines if len(line.get_xdata()) == 2)
-
 
 @pytest.mark.parametrize('n, budgets', [(6, (500, 1000, 2000)), (14, (1000,)), (20, (1000, 2000))])
 def test_no_labels_overprint(drawn, n, budgets):
@@ -98,7 +91,6 @@ def test_no_labels_overprint(drawn, n, budgets):
         colors = {line.get_color() for axes in one.axes for line in axes.lines}
         assert len(colors) <= 6
 
-
 def test_what_lies_far_away_is_told_at_the_edge_and_presses_nothing_together(drawn):
     judged = study({**{f'arm {k}': 0.01 * k for k in range(1, 6)}, 'far': 3.0}, (1000,))
     figure.draw_forest('x.png', judged)
@@ -107,7 +99,6 @@ def test_what_lies_far_away_is_told_at_the_edge_and_presses_nothing_together(dra
     assert len([x for x, _, _ in markers(axes) if low < x < high]) == 5 and high < 0.3
     assert '3 →' in [text.get_text() for text in axes.texts]
 
-
 def test_arms_that_end_alike_have_an_axis_all_the_same(drawn):
     runs = make_seeds('base', (3.0, 3.0)) + make_seeds('grown', (3.0, 3.0), n_stages=4)
     with warnings.catch_warnings():
@@ -115,7 +106,6 @@ def test_arms_that_end_alike_have_an_axis_all_the_same(drawn):
         figure.draw_forest('x.png', judge_runs(runs))
     [axes] = drawn[0].axes
     assert axes.get_xlim()[0] < 0 < axes.get_xlim()[1]
-
 
 def test_a_diverged_arm_is_a_row_without_a_value(drawn):
     runs = []
@@ -129,7 +119,6 @@ def test_a_diverged_arm_is_a_row_without_a_value(drawn):
     figure.draw_forest('x.png', judged)
     [axes] = drawn[0].axes
     assert [text.get_text() for text in axes.texts] == ['a seed diverged'] and len(markers(axes)) == 1
-
 
 def test_a_few_runs_are_curves_over_percent_of_the_baseline_before_a_pale_staircase(drawn):
     judged = judge_runs([*make_seeds('base', (3.0,)), *make_seeds('grown', (2.9,), n_stages=4)])
@@ -145,7 +134,6 @@ def test_a_few_runs_are_curves_over_percent_of_the_baseline_before_a_pale_stairc
     assert axes.get_ylim()[1] > 3.4  # the beginning isn't cut off
     assert 'one seed: the way, not a result' in axes.get_title('left')
 
-
 def test_blocks_and_panels_are_named_by_size_or_by_what_sets_arms_apart(drawn):
     judged, _ = ladder(0.2, -0.1, ('small', 'large'))
     figure.draw_forest('x.png', judged)
@@ -156,7 +144,6 @@ def test_blocks_and_panels_are_named_by_size_or_by_what_sets_arms_apart(drawn):
             *make_seeds('muon', (2.8, 2.9), n_stages=4, optimizer='muon')]
     figure.draw_forest('x.png', judge_runs(runs))
     assert blocks(drawn[2]) == {'adamw': ['grown'], 'muon': ['muon']}
-
 
 def test_catching_up_is_drawn_of_what_a_question_asks_about(tmp_path, drawn):
     write_seeds(tmp_path, 'base', (1, 2), lr_schedule='constant')
@@ -174,7 +161,6 @@ def test_catching_up_is_drawn_of_what_a_question_asks_about(tmp_path, drawn):
     assert list(curve.get_xdata()) == [tokens / 1e6 for tokens, _ in points] and len(points) == 10
     assert list(curve.get_ydata()) == [gap.value for _, gap in points]
 
-
 def test_the_trend_shows_predicted_and_measured(drawn):
     judged, sizes = ladder(0.2, -0.1, ('small', 'middle', 'large'))
     trends = report.trends(judged, sizes, ('largest',), COMING)
@@ -187,7 +173,6 @@ def test_the_trend_shows_predicted_and_measured(drawn):
         cell.predicted.value for cell in trends[0].cells if cell.is_held_out}
     assert not labels_overlap(axes.xaxis) and not labels_overlap(axes.yaxis)
 
-
 @pytest.mark.parametrize('form, begins', [('png', b'\x89PNG'), ('svg', b'<?xml')])
 def test_files_are_whole_and_any_name_is_drawn(tmp_path, form, begins):
     judged = study({'増長 $x_1$ & <b>': -0.05, '=a|b': 0.02}, (500, 1000))
@@ -199,7 +184,6 @@ def test_files_are_whole_and_any_name_is_drawn(tmp_path, form, begins):
         with open(path, 'rb') as f:
             assert f.read().startswith(begins)
     assert len(os.listdir(tmp_path)) == 2
-
 
 def test_nothing_is_drawn_of_runs_without_an_evaluation(tmp_path):
     """And a baseline without one leaves the others' curves."""

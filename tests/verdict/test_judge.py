@@ -17,7 +17,6 @@ STUDIES = 100
 LOSSES = (2.9, 2.91, 2.92)
 LOOKS = ((1, 2, 3), (1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8))
 
-
 def study_of(arms, baselines, questions=None, **options):
     """A report on {arm: runs, or {budget: runs}}, judged as a study."""
     runs, places = [], {}
@@ -29,23 +28,18 @@ def study_of(arms, baselines, questions=None, **options):
                 places[run.path] = Place(arm, '', budget)
     return judge_runs(runs, baselines, places, questions, **options)
 
-
 def grown(losses, **settings):
     """Seeds of a run that grows in four stages."""
     return make_seeds('grown', losses, n_stages=4, **settings)
 
-
 def full(losses=(3.0, 3.01, 3.02), **settings):
     return make_seeds('full', losses, **settings)
-
 
 def of(report, arm, budget=1000):
     [found] = [one for one in report.comparisons if (one.arm, one.budget) == (arm, budget)]
     return found
 
-
 # ---- a study's questions
-
 
 def test_the_correction_is_over_the_declared_questions_alone():
     rng = np.random.default_rng(1)
@@ -63,7 +57,6 @@ def test_the_correction_is_over_the_declared_questions_alone():
             assert (of(report, arm).corrected, of(report, arm).word, of(report, arm).why) == (None, '', '')
     assert len(report.declared) == 3
 
-
 def test_without_questions_every_arm_is_asked_about_at_the_largest_budget():
     arms = {'full': {1000: full((3.0, 3.01)), 4000: full((2.0, 2.01), steps=4000)}}
     for arm in ('a', 'b'):
@@ -72,7 +65,6 @@ def test_without_questions_every_arm_is_asked_about_at_the_largest_budget():
     report = study_of(arms, ['full'])
     assert {(one.arm, one.budget) for one in report.declared} == {('a', 4000), ('b', 4000)}
     assert len(report.comparisons) == 4
-
 
 @pytest.mark.parametrize('shift, sd, word', [(-0.1, 0.002, 'saves'), (0.1, 0.002, 'costs'),
                                              (0.0, 0.0005, 'same'), (0.0, 0.05, 'open')])
@@ -88,7 +80,6 @@ def test_four_words(shift, sd, word):
     wide = of(study_of(arms, ['full'], [Question('grown', 1000)], margin=30.0), 'grown')
     assert wide.word == {'open': 'open' if wide.cost.low < -29 else 'same'}.get(word, word)
 
-
 @pytest.mark.parametrize('corrected, low, high, word', [
     (0.0499, 0.5, 0.7, 'saves'), (0.0501, 0.5, 0.7, 'open'), (0.0501, 0.91, 1.09, 'same'),
     (0.0501, 0.89, 1.09, 'open'), (0.0501, 0.9, 1.1, 'same'), (0.0499, 0.91, 1.09, 'saves')])
@@ -98,15 +89,12 @@ def test_a_word_is_at_5_percent_and_within_the_margin(corrected, low, high, word
     judge.put_word(found, corrected, 0.1)
     assert found.word == word
 
-
 def test_runs_of_one_budget_are_compared_at_their_ends_which_whole_steps_keep_apart():
     arms = {'full': full(steps=1004), 'grown': grown(LOSSES, steps=1000)}
     found = of(study_of({arm: {1000: runs} for arm, runs in arms.items()}, ['full']), 'grown')
     assert found.difference.value == pytest.approx(-0.1)
 
-
 # ---- pairs
-
 
 def on_from(made, losses, n_layer=6, sha256=''):
     """Seeds that each start from a checkpoint of 6 layers, to go on or to grow."""
@@ -117,7 +105,6 @@ def on_from(made, losses, n_layer=6, sha256=''):
         runs.append(make_run('on', loss, seed, init_from=f'{made}{seed}', init_depth=6, n_layer=n_layer,
                              n_stages=1, phase1_fraction=0.0, info={'init_from': start}))
     return runs
-
 
 def test_runs_that_start_from_one_checkpoint_are_judged_in_pairs():
     heights = 2 + 0.1 * np.array([0, 1, -1])
@@ -142,9 +129,7 @@ def test_runs_that_start_from_one_checkpoint_are_judged_in_pairs():
     arms = {'on': full(heights), 'grown': grown(worse)}
     assert of(study_of(arms, ['on']), 'grown').how == 'Welch'
 
-
 # ---- looks
-
 
 def test_a_question_is_looked_at_when_all_seeds_of_a_look_are_in():
     rng = np.random.default_rng(2)
@@ -166,13 +151,11 @@ def test_a_question_is_looked_at_when_all_seeds_of_a_look_are_in():
         assert found.corrected == pytest.approx(min(1, 3 * p))
         assert (found.word, found.needs) == ('open', LOOKS[taken] if taken < 3 else ())
 
-
 def test_a_look_waits_for_the_opponent_too():
     arms = {'full': full((3.0, 3.01)), 'grown': grown(LOSSES)}
     found = of(study_of(arms, ['full'], [Question('grown', 1000, looks=LOOKS)]), 'grown')
     assert (found.looks, found.word, found.needs) == (0, '', (1, 2, 3))
     assert found.why == 'full at 1,000: seed 3 is not there'
-
 
 def test_what_is_settled_asks_for_no_more_seeds_and_stays_as_it_is():
     offsets = SD * np.random.default_rng(0).standard_normal((2, 8))
@@ -185,14 +168,12 @@ def test_what_is_settled_asks_for_no_more_seeds_and_stays_as_it_is():
         assert (found.word, found.looks, found.needs) == ('saves', 1, ())
         assert found.p == pytest.approx(stats.welch(2.5 + offsets[1, :3], 3 + offsets[0, :3]).p)
 
-
 def test_a_question_without_runs_counts_and_says_so():
     arms = {'full': full((3.0, 3.01, 2.99)), 'a': grown((2.9, 2.91, 2.92))}
     questions = [Question('a', 1000, looks=LOOKS[:1]), Question('b', 1000, looks=LOOKS[:1])]
     report = study_of(arms, ['full'], questions)
     assert of(report, 'a').corrected == pytest.approx(2 * of(report, 'a').p)
     assert (of(report, 'b').why, of(report, 'b').needs) == ('no run of it is there', (1, 2, 3))
-
 
 def test_three_seeds_against_nine_are_said_to_be_unsafe():
     rng = np.random.default_rng(0)
@@ -202,9 +183,7 @@ def test_three_seeds_against_nine_are_said_to_be_unsafe():
         found = of(study_of(arms, ['full']), 'grown')
         assert found.caution == ('3 seeds against 9: unsafe where one side scatters more' if unsafe else '')
 
-
 # ---- the opponent
-
 
 def test_the_opponent_is_the_best_baseline_at_that_budget_and_full_depth_stands_beside_it():
     arms = {'full': {1000: full(),
@@ -229,7 +208,6 @@ def test_the_opponent_is_the_best_baseline_at_that_budget_and_full_depth_stands_
     p = stats.welch([2.9, 2.91, 2.92], [2.8, 2.81, 2.82]).p
     assert early.p == pytest.approx(2 * p)
 
-
 @pytest.mark.parametrize('like, unlike', [
     ({'n_embd': 768}, {'n_embd': 384}), ({'optimizer': 'muon'}, {'optimizer': 'adamw'}),
     ({'vocab_size': 320}, {'vocab_size': 640}), ({'val_tokens': 65536}, {'val_tokens': 32768}),
@@ -242,14 +220,12 @@ def test_of_two_baselines_the_one_like_the_run_judges(like, unlike):
         found = of(study_of(arms, names), 'grown')
         assert (found.opponent, found.difference.value) == ('like', 0)
 
-
 def test_what_grows_a_checkpoint_is_judged_by_what_trains_it_on():
     arms = {'scratch': full((1.9, 1.91, 1.92)), 'on': on_from('out/first', (2.0, 2.1, 2.2)),
             'grown': on_from('out/first', (2.1, 2.2, 2.3), 12)}
     report = study_of(arms, ['scratch', 'on'])
     assert of(report, 'grown').opponent == 'on'
     assert 'on at 1,000: starts from a checkpoint, whose 1e+12 FLOPs are not counted' in report.notes
-
 
 def test_what_is_trained_otherwise_or_elsewhere_is_judged_and_that_is_said():
     arms = {'full': full(info={'git_commit': 'a', 'device': 'x'}),
@@ -260,18 +236,14 @@ def test_what_is_trained_otherwise_or_elsewhere_is_judged_and_that_is_said():
         'grown at 1,000 differs from full at 1,000 in more than growth: weight_decay 0.3, not 0.1',
         'the runs differ in code (a, b)', 'all runs: device x']
 
-
 # ---- cost
-
 
 def truth(flops, exponent=0.21):
     return 2.0 + 0.6 * (max(flops, 1.0) / 3e13) ** -exponent
 
-
 def ladder(budgets=(500, 1000, 2000), exponent=0.21, offsets=(-0.001, 0, 0.001)):
     return {steps: full(truth(steps * RATES['flops'], exponent) + np.array(offsets), steps=steps)
             for steps in budgets}
-
 
 @pytest.mark.parametrize('exponent', [0.1, 0.21, 0.84])
 @pytest.mark.parametrize('multiplier', [0.8, 1.0, 1.3])
@@ -285,7 +257,6 @@ def test_a_cost_is_recovered_at_each_rung(exponent, multiplier, budget):
     assert found.cost.low < found.cost.value < found.cost.high
     assert set(found.costs) == set(AXES)
 
-
 @pytest.mark.parametrize('multiplier, budget, is_beyond', [
     (1.3, 1000, False), (1.3, 2000, True), (1.05, 2000, False), (0.7, 500, True), (0.7, 1000, False)])
 def test_a_cost_beyond_the_budgets_of_the_opponent_is_said_to_be_extrapolated(multiplier, budget, is_beyond):
@@ -293,13 +264,11 @@ def test_a_cost_beyond_the_budgets_of_the_opponent_is_said_to_be_extrapolated(mu
     report = study_of({'full': ladder(), 'grown': {budget: grown(losses, steps=budget)}}, ['full'])
     assert ('extrapolated' in of(report, 'grown', budget).caution) == is_beyond
 
-
 def test_the_interval_of_a_cost_is_the_difference_s_read_off_the_ladder():
     arms = {'full': ladder(), 'grown': grown(truth(3e13) + np.array([-0.01, 0.02, 0.0]))}
     found = of(study_of(arms, ['full']), 'grown')
     for end, cost in ((found.difference.low, found.cost.low), (found.difference.high, found.cost.high)):
         assert truth(3e13 / cost) == pytest.approx(truth(3e13) + end)
-
 
 def test_by_another_ledger_and_the_clock_it_is_that_compute():
     arms = {'full': ladder(), 'grown': grown(truth(3e13) + np.array([-0.01, 0.02, 0.0]))}
@@ -310,7 +279,6 @@ def test_by_another_ledger_and_the_clock_it_is_that_compute():
     assert found.costs['seconds'].value == pytest.approx(1.5 * found.cost.value)
     assert found.costs['flops_paper'].value == pytest.approx(found.cost.value)
 
-
 @pytest.mark.parametrize('exponent', [0.05, 0.3, 0.84])
 @pytest.mark.parametrize('multiplier', [0.7, 1.4])
 def test_two_budgets_do_not_say_how_the_ladder_bends_and_the_interval_holds_it(exponent, multiplier):
@@ -320,14 +288,12 @@ def test_two_budgets_do_not_say_how_the_ladder_bends_and_the_interval_holds_it(e
     found = of(study_of(arms, ['full']), 'grown')
     assert found.cost.low < 1 / multiplier < found.cost.high
 
-
 def test_of_more_than_three_budgets_the_nearest_three_are_the_curve():
     budgets = (250, 500, 1000, 2000, 4000)
     arms = {'full': ladder(budgets), 'grown': grown(truth(1.3 * 3e13) + np.zeros(3))}
     for far in (250, 4000):
         arms['full'][far] = full((9.0, 9.1, 9.2) if far == 250 else (0.1, 0.11, 0.12), steps=far)
     assert of(study_of(arms, ['full']), 'grown').cost.value == pytest.approx(1 / 1.3)
-
 
 def test_losses_that_do_not_bend_as_a_power_law_are_still_met():
     """The second step down is the larger one; and a ladder that doesn't fall has no cost."""
@@ -337,7 +303,6 @@ def test_losses_that_do_not_bend_as_a_power_law_are_still_met():
     assert of(study_of(arms, ['full']), 'grown').cost.value == pytest.approx(1)
     rungs[2000] = full((2.95, 2.96), steps=2000)
     assert of(study_of(arms, ['full']), 'grown').cost is None
-
 
 def test_a_rung_that_lost_a_seed_is_none_but_the_opponent_itself_stays():
     arms = {'full': ladder(), 'grown': grown(truth(1.3 * 3e13) + np.array([-1e-3, 0, 1e-3]))}
@@ -351,21 +316,17 @@ def test_a_rung_that_lost_a_seed_is_none_but_the_opponent_itself_stays():
     assert two.low < 1 / 1.3 < two.high
     assert two.high - two.low > 0.02
 
-
 def test_below_what_the_ladder_tends_to_no_compute_is_enough():
     arms = {'full': ladder(), 'grown': grown((0.5, 0.51, 0.52))}
     assert of(study_of(arms, ['full']), 'grown').cost.value == 0
 
-
 # ---- what the page shows beside the loss
-
 
 def scored(runs, **scores):
     for run in runs:
         same = {'hellaswag_acc_norm': 0.3, 'hellaswag_n': 400, 'hellaswag_bits': 2.0}
         run.records[-1].update({**same, **scores})
     return runs
-
 
 def test_a_score_whose_direction_disagrees_with_the_loss_is_marked():
     def found(loss, **scores):
@@ -380,9 +341,7 @@ def test_a_score_whose_direction_disagrees_with_the_loss_is_marked():
     # Where nobody knows which loss is lower, no score disagrees with it.
     assert found(3.0001, hellaswag_acc_norm=0.35, hellaswag_bits=1.9) == ()
 
-
 # ---- what can't be answered, and what is said
-
 
 def wrong_inputs():
     """{name: (arms, the sentence that the question about 'grown' gets)}."""
@@ -418,7 +377,6 @@ def wrong_inputs():
                            'grown at 1,000: seed 1 unfinished at step 0 of 1,000'),
     }
 
-
 @pytest.mark.parametrize('case', wrong_inputs())
 def test_what_cannot_be_answered_says_why(case):
     arms, sentence = wrong_inputs()[case]
@@ -426,7 +384,6 @@ def test_what_cannot_be_answered_says_why(case):
     answers = [one for one in report.comparisons if one.arm == 'grown']
     assert {(one.word, one.why, one.corrected is None or math.isnan(one.corrected)) for one in answers} == {
         ('', sentence, True)}
-
 
 def test_a_diverged_seed_counts_in_the_family_and_a_survivors_mean_never_stands_alone():
     lost = make_run('b', 2.9, 3, until=500, n_stages=4, info={'ended': 'diverged'})
@@ -437,7 +394,6 @@ def test_a_diverged_seed_counts_in_the_family_and_a_survivors_mean_never_stands_
     assert of(report, 'a').corrected == pytest.approx(min(1, 2 * 3 * of(report, 'a').p))
     assert of(report, 'b').needs == ()  # no seed will mend it
 
-
 def test_a_seed_that_diverges_after_a_look_leaves_what_is_settled_and_ends_what_is_open():
     lost = make_run('grown', 2.9, 4, until=500, n_stages=4, info={'ended': 'diverged'})
     for loss, word, why in ((2.5, 'saves', ''),
@@ -446,7 +402,6 @@ def test_a_seed_that_diverges_after_a_look_leaves_what_is_settled_and_ends_what_
                 'grown': [*grown((loss, loss + 0.01, loss + 0.02)), lost]}
         found = of(study_of(arms, ['full'], [Question('grown', 1000, looks=LOOKS)]), 'grown')
         assert (found.word, found.why, found.needs) == (word, why, ())
-
 
 @pytest.mark.parametrize('ended, done, word', [('diverged', 0, 'saves'), ('diverged', 2, 'saves'),
                                                ('stopped', 0, '')])
@@ -457,7 +412,6 @@ def test_a_baseline_that_is_under_way_may_become_the_opponent_one_that_diverged_
     found = of(study_of(arms, ['short', 'full'], [Question('grown', 1000)]), 'grown')
     assert (found.opponent, found.word) == ('full', word)
 
-
 def test_a_known_deviation_gives_one_seed_a_verdict():
     arms = {'full': ladder(offsets=(0,)), 'grown': grown((truth(3e13) - 0.1,))}
     found = of(study_of(arms, ['full'], sigma=0.01), 'grown')
@@ -465,13 +419,10 @@ def test_a_known_deviation_gives_one_seed_a_verdict():
     assert found.difference.se == pytest.approx(0.01 * math.sqrt(2))
     assert found.cost.low < found.cost.value < found.cost.high
 
-
 # ---- outside of a study
-
 
 def on_disk(folder, **options):
     return judge_runs(read_runs([str(path) for path in sorted(folder.iterdir())]), **options)
-
 
 def test_the_baseline_is_what_has_one_stage_and_starts_from_scratch(tmp_path):
     write_seeds(tmp_path, 'base', (1, 2, 3))
@@ -481,7 +432,6 @@ def test_the_baseline_is_what_has_one_stage_and_starts_from_scratch(tmp_path):
     assert {group.name for group in report.baselines} == {'base', 'short'}
     assert {one.arm for one in report.comparisons} == {'grown', 'short'}  # not full depth
     assert [one.arm for one in report.declared] == ['grown']
-
 
 def test_runs_at_several_rates_are_arms_of_their_own_and_the_baseline_is_the_best_of_them(tmp_path):
     """No choice is made on the seeds that judge: each rate has its own verdict."""
@@ -498,7 +448,6 @@ def test_runs_at_several_rates_are_arms_of_their_own_and_the_baseline_is_the_bes
     report = on_disk(tmp_path, baselines=[f'{tmp_path}/base0.002_seed1'])
     assert {one.opponent for one in report.comparisons} == {'base0.002'}
 
-
 def test_full_depth_at_several_budgets_is_a_ladder(tmp_path):
     for steps in (500, 1000, 2000):
         write_seeds(tmp_path, f'base{steps}', (1, 2, 3), lambda step: truth(step * 3e10), sd=1e-5,
@@ -513,7 +462,6 @@ def test_full_depth_at_several_budgets_is_a_ladder(tmp_path):
     [named] = [one for one in on_disk(tmp_path, baselines=[f'{tmp_path}/base1000_seed2']).comparisons
                if one.arm == 'grown']
     assert (named.cost, named.p) == (found.cost, found.p)
-
 
 @pytest.mark.parametrize('schedule, budgets, opponent, at', [
     ('constant', (2000, 4000), 'base2000', 1000), ('constant', (200, 500), 'base500', 500),
@@ -531,7 +479,6 @@ def test_at_a_constant_rate_both_are_read_where_the_shorter_ends(tmp_path, sched
     else:
         assert (found.difference, found.why) == (None, 'no baseline ends at this budget')
 
-
 @pytest.mark.parametrize('names, sentence', [(['nowhere'], 'none of the runs'),
                                              (['base', 'nowhere'], 'nowhere')])
 def test_a_baseline_that_is_not_there_is_an_error(tmp_path, names, sentence):
@@ -539,16 +486,13 @@ def test_a_baseline_that_is_not_there_is_an_error(tmp_path, names, sentence):
     with pytest.raises(UserError, match=sentence):
         on_disk(tmp_path, baselines=[f'{tmp_path}/{name}' for name in names])
 
-
 def test_without_a_baseline_nothing_is_judged_and_that_is_said(tmp_path):
     write_run(tmp_path / 'grown', n_stages=4)
     report = on_disk(tmp_path)
     assert not report.comparisons
     assert report.notes[0].startswith('nothing is judged: none of these is a run of one stage from scratch')
 
-
 # ---- catching up
-
 
 @pytest.mark.parametrize('schedule, last', [({'lr_schedule': 'constant'}, 1000),
                                             ({'lr_schedule': 'wsd', 'decay_fraction': 0.2}, 800)])
@@ -568,7 +512,6 @@ def test_the_gap_since_the_last_growth_is_the_one_that_there_is_until_a_rate_dec
         assert gap.value == pytest.approx(0.2 / math.sqrt(since) + noise, abs=1e-9)
         assert gap.low < gap.value < gap.high
 
-
 def test_gaps_of_pairs_are_paired():
     """Seeds that are .1 apart, and .02 behind on each of them."""
     heights = 2 + 0.1 * np.array([0, 1, -1])
@@ -580,9 +523,7 @@ def test_gaps_of_pairs_are_paired():
     [(_, gap)] = catch_up(of(report, 'grown'))
     assert gap.value == pytest.approx(0.02) and gap.high - gap.low < 0.006
 
-
 # ---- the promise, simulated through the judge
-
 
 class Simulation:
     """A study in memory whose final losses are drawn again and again. Full depth is at three budgets, the
@@ -634,10 +575,8 @@ class Simulation:
             losses[arm, 1000] = truth(3e13) + shift + sd * rng.standard_normal(8)
         return losses
 
-
 # Deviations of cpu_growth's arms under AdamW at 1,000, full depth first.
 MEASURED = (0.0262, 0.2124, 0.1195, 0.0346, 0.0185, 0.0175, 0.0068)
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize('sds, baselines', [(MEASURED, 1), ([SD] * 7, 2)])
@@ -652,7 +591,6 @@ def test_equal_schedules_are_called_different_in_at_most_5_of_100_studies_with_l
     print(f'family-wise error {false / studies:.3f}')
     assert false / studies <= 0.05
 
-
 @pytest.mark.slow
 def test_differences_of_four_deviations_are_found_in_9_of_10_cases():
     simulation = Simulation(6)
@@ -663,7 +601,6 @@ def test_differences_of_four_deviations_are_found_in_9_of_10_cases():
         found += [one.word == 'costs' for one in simulation.study(losses)]
     print(f'power {np.mean(found):.3f}')
     assert np.mean(found) >= 0.9
-
 
 @pytest.mark.slow
 # ratio: of the run's deviation to full depth's

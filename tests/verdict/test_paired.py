@@ -17,7 +17,6 @@ from core.common import UserError
 from grid import plan
 from verdict import paired, report
 
-
 def lines_of(seed: int, skill: float, n=200, style='nanogpt') -> list[dict]:
     """n lines of a model that is right with probability `skill` on questions that are as hard for every
     model."""
@@ -33,10 +32,8 @@ def lines_of(seed: int, skill: float, n=200, style='nanogpt') -> list[dict]:
                       'losses_norm': [1, 2, 3, None], 'bits': bits, 'margin': 0.5 - bits})
     return lines
 
-
 def column(lines, name):
     return np.array([line[name] for line in lines])
-
 
 def test_the_difference_equals_scipys_and_statsmodels_own():
     first = lines_of(1, 0.4)
@@ -60,18 +57,15 @@ def test_the_difference_equals_scipys_and_statsmodels_own():
     assert difference['acc_stderr'] == pytest.approx(scipy_stats.sem(b.astype(float) - a))
     assert difference['acc_norm'] == difference['acc']
 
-
 def test_a_model_and_itself_do_not_differ():
     difference = paired.compare_lines(lines_of(1, 0.4), lines_of(1, 0.4))
     assert [difference[name] for name in ('bits', 'bits_stderr', 'acc', 'acc_p')] == [0, 0, 0, 1]
     json.dumps(difference, allow_nan=False)
 
-
 def test_one_example_says_nothing_and_is_still_json():
     difference = paired.compare_lines(lines_of(1, 0.4, n=1), lines_of(2, 0.5, n=1))
     assert difference['bits_stderr'] is None and 'says nothing' in paired.in_words(difference)
     json.dumps(difference, allow_nan=False)
-
 
 @pytest.mark.parametrize('change', [
     lambda lines: lines[:-1], lambda lines: lines[::-1],
@@ -81,7 +75,6 @@ def test_one_example_says_nothing_and_is_still_json():
 def test_scorings_of_other_examples_are_not_compared(change):
     with pytest.raises(UserError, match='a and b are not of the same examples'):
         paired.compare_lines(lines_of(1, 0.4), change(lines_of(1, 0.4)), 'a and b')
-
 
 def test_seeds_that_both_sides_have_are_compared_question_by_question(tmp_path):
     def run(name, seed, skill, n=200):
@@ -98,7 +91,6 @@ def test_seeds_that_both_sides_have_are_compared_question_by_question(tmp_path):
     assert (seed, difference) == (1, paired.compare_lines(lines_of(1, 0.4), lines_of(1, 0.5)))
     assert difference['bits'] < 0 < difference['acc']
 
-
 def test_a_study_s_runs_are_compared_question_by_question_where_they_lie(tmp_path):
     study = make_study(tmp_path, **TWO_ARMS)
     finish_all(study, lambda run: 3.0)
@@ -111,7 +103,6 @@ def test_a_study_s_runs_are_compared_question_by_question_where_they_lie(tmp_pat
     assert [row['run'] for row in rows] == [
         'Li at 100, seed 1', 'Li at 100, seed 2', 'Li at 200, seed 1', 'Li at 200, seed 2']
 
-
 def test_lines_are_read_as_they_were_written_one_style_at_a_time(tmp_path):
     path = str(tmp_path / 'hellaswag.jsonl')
     paired.write_per_example(path, [*lines_of(1, 0.4), *lines_of(2, 0.4, style='lm_eval')])
@@ -123,7 +114,6 @@ def test_lines_are_read_as_they_were_written_one_style_at_a_time(tmp_path):
     with pytest.raises(UserError, match='holds no scores in lm_eval style'):
         paired.read_per_example(path, 'lm_eval')
 
-
 @pytest.mark.parametrize('line', [
     '{"style": "nanogpt"}', '[]', '', '[' * 100_000, '{"style": "nanogpt", "ind":',
     json.dumps(lines_of(1, 0.4)[0] | {'bits': None}), json.dumps(lines_of(1, 0.4)[0] | {'bits': math.nan}),
@@ -134,11 +124,9 @@ def test_a_line_that_is_none_is_named(tmp_path, line):
     with pytest.raises(UserError, match=r'x\.jsonl, line 2: not a line'):
         paired.read_per_example(str(tmp_path / 'x.jsonl'))
 
-
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r'nowhere\.jsonl: cannot be read'):
         paired.read_per_example(str(tmp_path / 'nowhere.jsonl'))
-
 
 def test_a_run_leaves_the_lines_of_its_last_scoring(tiny, tmp_path):
     """They are what the last line of metrics.jsonl says."""

@@ -17,17 +17,14 @@ from verdict.stats import Interval
 
 GOLDEN = Path(__file__).parent / 'golden_report.md'
 
-
 @pytest.fixture(scope='module')
 def judged():
     questions = [Question('better', 1000), Question('worse', 1000), Question('absent', 1000)]
     return study({'better': -0.05, 'worse': 0.05, 'equal': 0.0}, questions=questions)
 
-
 def test_the_whole_report_reads_as_the_golden_one(judged):
     """Look at the file when it changes: it is what a reader sees."""
     assert_same_report(report.markdown(judged), GOLDEN.read_text())
-
 
 def test_the_answer_names_what_each_question_came_to(judged):
     answer = report.answer(judged)
@@ -37,7 +34,6 @@ def test_the_answer_names_what_each_question_came_to(judged):
     many = study({f'arm {k}': -0.05 for k in range(8)}, budgets=(500, 1000))
     assert report.answer(many) == 'Saves compute: 8 of 8.'
 
-
 def test_declared_questions_looks_and_exploration_are_counted(judged):
     counts = report.counts(judged)
     assert counts.startswith('3 questions declared; p corrected over them')
@@ -45,7 +41,6 @@ def test_declared_questions_looks_and_exploration_are_counted(judged):
     looks = ((1, 2), (1, 2, 3))
     two = report.counts(study({'better': -0.05}, questions=[Question('better', 1000, looks=looks)]))
     assert 'looks taken: 2 of at most 2, and each p is multiplied by 2' in two
-
 
 def test_a_table_is_the_same_in_three_forms(judged):
     for some in report.run_tables(judged) + report.verdict_tables(judged):
@@ -56,7 +51,6 @@ def test_a_table_is_the_same_in_three_forms(judged):
         assert some.latex().count(r'\\') == 1 + len(some.rows)
     assert max(len(line) for line in report.verdict_tables(judged)[0].text().splitlines()) <= 132
 
-
 def test_names_that_are_markup_stay_names():
     some = report.Table('50% of a_b', [{'a|b': '*x* <b> 100% a_b\nc'}], 'l', 'note_1 & 2')
     assert '\\*x\\* \\<b> 100% a\\_b c' in some.markdown()
@@ -64,14 +58,12 @@ def test_names_that_are_markup_stay_names():
     for text in (r'50\% of a\_b', r'note\_1 \& 2', r'100\% a\_b'):
         assert text in some.latex()
 
-
 def test_a_csv_is_safe_to_open():
     text = report.as_csv([{'a': '=1+1', 'b': -1.5, 'c': 3}, {'a': 'two\nlines', 'b': None, 'd': '-x'}])
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row['a'] for row in rows] == ["'=1+1", 'two lines']
     assert [row['b'] for row in rows] == ['-1.5', '']
     assert (rows[0]['c'], rows[1]['d']) == ('3', "'-x")  # whole numbers stay whole
-
 
 def test_a_run_that_is_lost_is_counted_and_named():
     runs = [*make_seeds('base', (3.0, 3.001, 3.002)), make_run('grown', 2.9, 1, n_stages=4),
@@ -82,10 +74,8 @@ def test_a_run_that_is_lost_is_counted_and_named():
     assert 'seed 2 diverged at step 500 of 1,000' in sentence
     assert 'nan' not in report.text(judged, full=True)
 
-
 def with_last(run, **more):
     return replace(run, records=[*run.records[:-1], run.records[-1] | more])
-
 
 def test_other_validation_sets_are_columns():
     runs = []
@@ -99,7 +89,6 @@ def test_other_validation_sets_are_columns():
     del runs[0].records[-1]['val_loss_old']  # a mean of the others would leave a seed out
     assert report.runs_table(judge_runs(runs)).rows[0]['old'] == '-'
 
-
 def test_a_score_that_disagrees_with_the_loss_is_marked():
     runs = []
     for name, losses, stages, right in (('base', (3.0, 3.001, 3.002), 1, 0.4),
@@ -110,7 +99,6 @@ def test_a_score_that_disagrees_with_the_loss_is_marked():
     judged = judge_runs(runs)
     [row] = [row for row in report.scores_table(judged).rows if row['run'] == 'grown']
     assert row['acc_norm'].endswith('!') and not row['bits a byte'].endswith('!')  # bits agree
-
 
 # ---- the trend
 
@@ -131,7 +119,6 @@ def test_a_trend_finds_the_slopes_and_predicts_what_is_held_out_before_it_runs()
     assert slopes['trend:b'] == trend.terms[1].value and slopes['trend:c_low'] < slopes['trend:c']
     assert 'held out' in report.trend_tables([trend])[1].text()
 
-
 def test_what_is_held_out_does_not_move_the_fit_and_stands_beside_its_prediction():
     before, sizes = ladder(0.2, -0.1, ('small', 'middle', 'large'))
     after, _ = ladder(0.2, -0.1, ('small', 'middle', 'large', 'largest'))
@@ -141,12 +128,10 @@ def test_what_is_held_out_does_not_move_the_fit_and_stands_beside_its_prediction
     measured = [cell for cell in second.cells if cell.is_held_out]
     assert all(isinstance(cell.measured, Interval) for cell in measured) and len(measured) == 3
 
-
 def test_three_cells_have_no_trend():
     judged, sizes = ladder(0.2, -0.1, ('small', 'middle'), (5, 20))
     assert len(report.trends(judged, sizes, (), [])) == 1  # four cells
     assert report.trends(judged, sizes, ('middle',), []) == []
-
 
 @pytest.mark.parametrize('p, text', [(None, '-'), (math.nan, '-'), (1e-5, '<.0001'), (0.041, '0.041')])
 def test_a_p_value_is_not_zero(p, text):

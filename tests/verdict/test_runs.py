@@ -10,11 +10,9 @@ from fake_runs import RATES, power_law, shifted, write_run
 from core.common import UserError
 from verdict.runs import Place, loss_at, make_groups, read_run, read_runs
 
-
 def groups_in(folder, **options):
     groups, _ = make_groups(read_runs([str(path) for path in sorted(folder.iterdir())]), **options)
     return groups
-
 
 def change_evals(path, change):
     """Rewrite the eval lines of a run."""
@@ -26,9 +24,7 @@ def change_evals(path, change):
         lines.append(json.dumps(record) + '\n')
     (path / 'metrics.jsonl').write_text(''.join(lines))
 
-
 # ---- reading
-
 
 def test_a_last_line_that_is_cut_off_does_not_count(tmp_path):
     path = write_run(tmp_path / 'base')
@@ -36,7 +32,6 @@ def test_a_last_line_that_is_cut_off_does_not_count(tmp_path):
     text = (path / 'metrics.jsonl').read_bytes()
     (path / 'metrics.jsonl').write_bytes(text[:-2])
     assert len(whole.records) == len(read_run(str(path)).records) + 1
-
 
 @pytest.mark.parametrize('name, text, said', [
     ('run.json', '{"git_commit": ', 'base/run.json: not a readable run.json'),
@@ -53,7 +48,6 @@ def test_a_damaged_run_is_named_and_the_others_go_on(tmp_path, capsys, name, tex
     with pytest.raises(UserError, match=said):
         read_runs([str(tmp_path / 'base')])
 
-
 def test_a_growth_that_this_checkout_lacks_is_named_and_the_others_go_on(tmp_path, capsys):
     path = write_run(tmp_path / 'mine', n_stages=4)
     text = (path / 'config.json').read_text()
@@ -62,14 +56,12 @@ def test_a_growth_that_this_checkout_lacks_is_named_and_the_others_go_on(tmp_pat
     assert len(read_runs([str(tmp_path)])) == 1
     assert 'of_my_own' in capsys.readouterr().err
 
-
 def as_record(path, folder):
     """A run directory as a line of records.jsonl."""
     metrics = [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
     info = json.loads((path / 'run.json').read_text())
     config = json.loads((path / 'config.json').read_text())
     return json.dumps({'run': folder, 'config': config, 'info': info, 'metrics': metrics}) + '\n'
-
 
 def test_records_are_read_as_run_directories_are(tmp_path, capsys):
     lines = []
@@ -88,23 +80,19 @@ def test_records_are_read_as_run_directories_are(tmp_path, capsys):
             assert (mine.config, mine.records, mine.info) == (theirs.config, theirs.records, theirs.info)
             assert mine.ended == 'done'
 
-
 def test_a_folder_of_runs_is_all_of_them_and_each_counts_once(tmp_path):
     for name in ('a/s1', 'a/s2', 'b/s1'):
         write_run(tmp_path / name)
     paths = [str(tmp_path), str(tmp_path / 'a'), str(tmp_path / 'b' / 's1')]
     assert len(read_runs(paths)) == 3
 
-
 # ---- how a run ended
-
 
 @pytest.mark.parametrize('until, info, ended', [
     (None, {}, 'done'), (None, {'ended': 'done'}, 'done'), (500, {'ended': 'diverged'}, 'diverged'),
     (500, {'ended': 'stopped'}, 'stopped'), (500, {}, 'unfinished'), (500, {'ended': 'done'}, 'unfinished')])
 def test_how_a_run_ended_is_its_own_record_and_its_last_evaluation(tmp_path, until, info, ended):
     assert read_run(str(write_run(tmp_path / 'base', until=until, info=info))).ended == ended
-
 
 def test_seeds_that_are_not_done_belong_to_the_group_and_not_to_its_mean(tmp_path):
     write_run(tmp_path / 'a', seed=1)
@@ -116,9 +104,7 @@ def test_seeds_that_are_not_done_belong_to_the_group_and_not_to_its_mean(tmp_pat
     assert len(group.finals()) == 1
     assert group.mean()['step'][-1] == 1000
 
-
 # ---- curves
-
 
 def test_a_mean_over_seeds_is_taken_where_all_of_them_were_evaluated(tmp_path):
     for seed, every in ((1, 30), (2, 70)):
@@ -131,7 +117,6 @@ def test_a_mean_over_seeds_is_taken_where_all_of_them_were_evaluated(tmp_path):
     np.testing.assert_allclose(mean['flops'], mean['step'] * RATES['flops'])
     assert mean['seconds'][-1] == pytest.approx(300) == group.end('seconds')
 
-
 def test_losses_are_interpolated_in_the_logarithm_of_the_compute_up_to_one_percent_beyond_the_end(tmp_path):
     """Since budgets are met by whole steps. Nothing is made up before the first evaluation and after that."""
     curve = read_run(str(write_run(tmp_path / 'base', lambda step: float(step), every=500))).curve()
@@ -141,7 +126,6 @@ def test_losses_are_interpolated_in_the_logarithm_of_the_compute_up_to_one_perce
         end = 1000 * RATES[axis]
         assert loss_at(curve, axis, end) == loss_at(curve, axis, 1.0099 * end) == 1000
         assert np.isnan(loss_at(curve, axis, 1.011 * end)) and np.isnan(loss_at(curve, axis, 1.0))
-
 
 # Whole sequences are what is measured: 4,100 tokens are 4 sequences of 1,024, as 4,096 are.
 @pytest.mark.parametrize('tokens, first', [(2048, 500), (4100, 50)])
@@ -154,9 +138,7 @@ def test_evaluations_on_other_validation_tokens_than_the_last_are_left_out(tmp_p
     said = f'{path}: {n} evaluations with other val_tokens than the last one are left out'
     assert notes == ([said] if n else [])
 
-
 # ---- experiments
-
 
 def test_seeds_stand_in_their_order_in_whatever_order_runs_come(tmp_path):
     for seed in (10, 2, 1):
@@ -165,7 +147,6 @@ def test_seeds_stand_in_their_order_in_whatever_order_runs_come(tmp_path):
     [group], _ = make_groups(read_runs(paths))
     assert (group.name, group.seeds) == ('base', (1, 2, 10))
     assert list(np.diff(group.finals())) == pytest.approx([1, 8])
-
 
 @pytest.mark.parametrize('setting', [
     {'weight_decay': 0.2}, {'beta2': 0.99}, {'decay_fraction': 0.3}, {'muon_learning_rate': 0.03},
@@ -181,7 +162,6 @@ def test_a_run_that_differs_in_one_setting_is_no_further_seed(tmp_path, setting)
     write_run(tmp_path / 'b', seed=2, **(common | setting))
     assert len(groups_in(tmp_path)) == 2
 
-
 @pytest.mark.parametrize('setting', [
     {'eval_interval': 10}, {'batch_size': 1}, {'run_name': 'x'}, {'out_dir': 'y'}, {'log_interval': 7},
     {'device': 'cpu'}, {'hellaswag_limit': 100},
@@ -190,7 +170,6 @@ def test_what_does_not_change_the_training_does_not_tell_runs_apart(tmp_path, se
     write_run(tmp_path / 'a', seed=1)
     write_run(tmp_path / 'b', seed=2, **setting)
     assert len(groups_in(tmp_path)) == 1
-
 
 def test_data_counts_by_content_not_by_place(tmp_path):
     def info(content):
@@ -201,7 +180,6 @@ def test_data_counts_by_content_not_by_place(tmp_path):
     assert len(groups_in(tmp_path)) == 1
     write_run(tmp_path / 'c', seed=3, data_dir='data/one', info=info('y'))
     assert [group.seeds for group in groups_in(tmp_path)] == [(1, 2), (3,)]
-
 
 def test_scores_on_other_questions_have_no_mean_losses_do(tmp_path):
     def info(content):
@@ -217,13 +195,11 @@ def test_scores_on_other_questions_have_no_mean_losses_do(tmp_path):
     assert len(group.finals()) == 3
     assert group.last()['acc_norm'] is None
 
-
 def test_what_auto_was_tells_number_formats_apart(tmp_path):
     write_run(tmp_path / 'a', seed=1, info={'dtype': 'float32'})
     write_run(tmp_path / 'b', seed=2, info={'dtype': 'bfloat16'})
     write_run(tmp_path / 'c', seed=3, dtype='bfloat16')
     assert [group.seeds for group in groups_in(tmp_path)] == [(1,), (2, 3)]
-
 
 def test_a_repeated_seed_is_left_out_and_that_is_said(tmp_path):
     write_run(tmp_path / 'a', until=500)
@@ -232,7 +208,6 @@ def test_a_repeated_seed_is_left_out_and_that_is_said(tmp_path):
     assert [run.ended for run in group.runs] == ['done']  # it counts, whichever came first
     assert notes == [f'{tmp_path}/a repeats seed 1337 of {tmp_path}/b and is left out']
 
-
 def test_what_keeps_seeds_from_being_one_group_is_said(tmp_path):
     for seed, dtype in ((1, 'float32'), (2, 'bfloat16'), (3, 'bfloat16')):
         write_run(tmp_path / f'base_seed{seed}', seed=seed, info={'dtype': dtype})
@@ -240,9 +215,7 @@ def test_what_keeps_seeds_from_being_one_group_is_said(tmp_path):
     assert notes == ['base_seed1 (seed 1) and base (seed 2, 3) differ in dtype (float32, bfloat16): they '
                      'are not pooled']
 
-
 # ---- arms and budgets
-
 
 def test_a_study_names_its_arms_and_budgets(tmp_path):
     paths = {}
@@ -256,12 +229,10 @@ def test_a_study_names_its_arms_and_budgets(tmp_path):
         ('one, w64 at 500', 'one', 'w64', 500, (1, 2)), ('one, w64 at 1,000', 'one', 'w64', 1000, (1,)),
         ('two, w64 at 500', 'two', 'w64', 500, (1,))]
 
-
 def test_elsewhere_runs_of_equal_compute_up_to_whole_steps_have_one_budget(tmp_path):
     for steps in (500, 1000, 1004, 1100):
         write_run(tmp_path / f'b{steps}', growth_steps=steps)
     assert len({group.budget for group in groups_in(tmp_path)}) == 3
-
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     write_run(tmp_path / 'a', run_name='same')

@@ -14,13 +14,10 @@ from verdict import stats
 SEEDS = (2, 3, 5, 8)
 DRAWS = 20_000
 
-
 def draws(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
-
 # ---- differences
-
 
 @pytest.mark.parametrize('n_a, n_b, spread', [(2, 2, 1.0), (3, 5, 1.0), (5, 3, 4.0), (8, 2, 0.2)])
 def test_welch_equals_scipy(n_a, n_b, spread):
@@ -33,12 +30,10 @@ def test_welch_equals_scipy(n_a, n_b, spread):
     np.testing.assert_allclose(ours.low, interval.low, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(ours.high, interval.high, rtol=1e-7, atol=1e-9)
 
-
 def test_one_value_on_a_side_gives_a_difference_and_nothing_else():
     one = stats.welch([3.0], [2.0, 2.5])
     assert one.value == 0.75
     assert all(math.isnan(number) for number in (one.se, one.df, one.low, one.high, one.p))
-
 
 def test_a_known_deviation_makes_it_a_z_test_that_one_seed_can_pass():
     one = stats.welch([3.0], [2.9, 2.9], sigma=0.04)
@@ -48,12 +43,10 @@ def test_a_known_deviation_makes_it_a_z_test_that_one_seed_can_pass():
     assert one.p == pytest.approx(2 * reference.norm.sf(0.1 / se))
     assert one.high - one.value == pytest.approx(reference.norm.ppf(0.975) * se)
 
-
 def test_seeds_without_any_spread_are_the_limit_of_a_small_one():
     assert stats.welch([1.0, 1.0], [1.0, 1.0]).p == 1
     assert stats.welch([1.0, 1.0], [2.0, 2.0]).p == 0
     assert stats.welch([1.0, 1.0], [2.0, 2.0]).low == -1
-
 
 @pytest.mark.parametrize('seeds', SEEDS)
 def test_equal_schedules_are_called_different_in_at_most_6_of_100_cases(seeds):
@@ -62,9 +55,7 @@ def test_equal_schedules_are_called_different_in_at_most_6_of_100_cases(seeds):
     # as simulated elsewhere: 2.3, 3.5, 4.5% at 2, 3, 5 seeds
     assert {2: 0.015, 3: 0.027, 5: 0.035, 8: 0.04}[seeds] < false_alarms < 0.06
 
-
 # ---- families and pairs
-
 
 def test_holm_equals_statsmodels_and_passes_over_what_is_no_test():
     p = np.random.default_rng(0).random((12, 7))**3
@@ -77,7 +68,6 @@ def test_holm_equals_statsmodels_and_passes_over_what_is_no_test():
     # A family of which two have no p by now: they count as if they were 1.
     np.testing.assert_allclose(stats.holm([0.01, 0.02], tests=4), stats.holm([0.01, 0.02, 1, 1])[:2])
 
-
 def test_paired_equals_scipy():
     a, b = draws(400), draws(400, seed=1) + 0.1
     ours = stats.paired(a, b)
@@ -85,7 +75,6 @@ def test_paired_equals_scipy():
     assert ours.p == pytest.approx(theirs.pvalue)
     assert ours.se == pytest.approx(np.std(a - b, ddof=1) / 20)
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)))
-
 
 @pytest.mark.parametrize('share', (0.3, 0.5, 0.52))
 def test_mcnemar_equals_statsmodels(share):
@@ -97,9 +86,7 @@ def test_mcnemar_equals_statsmodels(share):
     assert p == pytest.approx(reference_mcnemar(table, exact=True).pvalue)
     assert stats.mcnemar(a, a) == (0, 0, 1.0)
 
-
 # ---- a weighted fit
-
 
 def test_a_weighted_fit_is_statsmodels():
     import statsmodels.api as sm

@@ -9,14 +9,12 @@ import gpu_check
 import pytest
 import torch
 
-
 def lines_of(monkeypatch, capsys) -> tuple[list[str], int]:
     """(what it prints, its exit code)."""
     monkeypatch.setattr(sys, 'argv', ['gpu_check.py', 'tiny'])
     with pytest.raises(SystemExit) as ended:
         gpu_check.main()
     return capsys.readouterr().out.splitlines(), int(ended.value.code)
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(
@@ -31,7 +29,6 @@ def test_every_check_passes_at_toy_size(monkeypatch, capsys):
     for check in gpu_check.CHECKS:
         assert any(line.startswith(f'ok   {check.__name__.replace("_", " ")}: ') for line in lines), check
     torch._dynamo.reset()
-
 
 def test_a_check_that_fails_or_breaks_is_counted_and_hides_no_other(monkeypatch, capsys):
     def wrong(setup):

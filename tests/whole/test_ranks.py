@@ -55,11 +55,9 @@ for port, folder, flags in json.loads(sys.argv[1]):
     json.dump(seen, open(os.path.join(folder, 'rank_' + os.environ.get('RANK', '0') + '.json'), 'w'))
 '''
 
-
 def torchrun(ranks, script, *args, options=('--standalone',)):
     command = [sys.executable, '-m', 'torch.distributed.run', *options, f'--nproc_per_node={ranks}']
     return subprocess.run([*command, script, *args], capture_output=True, text=True, env=ENV, timeout=240)
-
 
 @pytest.fixture(scope='module')
 def probe(tmp_path_factory):
@@ -67,14 +65,12 @@ def probe(tmp_path_factory):
     path.write_text(PROBE)
     return str(path)
 
-
 SETTINGS = {
     'plain': (),
     'trained embeddings': ('--phase1_embeddings=train', '--shuffle=True', '--dropout=0.1'),
     'frozen embeddings': ('--phase1_embeddings=frozen', '--grow_init=interleave', '--grow_optimizer=copy',
                           '--grad_clip=0.5'),
 }
-
 
 @pytest.fixture(scope='module')
 def on_ranks(probe, tiny, tmp_path_factory):
@@ -90,12 +86,10 @@ def on_ranks(probe, tiny, tmp_path_factory):
         assert set(codes) == {0}, said
     return folder
 
-
 @pytest.fixture(scope='module')
 def straight(on_ranks):
     """A folder with a run on 2 ranks from beginning to end: run/."""
     return on_ranks / 'plain' / '2'
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize('setting', SETTINGS)
@@ -122,7 +116,6 @@ def test_1_2_and_4_ranks_are_the_same_run(on_ranks, setting):
                                                                                 'hellaswag_margin'))
                 assert one[key] == (pytest.approx(other[key], rel=1e-3) if summed else other[key]), key
 
-
 @pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which('c++') or shutil.which('g++')),
                     reason='torch.compile on the CPU needs a C++ compiler')
@@ -141,7 +134,6 @@ def test_compiled_ranks_train_as_an_eager_one_does(tiny, tmp_path):
         for key in one.keys() & {'loss', 'val_loss', 'grad_norm'}:
             assert one[key] == pytest.approx(other[key], rel=1e-3)
 
-
 @pytest.mark.slow
 def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, on_ranks, straight, tmp_path):
     moved = tmp_path / 'moved'
@@ -156,7 +148,6 @@ def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, on_rank
         for one, other in zip(metrics(straight / 'run'), metrics(moved), strict=True):
             assert one['step'] == other['step'] and one['kind'] == other['kind']
             assert one.get('loss', 0) == pytest.approx(other.get('loss', 0), rel=1e-3)
-
 
 @pytest.mark.slow
 def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
@@ -174,7 +165,6 @@ def test_a_nan_on_one_rank_only_stops_all_before_the_update(tiny, tmp_path):
     path, state = checkpoint.latest(str(tmp_path / 'a'))
     assert path in said and all(t.isfinite().all() for t in state['model'].values())
 
-
 @pytest.mark.slow
 def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, straight, tmp_path):
     script = tmp_path / 'kill.py'
@@ -188,7 +178,6 @@ def test_a_rank_killed_under_max_restarts_ends_with_the_same_weights(tiny, strai
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('resumed at step') == 1
     assert_same_run(straight / 'run', tmp_path / 'killed')
-
 
 @pytest.mark.slow
 def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
@@ -207,7 +196,6 @@ def test_a_mistake_on_one_rank_only_is_told(tiny, tmp_path):
     assert done.returncode == 1 and done.stderr.count('error: this rank has no GPU') == 1, done.stderr
     assert not (tmp_path / 'a').exists()
 
-
 @pytest.mark.slow
 def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, tmp_path):
     """Straight to the ranks: torchrun itself passes signals on, and reports them as its own failure."""
@@ -225,7 +213,6 @@ def test_a_signal_to_any_rank_saves_at_one_step_and_all_exit_0(tiny, straight, t
     assert run_ranks(2, 'train.py', *tiny, f'--out_dir={stopped}', '--resume')[0] == [0, 0]
     assert_same_run(straight / 'run', stopped)
 
-
 # A train.py whose update 6 takes five seconds on each rank, which say that they are there and when they stop.
 SLOW_STEP = '''
 import os, sys, time, schedule, train
@@ -240,11 +227,9 @@ schedule.Plan.row = row
 run_main(train.main)
 '''
 
-
 def is_alive(pid: int) -> bool:
     state = Path(f'/proc/{pid}/stat')
     return state.exists() and state.read_text().rpartition(')')[2].split()[0] != 'Z'
-
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process that its parent has died')
@@ -273,7 +258,6 @@ def test_ranks_do_not_outlive_torchrun(tiny, tmp_path, signals):
     assert not any(is_alive(rank) for rank in ranks)
     assert checkpoint.latest(str(tmp_path / 'run'))[1]['step'] == 6 + (len(signals) == 1)
 
-
 # What slurm.sh calls, on one machine: srun starts a task for each of two nodes and passes scancel's signal on
 # to them.
 SLURM = {'srun': 'shift; echo $$ > "$STUBS/pid"; "$@" & a=$!; "$@" & b=$!; trap "kill -TERM $a $b" TERM\n'
@@ -281,7 +265,6 @@ SLURM = {'srun': 'shift; echo $$ > "$STUBS/pid"; "$@" & a=$!; "$@" & b=$!; trap 
          'scancel': 'echo "scancel $@" >> "$STUBS/calls"; kill -TERM $(cat "$STUBS/pid")',
          'scontrol': '[ "$1" = show ] && echo 127.0.0.1 || echo "scontrol $@" >> "$STUBS/calls"',
          'torchrun': f'exec {sys.executable} -m torch.distributed.run "$@"'}
-
 
 @pytest.mark.slow
 def test_slurm_sh_stops_before_the_limit_queues_itself_and_two_nodes_end_as_one(tiny, straight, tmp_path):

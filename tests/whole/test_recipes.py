@@ -29,7 +29,6 @@ OVERLAYS = ('cpu', 'cpu_llama')
 CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in OVERLAYS)
 TIMES = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec', 'mfu')
 
-
 @dataclass
 class Toy:
     """Runs of train.py in this process, at a size at which 12 layers take a second."""
@@ -50,7 +49,6 @@ class Toy:
 
     def config(self, out_dir: Path):
         return load_run_config(str(out_dir))
-
 
 @pytest.fixture(scope='module')
 def toy(tiny, tmp_path_factory):
@@ -85,12 +83,10 @@ def toy(tiny, tmp_path_factory):
     overlay.write_text('\n'.join(lines) + '\n')
     return Toy(str(overlay), folder)
 
-
 @pytest.fixture(scope='module')
 def source(toy):
     """A trained model of 12 layers to grow from."""
     return toy.run('source', 'configs/baseline.py', '--growth_steps=6', '--continual_steps=6')
-
 
 def lines_of(out_dir, kind=''):
     """The lines of metrics.jsonl, without what a clock says."""
@@ -101,10 +97,8 @@ def lines_of(out_dir, kind=''):
             found.append({key: value for key, value in line.items() if key not in TIMES})
     return found
 
-
 def last_state(out_dir):
     return checkpoint.latest(str(out_dir))[1]
-
 
 def assert_same_end(a, b):
     """The same weights, optimizer state and metrics, bit for bit."""
@@ -120,10 +114,8 @@ def assert_same_end(a, b):
             assert torch.equal(value, other['optimizer'][name][key]), (name, key)
     assert lines_of(a) == lines_of(b)
 
-
 # ----------------------------------------------------------------------------------------------------------
 # the shipped configs
-
 
 def first_comment(name: str) -> str:
     """The comment that a config begins with, as one line."""
@@ -133,7 +125,6 @@ def first_comment(name: str) -> str:
             break
         words += line[1:].split()
     return ' '.join(words)
-
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_recipe_costs_what_its_comment_says(name):
@@ -158,9 +149,7 @@ def test_a_recipe_costs_what_its_comment_says(name):
     else:
         assert share[1] == '100.0'
 
-
 LLAMA_FLAGS = ('--n_kv_head=1', '--n_ff=32')
-
 
 def small_llama(toy):
     """A model of SmolLM2's 30 layers to grow from."""
@@ -168,7 +157,6 @@ def small_llama(toy):
     if not (toy.folder / 'llama' / 'config.json').exists():
         toy.run('llama', 'configs/llama_baseline_wsd.py', *LLAMA_FLAGS, *flags)
     return toy.folder / 'llama'
-
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_recipe_runs_to_its_end_at_toy_size(toy, source, name):
@@ -196,7 +184,6 @@ def test_a_recipe_runs_to_its_end_at_toy_size(toy, source, name):
     assert last['flops_paper'] == schedule.plan(config).flops(ledger='paper')
     assert math.isfinite(last['val_loss']) and (config.init_depth or losses[-1] < losses[0] - 0.5)
 
-
 # What the recipes are, beside their cost: the layers after each growth.
 LAYERS = {
     'bu_0to12_wsd': [(16_000, 0, ' '.join(['+new'] * 12))],
@@ -210,7 +197,6 @@ LAYERS = {
     'solar_12to18': [(0, 12, "0 1 2 3 4 5 6 7 8 +3' +4' +5' +6' +7' +8' 9 10 11")],
 }
 
-
 @pytest.mark.parametrize('name', LAYERS)
 def test_a_recipe_grows_the_layers_of_its_paper(name):
     config = load_config([f'configs/{name}.py'], '')
@@ -220,7 +206,6 @@ def test_a_recipe_grows_the_layers_of_its_paper(name):
             found.append((phase.start, growth.old_depth, describe(growth.layers)))
     assert found == LAYERS[name]
 
-
 def test_ntngs_learning_rates_are_those_of_its_comment():
     config = load_config(['configs/ntng_3_6_12.py'], '')
     rates = [
@@ -228,7 +213,6 @@ def test_ntngs_learning_rates_are_those_of_its_comment():
         for step in (0, 2_500, 6_000)
     ]
     assert [f'{rate:.2f}' for rate in rates] == ['1.41', '1.19', '1.00']
-
 
 def test_the_plan_is_printed_with_the_layers_of_each_stage(capsys, monkeypatch):
     monkeypatch.setattr(sys, 'argv', ['schedule.py', 'configs/ntng_3_6_12.py'])
@@ -240,13 +224,11 @@ def test_the_plan_is_printed_with_the_layers_of_each_stage(capsys, monkeypatch):
     schedule.main()
     assert 'fresh' not in capsys.readouterr().out
 
-
 def test_the_plan_is_drawn(tmp_path, monkeypatch, capsys):
     path = tmp_path / 'plan.png'
     monkeypatch.setattr(sys, 'argv', ['schedule.py', 'configs/incremental_4stage.py', f'--figure={path}'])
     schedule.main()
     assert path.read_bytes()[:8] == b'\x89PNG\r\n\x1a\n' and f'{path} written' in capsys.readouterr().out
-
 
 # ----------------------------------------------------------------------------------------------------------
 # maps and operators over whole runs
@@ -263,7 +245,6 @@ MAPS = {
 }
 STAGES = ('--n_layer=6', '--n_stages=3', '--stage_depths=2,3,6', '--stage_steps=4,4,4', '--continual_steps=4')
 
-
 @pytest.mark.parametrize('name', MAPS)
 def test_an_operator_written_out_as_a_map_is_the_same_run_bit_for_bit(toy, name):
     flags = [*STAGES, '--grow_optimizer=copy', '--phase1_fraction=0.5']
@@ -274,7 +255,6 @@ def test_an_operator_written_out_as_a_map_is_the_same_run_bit_for_bit(toy, name)
     assert_same_end(named, written)
     assert schedule.shared_prefix(toy.config(named), toy.config(written)) == 16
 
-
 def test_another_map_is_another_run(toy):
     """So that the test above could fail."""
     flags = [*STAGES, '--grow_optimizer=copy', '--phase1_fraction=0.5']
@@ -283,14 +263,12 @@ def test_another_map_is_another_run(toy):
     losses = [[line['loss'] for line in lines_of(run, 'train')] for run in (one, other)]
     assert losses[0][:8] == losses[1][:8] and losses[0][8] != losses[1][8]
 
-
 def test_each_stage_draws_new_layers_of_its_own():
     config = load_config(['--seed=5'], '')
     draws = [torch.randn(4, generator=train.stage_generator(config, stage)).tolist() for stage in (1, 2, 3)]
     assert draws[0] != draws[1] != draws[2] != draws[0]
     again = torch.randn(4, generator=train.stage_generator(config, 2)).tolist()
     assert again == draws[1]
-
 
 def test_fresh_layers_of_two_stages_differ_in_a_run(toy):
     out_dir = toy.run(
@@ -307,7 +285,6 @@ def test_fresh_layers_of_two_stages_differ_in_a_run(toy):
     for i in range(6):
         for j in range(i):
             assert not torch.equal(matrices[i], matrices[j]), (i, j)
-
 
 # ----------------------------------------------------------------------------------------------------------
 # resume
@@ -333,7 +310,6 @@ EVERYTHING = (
     '--decay_fraction=0.4',
 )
 
-
 @pytest.fixture(scope='module', params=['adamw', 'muon'])
 def everything(request, toy):
     return toy.run(
@@ -346,7 +322,6 @@ def everything(request, toy):
         '--eval_interval=4',
     )
 
-
 def test_a_run_of_everything_is_planned_as_it_should_be(toy, everything):
     phases = schedule.plan(toy.config(everything)).phases
     assert [(p.start, p.phase, p.depth, p.frozen, p.new) for p in phases] == [
@@ -355,7 +330,6 @@ def test_a_run_of_everything_is_planned_as_it_should_be(toy, everything):
     assert [line['depth'] for line in lines_of(everything, 'phase')] == [0, 2, 6, 6, 6]
     scored = [line['step'] for line in lines_of(everything, 'eval') if 'hellaswag_acc_norm' in line]
     assert scored == [6, 12, 18, 24]  # the first time without any layer
-
 
 @pytest.mark.parametrize('step', [3, 6, 12, 14])
 def test_a_run_of_everything_resumes_bit_for_bit(toy, everything, step):
@@ -378,7 +352,6 @@ def test_a_run_of_everything_resumes_bit_for_bit(toy, everything, step):
     )
     assert_same_end(everything, resumed)
 
-
 def test_frozen_layers_stay_and_new_ones_move_wherever_a_map_puts_them(everything):
     states = {}
     for step in (12, 13, 15, 16):
@@ -393,7 +366,6 @@ def test_frozen_layers_stay_and_new_ones_move_wherever_a_map_puts_them(everythin
     for i in (0, 2, 3, 5):
         name = f'transformer.h.{i}.mlp.c_proj.weight'
         assert not torch.equal(states[13][name], states[15][name])
-
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 def test_the_optimizers_get_the_rate_of_their_step_and_new_layers_theirs(toy, optimizer):
@@ -422,10 +394,8 @@ def test_the_optimizers_get_the_rate_of_their_step_and_new_layers_theirs(toy, op
                 new = schedule.plan(config).new_scale[step] if is_new else 1.0
                 assert rate == pytest.approx(schedule.plan(config).lr[step] * new, rel=1e-12), step
 
-
 # ----------------------------------------------------------------------------------------------------------
 # growing a trained model
-
 
 @pytest.fixture(scope='module')
 def exported(toy, source):
@@ -435,7 +405,6 @@ def exported(toy, source):
         patch.setattr(sys, 'argv', ['export_hf.py', str(source), str(folder)])
         export_hf.main()
     return folder
-
 
 @pytest.mark.parametrize('of', ['ours', 'Hugging Face'])
 def test_12_layers_become_18_by_zero_at_exactly_the_old_loss(toy, source, exported, of):
@@ -457,7 +426,6 @@ def test_12_layers_become_18_by_zero_at_exactly_the_old_loss(toy, source, export
     assert growth['val_loss_before'] == growth['val_loss_after'] == old_loss and growth['depth'] == 18
     assert evals[-1]['val_loss'] != old_loss  # and then it learns
 
-
 def test_a_solar_start_is_two_copies_of_the_source_on_each_other(toy, source):
     out_dir = toy.run('solar_start', 'configs/solar_12to18.py', f'--init_from={source}', '--learning_rate=0',
                       '--weight_decay=0', '--growth_steps=1', '--continual_steps=0', '--warmup_steps=0')
@@ -465,7 +433,6 @@ def test_a_solar_start_is_two_copies_of_the_source_on_each_other(toy, source):
     for place, layer in enumerate([*range(9), *range(3, 12)]):
         for name in ('attn.c_attn.weight', 'mlp.c_fc.bias', 'ln_2.weight'):
             assert torch.equal(new[f'transformer.h.{place}.{name}'], old[f'transformer.h.{layer}.{name}'])
-
 
 def test_what_a_source_has_cost_is_its_runs_compute_up_to_the_checkpoint(toy, source):
     config = toy.config(source)
@@ -477,7 +444,6 @@ def test_what_a_source_has_cost_is_its_runs_compute_up_to_the_checkpoint(toy, so
     halfway = sunk_cost({**info, 'step': 6})
     assert halfway['flops'] == schedule.plan(config).flops(6)
     assert json.loads(json.dumps(cost)) == cost
-
 
 def test_a_source_that_was_itself_grown_counts_what_came_before(toy, source, tmp_path):
     grown = toy.run(
@@ -495,7 +461,6 @@ def test_a_source_that_was_itself_grown_counts_what_came_before(toy, source, tmp
     (copy / 'run.json').unlink()
     assert sunk_cost(info)['flops'] is None
 
-
 def test_a_grown_run_says_what_its_source_has_cost_and_so_does_compare(toy, source, capsys, monkeypatch):
     flags = ['--growth_steps=2', '--continual_steps=0']
     grown = toy.run('up', 'configs/solar_12to18.py', f'--init_from={source}', *flags)
@@ -508,11 +473,9 @@ def test_a_grown_run_says_what_its_source_has_cost_and_so_does_compare(toy, sour
     said = f'note: up: starts from a checkpoint; the {sunk["flops"]:.3g} FLOPs behind it are not counted'
     assert said in capsys.readouterr().out
 
-
 def test_nobody_knows_what_a_model_of_hugging_face_has_cost(exported):
     cost = sunk_cost(checkpoint.load_model(str(exported))[1])
     assert (cost['flops'], cost['flops_paper'], cost['seconds']) == (None, None, None)
-
 
 def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, everything):
     source = everything / 'stage_01.pt'
@@ -530,10 +493,8 @@ def test_a_model_without_layers_can_be_grown_from_where_that_is_meant(toy, every
         'val_loss_after'
     ]
 
-
 # ----------------------------------------------------------------------------------------------------------
 # ranks
-
 
 @pytest.mark.slow
 def test_two_ranks_train_a_run_of_everything_as_one_does(toy):
@@ -542,7 +503,6 @@ def test_two_ranks_train_a_run_of_everything_as_one_does(toy):
     codes, _, said = run_ranks(2, 'train.py', toy.overlay, *EVERYTHING, '--batch_size=2', f'--out_dir={two}')
     assert set(codes) == {0}, said
     assert_close_runs(one, two)
-
 
 def assert_close_runs(one, other):
     """The same losses up to the order of sums."""
@@ -557,7 +517,6 @@ def assert_close_runs(one, other):
         )
         for key in a.keys() & {'loss', 'val_loss', 'grad_norm'}:
             assert a[key] == pytest.approx(b[key], rel=2e-3), (key, a['step'])
-
 
 def test_more_than_1000_epochs_are_questioned_at_the_start(toy, monkeypatch, capsys):
     class Started(Exception):

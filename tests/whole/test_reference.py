@@ -66,7 +66,6 @@ SETTINGS = {
 UPDATE_SECONDS = (0.5, 0.25, 1.0, 0.75, 0.5)
 SAVE_SECONDS, EVAL_SECONDS = 100.0, 10_000.0
 
-
 @dataclass
 class Recipe:
     """The settings in which the runs differ, under train.py's names."""
@@ -93,7 +92,6 @@ class Recipe:
     lr_depth_power: float = 0.0
     rewarm: str = 'all'
     grow_map: tuple = ()
-
 
 RECIPES = {
     'cosine': Recipe(
@@ -145,10 +143,8 @@ GROWTHS = {
             ((0, False), (1, False), (1, True), (2, False))),
 }
 
-
 # ----------------------------------------------------------------------------------------------------------
 # the data
-
 
 def write_shard(path: Path, text: str):
     tokens = np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
@@ -156,11 +152,9 @@ def write_shard(path: Path, text: str):
     header[:3] = 20240520, 1, len(tokens)
     path.write_bytes(header.tobytes() + tokens.tobytes())
 
-
 def write_meta(folder: Path):
     meta = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256}
     (folder / 'meta.json').write_text(json.dumps(meta))
-
 
 def write_data(folder: Path):
     """Two shards for training and one for validation, of words in no period, and questions about them."""
@@ -189,7 +183,6 @@ def write_data(folder: Path):
         lines.append(json.dumps(question) + '\n')
     (folder / 'questions.jsonl').write_text(''.join(lines))
 
-
 def read_sequences(folder: Path, split: str) -> np.ndarray:
     """All sequences of a split, int64 (n, BLOCK + 1): they overlap by one token and never cross shards."""
     sequences = []
@@ -199,7 +192,6 @@ def read_sequences(folder: Path, split: str) -> np.ndarray:
         for first in range(0, len(tokens) - BLOCK, BLOCK):
             sequences.append(tokens[first : first + BLOCK + 1])
     return np.array(sequences, np.int64)
-
 
 def batch_of_step(sequences: np.ndarray, recipe: Recipe, step: int) -> torch.Tensor:
     """The sequences of a step, (SEQUENCES, BLOCK + 1): in file order, or in an order drawn for each epoch."""
@@ -211,7 +203,6 @@ def batch_of_step(sequences: np.ndarray, recipe: Recipe, step: int) -> torch.Ten
         order = np.random.RandomState([recipe.seed, epoch]).permutation(len(sequences))
     return torch.from_numpy(sequences[order[first : first + SEQUENCES]])
 
-
 # ----------------------------------------------------------------------------------------------------------
 # the model
 
@@ -219,10 +210,8 @@ def batch_of_step(sequences: np.ndarray, recipe: Recipe, step: int) -> torch.Ten
 NAMES = {'norm1': 'ln_1', 'self_attn.in_proj_': 'attn.c_attn.', 'self_attn.out_proj': 'attn.c_proj',
          'norm2': 'ln_2', 'linear1': 'mlp.c_fc', 'linear2': 'mlp.c_proj'}
 
-
 def gelu(x):
     return F.gelu(x, approximate='tanh')
-
 
 def make_layer(generator: torch.Generator) -> torch.nn.Module:
     """A GPT-2 block: normal with std 0.02, residual projections smaller by the final depth, biases zero."""
@@ -238,7 +227,6 @@ def make_layer(generator: torch.Generator) -> torch.nn.Module:
         layer.linear2.bias.zero_()
     # Rounding in float32 can then be the run's alone, which says how near the two must come.
     return layer.double()
-
 
 class ReferenceGPT(torch.nn.Module):
     def __init__(self, depth: int, generator: torch.Generator):
@@ -286,10 +274,8 @@ class ReferenceGPT(torch.nn.Module):
                 copies[f'transformer.h.{i}.{name}'] = weight
         return {name: weight.detach().clone() for name, weight in copies.items()}
 
-
 # ----------------------------------------------------------------------------------------------------------
 # learning rates and optimizers
-
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Of update number `step`, from 0. The depth grows before updates 6 and 12."""
@@ -312,13 +298,11 @@ def learning_rate(recipe: Recipe, step: int) -> float:
         rate *= recipe.stage_lr_scale[stage]
     return rate
 
-
 def rewarming(recipe: Recipe, step: int) -> float:
     for growth in (6, 12):
         if growth <= step < growth + recipe.rewarm_steps:
             return (step - growth + 1) / recipe.rewarm_steps
     return 1.0
-
 
 class AdamW:
     """The update of Loshchilov and Hutter (2019) for one parameter, which keeps its own count of updates."""
@@ -339,7 +323,6 @@ class AdamW:
         parameter *= 1 - lr * self.weight_decay
         parameter -= lr * mean / (square.sqrt() + 1e-8)
 
-
 class Muon:
     """torch's own, for one matrix at a time: c_attn is three, of the queries, the keys and the values."""
 
@@ -359,7 +342,6 @@ class Muon:
                 optimizer.state[matrix]['momentum_buffer'] = momentum
         optimizer.step()
         self.momenta = [optimizer.state[matrix]['momentum_buffer'] for matrix in matrices]
-
 
 def update(recipe: Recipe, model: ReferenceGPT, states: dict, step: int) -> float:
     """Move every parameter that trains; returns the norm of all gradients before they are clipped."""
@@ -384,10 +366,8 @@ def update(recipe: Recipe, model: ReferenceGPT, states: dict, step: int) -> floa
     model.zero_grad()  # to None: what is frozen next must not move by what is left
     return norm
 
-
 # ----------------------------------------------------------------------------------------------------------
 # the run
-
 
 def grow(recipe: Recipe, model: ReferenceGPT, states: dict, stage: int) -> tuple:
     """Put the new layers of a stage where they belong. Returns the places of the old ones."""
@@ -414,7 +394,6 @@ def grow(recipe: Recipe, model: ReferenceGPT, states: dict, stage: int) -> tuple
     model.layers = torch.nn.ModuleList(layers)
     return old_places
 
-
 @dataclass
 class Score:
     acc: float
@@ -422,7 +401,6 @@ class Score:
     bits: list  # of each question's true ending, per byte
     margins: list  # of each question: bits per byte of the best wrong ending less the true one's
     lead: float  # the least by which a choice was better than the next one
-
 
 def score(model: ReferenceGPT, questions: list) -> Score:
     """HellaSwag one ending at a time: raw texts, encoded apart; acc_norm by the mean loss of a token."""
@@ -449,7 +427,6 @@ def score(model: ReferenceGPT, questions: list) -> Score:
         margins.append((min(means) - true) / math.log(2))
     return Score(n_right / len(questions), n_right_norm / len(questions), bits, margins, min(leads))
 
-
 @dataclass
 class Story:
     """What a run should have logged and saved."""
@@ -461,7 +438,6 @@ class Story:
     growths: dict  # step -> validation loss (before, after) the layers were added
     scores: dict  # step -> Score
     weights: dict  # step -> name -> tensor
-
 
 def reference_run(recipe: Recipe, folder: Path) -> Story:
     train_sequences = read_sequences(folder, 'train')
@@ -505,10 +481,8 @@ def reference_run(recipe: Recipe, folder: Path) -> Story:
             story.weights[done] = model.weights()
     return story
 
-
 # ----------------------------------------------------------------------------------------------------------
 # train.py beside it
-
 
 def keep_precision(tensor):
     """Stands in for Tensor.bfloat16, with which torch's Muon begins.
@@ -517,7 +491,6 @@ def keep_precision(tensor):
     Nothing else in a run of dtype float32 casts to bfloat16.
     """
     return tensor
-
 
 def run_train(settings: dict) -> list:
     """train.py with these flags, in this process. Returns the lines of its metrics.jsonl."""
@@ -529,7 +502,6 @@ def run_train(settings: dict) -> list:
         train.main()
     text = Path(settings['out_dir'], 'metrics.jsonl').read_text()
     return [json.loads(line) for line in text.splitlines()]
-
 
 class Clock:
     """Stands in for time.perf_counter."""
@@ -571,7 +543,6 @@ class Clock:
         hook.remove()
         return lines
 
-
 @dataclass
 class Pair:
     recipe: Recipe
@@ -583,13 +554,11 @@ class Pair:
     def lines_of(self, kind: str) -> list:
         return [line for line in self.lines if line['kind'] == kind]
 
-
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('words')
     write_data(folder)
     return folder
-
 
 @pytest.fixture(scope='module', params=RECIPES)
 def pair(request, folder, tmp_path_factory):
@@ -603,10 +572,8 @@ def pair(request, folder, tmp_path_factory):
         story = reference_run(recipe, folder)
     return Pair(recipe, story, out_dir, lines, clock.updates[-STEPS:])  # those before are the dry run's
 
-
 def near(value: float):
     return pytest.approx(value, rel=1e-4, abs=1e-4)
-
 
 def test_losses_rates_and_norms_are_those_of_the_plain_run(pair):
     lines = pair.lines_of('train')
@@ -618,11 +585,9 @@ def test_losses_rates_and_norms_are_those_of_the_plain_run(pair):
         assert line['lr'] == pytest.approx(pair.story.rates[update_number], rel=1e-9), line
         assert line['grad_norm'] == near(pair.story.norms[update_number]), line
 
-
 def test_some_updates_of_the_plain_run_are_clipped_and_some_are_not(pair):
     if pair.recipe.grad_clip:
         assert min(pair.story.norms) < pair.recipe.grad_clip < max(pair.story.norms)
-
 
 @pytest.mark.parametrize('step, name', [(6, 'stage_01.pt'), (12, 'stage_02.pt'), (18, 'stage_03.pt'),
                                         (24, 'ckpt_000024.pt')])
@@ -639,14 +604,12 @@ def test_weights_are_those_of_the_plain_run(pair, step, name):
         difference = (ours - weight).abs().max().item()
         assert difference < 1e-4, weight_name
 
-
 def test_validation_losses_are_those_of_the_plain_run(pair):
     losses = {}
     for line in pair.lines_of('eval'):
         losses[line['step']] = line['val_loss']
         assert line['val_tokens'] == VAL_SEQUENCES * BLOCK
     assert losses == {step: near(loss) for step, loss in pair.story.val_losses.items()}
-
 
 def test_losses_before_and_after_growth_are_those_of_the_plain_run(pair):
     losses = {}
@@ -656,7 +619,6 @@ def test_losses_before_and_after_growth_are_those_of_the_plain_run(pair):
     assert losses.keys() == pair.story.growths.keys()
     for step, (before, after) in pair.story.growths.items():
         assert losses[step] == (near(before), near(after))
-
 
 def test_scores_are_those_of_the_plain_run(pair):
     lines = {line['step']: line for line in pair.lines_of('eval') if 'hellaswag_acc' in line}
@@ -672,7 +634,6 @@ def test_scores_are_those_of_the_plain_run(pair):
             assert line[f'hellaswag_{name}'] == near(np.mean(values))
             assert line[f'hellaswag_{name}_stderr'] == near(np.std(values, ddof=1) / math.sqrt(30))
 
-
 def test_the_last_scores_are_written_question_by_question(pair):
     text = (pair.out_dir / 'hellaswag.jsonl').read_text()
     lines = [json.loads(line) for line in text.splitlines()]
@@ -680,7 +641,6 @@ def test_the_last_scores_are_written_question_by_question(pair):
     assert [line['ind'] for line in lines] == list(range(30))
     assert [line['bits'] for line in lines] == [near(bits) for bits in expected.bits]
     assert [line['margin'] for line in lines] == [near(margin) for margin in expected.margins]
-
 
 def test_updates_evaluations_and_saves_are_counted_apart(pair):
     for line in pair.lines:
@@ -693,7 +653,6 @@ def test_updates_evaluations_and_saves_are_counted_apart(pair):
     # Six validation losses and three scores, and what else a run may evaluate.
     assert pair.lines[-1]['eval_seconds'] >= 9 * EVAL_SECONDS
 
-
 def test_tokens_per_second_are_those_since_the_line_before(pair):
     since = 0
     for line in pair.lines:
@@ -704,7 +663,6 @@ def test_tokens_per_second_are_those_since_the_line_before(pair):
         if line['kind'] != 'eval':  # a phase begins anew
             since = line['step']
 
-
 def test_the_recipes_cover_every_mode_of_freezing_optimizer_state_and_schedule():
     recipes = RECIPES.values()
     assert {recipe.phase1_embeddings for recipe in recipes} == {'train', 'input_frozen', 'frozen'}
@@ -713,10 +671,8 @@ def test_the_recipes_cover_every_mode_of_freezing_optimizer_state_and_schedule()
     assert {recipe.optimizer for recipe in recipes} == {'adamw', 'muon'}
     assert {recipe.rewarm for recipe in recipes if recipe.rewarm_steps} == {'all', 'new'}
 
-
 # ----------------------------------------------------------------------------------------------------------
 # what the plain run leaves out
-
 
 def test_bfloat16_rounds_a_run_and_leaves_it_the_same_run(folder, tmp_path):
     recipe = RECIPES['cosine']
@@ -727,7 +683,6 @@ def test_bfloat16_rounds_a_run_and_leaves_it_the_same_run(folder, tmp_path):
     # In float32 the largest difference is 3e-7: a run that rounds nothing would show here.
     assert 1e-4 < difference.max() < 1e-2
 
-
 def lines_at_rest(folder: Path, out_dir: Path, **settings) -> list:
     """The log of four steps that change no weight and that all see the same sequences."""
     rest = {'n_layer': 2, 'n_stages': 1, 'stage_steps': 4, 'continual_steps': 0, 'learning_rate': 0,
@@ -735,10 +690,8 @@ def lines_at_rest(folder: Path, out_dir: Path, **settings) -> list:
             'eval_interval': 1, 'log_interval': 1}
     return run_train(SETTINGS | rest | {'data_dir': folder, 'out_dir': out_dir} | settings)
 
-
 def losses_at_rest(folder: Path, out_dir: Path, **settings) -> list:
     return [line['loss'] for line in lines_at_rest(folder, out_dir, **settings) if line['kind'] == 'train']
-
 
 def test_each_step_has_its_own_dropout_and_the_same_one_each_time(folder, tmp_path):
     assert len(read_sequences(folder, 'train')) < 2 * 64  # one step is an epoch
@@ -747,7 +700,6 @@ def test_each_step_has_its_own_dropout_and_the_same_one_each_time(folder, tmp_pa
     assert len(set(losses)) == 4
     assert losses_at_rest(folder, tmp_path / 'again', dropout=0.2) == losses
 
-
 def test_evaluations_know_no_dropout(folder, tmp_path):
     val_losses = set()
     for dropout in (0, 0.2):
@@ -755,7 +707,6 @@ def test_evaluations_know_no_dropout(folder, tmp_path):
             if line['kind'] == 'eval':
                 val_losses.add(line['val_loss'])
     assert len(val_losses) == 1
-
 
 def test_dropout_depends_on_the_seed(folder, tmp_path):
     losses_at_rest(folder, tmp_path / 'source')
@@ -768,7 +719,6 @@ def test_dropout_depends_on_the_seed(folder, tmp_path):
         losses[seed, 'dropout'] = losses_at_rest(folder, tmp_path / f'{seed}', dropout=0.2, **settings)
     assert losses[1] == losses[2]
     assert not set(losses[1, 'dropout']) & set(losses[2, 'dropout'])
-
 
 def test_each_micro_batch_has_its_own_dropout(tmp_path):
     text = 'the quick brown fox jumps over. ' * 70  # BLOCK letters: all sequences are the same
@@ -783,7 +733,6 @@ def test_each_micro_batch_has_its_own_dropout(tmp_path):
     # If the second micro-batch had the first one's dropout, the mean of both would be the same.
     difference = np.abs(np.array(losses[0]) - losses[1])
     assert difference.max() > 1e-4
-
 
 def stopped_run(folder: Path, out_dir: Path, spoil_hook) -> int:
     """Run train.py until it stops by itself, with a hook that spoils what comes after the third update.
@@ -806,13 +755,11 @@ def stopped_run(folder: Path, out_dir: Path, spoil_hook) -> int:
             hook.remove()
     return stop.value.code
 
-
 def check_stopped_after_third_update(out_dir: Path, said: str):
     assert 'step 3: loss' in said
     saved = torch.load(out_dir / 'ckpt_000003.pt', weights_only=True)['model']
     assert all(weight.isfinite().all() for weight in saved.values())
     assert not (out_dir / 'ckpt_000004.pt').exists()
-
 
 @pytest.mark.filterwarnings('ignore:Full backward hook')
 @pytest.mark.parametrize('bad', [math.inf, math.nan])
@@ -827,7 +774,6 @@ def test_a_gradient_that_is_not_finite_stops_a_run_though_the_loss_is(folder, tm
 
     assert stopped_run(folder, tmp_path / 'run', spoil_hook) == 1
     check_stopped_after_third_update(tmp_path / 'run', capsys.readouterr().err)
-
 
 @pytest.mark.parametrize('bad', [math.inf, math.nan])
 def test_a_loss_that_is_not_finite_stops_a_run_though_the_gradient_is(folder, tmp_path, capsys, bad):

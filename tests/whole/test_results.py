@@ -25,7 +25,6 @@ GROWTH = {'n_layer', 'n_stages', 'init_from', 'init_depth', 'stage_depths', 'gro
 TUNED = {'learning_rate', 'muon_learning_rate'}
 NUMBER = r'-?\d+(\.\d+)?(e[+-]\d+)?'
 
-
 @pytest.fixture(params=STUDIES)
 def study(request, monkeypatch, tmp_path):
     """A study of the repository, with a copy of its records."""
@@ -35,19 +34,16 @@ def study(request, monkeypatch, tmp_path):
     study.results = str(tmp_path / 'results')
     return study
 
-
 def differing(a, b) -> set:
     """The settings that two runs' training differs by."""
     return {name for name, setting in plan.FIELDS.items()
             if not setting.metadata['free'] and getattr(a, name) != getattr(b, name)}
-
 
 def test_a_report_comes_out_of_the_records_again(study):
     page.write_report(study)
     for name in ('report.md', 'report.csv'):
         committed = ROOT / 'results' / study.name / name
         assert_same_report(Path(study.results, name).read_text(), committed.read_text())
-
 
 def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_for_growth(study):
     _, runs = plan.plan_runs(study)
@@ -71,7 +67,6 @@ def test_every_run_has_its_budgets_compute_and_is_trained_as_its_baseline_but_fo
         baseline = baselines[trained.optimizer, run.scale, run.budget, run.seed].config
         assert differing(trained, baseline) <= GROWTH | TUNED, (folder, differing(trained, baseline))
 
-
 def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monkeypatch, tmp_path):
     """Each of its arms is named after an arm of cpu_growth and what the tuned rate is multiplied by."""
     monkeypatch.chdir(ROOT)
@@ -87,7 +82,6 @@ def test_cpu_rates_trains_what_cpu_growth_trains_but_for_the_learning_rate(monke
         assert getattr(run.config, rate) == getattr(config, rate) * factors[factor], run.arm
         assert differing(run.config, config) == {rate}, run.arm
 
-
 def test_cpu_confirm_trains_what_cpu_growth_trains_but_for_the_seed(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     _, found = plan.plan_runs(plan.load_study('studies/cpu_growth.py', out=str(tmp_path / 'growth')))
@@ -98,11 +92,9 @@ def test_cpu_confirm_trains_what_cpu_growth_trains_but_for_the_seed(monkeypatch,
         assert differing(run.config, configs[run.arm, run.budget]) <= {'seed'}, run.arm
         assert run.seed not in seeds
 
-
 def claims() -> str:
     """What docs/results.md says, and the README at its top."""
     return (ROOT / 'README.md').read_text().partition('\n![')[0] + (ROOT / 'docs' / 'results.md').read_text()
-
 
 @functools.cache
 def reported_rows() -> list[list[float]]:
@@ -113,7 +105,6 @@ def reported_rows() -> list[list[float]]:
             for row in csv.reader(f):
                 rows.append([float(cell) for cell in row if re.fullmatch(NUMBER, cell)])
     return rows
-
 
 def computed(monkeypatch) -> list[float]:
     """What docs/results.md says beyond the reports: full depth's seeds at 4,000, costs without its third one,
@@ -131,12 +122,10 @@ def computed(monkeypatch) -> list[float]:
             found += list(group.finals())
     return [*found, plan.outcome_of(study, far).loss, corpus / 1e6, 2.5, 2.7]
 
-
 def is_among(number: str, values: list[float]) -> bool:
     """Is the number one of these, to its own decimals?"""
     decimals = len(number.partition('.')[2])
     return any(f'{value:.{decimals}f}' == f'{float(number):.{decimals}f}' for value in values)
-
 
 def test_every_number_of_the_results_is_in_a_report_or_computed_here(monkeypatch):
     known = [value for row in reported_rows() for value in row] + computed(monkeypatch)
@@ -144,14 +133,12 @@ def test_every_number_of_the_results_is_in_a_report_or_computed_here(monkeypatch
     assert len(numbers) > 100
     assert not [number for number in numbers if not is_among(number, known)]
 
-
 def test_a_value_and_its_interval_stand_in_one_row_of_a_report():
     number = r'([-+]?\d*\.\d+)'
     found = re.findall(rf'{number}\s\[{number},\s{number}\]', claims())
     assert len(found) > 30
     for together in found:
         assert any(all(is_among(number, row) for number in together) for row in reported_rows()), together
-
 
 def test_each_cost_in_the_table_is_its_arms_at_its_budget():
     with open(ROOT / 'results' / 'cpu_growth' / 'report.csv') as f:
@@ -166,7 +153,6 @@ def test_each_cost_in_the_table_is_its_arms_at_its_budget():
             values = [f'{float(row[f"flops:cost{end}"]):.2f}' for end in ('', '_low', '_high')] if row else []
             expected = f'{values[0]} [{values[1]}, {values[2]}]' if values else ''
             assert cell.strip() == expected, (arm, budget)
-
 
 @pytest.mark.parametrize('arm', ['Bu, random, tau .8', 'Gong, 3 6 12, Muon'])
 def test_one_comparison_has_one_cost(arm):

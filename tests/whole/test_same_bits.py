@@ -48,7 +48,6 @@ RUNS = {
 }
 STOPPED_AT = 8  # the step of the kept checkpoint to resume from: in the first phase with frozen layers
 
-
 def machine() -> dict:
     """What the bits depend on beside the code."""
     vendor = platform.processor()
@@ -59,7 +58,6 @@ def machine() -> dict:
     return {'cpu_capability': torch.backends.cpu.get_cpu_capability(), 'cpu_vendor': vendor,
             'torch': torch.__version__}
 
-
 def numbers(n: int, below: int, seed: int) -> list[int]:
     """Numbers that look random and are the same in every version of every library."""
     found, state = [], seed
@@ -67,7 +65,6 @@ def numbers(n: int, below: int, seed: int) -> list[int]:
         state = (1103515245 * state + 12345) % 2**31
         found.append((state >> 16) % below)
     return found
-
 
 def write_data(folder: Path):
     """Shards as llm.c lays them out, of a pattern with some noise in it, and questions about bytes."""
@@ -83,7 +80,6 @@ def write_data(folder: Path):
             endings = ['!"#', '$%', '()*+', '123'][i % 4:] + ['!"#', '$%', '()*+', '123'][:i % 4]
             f.write(json.dumps({'ind': i, 'ctx': '# 12', 'label': -i % 4, 'endings': endings}) + '\n')
 
-
 def write_sources(folder: Path):
     """The same documents as a.jsonl and as b.parquet."""
     words = ['the', 'of', 'Growing', 'layers', ',', '.', '', '\n\n', "don't", 'naïve', '模型', '🙂',
@@ -96,7 +92,6 @@ def write_sources(folder: Path):
             f.write(json.dumps({'text': text}, ensure_ascii=i % 2 == 0) + '\n')
     pq.write_table(pa.table({'text': texts}), folder / 'b.parquet', row_group_size=50)
 
-
 def execute(root: Path, folder: Path, start: tuple, script: str, *flags):
     env = os.environ | {'OMP_NUM_THREADS': '1'}
     for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
@@ -105,14 +100,12 @@ def execute(root: Path, folder: Path, start: tuple, script: str, *flags):
                           capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 
-
 def train(root: Path, folder: Path, name: str) -> Path:
     """The run directory of a run, made in `folder` by the train.py of `root`."""
     write_data(folder / 'data')
     start, flags = RUNS[name]
     execute(root, folder, start, 'train.py', *COMMON, *flags, '--out_dir=run')
     return folder / 'run'
-
 
 def shard_hashes(root: Path, folder: Path) -> dict:
     """'a.jsonl gpt2 NAME.bin': sha256, for each source, tokenizer and shard."""
@@ -127,16 +120,13 @@ def shard_hashes(root: Path, folder: Path) -> dict:
                 found[f'{source} {tokenizer} {path.name}'] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
-
 def records(path: Path) -> list[dict]:
     """The lines of a metrics.jsonl but for the clock."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
-
 def last_checkpoint(run: Path) -> Path:
     return max(run.glob('ckpt_*.pt'))
-
 
 def assert_same_config(run: Path, kept: Path):
     """Settings that came later are not asked for."""
@@ -146,13 +136,11 @@ def assert_same_config(run: Path, kept: Path):
         if key not in ('out_dir', 'data_dir', 'hellaswag_data', 'resume'):
             assert now[key] == value, key
 
-
 def assert_same_value(value, before, tolerance: float, where):
     if type(before) is not float or not tolerance:
         assert value == before, where
     else:
         assert math.isclose(value, before, rel_tol=tolerance, abs_tol=tolerance), where
-
 
 def assert_same_records(now: list[dict], before: list[dict], tolerance: float):
     """The same lines; a line may have fields that came later."""
@@ -163,7 +151,6 @@ def assert_same_records(now: list[dict], before: list[dict], tolerance: float):
             its_tolerance = max(tolerance, 1e-6) if key.startswith('hellaswag_') else tolerance
             assert_same_value(line[key], value, its_tolerance, (line['kind'], line['step'], key))
 
-
 def assert_same_tensors(now: dict, before: dict, tolerance: float):
     """Of weights {name: tensor}, or of an optimizer's state {name: {what: tensor}}."""
     assert now.keys() == before.keys()
@@ -173,7 +160,6 @@ def assert_same_tensors(now: dict, before: dict, tolerance: float):
         else:
             torch.testing.assert_close(now[name], value, rtol=tolerance, atol=tolerance)
 
-
 def assert_same_run(run: Path, kept: Path, tolerance: float):
     assert_same_config(run, kept)
     assert_same_records(records(run / 'metrics.jsonl'), records(kept / 'metrics.jsonl'), tolerance)
@@ -182,18 +168,15 @@ def assert_same_run(run: Path, kept: Path, tolerance: float):
     for part in ('model', 'optimizer'):
         assert_same_tensors(now[part], before[part], tolerance)
 
-
 @pytest.fixture
 def tolerance():
     """0 on a machine like the one that made same_bits/."""
     return 0 if json.loads((KEPT / 'machine.json').read_text()) == machine() else 1e-4
 
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', RUNS)
 def test_a_run_is_what_it_was(tmp_path, tolerance, name):
     assert_same_run(train(ROOT, tmp_path, name), KEPT / name, tolerance)
-
 
 @pytest.mark.slow
 def test_a_run_that_an_earlier_commit_began_ends_in_the_same_bits(tmp_path, tolerance):
@@ -209,11 +192,9 @@ def test_a_run_that_an_earlier_commit_began_ends_in_the_same_bits(tmp_path, tole
     execute(ROOT, tmp_path, (), 'train.py', '--resume=run')
     assert_same_run(run, kept, tolerance)
 
-
 @pytest.mark.slow
 def test_shards_have_the_same_bytes(tmp_path):
     assert shard_hashes(ROOT, tmp_path) == json.loads((KEPT / 'shards.json').read_text())
-
 
 def keep(checkout: Path, scratch: Path):
     """Write same_bits/ with the scripts of a checkout."""
@@ -234,7 +215,6 @@ def keep(checkout: Path, scratch: Path):
     hashes = shard_hashes(checkout, scratch / 'shards')
     (KEPT / 'shards.json').write_text(json.dumps(hashes, indent=1) + '\n')
     (KEPT / 'machine.json').write_text(json.dumps(machine(), indent=1) + '\n')
-
 
 if __name__ == '__main__':
     import tempfile

@@ -25,7 +25,6 @@ HEAVY = ('matplotlib', 'pandas', 'scipy', 'datasets', 'requests', 'transformers'
          'safetensors', 'pyarrow',
          'wandb', 'tensorboard', 'trackio', 'huggingface_hub')
 
-
 def imports_of(path: Path) -> list[tuple[str, str]]:
     """(module, name taken from it or '') of every import in a file, those within functions too.
 
@@ -41,12 +40,10 @@ def imports_of(path: Path) -> list[tuple[str, str]]:
                 found.append((whole, '') if whole in MODULES else (node.module, alias.name))
     return found
 
-
 def room_of(module: str) -> int:
     if module.partition('.')[0] in FOLDERS:
         return ROOMS.index(module.partition('.')[0])
     return ROOMS.index('story' if module in STORY else 'doors')
-
 
 def test_imports_point_downwards_only():
     for name, path in MODULES.items():
@@ -54,11 +51,9 @@ def test_imports_point_downwards_only():
             if module in MODULES:
                 assert room_of(module) <= room_of(name), f'{name} imports {module}'
 
-
 def test_nothing_imports_train():
     for path in (*FILES, *ROOT.glob('configs/*.py'), *ROOT.glob('studies/*.py')):
         assert 'train' not in [module for module, _ in imports_of(path)], path.name
-
 
 def test_nobody_takes_another_modules_private_names():
     for path in (*FILES, *ROOT.glob('dev/*.py'), *ROOT.glob('tests/**/*.py')):
@@ -75,22 +70,18 @@ def test_nobody_takes_another_modules_private_names():
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours:
                 assert not is_private(node.attr), f'{path.name}: {node.value.id}.{node.attr}'
 
-
 def is_private(name: str) -> bool:
     return name.startswith('_') and not name.startswith('__')
-
 
 def test_no_test_imports_another_test():
     for path in (ROOT / 'tests').rglob('*.py'):
         for module, _ in imports_of(path):
             assert not module.startswith('test_'), path.name
 
-
 def test_matplotlib_is_in_two_files_alone():
     for path in (*FILES, *ROOT.glob('dev/*.py')):
         uses = [module for module, _ in imports_of(path) if module.split('.')[0] == 'matplotlib']
         assert not uses or path.name in ('figure.py', 'plot.py'), path.name
-
 
 def test_train_loads_nothing_that_it_does_not_need():
     done = subprocess.run([sys.executable, '-X', 'importtime', ROOT / 'train.py', '--help'],
@@ -105,7 +96,6 @@ def test_train_loads_nothing_that_it_does_not_need():
     for name in ('verdict.figure', 'verdict.stats', 'compare', 'study'):
         assert name not in loaded
 
-
 def test_importing_any_module_prints_nothing_writes_nothing_and_asks_no_network(tmp_path):
     code = f"""
 import socket, sys
@@ -117,7 +107,6 @@ assert 'matplotlib' not in sys.modules
 """
     done = subprocess.run([sys.executable, '-B', '-c', code], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '') and not list(tmp_path.iterdir())
-
 
 @pytest.mark.parametrize('name', SCRIPTS)
 def test_help_names_every_option_and_changes_nothing(name, tmp_path, monkeypatch, capsys):
@@ -131,7 +120,6 @@ def test_help_names_every_option_and_changes_nothing(name, tmp_path, monkeypatch
     assert all(option in captured.out for option in options)
     assert f'python {name}.py' in captured.out  # how to type it
 
-
 def test_every_text_file_is_opened_in_utf_8():
     """Elsewhere than on Linux, or under LC_ALL=C, open() would take another encoding."""
     for path in FILES:
@@ -142,7 +130,6 @@ def test_every_text_file_is_opened_in_utf_8():
                 names = [keyword.arg for keyword in node.keywords]
                 assert 'b' in mode or 'encoding' in names, f'{path.name}, line {node.lineno}'
 
-
 def test_no_file_of_a_user_is_checked_by_an_assert():
     """python -O drops asserts: those that are left are about the code itself, and none of them is caught."""
     for path in FILES:
@@ -151,7 +138,6 @@ def test_no_file_of_a_user_is_checked_by_an_assert():
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if isinstance(node, ast.ExceptHandler) and node.type is not None:
                 assert 'AssertionError' not in ast.unparse(node.type), f'{path.name}, line {node.lineno}'
-
 
 def test_the_readme_names_every_script_and_the_docs_every_config():
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')

@@ -31,12 +31,10 @@ hellaswag_interval = 0
 device = 'cpu'
 """
 
-
 def run(folder, script, *args) -> str:
     done = run_python(str(ROOT / f'{script}.py'), *map(str, args), cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
 
 def run_stopped(folder, *args):
     """train.py, and a SIGTERM once it has saved a checkpoint."""
@@ -46,7 +44,6 @@ def run_stopped(folder, *args):
     process.process.terminate()
     done = process.finish()
     assert '--resume' in done.stdout + done.stderr, done.stderr
-
 
 @pytest.mark.slow
 def test_a_strangers_llama_is_grown_stopped_resumed_scored_exported_and_speaks(tmp_path):

@@ -23,10 +23,8 @@ from run import checkpoint
 HERE = Path(__file__).parents[2]
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
 
-
 class Killed(BaseException):
     pass
-
 
 class InProcess:
     """Stands in for a process: train.py's main(), here and at once."""
@@ -50,14 +48,12 @@ class InProcess:
     def poll(self):
         return self.returncode
 
-
 @pytest.fixture
 def in_process(monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setattr(launch, 'start_process', InProcess)
     monkeypatch.setattr(launch, 'POLL_SECONDS', 0.0)
     InProcess.commands = []
-
 
 @pytest.fixture
 def overlay(tiny, tmp_path):
@@ -79,11 +75,9 @@ def overlay(tiny, tmp_path):
     path.write_text('\n'.join(f'{name} = {value!r}' for name, value in values.items()) + '\n')
     return path
 
-
 def write_study(path: Path, **names) -> str:
     path.write_text('\n'.join(f'{name} = {value!r}' for name, value in names.items()) + '\n')
     return str(path)
-
 
 def run_study(*argv):
     """study.py in this process; returns its exit code."""
@@ -95,11 +89,9 @@ def run_study(*argv):
             return stop.code
     return 0
 
-
 def metrics(folder) -> list[dict]:
     lines = [json.loads(line) for line in Path(folder, 'metrics.jsonl').read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in TIMING} for line in lines]
-
 
 def assert_same_run(a: Path, b: Path):
     """The same weights and optimizer state at the end, bit for bit, and the same metrics but for the
@@ -115,7 +107,6 @@ def assert_same_run(a: Path, b: Path):
         assert all(torch.equal(values[k], other['optimizer'][name][k]) for k in values), (a, name)
     assert metrics(a) == metrics(b), a
 
-
 WSD = {'lr_schedule': 'wsd', 'decay_fraction': 0.25, 'warmup_steps': 2}
 SHARING = {
     'arms': {'full': 'baseline', 'Li': 'incremental_4stage --n_stages=2',
@@ -124,10 +115,8 @@ SHARING = {
           'tau .6': 'bu_1to12_wsd --stage_depths=1,3 --stage_fractions=0.6,0 --rewarm_steps=3'},
     'baseline': 'full', 'settings': WSD, 'budgets': (4, 8, 16), 'seeds': (1,)}
 
-
 # ------------------------------------------------------------------------------------------------------------
 # shared prefixes
-
 
 def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_ones(in_process, monkeypatch,
                                                                                    overlay, tmp_path):
@@ -153,7 +142,6 @@ def test_shared_runs_killed_at_random_and_resumed_end_in_the_bits_of_separate_on
     for folder in folders:
         assert_same_run(tmp_path / 'separate' / folder, tmp_path / 'shared' / folder)
 
-
 def test_two_slots_of_real_processes_end_in_the_same_bits_too(overlay, monkeypatch, tmp_path):
     torch.set_num_threads(1)
     monkeypatch.chdir(HERE)
@@ -165,7 +153,6 @@ def test_two_slots_of_real_processes_end_in_the_same_bits_too(overlay, monkeypat
     for budget in (6, 12):
         assert_same_run(tmp_path / f'separate/full/b{budget}_s1', tmp_path / f'shared/full/b{budget}_s1')
     assert '--branch_from=' in (tmp_path / 'shared/full/b6_s1/console.txt').read_text()
-
 
 def test_the_saving_that_is_said_is_what_is_trained(in_process, capsys, overlay, tmp_path):
     names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12, 24), 'seeds': (1,)}
@@ -185,7 +172,6 @@ def test_the_saving_that_is_said_is_what_is_trained(in_process, capsys, overlay,
             starts[folder.name] = max(step for step in saved if step < total)
     assert starts['b24_s1'] == 0 and starts['b12_s1'] == 10 and starts['b6_s1'] == 5
 
-
 def test_no_saving_is_said_where_nobody_trains_the_prefix(in_process, capsys, overlay, tmp_path):
     names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12, 24)}
     path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
@@ -197,7 +183,6 @@ def test_no_saving_is_said_where_nobody_trains_the_prefix(in_process, capsys, ov
     # Now the longest run's checkpoint is there, and a shorter one begins at it.
     assert run_study(path, out, '--slots=cpu', '--budgets=12') == 0
     assert f'shared prefixes spare {10 / 12:.1%}' in capsys.readouterr().out
-
 
 def test_a_branch_is_refused_with_the_difference_named(in_process, tiny, overlay, tmp_path,
                                                              monkeypatch):
@@ -244,7 +229,6 @@ def test_a_branch_is_refused_with_the_difference_named(in_process, tiny, overlay
     assert lines[1][:len(prefix)] == prefix
     assert json.loads(lines[1][-1])['seconds'] > json.loads(prefix[-1])['seconds'] > 0
 
-
 def test_printed_commands_run_in_order_end_in_the_same_bits(in_process, monkeypatch, capsys, overlay,
                                                             tmp_path):
     monkeypatch.chdir(HERE)
@@ -270,7 +254,6 @@ def test_printed_commands_run_in_order_end_in_the_same_bits(in_process, monkeypa
     for folder in folders:
         assert_same_run(tmp_path / 'launched' / folder, tmp_path / 'printed' / folder)
 
-
 def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, overlay, tmp_path):
     path = write_study(tmp_path / 'grid.py', arms={
         'grown': "baseline --n_stages=1 --n_layer=4 --init_from='@shallow one' --init_depth=3 "
@@ -287,7 +270,6 @@ def test_an_arm_starts_from_anothers_end_at_its_budget_and_seed(in_process, over
     assert json.loads((tmp_path / 'out/grown' / tuned[0] / 'config.json').read_text())['init_from'].endswith(
         'tune_b4_s0'
     )
-
 
 def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(in_process, monkeypatch,
                                                                                capsys, overlay,
@@ -334,7 +316,6 @@ def test_the_report_is_the_same_from_the_runs_and_from_their_records_elsewhere(i
     page = (results / 'report.md').read_text()
     assert '3 of 8 runs' in page and '![' not in page and not (results / 'report.png').exists()
 
-
 def test_a_run_whose_prefix_is_damaged_trains_everything_itself(in_process, overlay, tmp_path, capsys):
     names = SHARING | {'arms': {'full': 'baseline'}, 'budgets': (6, 12)}
     path = write_study(tmp_path / 'grid.py', **names, overlays=(str(overlay),))
@@ -345,7 +326,6 @@ def test_a_run_whose_prefix_is_damaged_trains_everything_itself(in_process, over
     said = capsys.readouterr().out
     assert 'failed full/b6_s1, once more: error:' in said and 'checkpoints can be read' in said
     assert len(metrics(tmp_path / 'out/full/b6_s1')) > 3
-
 
 def test_a_full_disk_stops_the_runs_and_the_launcher(in_process, monkeypatch, overlay, tmp_path, capsys):
     def full(*args, **kwargs):
