@@ -91,7 +91,7 @@ def choose_rows(config: TrainConfig, phases: tuple, wanted: str) -> dict[str, sc
 
     wanted: '' for all, 'none', or names of rows, '0,3'. Raises UserError if there are no such rows.
     """
-    full = dataclasses.replace(schedule.full_depth(config, 1), phase='full')
+    full = dataclasses.replace(schedule.full_depth(config), phase='full')
     kinds = {kind_of(full)}  # the plan's own phases of that kind are this row
     numbered = {}
     for phase in phases:

@@ -302,7 +302,7 @@ def full_depth_step(setup: Setup):
         yield is_right, f'{peaks[0]:.2f} GB above the weights, their way {peaks[1]:.2f} GB (less)'
     config = run_config(setup)
     flops = (
-        sum(schedule.token_flops(config, schedule.full_depth(config, 1))) * ours.depth / setup.shape.n_layer
+        sum(schedule.token_flops(config, schedule.full_depth(config))) * ours.depth / setup.shape.n_layer
     )
     peak = peak_flops(setup.device, setup.dtype)
     mfu = f', MFU {flops * rates[0] / peak:.1%}' if peak else ''

@@ -142,7 +142,7 @@ def budget_of(study: Study, scale: str, budget: int) -> tuple[int, int, int]:
     """(parameters of full depth but the embeddings, full-depth steps of a budget, FLOPs of such a step)."""
     # Arms may be of another depth: a budget is the same FLOPs for all, steps of the first baseline.
     config = arm_config(study, study.baseline[0], scale)
-    phase = dataclasses.replace(schedule.full_depth(config, 1), embeddings='frozen')
+    phase = dataclasses.replace(schedule.full_depth(config), embeddings='frozen')
     parameters = schedule.trained_parameters(config, phase)
     steps = budget
     if study.is_ladder:
