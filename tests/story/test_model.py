@@ -1,5 +1,6 @@
 """GPT-2, growing and freezing. Run: python -m pytest tests/story/test_model.py"""
 
+import functools
 import math
 import os
 import re
@@ -259,21 +260,28 @@ def test_dropout_is_on_in_training_only(monkeypatch):
     assert shares[4:] == [0.0] * 8
 
 # ------------------------------------------------------------------------------------------------------------
-# compiled: what CUDA does by default, here by inductor's C++
+# compiled: what CUDA does by default
 
 NEEDS_COMPILER = pytest.mark.skipif(
     not (shutil.which('c++') or shutil.which('g++')), reason='torch.compile on the CPU needs a C++ compiler'
 )
 
 @pytest.fixture
+def without_inductor(monkeypatch):
+    """Graphs are what they are, whatever makes code of them: that takes a minute for a model on the CPU."""
+    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='aot_eager'))
+
+@pytest.fixture
 def graphs():
     """Counts what dynamo makes, from nothing: graphs() -> how many so far."""
     from torch._dynamo.utils import counters
 
+    core.loss.compiled.cache_clear()
     torch._dynamo.reset()
     counters.clear()
     yield lambda: counters['stats']['unique_graphs']
     assert not counters['graph_break'] and not counters['unimplemented']
+    core.loss.compiled.cache_clear()
     torch._dynamo.reset()
 
 def loss_and_gradients(model, batches, loss_of):
@@ -289,8 +297,7 @@ def loss_and_gradients(model, batches, loss_of):
 def plain_loss(model):
     return lambda x, y: F.cross_entropy(model.logits(x).flatten(0, 1), y.flatten())
 
-@NEEDS_COMPILER
-def test_a_run_that_grows_compiles_nine_graphs_whose_gradients_are_plain_cross_entropys(graphs):
+def test_a_run_that_grows_compiles_nine_graphs_whose_gradients_are_plain(without_inductor, graphs):
     """Also with accumulation. Each is made in the first step of the phase that first needs it: three for
     blocks, by what trains in them and below, two for the first block, two for the embeddings, the final
     norm's and the head's. Embeddings that train while layers are frozen need two more."""
@@ -351,9 +358,8 @@ def test_the_compiled_head_is_as_near_to_float64_as_plain_cross_entropy(graphs, 
         assert (mine - right).norm() <= max(1.02 * (theirs - right).norm(), 1e-6 * right.norm())
     assert graphs() == 1
 
-@NEEDS_COMPILER
 @pytest.mark.parametrize('is_compiled', [False, True])
-def test_losses_of_tokens_are_cross_entropys_by_one_graph_for_any_number(graphs, monkeypatch, is_compiled):
+def test_losses_of_tokens_are_cross_entropys_by_one_graph(without_inductor, graphs, monkeypatch, is_compiled):
     monkeypatch.setattr(FusedLinearCrossEntropy, 'CUDA_EVAL_CHUNK', 30 * 321)
     torch.manual_seed(0)
     weight = torch.randn(321, 48)
@@ -402,8 +408,7 @@ def test_what_would_not_be_compiled_is_an_error_and_ddp_splits_nothing(monkeypat
     compile_blocks(model)
     assert torch._dynamo.config.fail_on_recompile_limit_hit and not torch._dynamo.config.optimize_ddp
 
-@NEEDS_COMPILER
-def test_a_llama_frozen_and_thawed_under_a_block_that_trains_is_what_it_is_uncompiled(graphs):
+def test_a_llama_frozen_and_thawed_is_what_it_is_uncompiled(without_inductor, graphs):
     """Its input always carries a gradient, so that nothing but its own weights tells the graphs apart. Heads
     share keys, and the head is untied."""
     model, plain = GPT(LLAMA, 2, seeded(0)).train(), GPT(LLAMA, 2, seeded(0)).train()
@@ -421,8 +426,7 @@ def test_a_llama_frozen_and_thawed_under_a_block_that_trains_is_what_it_is_uncom
     # The head's, the embeddings', the final norm's, the first block's, a block that trains, one that doesn't.
     assert counted == [5, 6, 6, 6, 6]
 
-@NEEDS_COMPILER
-def test_evaluation_compiles_nothing(graphs):
+def test_evaluation_compiles_nothing(without_inductor, graphs):
     model = GPT(SMALL, 2)
     compile_blocks(model)
     with torch.no_grad():

@@ -470,7 +470,7 @@ def test_a_grown_run_says_what_its_source_has_cost_and_so_does_compare(toy, sour
     monkeypatch.setattr(sys, 'argv', ['compare.py', str(scratch), str(grown), f'--baseline={scratch}'])
     capsys.readouterr()
     compare.main()
-    said = f'note: up: starts from a checkpoint; the {sunk["flops"]:.3g} FLOPs behind it are not counted'
+    said = f'note: up: starts from a checkpoint, whose {sunk["flops"]:.3g} FLOPs are not counted'
     assert said in capsys.readouterr().out
 
 def test_nobody_knows_what_a_model_of_hugging_face_has_cost(exported):
