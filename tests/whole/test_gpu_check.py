@@ -1,7 +1,6 @@
 """dev/gpu_check.py at toy size, so that it runs where there is a GPU. Run: python -m pytest
 tests/whole/test_gpu_check.py"""
 
-import functools
 import re
 import sys
 
@@ -18,8 +17,8 @@ def lines_of(monkeypatch, capsys) -> tuple[list[str], int]:
 
 @pytest.mark.slow
 def test_every_check_passes_at_toy_size(monkeypatch, capsys):
-    # Inductor's code is for the GPU; here it would take minutes and show nothing.
-    monkeypatch.setattr(torch, 'compile', functools.partial(torch.compile, backend='eager'))
+    # What is compiled is for the GPU; here it would take minutes and show nothing.
+    monkeypatch.setattr(torch, 'compile', lambda function, **_: function)
     torch._dynamo.reset()
     lines, code = lines_of(monkeypatch, capsys)
     assert code == 0, lines
