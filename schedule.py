@@ -3,8 +3,8 @@ The paper's idea as pure arithmetic: which layers exist and train at which step,
 what cost. No torch is needed to print the plan of a run:
 
     python schedule.py CONFIG [CONFIG ...] [--key=value ...] [--figure=plan.png]
-    python schedule.py CONFIG --tflops=400 --gpus=8              hours, at 400 TFLOP/s a GPU
-    python schedule.py CONFIG --gpu=H100 --mfu=0.4 --gpus=8      the same by the GPU's peak
+    python schedule.py CONFIG --tflops=400 --gpus=8 --price=2.5      hours and money, at 400 TFLOP/s a GPU
+    python schedule.py CONFIG --gpu=H100 --mfu=0.4 --gpus=8          the same by the GPU's peak
 
 --figure draws depth over the steps, frozen layers hatched, and what a step costs. At GPT-2 124M with the
 head's input path frozen, growing in 8 stages costs .585 of full depth for the same tokens by the `flops`
@@ -615,22 +615,26 @@ def speed_of(own) -> float:
 
 def main():
     parser = Parser(add_help=False, allow_abbrev=False)
-    for name, default in (('tflops', 0.0), ('mfu', 0.0), ('gpus', 1)):
+    for name, default in (('tflops', 0.0), ('mfu', 0.0), ('price', 0.0), ('gpus', 1)):
         parser.add_argument(f'--{name}', type=type(default), default=default)
     parser.add_argument('--gpu', default='H100')
     parser.add_argument('--figure', default='', type=os.path.expanduser)
     # The rest, --help included, is for load_config(), which knows every setting.
     own, rest = parser.parse_known_args()
-    for name in ('tflops', 'mfu', 'gpus'):
+    for name in ('tflops', 'mfu', 'price', 'gpus'):
         value = getattr(own, name)
         if not 0 <= value < math.inf or (name == 'mfu' and value > 1):
             raise UserError(f'--{name}={value}: must be a positive number, for --mfu at most 1')
     made = plan(resolve(load_config(rest, __doc__)))
     speed = speed_of(own)
+    if own.price and not speed:
+        raise UserError('--price needs --mfu or --tflops, from which the hours follow')
     print_plan(made, speed)
     if speed:
-        print(f'\n{made.flops() / speed / 3600:.2f} hours of training on {own.gpus} GPUs at '
-              f'{speed / own.gpus / 1e12:.4g} TFLOP/s each')
+        hours = made.flops() / speed / 3600
+        money = f', {hours * own.gpus * own.price:,.2f} at {own.price:g} an hour and GPU' if own.price else ''
+        print(f'\n{hours:.2f} hours of training on {own.gpus} GPUs at {speed / own.gpus / 1e12:.4g} TFLOP/s '
+              f'each{money}')
     if own.figure:
         from core.plot import draw_plan  # matplotlib comes with it
 

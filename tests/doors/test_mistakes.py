@@ -259,6 +259,7 @@ MISTAKES = [
     ('schedule', 'base.py --tflops=fast', r"--tflops: invalid float value: 'fast'"),
     ('schedule', 'base.py --mfu=1.5', r'--mfu=1.5: must be a positive number, for --mfu at most 1'),
     ('schedule', 'base.py --mfu=0.4 --gpu=abacus', r'--gpu=abacus: its peak is not known'),
+    ('schedule', 'base.py --price=2', r'--price needs --mfu or --tflops'),
     ('schedule', 'base.py --jsn', r"--jsn: no setting is called 'jsn'"),
     ('bench', 'base.py --repeats=0', r'--repeats=0'),
     ('bench', 'base.py --phases=0,99', r'--phases=0,99: there are none, 0, 1, 2, 3'),

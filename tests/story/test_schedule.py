@@ -562,10 +562,10 @@ def test_the_printed_plan_needs_no_torch():
     assert lines[18] == ['total', '20000', '20000', '1.05e+10', '7.1e+18', '79.3%']
     assert 'stage 3, step 2500: 3 -> 5 by random: 0 1 2 +new +new' in done.stdout
 
-def test_hours_follow_from_the_given_speed(capsys, monkeypatch):
+def test_hours_and_money_follow_from_the_given_speed(capsys, monkeypatch):
     hours = plan(load('configs/baseline.py')).flops() / 4e14 / 3600
-    said = printed(capsys, monkeypatch, 'configs/baseline.py', '--tflops=100', '--gpus=4')
-    assert f'\n{hours:.2f} hours of training on 4 GPUs at 100 TFLOP/s each' in said
+    said = printed(capsys, monkeypatch, 'configs/baseline.py', '--tflops=100', '--gpus=4', '--price=2')
+    assert f'\n{hours:.2f} hours of training on 4 GPUs at 100 TFLOP/s each, {8 * hours:,.2f} at 2 an' in said
     assert f'{hours / 2:.2f}' in said.splitlines()[2].split()[-1]  # of its two phases, alike
     said = printed(capsys, monkeypatch, 'configs/baseline.py', '--gpu=H100', '--mfu=0.4', '--gpus=8')
     assert 'on 8 GPUs at 395.6 TFLOP/s each' in said
