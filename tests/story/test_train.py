@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import types
 
@@ -361,8 +360,7 @@ def test_a_full_disk_under_the_log_is_one_message(monkeypatch, tiny, straight, t
 def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
     """On the first step, in a save, a growth, an evaluation, by the clock, in a line of the log; 40 by hand:
     long_kill.py."""
-    done = subprocess.run([sys.executable, 'dev/long_kill.py', '6'], capture_output=True, text=True,
-                          timeout=300)
+    done = run_python('dev/long_kill.py', '6')
     assert done.returncode == 0, done.stderr
     assert re.match(r'6 kills in \d runs, all ended bit for bit .* [1-9] in a save, [1-9] in a growth, [1-9] '
                     r'in an', done.stdout)
@@ -370,10 +368,10 @@ def test_runs_killed_again_and_again_end_as_if_nothing_had_happened():
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), 'mallinfo2'), reason='glibc tells it since 2.33')
 def test_the_memory_of_the_process_stays_flat(tmp_path):
-    growth, samples = growth_per_step(500, tmp_path)
+    growth, samples = growth_per_step(300, tmp_path)
     assert len(samples) == 20 and samples[0, 1] > 1e8
-    # bytes a step: 75 to 125; with 200 bytes kept by each micro-step 384, and 10,000 steps grow by 1
-    assert growth < 200
+    # bytes a step: about 200; with 200 bytes kept by each micro-step 440, and 10,000 steps grow by 1
+    assert growth < 320
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize('more', [False, True])

@@ -270,7 +270,7 @@ SLURM = {'srun': 'shift; echo $$ > "$STUBS/pid"; "$@" & a=$!; "$@" & b=$!; trap 
          'torchrun': f'exec {sys.executable} -m torch.distributed.run "$@"'}
 
 @pytest.mark.slow
-def test_slurm_sh_stops_before_the_limit_queues_itself_and_two_nodes_end_as_one(tiny, straight, tmp_path):
+def test_slurm_sh_stops_two_nodes_before_the_limit_and_queues_itself(tiny, straight, tmp_path):
     for name, body in SLURM.items():
         (tmp_path / name).write_text(f'#!/bin/bash\n{body}\n')
         (tmp_path / name).chmod(0o755)
@@ -287,10 +287,10 @@ def test_slurm_sh_stops_before_the_limit_queues_itself_and_two_nodes_end_as_one(
     out = job.stdout.read()
     assert job.wait(240) == 0 and 'stopped by a signal; saved at step' in out
     assert (tmp_path / 'calls').read_text() == 'scancel --signal=TERM 17\nscontrol requeue 17\n'
-    again = subprocess.run(['bash', str(script), *tiny, f'--out_dir={tmp_path}/run'], env=env, timeout=240)
-    # finished, and not queued again
-    assert again.returncode == 0 and (tmp_path / 'calls').read_text().count('\n') == 2
+    codes, _, said = run_ranks(2, 'train.py', *tiny, f'--out_dir={tmp_path}/run', '--resume=auto')
+    assert codes == [0, 0], said
     assert_same_run(straight / 'run', tmp_path / 'run')
-    (tmp_path / 'srun').write_text('#!/bin/bash\nexit 2\n')  # a mistake in the settings
-    assert subprocess.run(['bash', str(script)], env=env, timeout=240).returncode == 2
+    for code in (0, 2):  # finished, and a mistake in the settings: not queued again
+        (tmp_path / 'srun').write_text(f'#!/bin/bash\nexit {code}\n')
+        assert subprocess.run(['bash', str(script)], env=env, timeout=240).returncode == code
     assert (tmp_path / 'calls').read_text().count('\n') == 2

@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import struct
-import subprocess
 import sys
 from pathlib import Path
 
@@ -29,7 +28,6 @@ ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).parent / 'same_bits'
 
 TIMING = ('seconds', 'eval_seconds', 'checkpoint_seconds', 'tok_per_sec')
-TORCHRUN = ('-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')
 COMMON = (
     '--data_dir=data', '--hellaswag_data=data/hellaswag.jsonl', '--vocab_size=64', '--n_layer=4',
     '--n_head=2', '--n_embd=8', '--block_size=16', '--total_batch_size=128', '--growth_steps=18',
@@ -37,14 +35,14 @@ COMMON = (
     '--hellaswag_interval=8', '--log_interval=1', '--checkpoint_interval=4', '--keep_checkpoints=100',
     '--dtype=float32', '--device=cpu',
 )
-# name: what starts it, and its own flags
+# name: its ranks, and its own flags
 RUNS = {
     # 4 micro-steps a step, 3 stages, the first half of the second and third with the old layers frozen
-    'freezing': ((), ('--batch_size=2', '--n_stages=3', '--grad_clip=1', '--shuffle=True')),
-    'stack': ((), ('--batch_size=8', '--n_stages=2', '--stage_depths=2,4', '--grow_init=stack',
-                   '--grow_optimizer=copy', '--phase1_fraction=0', '--lr_schedule=wsd',
-                   '--decay_fraction=.25', '--warmup_steps=3')),
-    'muon': (TORCHRUN, ('--batch_size=2', '--n_stages=3', '--optimizer=muon')),
+    'freezing': (1, ('--batch_size=2', '--n_stages=3', '--grad_clip=1', '--shuffle=True')),
+    'stack': (1, ('--batch_size=8', '--n_stages=2', '--stage_depths=2,4', '--grow_init=stack',
+                  '--grow_optimizer=copy', '--phase1_fraction=0', '--lr_schedule=wsd',
+                  '--decay_fraction=.25', '--warmup_steps=3')),
+    'muon': (2, ('--batch_size=2', '--n_stages=3', '--optimizer=muon')),
 }
 STOPPED_AT = 8  # the step of the kept checkpoint to resume from: in the first phase with frozen layers
 
@@ -92,19 +90,17 @@ def write_sources(folder: Path):
             f.write(json.dumps({'text': text}, ensure_ascii=i % 2 == 0) + '\n')
     pq.write_table(pa.table({'text': texts}), folder / 'b.parquet', row_group_size=50)
 
-def execute(root: Path, folder: Path, start: tuple, script: str, *flags):
-    env = os.environ | {'OMP_NUM_THREADS': '1'}
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
-        env.pop(name, None)
-    done = subprocess.run([sys.executable, *start, root / script, *flags], cwd=folder, env=env,
-                          capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+def execute(root: Path, folder: Path, ranks: int, script: str, *flags):
+    from processes import run_ranks  # here, since this file may be run by itself
+
+    codes, out, said = run_ranks(ranks, root / script, *flags, cwd=folder)
+    assert not any(codes), out + said
 
 def train(root: Path, folder: Path, name: str) -> Path:
     """The run directory of a run, made in `folder` by the train.py of `root`."""
     write_data(folder / 'data')
-    start, flags = RUNS[name]
-    execute(root, folder, start, 'train.py', *COMMON, *flags, '--out_dir=run')
+    ranks, flags = RUNS[name]
+    execute(root, folder, ranks, 'train.py', *COMMON, *flags, '--out_dir=run')
     return folder / 'run'
 
 def shard_hashes(root: Path, folder: Path) -> dict:
@@ -114,7 +110,7 @@ def shard_hashes(root: Path, folder: Path) -> dict:
     for source in ('a.jsonl', 'b.parquet'):
         for tokenizer in ('gpt2', 'bytes'):
             out = folder / f'{source}_{tokenizer}'
-            execute(root, folder, (), 'prepare_fineweb.py', f'--source={source}', f'--out={out.name}',
+            execute(root, folder, 1, 'prepare_fineweb.py', f'--source={source}', f'--out={out.name}',
                     f'--tokenizer={tokenizer}', '--shard_tokens=20000')
             for path in sorted(out.glob('*.bin')):
                 found[f'{source} {tokenizer} {path.name}'] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -189,7 +185,7 @@ def test_a_run_that_an_earlier_commit_began_ends_in_the_same_bits(tmp_path, tole
     # It had gone on past its last checkpoint when it was killed.
     begun = [line for line in lines if json.loads(line)['step'] <= STOPPED_AT + 1]
     (run / 'metrics.jsonl').write_text(''.join(begun))
-    execute(ROOT, tmp_path, (), 'train.py', '--resume=run')
+    execute(ROOT, tmp_path, 1, 'train.py', '--resume=run')
     assert_same_run(run, kept, tolerance)
 
 @pytest.mark.slow

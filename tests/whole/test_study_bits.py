@@ -64,9 +64,7 @@ def overlay(tiny, tmp_path):
     lines |= {'n_layer': 3, 'total_batch_size': 64, 'growth_steps': 12, 'baseline_steps': 24,
               'eval_interval': 5,
               'hellaswag_interval': 100, 'hellaswag_limit': 2, 'log_interval': 3, 'checkpoint_interval': 7}
-    text = [f'{name} = {value!r}' for name, value in lines.items()]
     path = tmp_path / 'tiny.py'
-    path.write_text('\n'.join(text).replace("'3'", '3'))
     values = {}
     for name, value in lines.items():
         values[name] = value if name in ('data_dir', 'hellaswag_data', 'dtype', 'device') else float(value)
