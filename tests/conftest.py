@@ -29,6 +29,7 @@ def pytest_configure():
             shutil.copyfile(source, f'{target}.{os.getpid()}')
             os.replace(f'{target}.{os.getpid()}', target)
     os.environ['TIKTOKEN_CACHE_DIR'] = str(cache)  # inherited by the scripts that tests start
+    os.environ.pop('PYTHONUNBUFFERED', None)  # what scripts print is seen when they flush it, as by default
     # A shell that starts the tests with & has Ctrl-C ignored, which the scripts would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

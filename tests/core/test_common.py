@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import signal
 import socket
@@ -46,6 +47,16 @@ def test_ctrl_c_ends_a_script_as_the_signal_does():
     assert done.returncode == -signal.SIGINT
     assert done.stderr == ''
 
+def test_what_was_printed_is_there_however_a_script_ends():
+    for end in ('common.die_of(signal.SIGTERM)', "common.say('the last'), os._exit(0)"):
+        done = run(f"import os, signal\nfrom core import common\nprint('said')\n{end}")
+        assert done.stdout.startswith('said\n') and ('last' in done.stdout) == ('last' in end), done
+
+def test_a_notebooks_streams_are_left_as_they_are(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', io.StringIO())
+    common.run_main(lambda: print('fine'))
+    assert sys.stdout.getvalue() == 'fine\n'
+
 PRINT = r"""from core import common; import sys
 def main():
     for i in range(int(sys.argv[1])):
@@ -68,8 +79,9 @@ def test_a_broken_pipe_of_something_else_keeps_its_traceback():
     assert done.returncode == 1
     assert 'Traceback' in done.stderr and 'a socket' in done.stderr
 
-@pytest.mark.parametrize('env', [{'PYTHONIOENCODING': 'cp1252'},
-                                 {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}])
+ASCII_LOCALE = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+
+@pytest.mark.parametrize('env', [{'PYTHONIOENCODING': 'cp1252'}, ASCII_LOCALE])
 def test_a_terminal_without_the_character_gets_a_question_mark(env):
     code = PRINT.replace('sys.exit(0)', "raise common.UserError('\\u2192 error')")
     done = subprocess.run([sys.executable, '-c', code, '2'], capture_output=True, env={**os.environ, **env})
@@ -98,6 +110,12 @@ def test_a_file_takes_its_name_when_all_of_it_is_on_the_disk(tmp_path, monkeypat
     assert synced == [(size, 'old')]
     assert path.read_bytes() == (content if mode == 'wb' else content.encode())
     assert os.listdir(tmp_path) == ['file']
+
+def test_a_text_file_is_utf_8_whatever_the_locale(tmp_path):
+    code = "from core import common\nwith common.atomic_write('x') as f:\n    f.write('sp\\u00e4t')"
+    env = {**os.environ, **ASCII_LOCALE, 'PYTHONPATH': os.getcwd()}
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, check=True)
+    assert (tmp_path / 'x').read_bytes() == 'spät'.encode()
 
 @pytest.mark.parametrize('error', [OSError(28, 'No space left on device'), RuntimeError('archive too long')])
 def test_a_file_that_can_not_be_written_leaves_the_old_one(tmp_path, error):
