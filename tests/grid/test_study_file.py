@@ -7,6 +7,7 @@ from fake_study import TWO_ARMS, write_study
 
 from core.common import UserError
 from grid.plan import load_study, plan_runs
+from grid.study_file import arm_argv
 
 ROOT = Path(__file__).parents[2]
 MISTAKES = [
@@ -86,7 +87,19 @@ def test_all_mistakes_are_said_at_once(tmp_path):
     path = write_study(tmp_path / 'mine.py', **TWO_ARMS | {'budget': 3, 'seeds': 'x', 'settings': 4})
     with pytest.raises(UserError) as error:
         load_study(path)
-    assert str(error.value).count('\n  ') == 3
+    assert str(error.value).startswith('the study is wrong:\n') and str(error.value).count('\n  ') == 3
+    with pytest.raises(UserError, match='^the study is wrong:\n'):  # of two as well
+        load_study(write_study(tmp_path / 'two.py', **TWO_ARMS | {'budget': 3, 'settings': 4}))
+
+def test_what_is_just_allowed(tmp_path, monkeypatch):
+    """A name as long as a name may be, a list where a tuple is usual, looks at 3, 5, 8 and all seeds."""
+    monkeypatch.chdir(ROOT)
+    arms = {'full': 'baseline', 'x' * 100: 'nofreeze_8stage --n_stages=2'}
+    names = TWO_ARMS | {'arms': arms, 'seeds': (1, 2, 3), 'more_seeds': tuple(range(4, 12))}
+    names['settings'] = names['settings'] | {'eval_after_growth': [10, 30]}
+    study = load_study(write_study(tmp_path / 'mine.py', **names))
+    assert [len(look) for look in study.looks] == [3, 5, 8, 11]
+    assert '--eval_after_growth=(10,30)' in arm_argv(study, 'full')
 
 LADDER = {'arms': TWO_ARMS['arms'], 'baseline': 'full', 'overlays': ('cpu',), 'seeds': (1,),
           'settings': TWO_ARMS['settings'], 'per_parameter': (1, 4),
