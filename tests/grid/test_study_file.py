@@ -88,7 +88,7 @@ def test_all_mistakes_are_said_at_once(tmp_path):
     with pytest.raises(UserError) as error:
         load_study(path)
     assert str(error.value).startswith('the study is wrong:\n') and str(error.value).count('\n  ') == 3
-    with pytest.raises(UserError, match='^the study is wrong:\n'):  # of two as well
+    with pytest.raises(UserError, match=r'^the study is wrong:\n'):  # of two as well
         load_study(write_study(tmp_path / 'two.py', **TWO_ARMS | {'budget': 3, 'settings': 4}))
 
 def test_what_is_just_allowed(tmp_path, monkeypatch):
