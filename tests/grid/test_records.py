@@ -45,7 +45,7 @@ def test_a_path_is_told_from_a_text_and_an_address(study):
     assert portable(study.name, study.out, os.path.join(ROOT, 'data/demo')) == 'data/demo'
     # A folder beside it whose name begins alike is another one.
     assert portable(study.name, study.out, f'{study.out.rstrip("/")}2/run') == 'run'
-    command = "train.py '--eval_after_growth=(100,300)' --resume=auto"
+    command = "train.py --shuffle --tracker_project=/a/b '--eval_after_growth=(100,300)' --resume=auto"
     assert portable_command(study.name, study.out, command) == command
 
 def test_records_are_read_as_written_and_a_line_that_is_none_is_named(tmp_path):
