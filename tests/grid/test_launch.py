@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake_study import TWO_ARMS, make_study
 
-from grid.launch import Clock, Launcher, kill_tree, parse_slots, start_process
+from grid.launch import Clock, Launcher, Progress, kill_tree, parse_slots, start_process
 from grid.plan import plan_runs
 from run.log import COUNTERS
 
@@ -147,3 +147,19 @@ def test_a_command_is_started_by_this_interpreter_in_a_session_of_its_own(tmp_pa
     process = start_process(['python', str(tmp_path / 'train.py')], {'A': 'b'}, console)
     assert process.wait(timeout=60) == 0
     assert (tmp_path / 'console.txt').read_text() == f'{sys.executable} True\n'
+
+def test_half_a_minute_is_over_after_half_a_minute_and_none_never():
+    for minutes, ago, is_over in ((0.5, 31, True), (0.5, 29, False), (0, 31, False)):
+        clock = Clock(minutes, 1)
+        clock.stop -= ago
+        assert clock.is_over == is_over, (minutes, ago)
+
+def test_the_line_of_progress_says_share_rate_and_what_is_left(launcher, monkeypatch, capsys):
+    progress = Progress(launcher.study, launcher.runs, separate=True)
+    monkeypatch.setattr(progress, 'done', lambda: progress.total / 4)
+    progress.began -= 1800
+    progress.shown -= 1800
+    progress.show(2)
+    said = capsys.readouterr().err
+    rate = f'{progress.total / 4 / 1800 / 1e9:.1f} GFLOP/s'
+    assert said == f' 25.0% of {progress.total:.3g} FLOPs | 2 running | {rate} | eta 1h30m\n'
