@@ -295,8 +295,7 @@ def known_name(parsed) -> str:
     content = json.loads(parsed.to_str())
     splitter = content['pre_tokenizer'] or {}
     vocab = dict(content['model']['vocab'])  # some kinds have a list of pairs
-    merges = content['model'].get('merges', ())
-    merges = [merge if type(merge) is str else ' '.join(merge) for merge in merges]
+    merges = [' '.join(merge) for merge in content['model'].get('merges', ())]
     # Tokens that were added for special purposes don't matter.
     facts = [content['normalizer'], splitter.get('type'), splitter.get('add_prefix_space'),
              sorted(vocab.items()), merges]

@@ -43,6 +43,13 @@ def export(monkeypatch, *arguments):
     monkeypatch.setattr(sys, 'argv', ['export_hf.py', *map(str, arguments)])
     export_hf.main()
 
+def test_fewer_rows_than_tokens_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, 'bytes', (256, 257))
+    save_checkpoint(tmp_path / 'ckpt_000007.pt', 'bytes')
+    with pytest.raises(UserError, match='has 256 rows of token embedding, fewer than the 257 tokens'):
+        export(monkeypatch, tmp_path, tmp_path / 'hf')
+    assert not (tmp_path / 'hf').exists()
+
 @pytest.fixture(scope='module', params=['bytes', 'gpt2'])
 def exported(request, tmp_path_factory):
     """(tokenizer's name, the model, the folder that the command line made of it)."""

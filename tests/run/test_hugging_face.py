@@ -78,6 +78,10 @@ def test_a_head_of_its_own_is_refused_and_a_copy_of_the_embedding_or_it_alone_is
     with pytest.raises(UserError, match=r'tie_word_embeddings, but lm_head\.weight differs'):
         checkpoint.load_model(str(folder))
 
+def test_one_head_is_a_number_of_heads(folder):
+    change_config(folder, n_head=1)
+    assert checkpoint.load_model(str(folder))[0].config.n_head == 1
+
 @pytest.mark.parametrize('changes, message', [
     ({'activation_function': 'relu'}, "activation_function 'relu', and only 'gelu_new' or "),
     ({'n_inner': 100}, 'n_inner 100'),
