@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from fake_study import TWO_ARMS, make_study
 
+from core.common import locked
 from grid.launch import Clock, Launcher, Progress, kill_tree, parse_slots, start_process
 from grid.plan import plan_runs
 from run.log import COUNTERS
@@ -147,6 +148,13 @@ def test_a_command_is_started_by_this_interpreter_in_a_session_of_its_own(tmp_pa
     process = start_process(['python', str(tmp_path / 'train.py')], {'A': 'b'}, console)
     assert process.wait(timeout=60) == 0
     assert (tmp_path / 'console.txt').read_text() == f'{sys.executable} True\n'
+
+def test_a_run_waits_while_another_process_is_in_its_folder(launcher, capsys):
+    run = launcher.runs[0]
+    with locked(os.path.join(launcher.study.out, run.folder)):
+        assert not launcher.is_ready(run) and not launcher.is_ready(run)
+    assert launcher.is_ready(run)
+    assert capsys.readouterr().out.count(f'{run.folder} waits: ') == 1
 
 def test_half_a_minute_is_over_after_half_a_minute_and_none_never():
     for minutes, ago, is_over in ((0.5, 31, True), (0.5, 29, False), (0, 31, False)):
