@@ -138,6 +138,20 @@ def test_compiled_ranks_train_as_an_eager_one_does(tiny, tmp_path):
             assert one[key] == pytest.approx(other[key], rel=1e-3)
 
 @pytest.mark.slow
+def test_a_llama_on_two_ranks_is_the_run_of_one(tiny, tmp_path):
+    """Heads that share keys, an untied head that phase 1 trains, Muon."""
+    flags = [*tiny, '--arch=llama', '--n_kv_head=1', '--tie_embeddings=False', '--optimizer=muon']
+    codes, _, said = run_ranks(2, 'train.py', *flags, f'--out_dir={tmp_path}/two')
+    assert codes == [0, 0], said
+    assert run_python('train.py', *flags, f'--out_dir={tmp_path}/one').returncode == 0
+    one, two = metrics(tmp_path / 'one'), metrics(tmp_path / 'two')
+    assert [line['kind'] for line in one].count('eval') == 6
+    for a, b in zip(one, two, strict=True):
+        assert (a['kind'], a['step'], a['depth']) == (b['kind'], b['step'], b['depth'])
+        for key in a.keys() & {'loss', 'val_loss', 'grad_norm'}:
+            assert a[key] == pytest.approx(b[key], rel=1e-3)
+
+@pytest.mark.slow
 def test_resume_on_another_number_of_ranks_and_another_micro_batch(tiny, on_ranks, straight, tmp_path):
     moved = tmp_path / 'moved'
     shutil.copytree(on_ranks / 'plain' / '4' / 'run', moved)
