@@ -24,7 +24,8 @@ KINDS = {
     'llama3': ('Llama', {'rope_parameters': LLAMA3, 'tie_word_embeddings': True}),
     'smollm2': ('Llama', {'tie_word_embeddings': True, 'num_key_value_heads': 4}),
     'qwen2': ('Qwen2', {'tie_word_embeddings': True}),
-    'qwen3': ('Qwen3', {'head_dim': 16, 'tie_word_embeddings': False}),
+    # a width that is no multiple of its heads
+    'qwen3': ('Qwen3', {'head_dim': 16, 'hidden_size': 34, 'tie_word_embeddings': False}),
 }
 
 def make_model(kind, **changes):
