@@ -111,9 +111,11 @@ def to_device(arrays, device) -> list:
         return [t.pin_memory().to(device, non_blocking=True) for t in tensors]
     return [t.to(device) for t in tensors]
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16: CUDA from compute capability 8 on, CPUs with AVX512-BF16 or
-    AMX."""
+def uses_bfloat16(device: torch.device, dtype: str) -> bool:
+    """Whether the config's `dtype` is bfloat16 on this device. 'auto' is where the hardware multiplies it:
+    CUDA from compute capability 8 on, CPUs with AVX512-BF16 or AMX."""
+    if dtype != 'auto':
+        return dtype == 'bfloat16'
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == 'cpu' and (
@@ -121,11 +123,8 @@ def has_bfloat16(device: torch.device) -> bool:
     )
 
 def autocast(device: torch.device, dtype: str):
-    """A context for every forward pass: autocast to bfloat16, or nothing for float32. Never float16.
-
-    'auto' is bfloat16 where the hardware multiplies it.
-    """
-    if dtype == 'bfloat16' or (dtype == 'auto' and has_bfloat16(device)):
+    """A context for every forward pass: autocast to bfloat16, or nothing for float32. Never float16."""
+    if uses_bfloat16(device, dtype):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
@@ -165,9 +164,8 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
     """
     if device.type != 'cuda':
         return None
-    is_bfloat16 = dtype == 'bfloat16' or (dtype == 'auto' and has_bfloat16(device))
     peak = peak_of(torch.cuda.get_device_name(device))
-    return peak if is_bfloat16 or peak is None else peak / 2
+    return peak if peak is None or uses_bfloat16(device, dtype) else peak / 2
 
 def peak_of(gpu: str) -> float | None:
     """FLOP/s in bfloat16 of the GPU that torch calls so; None if it isn't known."""

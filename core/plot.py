@@ -5,7 +5,6 @@ What all figures share, and the one of a plan. matplotlib is imported only when 
 """
 
 import contextlib
-import itertools
 import os
 import re
 import warnings
@@ -81,19 +80,6 @@ def readable(axes):
 
     axes.xaxis.set_major_formatter(FuncFormatter(text))
 
-def draw_staircase(axes, edges, steps: list[tuple], color: str, is_hatched: bool, is_filled: bool):
-    """Steps of (depth, frozen layers) between edges; the frozen layers are hatched, from below."""
-    depths = [depth for depth, _ in steps]
-    if is_filled:
-        axes.stairs(depths, edges, color=color, fill=True, alpha=0.12)
-    axes.stairs(depths, edges, color=color, linewidth=1.4, baseline=None)
-    for (low, high), (_, n_frozen) in zip(itertools.pairwise(edges), steps):
-        if n_frozen and is_hatched:
-            axes.fill_between(
-                [low, high], [n_frozen, n_frozen], hatch='////', facecolor='none', edgecolor=color,
-                linewidth=0, alpha=0.7,
-            )
-
 def draw_plan(path: str, plan, title: str = ''):
     """A schedule.Plan: depth over the steps as a staircase with frozen layers hatched, and under it what a
     step costs, relative to the highest cost. Raises UserError for a file name that is no figure's."""
@@ -103,9 +89,14 @@ def draw_plan(path: str, plan, title: str = ''):
     costs = np.array(plan.step_costs['flops'], float)
     with new_figure(path, 8, 4.6) as figure:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-        steps = [(phase.depth, len(phase.frozen)) for phase in phases]
-        draw_staircase(above, edges, steps, 'black', is_hatched=True, is_filled=True)
-        above.set_ylim(0, max(phase.depth for phase in phases) * 1.12)
+        depths = [phase.depth for phase in phases]
+        above.stairs(depths, edges, color='black', fill=True, alpha=0.12)
+        above.stairs(depths, edges, color='black', linewidth=1.4, baseline=None)
+        for phase in phases:
+            if phase.frozen:  # hatched, from below
+                above.fill_between([phase.start, phase.stop], len(phase.frozen), hatch='////',
+                                   facecolor='none', edgecolor='black', linewidth=0, alpha=0.7)
+        above.set_ylim(0, max(depths) * 1.12)
         above.set_ylabel('layers')
         # A title may hold a $, which matplotlib would read as mathematics.
         above.set_title(title, loc='left', fontsize=10, parse_math=False)

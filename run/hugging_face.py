@@ -227,7 +227,7 @@ def read_weights(folder: str, config: dict) -> dict:
             for name in opened.keys():  # noqa: SIM118 (no dict)
                 is_whole = name.startswith((prefix, 'lm_head.'))  # else it was saved without its head
                 stored[name if is_whole else prefix + name] = (opened, name)
-        weights, is_tied = {}, True
+        weights = {}
         for ours in shapes:
             parts = []
             for name in their_names(ours, arch):
@@ -240,14 +240,13 @@ def read_weights(folder: str, config: dict) -> dict:
         head = stored.pop('lm_head.weight', None)
         if head:  # of tied weights a file may keep both
             opened, stored_name = head
-            is_tied = torch.equal(opened.get_tensor(stored_name).float(), weights['transformer.wte.weight'])
+            if not torch.equal(opened.get_tensor(stored_name).float(), weights['transformer.wte.weight']):
+                raise UserError(f'{folder}: its config.json has tie_word_embeddings, but lm_head.weight '
+                                'differs from the token embedding, and would be dropped')
     except UserError:
         raise
     except Exception as error:  # a damaged file can fail anywhere in safetensors
         raise UserError(f'{folder}: its safetensors are not a whole model: {error!r}') from None
-    if not is_tied:
-        raise UserError(f'{folder}: its config.json has tie_word_embeddings, but lm_head.weight differs from '
-                        'the token embedding, and would be dropped')
     # Old folders keep the causal mask and the rotary frequencies among the weights.
     no_weights = ('.attn.bias', '.attn.masked_bias', '.rotary_emb.inv_freq')
     others = [name for name in stored if not name.endswith(no_weights)]

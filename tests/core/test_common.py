@@ -22,30 +22,21 @@ def run(code: str, *args) -> subprocess.CompletedProcess:
 # ----------------------------------------------------------------------------------------------------------
 # scripts
 
-def test_a_user_error_is_one_line_and_exit_code_2():
-    done = run("from core import common\ndef main():\n"
-               "    raise common.UserError('no such thing: name another')\n"
-               'common.run_main(main)')
-    assert done.returncode == 2
-    assert done.stderr == 'error: no such thing: name another\n'
+@pytest.mark.parametrize('error, code, said', [
+    ("common.UserError('no such thing: name another')", 2, 'error: no such thing: name another\n'),
+    ("FileNotFoundError(2, 'No such file', 'missing')", 2, 'error: missing: No such file\n'),
+    ('KeyboardInterrupt', -signal.SIGINT, ''),
+])
+def test_a_users_error_is_one_line_and_ctrl_c_ends_a_script_as_the_signal_does(error, code, said):
+    done = run(f'from core import common\ndef main():\n    raise {error}\ncommon.run_main(main)')
+    assert (done.returncode, done.stderr) == (code, said)
 
-def test_a_path_that_the_system_refuses_is_one_line_and_exit_code_2(tmp_path):
-    missing = str(tmp_path / 'missing')
-    done = run('from core import common; import sys\ncommon.run_main(lambda: open(sys.argv[1]))', missing)
-    assert done.returncode == 2
-    assert done.stderr == f'error: {missing}: No such file or directory\n'
-
-def test_an_error_of_the_programs_own_keeps_its_traceback():
-    for error in ('KeyError("x")', 'OSError("a socket")'):
-        done = run(f'from core import common\ndef main():\n    raise {error}\ncommon.run_main(main)')
-        assert done.returncode == 1
-        assert 'Traceback' in done.stderr
-
-def test_ctrl_c_ends_a_script_as_the_signal_does():
-    done = run('import os, signal\nfrom core import common\n'
-               'common.run_main(lambda: os.kill(os.getpid(), signal.SIGINT))')
-    assert done.returncode == -signal.SIGINT
-    assert done.stderr == ''
+@pytest.mark.parametrize('error', ["KeyError('a socket')", "OSError('a socket')",
+                                   "BrokenPipeError(32, 'a socket')"])
+def test_an_error_of_the_programs_own_keeps_its_traceback(error):
+    done = run(f'from core import common\ndef main():\n    raise {error}\ncommon.run_main(main)')
+    assert done.returncode == 1
+    assert 'Traceback' in done.stderr and 'a socket' in done.stderr
 
 def test_what_was_printed_is_there_however_a_script_ends():
     for end in ('common.die_of(signal.SIGTERM)', "common.say('the last'), os._exit(0)"):
@@ -72,12 +63,6 @@ def test_a_reader_that_has_gone_ends_a_script_without_a_word(n):
     writer.stdout.close()
     assert writer.stderr.read() == b''
     assert writer.wait() == 128 + signal.SIGPIPE
-
-def test_a_broken_pipe_of_something_else_keeps_its_traceback():
-    done = run("from core import common\ndef main():\n    raise BrokenPipeError(32, 'a socket')\n"
-               "common.run_main(main)")
-    assert done.returncode == 1
-    assert 'Traceback' in done.stderr and 'a socket' in done.stderr
 
 ASCII_LOCALE = {'LC_ALL': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
 

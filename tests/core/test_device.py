@@ -68,17 +68,12 @@ def test_cuda_without_a_gpu_is_the_users_mistake():
     with pytest.raises(UserError, match="device 'cuda' is not there"):
         device.pick_device('cuda')
 
-@pytest.mark.parametrize('name', ['auto', 'cuda'])
-def test_each_rank_takes_its_own_gpu_before_it_allocates_anything(monkeypatch, name):
+@pytest.mark.parametrize('name, ranks, gpu', [
+    ('auto', (3, 16), 3), ('cuda', (3, 16), 3), ('cuda:5', (0, 1), 5), ('auto', (0, 1), 0)])
+def test_each_rank_takes_its_own_gpu_before_it_allocates_anything(monkeypatch, name, ranks, gpu):
     cuda = FakeCuda(monkeypatch)
-    assert device.pick_device(name, local_rank=3, world_size=16) == torch.device('cuda', 3)
-    assert cuda.calls == [('set', 'cuda:3'), ('empty', 'cuda:3')]
-
-def test_one_process_takes_the_gpu_that_is_named(monkeypatch):
-    cuda = FakeCuda(monkeypatch)
-    assert device.pick_device('cuda:5') == torch.device('cuda', 5)
-    assert device.pick_device('auto') == CUDA
-    assert cuda.calls[:2] == [('set', 'cuda:5'), ('empty', 'cuda:5')]
+    assert device.pick_device(name, *ranks) == torch.device('cuda', gpu)
+    assert cuda.calls == [('set', f'cuda:{gpu}'), ('empty', f'cuda:{gpu}')]
 
 def test_one_gpu_for_several_ranks_is_refused(monkeypatch):
     cuda = FakeCuda(monkeypatch)
@@ -205,7 +200,7 @@ def test_autocast_is_bfloat16_only_where_asked_for_or_native(monkeypatch, has_av
     ('NVIDIA H100 80GB HBM3', 8, 1.165 / 8, 12, 0, 0.3889),
     ('NVIDIA A100-SXM4-80GB', 1, 1.165, 12, 0, 1.2328),
     # three layers and the head forward; head twice and one layer, less the gradient of its input, backward
-    ('NVIDIA H100 80GB HBM3', 1, 0.5, 3, 2, None),
+    ('NVIDIA H100 80GB HBM3', 1, 0.5, 3, 2, 0.3375),
     ('NVIDIA GeForce RTX 4060', 1, 1.165, 12, 0, None)])
 def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, seconds, depth, frozen, mfu):
     FakeCuda(monkeypatch, name=gpu)
@@ -227,16 +222,5 @@ def test_mfu_of_known_shapes(monkeypatch, tmp_path, capsys, gpu, world_size, sec
     log.progress(state, phase, 3.0, 1e-3, 1.0)
     (line,) = read_metrics(str(tmp_path / 'metrics.jsonl'))[0]
     said = capsys.readouterr().out
-    if '4060' in gpu:
-        assert 'mfu' not in line and '| mfu ' not in said
-        return
-    layer = 24 * 768**2 + 4 * 1024 * 768
-    head = 2 * 768 * 50304
-    flops = 3 * (12 * layer + head)
-    if frozen:
-        flops = 3 * layer + head + 2 * head + 2 * layer
-    peak = 312e12 if 'A100' in gpu else 989e12
-    expected = flops * 524_288 / seconds / (peak * world_size)
-    assert line['mfu'] == pytest.approx(expected, abs=1e-4) and f'mfu {line["mfu"]:.1%} | ' in said
-    if mfu:
-        assert line['mfu'] == pytest.approx(mfu, abs=1e-3)
+    assert line.get('mfu') == (pytest.approx(mfu, abs=1e-4) if mfu else None)
+    assert f'| mfu {mfu:.1%} | ' in said if mfu else 'mfu' not in said

@@ -43,12 +43,7 @@ def test_load_gives_the_model_of_that_depth_and_what_is_known_of_it(tmp_path):
     for where in (path, str(tmp_path)):
         model, info = checkpoint.load_model(where)
         assert model.depth == 2 and not model.training
-        assert (
-            info['step'] == 3
-            and info['tokenizer'] == 'bytes'
-            and info['path'] == path
-            and 'model' not in info
-        )
+        assert (info['step'], info['tokenizer'], info['path']) == (3, 'bytes', path) and 'model' not in info
         assert all(torch.equal(v, checkpoint.read_checkpoint(path)['model'][k])
                    for k, v in model.state_dict().items())
 
