@@ -203,7 +203,7 @@ def enter_phase(job: Job, state: State, log: RunLog, phase: schedule.Phase):
     values = {'n_frozen': phase.n_frozen}
     old_depth = model.depth
     if phase.depth > old_depth:
-        before = log.val_losses_at(state.step) or val_losses(job, state, log)  # no eval was due at this step
+        before = log.last_losses.get(state.step) or val_losses(job, state, log)  # no eval was due here
         began = time.perf_counter()
         new_blocks = []
         for growth in phase.growths:

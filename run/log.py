@@ -125,10 +125,6 @@ class RunLog:
         if self.tracker:
             self.tracker.send(record)
 
-    def val_losses_at(self, step: int) -> dict:
-        """The validation losses that were just recorded at `step`, {} if the last ones are older."""
-        return self.last_losses.get(step, {})
-
     def enter_phase(self, state, phase: schedule.Phase, old_depth: int, values: dict):
         """A phase begins, or goes on after a resume."""
         # The speed on the next line should not mix two depths.

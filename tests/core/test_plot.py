@@ -1,5 +1,7 @@
 """What all figures share. Run: python -m pytest tests/core/test_plot.py"""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -31,5 +33,13 @@ def test_a_plan_is_a_staircase_with_frozen_layers_hatched_and_its_cost_below(tmp
     cost = below.patches[-1].get_data()
     np.testing.assert_allclose(cost.values, flops / flops[-1])
     assert above.get_title(loc='left') == '_name$'
+    assert above.get_title(loc='right') == 'hatched: frozen layers' and above.patches[0].get_fill()
+    total = flops @ [200, 100, 100, 100, 100, 200]
+    share = total / flops.max() / 800
+    assert f'{total:.3g} FLOPs in all, {share:.1%} of' in below.get_title('right')
+    assert below.get_xlim() == (0, 800) == above.get_xlim() and above.get_ylim() == (0, pytest.approx(6.72))
+    unfrozen = schedule.plan(dataclasses.replace(config, phase1_fraction=0.0))
+    plot.draw_plan(str(tmp_path / 'plan.png'), unfrozen)
+    assert not drawn[1].axes[0].get_title(loc='right')
     with pytest.raises(UserError, match='must end in'):
         plot.draw_plan(str(tmp_path / 'plan.jpg'), plan)

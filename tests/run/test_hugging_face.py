@@ -102,16 +102,14 @@ def test_a_folder_that_is_not_gpt2_is_refused(folder, changes, message):
         checkpoint.load_model(str(folder))
 
 def test_a_torn_or_missing_weights_file_is_named(folder):
-    whole = (folder / 'model.safetensors').read_bytes()
-    (folder / 'model.safetensors').write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match='not a whole model'):
-        checkpoint.load_model(str(folder))
-    (folder / 'model.safetensors').unlink()
-    with pytest.raises(UserError, match=r'not a whole model.*model\.safetensors'):
-        checkpoint.load_model(str(folder))
-    (folder / 'model.safetensors.index.json').write_text('{"weight_map": []}')
-    with pytest.raises(UserError, match='not a whole model'):
-        checkpoint.load_model(str(folder))
+    path = folder / 'model.safetensors'
+    half = path.read_bytes()[:path.stat().st_size // 2]
+    index = folder / 'model.safetensors.index.json'
+    for spoil, named in ((lambda: path.write_bytes(half), ''), (path.unlink, r'.*model\.safetensors'),
+                         (lambda: index.write_text('{"weight_map": []}'), '')):
+        spoil()
+        with pytest.raises(UserError, match=f'not a whole model{named}'):
+            checkpoint.load_model(str(folder))
 
 def test_home_is_expanded(folder, monkeypatch):
     monkeypatch.setenv('HOME', str(folder.parent))
