@@ -163,16 +163,16 @@ META = {'tokenizer': 'bytes', 'vocab_size': 257, 'eot': 256, 'complete': False,
 @pytest.mark.parametrize('value', [False, 0, None, 'no'])
 def test_a_folder_that_is_not_complete_is_refused(tmp_path, value):
     folder_of(tmp_path, [50])
-    (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': value}))
+    data.write_meta(str(tmp_path), {**META, 'complete': value})
     with pytest.raises(UserError, match=r'is not complete by its meta\.json; give the command'):
         data.Split(str(tmp_path), 'train', 8, 1000)
-    (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True}))
+    data.write_meta(str(tmp_path), {**META, 'complete': True})
     assert data.Split(str(tmp_path), 'train', 8, 1000).n_tokens == 50
 
 def test_a_shard_that_meta_json_lists_and_that_is_not_there_is_named(tmp_path):
     folder_of(tmp_path, [50, 50])
     shards = [{'file': f'x_train_{i:06d}.bin', 'tokens': 50} for i in range(3)]
-    (tmp_path / 'meta.json').write_text(json.dumps({**META, 'complete': True, 'shards': shards}))
+    data.write_meta(str(tmp_path), {**META, 'complete': True, 'shards': shards})
     with pytest.raises(UserError, match=r'not complete by its meta\.json: x_train_000002\.bin is missing'):
         data.Split(str(tmp_path), 'train', 8, 1000)
 
