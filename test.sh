@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold, in six to seven minutes on two idle cores. Arguments go to pytest:
+# Everything that must hold, in seven minutes on two idle cores. Arguments go to pytest:
 #
 #     bash test.sh -m "not slow"             the quick round
 #     bash test.sh tests/core/test_data.py   one file
